@@ -1,0 +1,174 @@
+//go:build linux && amd64
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/blixard/blixard/vmm/guest/agent"
+	"github.com/blixard/blixard/vmm/guest/boot"
+)
+
+// agentState is what the agent knows and may do.
+type agentState struct {
+	params   boot.Params
+	shutdown chan<- struct{}
+	running  limiter
+}
+
+const (
+	// maxPrograms run at once; more are refused rather than queued.
+	maxPrograms = 16
+	// maxExec ends a program whose request sets no limit.
+	maxExec = time.Minute
+)
+
+// handle answers one line through send, at once or, for an exec, later.
+func (s *agentState) handle(line []byte, send func(agent.Response)) {
+	req, err := agent.DecodeRequest(line)
+	if err != nil {
+		send(agent.Response{ID: req.ID, Error: err.Error()})
+		return
+	}
+	switch req.Op {
+	case agent.Ping:
+		send(s.ok(req.ID))
+	case agent.Info:
+		r := s.ok(req.ID)
+		r.Info = s.info()
+		send(r)
+	case agent.Shutdown:
+		send(s.ok(req.ID))
+		select {
+		case s.shutdown <- struct{}{}:
+		default: // asked already
+		}
+	case agent.Exec:
+		if !s.running.enter(maxPrograms) {
+			send(agent.Response{ID: req.ID, Error: fmt.Sprintf("busy: %d programs are running", maxPrograms)})
+			return
+		}
+		go func() {
+			defer s.running.leave()
+			result, err := run(*req.Exec)
+			if err != nil {
+				send(agent.Response{ID: req.ID, Error: err.Error()})
+				return
+			}
+			r := s.ok(req.ID)
+			r.Exec = result
+			send(r)
+		}()
+	}
+}
+
+func (s *agentState) ok(id uint64) agent.Response {
+	return agent.Response{ID: id, OK: true, Name: s.params.Name, UptimeMS: uptime().Milliseconds()}
+}
+
+func (s *agentState) info() *agent.InfoResponse {
+	var si unix.Sysinfo_t
+	var uts unix.Utsname
+	_, _ = unix.Sysinfo(&si), unix.Uname(&uts) // neither can fail with a valid pointer
+	const loadScale = 1 << 16
+	unit := uint64(si.Unit)
+	return &agent.InfoResponse{
+		UID:     s.params.UID,
+		Attempt: s.params.Attempt,
+		Kernel:  unix.ByteSliceToString(uts.Release[:]),
+		CPUs:    cpus(),
+		Load: [3]float64{
+			float64(si.Loads[0]) / loadScale, float64(si.Loads[1]) / loadScale, float64(si.Loads[2]) / loadScale,
+		},
+		MemTotalBytes: si.Totalram * unit,
+		MemFreeBytes:  si.Freeram * unit,
+		Processes:     uint64(si.Procs),
+	}
+}
+
+func cpus() int {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return 0
+	}
+	return set.Count()
+}
+
+// uptime is since the kernel started.
+func uptime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
+// run runs a program to its end. A program that fails is a result; the error
+// says that it could not be run at all.
+func run(req agent.ExecRequest) (*agent.ExecResponse, error) {
+	limit := maxExec
+	if req.TimeoutMS > 0 {
+		limit = time.Duration(req.TimeoutMS) * time.Millisecond
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+
+	var stdout, stderr head
+	cmd := exec.CommandContext(ctx, req.Argv[0], req.Argv[1:]...)
+	cmd.Env = append(os.Environ(), req.Env...)
+	cmd.Stdin = bytes.NewReader(req.Stdin)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	// The whole group is killed, and what left the group cannot hold us up.
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.WaitDelay = time.Second
+
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
+		return nil, fmt.Errorf("run %s: %w", req.Argv[0], err)
+	}
+	return &agent.ExecResponse{
+		Exit:     exitCode(cmd.ProcessState),
+		Stdout:   stdout.kept,
+		Stderr:   stderr.kept,
+		Bounded:  stdout.dropped || stderr.dropped,
+		TimedOut: ctx.Err() != nil,
+	}, nil
+}
+
+// exitCode is the shell's convention: 128+n for signal n.
+func exitCode(s *os.ProcessState) int {
+	if s == nil {
+		return 128 + int(unix.SIGKILL) // its time was over before it began
+	}
+	if ws, ok := s.Sys().(unix.WaitStatus); ok && ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return s.ExitCode()
+}
+
+// head keeps the first MaxOutput bytes and lets the program write on.
+type head struct {
+	kept    []byte
+	dropped bool
+}
+
+func (h *head) Write(p []byte) (int, error) {
+	room := agent.MaxOutput - len(h.kept)
+	if len(p) > room {
+		h.dropped = true
+		h.kept = append(h.kept, p[:room]...)
+		return len(p), nil
+	}
+	h.kept = append(h.kept, p...)
+	return len(p), nil
+}

@@ -1,0 +1,139 @@
+//go:build linux && amd64
+
+// Command blixard-guest is the whole user space of our own guest: the static
+// program that runs as PID 1 in the microVMs of the demo and of the tests.
+//
+// The machine. It mounts what a Linux program expects, loads the kernel
+// modules that it was packed with (see package vmm/guest), reads who it is
+// from the kernel's command line (package vmm/guest/boot), and then does
+// three things at once until one of them ends it:
+//
+//   - it prints a line to the console each tick, so that anyone can see that
+//     it lives, and that its counter never goes back or stands still;
+//   - it waits for the power button, and powers off;
+//   - it answers a host on the agent's port (package vmm/guest/agent).
+//
+// The console is an interface too: hosts, tests and people read these lines.
+//
+//	blixard-guest: up name=NAME uid=UID attempt=N
+//	blixard-guest: tick N name=NAME
+//	blixard-guest: power button, shutting down
+//	blixard-guest: power button, ignored
+//	blixard-guest: shutting down, asked by the agent
+//	blixard-guest: error: WHAT
+//
+// "up" is printed when the power button is watched: from then on a request to
+// shut down is not lost.
+//
+// As PID 1 it must never return: the kernel panics when it does, and that is
+// also how it is told to crash. Started as any other process it is one of a
+// few tiny programs (see applets.go), so that an exec has something to run.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/blixard/blixard/vmm/guest/boot"
+)
+
+func main() {
+	if os.Getpid() != 1 {
+		os.Exit(applet(filepath.Base(os.Args[0]), os.Args[1:]))
+	}
+	mountErr := mountAll()
+	out := openConsole()
+	if mountErr != nil {
+		out.say("error: %v", mountErr)
+	}
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		out.say("error: %v", err)
+	}
+	params, err := boot.Parse(string(cmdline))
+	if params.Behave.Kind == boot.Hang {
+		forever()
+	}
+	if err != nil {
+		out.say("error: %v", err)
+	}
+	live(out, params)
+}
+
+// live never returns.
+func live(out *console, p boot.Params) {
+	for _, err := range loadModules("/modules") {
+		out.say("error: %v", err)
+	}
+	linkApplets(out)
+
+	pressed := watchPowerButton()
+	asked := make(chan struct{}, 1)
+	go serveAgent(out, &agentState{params: p, shutdown: asked})
+
+	out.say("up name=%s uid=%s attempt=%d", p.Name, p.UID, p.Attempt)
+	if p.Net.Addr.IsValid() {
+		go serveNet(out, p.Net)
+	}
+
+	end := func(how func()) {
+		out.drain()
+		how()
+	}
+	var crash <-chan time.Time
+	switch p.Behave.Kind {
+	case boot.Exit:
+		end(func() { exit(p.Behave.Code) })
+	case boot.Panic:
+		end(panicKernel)
+	case boot.Reboot:
+		end(restart)
+	case boot.CrashAfter:
+		crash = time.After(p.Behave.After)
+	}
+
+	tick := time.NewTicker(p.Tick)
+	for n := 1; ; {
+		select {
+		case <-tick.C:
+			out.say("tick %d name=%s", n, p.Name)
+			n++
+		case how := <-pressed:
+			if p.Behave.Kind == boot.Deaf {
+				out.say("%s, ignored", how)
+				continue
+			}
+			out.say("%s, shutting down", how)
+			end(how.end)
+		case <-asked:
+			out.say("shutting down, asked by the agent")
+			end(powerOff)
+		case <-crash:
+			end(panicKernel)
+		}
+	}
+}
+
+func forever() {
+	for {
+		time.Sleep(time.Hour)
+	}
+}
+
+// console writes whole lines, each with one call, so that no two are mixed.
+type console struct{ f *os.File }
+
+// drain waits until what was said has left the serial port: a machine that
+// ends takes what is still in its buffers with it.
+func (c *console) drain() {
+	const waitOnly = 1 // send no break
+	_ = unix.IoctlSetInt(int(c.f.Fd()), unix.TCSBRK, waitOnly)
+}
+
+func (c *console) say(format string, args ...any) {
+	fmt.Fprintf(c.f, "blixard-guest: "+format+"\n", args...)
+}

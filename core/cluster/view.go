@@ -1,0 +1,75 @@
+package cluster
+
+import (
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// Everything that a State hands out is shared and must not be changed.
+
+// Revision is the index of the last applied entry.
+func (s *State) Revision() uint64 { return s.meta.GetApplied() }
+
+// Meta is what is one of a kind.
+func (s *State) Meta() *blixardv1.Meta { return s.meta }
+
+// Settings are the constants that every node agrees on; nil before Init.
+func (s *State) Settings() *blixardv1.Settings { return s.meta.GetSettings() }
+
+// VM returns a VM by its name, or nil.
+func (s *State) VM(name string) *blixardv1.VM { return get[*blixardv1.VM](s, vmKey(name)) }
+
+// VMByUID returns a VM by its uid, or nil.
+func (s *State) VMByUID(uid string) *blixardv1.VM {
+	name, ok := s.uids.Get(uid)
+	if !ok {
+		return nil
+	}
+	return s.VM(name)
+}
+
+// VMs calls f for every VM whose name comes after the given one, in order,
+// until f returns false.
+func (s *State) VMs(after string, f func(*blixardv1.VM) bool) {
+	ascend(s, vmPrefix, after, f)
+}
+
+// Node returns a node by its id, or nil.
+func (s *State) Node(id uint64) *blixardv1.Node { return get[*blixardv1.Node](s, nodeKey(id)) }
+
+// NodeByName returns a node by its name, or nil.
+func (s *State) NodeByName(name string) *blixardv1.Node {
+	id, ok := s.names.Get(name)
+	if !ok {
+		return nil
+	}
+	return s.Node(id)
+}
+
+// Nodes calls f for every node by ascending id until f returns false.
+func (s *State) Nodes(f func(*blixardv1.Node) bool) { ascend(s, nodePrefix, "", f) }
+
+// Artifact returns what is known of an artifact, or nil.
+func (s *State) Artifact(digest string) *blixardv1.ArtifactRecord {
+	return get[*blixardv1.ArtifactRecord](s, artifactKey(digest))
+}
+
+// Artifacts calls f for every artifact by ascending digest until f returns false.
+func (s *State) Artifacts(f func(*blixardv1.ArtifactRecord) bool) {
+	ascend(s, artifactPrefix, "", f)
+}
+
+// Events calls f for the kept events after an index, oldest first.
+func (s *State) Events(after uint64, f func(*blixardv1.Event) bool) {
+	ascend(s, eventPrefix, be(after)+"\xff", f)
+}
+
+// Placed calls f for every VM that a host may be running, by ascending uid.
+func (s *State) Placed(node uint64, f func(*blixardv1.VM) bool) {
+	prefix := be(node)
+	s.placed.Ascend(prefix, func(k string, _ struct{}) bool {
+		return len(k) > 8 && k[:8] == prefix && f(s.VMByUID(k[8:]))
+	})
+}
+
+// Hash is equal for equal states, and (but for chance) only for those.
+func (s *State) Hash() uint64 { return s.hash }

@@ -1,0 +1,118 @@
+package vmm
+
+import (
+	"fmt"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// Verb is what the VM manager can ask of the real side of a host.
+type Verb uint8
+
+const (
+	// Build makes everything ready that a start needs, without running
+	// anything: fetches artifacts, builds runners. Answered by Done.
+	Build Verb = iota + 1
+	// Start makes the instance run: directory, disks, shim, hypervisor. It is
+	// answered by Done as soon as the shim has been spawned or has refused, and
+	// the instance's own states follow. Starting what runs is answered Done.
+	Start
+	// Stop presses the guest's power button. Nothing is promised; the manager
+	// has its own deadline and then says Kill.
+	Stop
+	// Kill ends the instance by SIGKILL of everything that belongs to it.
+	Kill
+	// Rebind moves a live instance to the lease class of the assignment.
+	// Answered by Done; the instance's report then says which it has.
+	Rebind
+	// Remove deletes the instance's files. It fails while anything of the
+	// instance is alive.
+	Remove
+	// Extend raises the deadlines of the lease pages of an epoch. No answer.
+	Extend
+)
+
+var verbNames = [...]string{"?", "Build", "Start", "Stop", "Kill", "Rebind", "Remove", "Extend"}
+
+func (v Verb) String() string {
+	if int(v) < len(verbNames) {
+		return verbNames[v]
+	}
+	return fmt.Sprintf("Verb(%d)", uint8(v))
+}
+
+// Action is one order of the VM manager. It is carried out at least once, so
+// every verb is idempotent; orders for one VM are carried out in the order in
+// which they were given, those of different VMs in any.
+type Action struct {
+	// ID comes back in Done. Ascending within one life of the daemon.
+	ID       uint64
+	Verb     Verb
+	Instance shim.Instance
+	// Assignment is what the cluster wants; nil for Kill and Remove of what is
+	// no longer assigned, and for Extend.
+	Assignment *blixardv1.Assignment
+	// Host is the epoch under which the action is ordered: it names the page.
+	Host shim.Host
+	// Leases are, for Extend, the deadlines to write, one a page.
+	Leases []Lease
+}
+
+// Lease is one page of a host's epoch: everything whose lease is Length long.
+type Lease struct {
+	// Milliseconds; it names the page.
+	Length uint32
+	// BOOTTIME nanoseconds; it only grows.
+	Deadline int64
+}
+
+// Liveness is what can be said of an instance's process.
+type Liveness uint8
+
+const (
+	// Absent: no directory, nothing alive.
+	Absent Liveness = iota
+	// Down: there is a directory, and nothing of the instance is alive.
+	Down
+	// Alive: its lock is held, or its cgroup or namespace is not empty.
+	Alive
+)
+
+func (l Liveness) String() string { return [...]string{"Absent", "Down", "Alive"}[l] }
+
+// Report is what the real side saw of one VM's directory on this host. It is
+// the whole truth at one moment, never a difference: a later one replaces it.
+type Report struct {
+	Instance shim.Instance
+	Liveness Liveness
+	// Lease that the live instance has; NONE when it is bound by no page.
+	Lease blixardv1.LeaseClass
+	// LeaseMs is the length of the page that binds it; 0 for none.
+	LeaseMs uint32
+	// Ready: the guest was seen to run (the hypervisor answers and is running;
+	// for a process: it was started).
+	Ready bool
+	// Of an instance that is Down: how it ended. Exit is nil when nobody saw it:
+	// its shim was killed.
+	Exit *Exit
+}
+
+// Exit is how an instance ended.
+type Exit struct {
+	// Code is the program's exit code, or 128 + the signal.
+	Code int32
+	// Reason is one word: Exited, Crashed, Panicked, Lapsed, BootFailed, ...
+	Reason string
+	// Message is one sentence for people, with the last words of the console
+	// where they help.
+	Message string
+}
+
+// Done says that an action ended. Err is empty when it succeeded; a failed
+// Build or Start says what and why in words that reach the user.
+type Done struct {
+	Action uint64
+	UID    string
+	Err    string
+}

@@ -28,8 +28,8 @@ const (
 	Paged   InputKind = "paged"   // Path was read: Page, or Err
 	Armed   InputKind = "armed"   // the timer stands at Deadline (0: off), or Err: as before
 	Forked  InputKind = "forked"  // the VM runs as PID, or Err: nothing runs
-	Exited  InputKind = "exited"  // the program ended with Status
-	Swept   InputKind = "swept"   // nothing of the VM lives
+	Exited  InputKind = "exited"  // the program ended
+	Swept   InputKind = "swept"   // nothing of the VM lives; Status is the program's
 	Asked   InputKind = "asked"   // a daemon on Conn made a Request
 	Stopped InputKind = "stopped" // the shim itself was sent Signal
 )
@@ -161,7 +161,7 @@ func (m *Machine) Step(now uint64, in Input) []Output {
 		return m.running(now, in)
 	case Sweeping:
 		if in.Kind == Swept {
-			return m.swept(now)
+			return m.swept(now, in)
 		}
 	}
 	if in.Kind == Asked {

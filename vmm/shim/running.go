@@ -28,7 +28,7 @@ func (m *Machine) running(now uint64, in Input) []Output {
 	case Armed:
 		return m.rearmed(now, in)
 	case Exited:
-		m.Phase, m.Status, m.Change = Sweeping, in.Status, nil
+		m.Phase, m.Change = Sweeping, nil
 		return []Output{{Kind: Sweep}}
 	case Stopped:
 		m.Asked = in.Signal
@@ -121,7 +121,8 @@ func (m *Machine) settle(now uint64, err string) []Output {
 	return append(out, m.next(now)...)
 }
 
-func (m *Machine) swept(now uint64) []Output {
+func (m *Machine) swept(now uint64, in Input) []Output {
+	m.Status = in.Status
 	why := ReasonExited
 	switch {
 	case m.Asked != 0:

@@ -111,9 +111,11 @@ func (p *Page) Extend(deadline uint64) error {
 		if !atomic.CompareAndSwapUint64(p.word(), raw, swap(deadline)) {
 			continue
 		}
-		// We may have slept between the look and the store. What the shims had
-		// armed has ended their VMs, and this epoch must start no others.
+		// We may have been stopped between the look and the store. What the shims
+		// had armed has ended their VMs; this page must start no others. (One that
+		// did start meanwhile ends at deadline, which was granted: safe.)
 		if Now() >= old {
+			atomic.CompareAndSwapUint64(p.word(), swap(deadline), raw)
 			return ErrLapsed
 		}
 		return nil

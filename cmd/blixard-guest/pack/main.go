@@ -1,6 +1,10 @@
 // Command pack makes the initramfs of our guest.
 //
 //	go run ./cmd/blixard-guest/pack -kernel-dir DIR -o initrd
+//	go run ./cmd/blixard-guest/pack -vmlinuz vmlinuz -vmlinux vmlinux
+//
+// The second form takes the ELF kernel out of a compressed one. Both can be
+// asked for at once.
 //
 // DIR is any folder with one kernel's modules below it: lib/modules/VERSION,
 // or an unpacked kernel package. Unless -init names a program that is already
@@ -23,26 +27,41 @@ import (
 const initPackage = "github.com/blixard/blixard/cmd/blixard-guest"
 
 func main() {
-	kernelDir := flag.String("kernel-dir", "", "folder with the kernel's modules below it (required)")
-	initPath := flag.String("init", "", "the program to run as /init; built from "+initPackage+" when not given")
-	out := flag.String("o", "", "where to write the initramfs (required)")
+	var o options
+	flag.StringVar(&o.kernelDir, "kernel-dir", "", "folder with the kernel's modules below it")
+	flag.StringVar(&o.init, "init", "", "the program to run as /init; built from "+initPackage+" when not given")
+	flag.StringVar(&o.out, "o", "", "where to write the initramfs")
+	flag.StringVar(&o.vmlinuz, "vmlinuz", "", "a compressed kernel (bzImage)")
+	flag.StringVar(&o.vmlinux, "vmlinux", "", "where to write the same kernel as ELF")
 	flag.Parse()
-	if *kernelDir == "" || *out == "" || flag.NArg() > 0 {
+	initrd, kernel := o.out != "" && o.kernelDir != "", o.vmlinux != "" && o.vmlinuz != ""
+	if !initrd && !kernel || flag.NArg() > 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(*kernelDir, *initPath, *out); err != nil {
+	if initrd {
+		check(packInitrd(o))
+	}
+	if kernel {
+		check(unpackKernel(o))
+	}
+}
+
+type options struct{ kernelDir, init, out, vmlinuz, vmlinux string }
+
+func check(err error) {
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "pack: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(kernelDir, initPath, out string) error {
-	modules, err := guest.FindModules(os.DirFS(kernelDir))
+func packInitrd(o options) error {
+	modules, err := guest.FindModules(os.DirFS(o.kernelDir))
 	if err != nil {
-		return fmt.Errorf("%s: %w", kernelDir, err)
+		return fmt.Errorf("%s: %w", o.kernelDir, err)
 	}
-	program, err := initProgram(initPath)
+	program, err := initProgram(o.init)
 	if err != nil {
 		return err
 	}
@@ -50,11 +69,21 @@ func run(kernelDir, initPath, out string) error {
 	if err := guest.Write(&b, guest.Files(program, modules)); err != nil {
 		return err
 	}
-	if err := replace(out, b.Bytes()); err != nil {
+	fmt.Printf("%s: %d bytes, %d modules, sha256 %x\n", o.out, b.Len(), len(modules), sha256.Sum256(b.Bytes()))
+	return replace(o.out, b.Bytes())
+}
+
+func unpackKernel(o options) error {
+	image, err := os.ReadFile(o.vmlinuz)
+	if err != nil {
 		return err
 	}
-	fmt.Printf("%s: %d bytes, %d modules, sha256 %x\n", out, b.Len(), len(modules), sha256.Sum256(b.Bytes()))
-	return nil
+	elf, err := guest.Vmlinux(image)
+	if err != nil {
+		return fmt.Errorf("%s: %w", o.vmlinuz, err)
+	}
+	fmt.Printf("%s: %d bytes, sha256 %x\n", o.vmlinux, len(elf), sha256.Sum256(elf))
+	return replace(o.vmlinux, elf)
 }
 
 func initProgram(given string) ([]byte, error) {

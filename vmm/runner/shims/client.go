@@ -149,7 +149,13 @@ func (s *Shim) ask(ctx context.Context, r shim.Request) (shim.State, error) {
 	s.last++
 	r.V, r.ID = s.version, s.last
 	s.waiting[r.ID] = answer
-	_, err := s.conn.Write(shim.EncodeLine(r)) // a short line: the socket's buffer takes it
+	// A short line, which the socket's buffer takes, unless the shim is stopped
+	// and was asked a thousand times. Half a line would spoil the connection.
+	s.conn.SetWriteDeadline(time.Now().Add(dialPatience))
+	_, err := s.conn.Write(shim.EncodeLine(r))
+	if err != nil {
+		s.conn.Close()
+	}
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
@@ -193,7 +199,7 @@ func (s *Shim) Wait(ctx context.Context) (shim.Exit, error) {
 		return shim.Exit{}, ctx.Err()
 	case <-s.gone:
 	}
-	for {
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		if dead, err := dead(s.dir); err != nil {
 			return shim.Exit{}, err
 		} else if dead {
@@ -202,7 +208,7 @@ func (s *Shim) Wait(ctx context.Context) (shim.Exit, error) {
 		select {
 		case <-ctx.Done():
 			return shim.Exit{}, ctx.Err()
-		case <-time.After(5 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
 	if s.exit != nil {

@@ -123,7 +123,6 @@ type Command struct {
 	//	*Command_Tag
 	//	*Command_Collect
 	//	*Command_Place
-	//	*Command_Settings
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -336,15 +335,6 @@ func (x *Command) GetPlace() *PlaceOp {
 	return nil
 }
 
-func (x *Command) GetSettings() *SettingsOp {
-	if x != nil {
-		if x, ok := x.Op.(*Command_Settings); ok {
-			return x.Settings
-		}
-	}
-	return nil
-}
-
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -409,10 +399,6 @@ type Command_Place struct {
 	Place *PlaceOp `protobuf:"bytes,24,opt,name=place,proto3,oneof"`
 }
 
-type Command_Settings struct {
-	Settings *SettingsOp `protobuf:"bytes,25,opt,name=settings,proto3,oneof"`
-}
-
 func (*Command_Init) isCommand_Op() {}
 
 func (*Command_CreateVm) isCommand_Op() {}
@@ -442,8 +428,6 @@ func (*Command_Tag) isCommand_Op() {}
 func (*Command_Collect) isCommand_Op() {}
 
 func (*Command_Place) isCommand_Op() {}
-
-func (*Command_Settings) isCommand_Op() {}
 
 // InitOp is the first entry of a cluster.
 type InitOp struct {
@@ -1468,50 +1452,6 @@ func (*PlaceOp) Descriptor() ([]byte, []int) {
 	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
-type SettingsOp struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Settings      *Settings              `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *SettingsOp) Reset() {
-	*x = SettingsOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *SettingsOp) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*SettingsOp) ProtoMessage() {}
-
-func (x *SettingsOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use SettingsOp.ProtoReflect.Descriptor instead.
-func (*SettingsOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
-}
-
-func (x *SettingsOp) GetSettings() *Settings {
-	if x != nil {
-		return x.Settings
-	}
-	return nil
-}
-
 // Error is a refusal, in words: what, why, what to do next. It is also the
 // typed detail of every Connect error.
 type Error struct {
@@ -1528,7 +1468,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1480,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1493,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Error) GetCode() ErrorCode {
@@ -1601,7 +1541,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1553,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1566,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Response) GetError() *Error {
@@ -1714,7 +1654,7 @@ type DedupeRecord struct {
 
 func (x *DedupeRecord) Reset() {
 	*x = DedupeRecord{}
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1666,7 @@ func (x *DedupeRecord) String() string {
 func (*DedupeRecord) ProtoMessage() {}
 
 func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1679,7 @@ func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeRecord.ProtoReflect.Descriptor instead.
 func (*DedupeRecord) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DedupeRecord) GetKey() string {
@@ -1788,7 +1728,7 @@ type DedupeFloor struct {
 
 func (x *DedupeFloor) Reset() {
 	*x = DedupeFloor{}
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1800,7 +1740,7 @@ func (x *DedupeFloor) String() string {
 func (*DedupeFloor) ProtoMessage() {}
 
 func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1813,7 +1753,7 @@ func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeFloor.ProtoReflect.Descriptor instead.
 func (*DedupeFloor) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DedupeFloor) GetPrincipal() string {
@@ -1847,7 +1787,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +1799,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +1812,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -1935,15 +1875,17 @@ type Meta struct {
 	Applied     uint64 `protobuf:"varint,5,opt,name=applied,proto3" json:"applied,omitempty"`
 	AppliedTerm uint64 `protobuf:"varint,6,opt,name=applied_term,json=appliedTerm,proto3" json:"applied_term,omitempty"`
 	// Placement has more to do.
-	PlaceMore     bool   `protobuf:"varint,7,opt,name=place_more,json=placeMore,proto3" json:"place_more,omitempty"`
-	DedupeCount   uint64 `protobuf:"varint,8,opt,name=dedupe_count,json=dedupeCount,proto3" json:"dedupe_count,omitempty"`
+	PlaceMore bool `protobuf:"varint,7,opt,name=place_more,json=placeMore,proto3" json:"place_more,omitempty"`
+	// The Raft configuration as of applied.
+	Voters        []uint64 `protobuf:"varint,8,rep,packed,name=voters,proto3" json:"voters,omitempty"`
+	Learners      []uint64 `protobuf:"varint,9,rep,packed,name=learners,proto3" json:"learners,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +1897,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +1910,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Meta) GetClusterId() string {
@@ -2020,11 +1962,18 @@ func (x *Meta) GetPlaceMore() bool {
 	return false
 }
 
-func (x *Meta) GetDedupeCount() uint64 {
+func (x *Meta) GetVoters() []uint64 {
 	if x != nil {
-		return x.DedupeCount
+		return x.Voters
 	}
-	return 0
+	return nil
+}
+
+func (x *Meta) GetLearners() []uint64 {
+	if x != nil {
+		return x.Learners
+	}
+	return nil
 }
 
 // Snapshot is a whole state, as it travels to a server that is far behind.
@@ -2037,7 +1986,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +1998,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2011,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Snapshot) GetRecords() []*Record {
@@ -2082,7 +2031,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2094,7 +2043,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2107,7 +2056,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Record) GetKey() []byte {
@@ -2129,7 +2078,7 @@ var File_blixard_v1_log_proto protoreflect.FileDescriptor
 const file_blixard_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"\x14blixard/v1/log.proto\x12\n" +
-	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xda\a\n" +
+	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xa4\a\n" +
 	"\aCommand\x12\x1f\n" +
 	"\vlogged_time\x18\x01 \x01(\x04R\n" +
 	"loggedTime\x12\x1b\n" +
@@ -2155,8 +2104,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\bannounce\x18\x15 \x01(\v2\x16.blixard.v1.AnnounceOpH\x00R\bannounce\x12%\n" +
 	"\x03tag\x18\x16 \x01(\v2\x11.blixard.v1.TagOpH\x00R\x03tag\x121\n" +
 	"\acollect\x18\x17 \x01(\v2\x15.blixard.v1.CollectOpH\x00R\acollect\x12+\n" +
-	"\x05place\x18\x18 \x01(\v2\x13.blixard.v1.PlaceOpH\x00R\x05place\x124\n" +
-	"\bsettings\x18\x19 \x01(\v2\x16.blixard.v1.SettingsOpH\x00R\bsettingsB\x04\n" +
+	"\x05place\x18\x18 \x01(\v2\x13.blixard.v1.PlaceOpH\x00R\x05placeB\x04\n" +
 	"\x02op\"\xa4\x01\n" +
 	"\x06InitOp\x12\x1d\n" +
 	"\n" +
@@ -2235,10 +2183,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\v\n" +
 	"\tCollectOp\"\t\n" +
-	"\aPlaceOp\">\n" +
-	"\n" +
-	"SettingsOp\x120\n" +
-	"\bsettings\x18\x01 \x01(\v2\x14.blixard.v1.SettingsR\bsettings\"z\n" +
+	"\aPlaceOp\"z\n" +
 	"\x05Error\x12)\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x15.blixard.v1.ErrorCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
@@ -2269,7 +2214,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x02vm\x18\x04 \x01(\tR\x02vm\x12\x12\n" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\tR\amessage\x12\x1c\n" +
-	"\tprincipal\x18\a \x01(\tR\tprincipal\"\x97\x02\n" +
+	"\tprincipal\x18\a \x01(\tR\tprincipal\"\xa8\x02\n" +
 	"\x04Meta\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
@@ -2282,8 +2227,9 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\aapplied\x18\x05 \x01(\x04R\aapplied\x12!\n" +
 	"\fapplied_term\x18\x06 \x01(\x04R\vappliedTerm\x12\x1d\n" +
 	"\n" +
-	"place_more\x18\a \x01(\bR\tplaceMore\x12!\n" +
-	"\fdedupe_count\x18\b \x01(\x04R\vdedupeCount\"8\n" +
+	"place_more\x18\a \x01(\bR\tplaceMore\x12\x16\n" +
+	"\x06voters\x18\b \x03(\x04R\x06voters\x12\x1a\n" +
+	"\blearners\x18\t \x03(\x04R\blearners\"8\n" +
 	"\bSnapshot\x12,\n" +
 	"\arecords\x18\x01 \x03(\v2\x12.blixard.v1.RecordR\arecords\"0\n" +
 	"\x06Record\x12\x10\n" +
@@ -2314,7 +2260,7 @@ func file_blixard_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_blixard_v1_log_proto_goTypes = []any{
 	(ErrorCode)(0),         // 0: blixard.v1.ErrorCode
 	(*Command)(nil),        // 1: blixard.v1.Command
@@ -2334,24 +2280,23 @@ var file_blixard_v1_log_proto_goTypes = []any{
 	(*TagOp)(nil),          // 15: blixard.v1.TagOp
 	(*CollectOp)(nil),      // 16: blixard.v1.CollectOp
 	(*PlaceOp)(nil),        // 17: blixard.v1.PlaceOp
-	(*SettingsOp)(nil),     // 18: blixard.v1.SettingsOp
-	(*Error)(nil),          // 19: blixard.v1.Error
-	(*Response)(nil),       // 20: blixard.v1.Response
-	(*DedupeRecord)(nil),   // 21: blixard.v1.DedupeRecord
-	(*DedupeFloor)(nil),    // 22: blixard.v1.DedupeFloor
-	(*Event)(nil),          // 23: blixard.v1.Event
-	(*Meta)(nil),           // 24: blixard.v1.Meta
-	(*Snapshot)(nil),       // 25: blixard.v1.Snapshot
-	(*Record)(nil),         // 26: blixard.v1.Record
-	(*Settings)(nil),       // 27: blixard.v1.Settings
-	(*VMSpec)(nil),         // 28: blixard.v1.VMSpec
-	(*HostFacts)(nil),      // 29: blixard.v1.HostFacts
-	(*Incarnation)(nil),    // 30: blixard.v1.Incarnation
-	(Phase)(0),             // 31: blixard.v1.Phase
-	(LeaseClass)(0),        // 32: blixard.v1.LeaseClass
-	(*VM)(nil),             // 33: blixard.v1.VM
-	(*Node)(nil),           // 34: blixard.v1.Node
-	(*ArtifactRecord)(nil), // 35: blixard.v1.ArtifactRecord
+	(*Error)(nil),          // 18: blixard.v1.Error
+	(*Response)(nil),       // 19: blixard.v1.Response
+	(*DedupeRecord)(nil),   // 20: blixard.v1.DedupeRecord
+	(*DedupeFloor)(nil),    // 21: blixard.v1.DedupeFloor
+	(*Event)(nil),          // 22: blixard.v1.Event
+	(*Meta)(nil),           // 23: blixard.v1.Meta
+	(*Snapshot)(nil),       // 24: blixard.v1.Snapshot
+	(*Record)(nil),         // 25: blixard.v1.Record
+	(*Settings)(nil),       // 26: blixard.v1.Settings
+	(*VMSpec)(nil),         // 27: blixard.v1.VMSpec
+	(*HostFacts)(nil),      // 28: blixard.v1.HostFacts
+	(*Incarnation)(nil),    // 29: blixard.v1.Incarnation
+	(Phase)(0),             // 30: blixard.v1.Phase
+	(LeaseClass)(0),        // 31: blixard.v1.LeaseClass
+	(*VM)(nil),             // 32: blixard.v1.VM
+	(*Node)(nil),           // 33: blixard.v1.Node
+	(*ArtifactRecord)(nil), // 34: blixard.v1.ArtifactRecord
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
 	2,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
@@ -2369,29 +2314,27 @@ var file_blixard_v1_log_proto_depIdxs = []int32{
 	15, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
 	16, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
 	17, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
-	18, // 15: blixard.v1.Command.settings:type_name -> blixard.v1.SettingsOp
-	27, // 16: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
-	7,  // 17: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
-	28, // 18: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
-	29, // 19: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
-	11, // 20: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
-	29, // 21: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
-	30, // 22: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
-	31, // 23: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
-	32, // 24: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
-	27, // 25: blixard.v1.SettingsOp.settings:type_name -> blixard.v1.Settings
-	0,  // 26: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
-	19, // 27: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	33, // 28: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	34, // 29: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	35, // 30: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	27, // 31: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	26, // 32: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	26, // 15: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
+	7,  // 16: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
+	27, // 17: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
+	28, // 18: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
+	11, // 19: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
+	28, // 20: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
+	29, // 21: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
+	30, // 22: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
+	31, // 23: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
+	0,  // 24: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
+	18, // 25: blixard.v1.Response.error:type_name -> blixard.v1.Error
+	32, // 26: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	33, // 27: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	34, // 28: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	26, // 29: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	25, // 30: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }
@@ -2419,9 +2362,8 @@ func file_blixard_v1_log_proto_init() {
 		(*Command_Tag)(nil),
 		(*Command_Collect)(nil),
 		(*Command_Place)(nil),
-		(*Command_Settings)(nil),
 	}
-	file_blixard_v1_log_proto_msgTypes[19].OneofWrappers = []any{
+	file_blixard_v1_log_proto_msgTypes[18].OneofWrappers = []any{
 		(*Response_Vm)(nil),
 		(*Response_Node)(nil),
 		(*Response_Artifact)(nil),
@@ -2432,7 +2374,7 @@ func file_blixard_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_log_proto_rawDesc), len(file_blixard_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -666,7 +666,7 @@ var File_blixard_v1_peer_proto protoreflect.FileDescriptor
 const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"\x15blixard/v1/peer.proto\x12\n" +
-	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x14blixard/v1/log.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xab\x02\n" +
+	"blixard.v1\x1a\x18blixard/v1/cluster.proto\x1a\x14blixard/v1/log.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xab\x02\n" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
@@ -786,7 +786,6 @@ func file_blixard_v1_peer_proto_init() {
 	if File_blixard_v1_peer_proto != nil {
 		return
 	}
-	file_blixard_v1_artifact_proto_init()
 	file_blixard_v1_cluster_proto_init()
 	file_blixard_v1_log_proto_init()
 	file_blixard_v1_node_proto_init()

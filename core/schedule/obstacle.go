@@ -1,0 +1,107 @@
+package schedule
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Kind is what sort of thing keeps a VM off a host.
+type Kind uint8
+
+const (
+	Cordoned Kind = iota + 1
+	Suspect
+	Away
+	Hypervisors
+	Label
+	CPU
+	Memory
+	Disk
+)
+
+// Obstacle is one reason why a VM cannot go to a host.
+type Obstacle struct {
+	Kind Kind
+	// Of CPU (thousandths), Memory and Disk (MiB): what is needed and what is free.
+	Need, Free uint64
+	// Of Label: the label, what it must be and what it is.
+	Label, Want, Have string
+}
+
+// String says it in one clause.
+func (o Obstacle) String() string {
+	switch o.Kind {
+	case Cordoned:
+		return "is cordoned"
+	case Suspect:
+		return "has not been heard of lately"
+	case Away:
+		return "holds no lease (joining, fenced or gone)"
+	case Hypervisors:
+		return "has no hypervisor that can run it"
+	case Label:
+		if o.Have == "" {
+			return fmt.Sprintf("lacks the label %s=%s", o.Label, o.Want)
+		}
+		return fmt.Sprintf("has the label %s=%s, not %s", o.Label, o.Have, o.Want)
+	case CPU:
+		return fmt.Sprintf("has %s vcpus free of the %s needed", milli(o.Free), milli(o.Need))
+	case Memory:
+		return fmt.Sprintf("has %d MiB of memory free of the %d needed", o.Free, o.Need)
+	case Disk:
+		return fmt.Sprintf("has %d MiB of disk free of the %d needed", o.Free, o.Need)
+	}
+	return fmt.Sprintf("obstacle %d", o.Kind)
+}
+
+func milli(n uint64) string {
+	if n%1000 == 0 {
+		return fmt.Sprint(n / 1000)
+	}
+	return fmt.Sprintf("%.1f", float64(n)/1000)
+}
+
+// Obstacles appends every reason why the host cannot take the VM. The host fits
+// exactly when there is none.
+func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
+	if h.Away {
+		to = append(to, Obstacle{Kind: Away})
+	}
+	if h.Cordoned {
+		to = append(to, Obstacle{Kind: Cordoned})
+	}
+	if h.Suspect {
+		to = append(to, Obstacle{Kind: Suspect})
+	}
+	if Hypervisor(h, need) == 0 {
+		to = append(to, Obstacle{Kind: Hypervisors})
+	}
+	if len(need.Require) > 0 {
+		to = labels(to, h, need)
+	}
+	to = short(to, CPU, need.MilliCPU, h.Capacity.MilliCPU, h.Used.MilliCPU)
+	to = short(to, Memory, need.MemoryMiB, h.Capacity.MemoryMiB, h.Used.MemoryMiB)
+	return short(to, Disk, need.DiskMiB, h.Capacity.DiskMiB, h.Used.DiskMiB)
+}
+
+func labels(to []Obstacle, h *Host, need Need) []Obstacle {
+	keys := make([]string, 0, len(need.Require))
+	for k := range need.Require {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		if want, have := need.Require[k], h.Labels[k]; have != want {
+			to = append(to, Obstacle{Kind: Label, Label: k, Want: want, Have: have})
+		}
+	}
+	return to
+}
+
+func short(to []Obstacle, kind Kind, need, capacity, used uint64) []Obstacle {
+	free := capacity - min(used, capacity)
+	if need > free {
+		to = append(to, Obstacle{Kind: kind, Need: need, Free: free})
+	}
+	return to
+}

@@ -1,0 +1,96 @@
+package schedule
+
+import (
+	"encoding/binary"
+	"iter"
+	"slices"
+)
+
+// Resources are an amount of what a host has to give.
+type Resources struct {
+	// MilliCPU is thousandths of a vcpu, overcommit included.
+	MilliCPU  uint64
+	MemoryMiB uint64
+	DiskMiB   uint64
+}
+
+// Add returns the sum of two amounts.
+func (r Resources) Add(o Resources) Resources {
+	return Resources{r.MilliCPU + o.MilliCPU, r.MemoryMiB + o.MemoryMiB, r.DiskMiB + o.DiskMiB}
+}
+
+// Host is what placement knows of one host.
+type Host struct {
+	ID        uint64
+	Capacity  Resources
+	Used      Resources
+	Instances uint32
+	Labels    map[string]string
+	// Hypervisors that it has, as numbers of the caller's.
+	Hypervisors []int32
+	// Cordoned hosts keep what they have and get nothing new.
+	Cordoned bool
+	// Suspect hosts have missed their Syncs.
+	Suspect bool
+	// Away hosts hold no lease: not joined yet, fenced, or gone.
+	Away bool
+}
+
+// Need is what a VM asks of a host.
+type Need struct {
+	Resources
+	// Accept lists the hypervisors that can run it, the preferred first. At
+	// least one.
+	Accept []int32
+	// Require are labels that the host must have with just these values.
+	Require map[string]string
+}
+
+// Load is the dominant share of the host in use, per million; a host without
+// capacity is full.
+func (h *Host) Load() uint32 {
+	return max(share(h.Used.MilliCPU, h.Capacity.MilliCPU),
+		share(h.Used.MemoryMiB, h.Capacity.MemoryMiB),
+		share(h.Used.DiskMiB, h.Capacity.DiskMiB))
+}
+
+func share(used, capacity uint64) uint32 {
+	switch {
+	case used == 0 && capacity > 0:
+		return 0
+	case used >= capacity:
+		return 1e6
+	}
+	return uint32(float64(used) / float64(capacity) * 1e6)
+}
+
+// Key orders hosts as Choose wants them: by load, instances and id.
+func (h *Host) Key() string {
+	var b [16]byte
+	binary.BigEndian.PutUint32(b[:], h.Load())
+	binary.BigEndian.PutUint32(b[4:], h.Instances)
+	binary.BigEndian.PutUint64(b[8:], h.ID)
+	return string(b[:])
+}
+
+// Choose returns the first host that fits, and the hypervisor to use there.
+// Hosts must come in the order of their keys.
+func Choose(hosts iter.Seq[*Host], need Need) (id uint64, hypervisor int32, ok bool) {
+	var buf [8]Obstacle
+	for h := range hosts {
+		if len(Obstacles(buf[:0], h, need)) == 0 {
+			return h.ID, Hypervisor(h, need), true
+		}
+	}
+	return 0, 0, false
+}
+
+// Hypervisor is the first that the need accepts and the host has; 0 for none.
+func Hypervisor(h *Host, need Need) int32 {
+	for _, a := range need.Accept {
+		if slices.Contains(h.Hypervisors, a) {
+			return a
+		}
+	}
+	return 0
+}

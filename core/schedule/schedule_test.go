@@ -1,0 +1,145 @@
+package schedule
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sort"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func genHost(t *rapid.T, id uint64) *Host {
+	amount := func(name string, top uint64) uint64 { return rapid.Uint64Range(0, top).Draw(t, name) }
+	return &Host{
+		ID:          id,
+		Capacity:    Resources{amount("cpu", 8000), amount("mem", 4096), amount("disk", 4096)},
+		Used:        Resources{amount("ucpu", 8000), amount("umem", 4096), amount("udisk", 4096)},
+		Instances:   uint32(amount("n", 3)),
+		Labels:      rapid.MapOf(rapid.SampledFrom([]string{"zone", "disk"}), rapid.SampledFrom([]string{"a", "b"})).Draw(t, "labels"),
+		Hypervisors: rapid.SliceOf(rapid.Int32Range(1, 3)).Draw(t, "hv"),
+		Cordoned:    rapid.Bool().Draw(t, "cordoned"),
+		Suspect:     rapid.Bool().Draw(t, "suspect"),
+		Away:        rapid.Bool().Draw(t, "away"),
+	}
+}
+
+// The dumb alternative: filter by hand, then take the smallest by (load, n, id).
+func naive(hosts []*Host, n Need) (uint64, bool) {
+	var best *Host
+	for _, h := range hosts {
+		fits := !h.Away && !h.Cordoned && !h.Suspect &&
+			h.Used.MilliCPU+n.MilliCPU <= max(h.Capacity.MilliCPU, h.Used.MilliCPU) &&
+			h.Used.MemoryMiB+n.MemoryMiB <= max(h.Capacity.MemoryMiB, h.Used.MemoryMiB) &&
+			h.Used.DiskMiB+n.DiskMiB <= max(h.Capacity.DiskMiB, h.Used.DiskMiB)
+		for k, v := range n.Require {
+			fits = fits && h.Labels[k] == v
+		}
+		has := false
+		for _, a := range n.Accept {
+			has = has || slices.Contains(h.Hypervisors, a)
+		}
+		if !fits || !has {
+			continue
+		}
+		if best == nil || [2]uint32{h.Load(), h.Instances} != [2]uint32{best.Load(), best.Instances} &&
+			(h.Load() < best.Load() || h.Load() == best.Load() && h.Instances < best.Instances) {
+			best = h
+		}
+	}
+	if best == nil {
+		return 0, false
+	}
+	return best.ID, true
+}
+
+func TestChooseIsTheNaiveChoice(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var hosts []*Host
+		for id := range rapid.Uint64Range(0, 8).Draw(t, "hosts") {
+			hosts = append(hosts, genHost(t, id+1))
+		}
+		need := Need{
+			Resources: Resources{rapid.Uint64Range(0, 4000).Draw(t, "cpu"), rapid.Uint64Range(0, 2048).Draw(t, "mem"), 0},
+			Accept:    []int32{rapid.Int32Range(1, 3).Draw(t, "accept")},
+			Require:   rapid.MapOfN(rapid.Just("zone"), rapid.SampledFrom([]string{"a", "b"}), 0, 1).Draw(t, "require"),
+		}
+		want, wantOK := naive(hosts, need)
+		sort.Slice(hosts, func(i, j int) bool { return hosts[i].Key() < hosts[j].Key() })
+		got, hv, ok := Choose(slices.Values(hosts), need)
+		if got != want || ok != wantOK {
+			t.Fatalf("chose %d, %v; the naive choice is %d, %v", got, ok, want, wantOK)
+		}
+		if ok && !slices.Contains(need.Accept, hv) {
+			t.Fatalf("hypervisor %d was not accepted", hv)
+		}
+	})
+}
+
+func TestObstaclesExplainThemselves(t *testing.T) {
+	h := &Host{ID: 1, Capacity: Resources{4000, 1024, 100}, Used: Resources{3500, 1000, 100}, Labels: map[string]string{"zone": "a"}, Cordoned: true}
+	need := Need{Resources: Resources{1000, 512, 1}, Accept: []int32{1}, Require: map[string]string{"zone": "b", "gpu": "yes"}}
+	want := []string{
+		"is cordoned",
+		"has no hypervisor that can run it",
+		"lacks the label gpu=yes",
+		"has the label zone=a, not b",
+		"has 0.5 vcpus free of the 1 needed",
+		"has 24 MiB of memory free of the 512 needed",
+		"has 0 MiB of disk free of the 1 needed",
+	}
+	var got []string
+	for _, o := range Obstacles(nil, h, need) {
+		got = append(got, o.String())
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("got\n%q\nwant\n%q", got, want)
+	}
+}
+
+// Equal VMs over equal hosts: every host gets its share.
+func TestSpread(t *testing.T) {
+	hosts := map[uint64]*Host{}
+	for id := uint64(1); id <= 3; id++ {
+		hosts[id] = &Host{ID: id, Capacity: Resources{8000, 8192, 8192}, Hypervisors: []int32{1}}
+	}
+	need := Need{Resources: Resources{1000, 512, 0}, Accept: []int32{1}}
+	for range 5 {
+		sorted := slices.SortedFunc(maps.Values(hosts), func(a, b *Host) int {
+			if a.Key() < b.Key() {
+				return -1
+			}
+			return 1
+		})
+		id, _, ok := Choose(slices.Values(sorted), need)
+		if !ok {
+			t.Fatal("nothing fits")
+		}
+		hosts[id].Used = hosts[id].Used.Add(need.Resources)
+		hosts[id].Instances++
+	}
+	for id, h := range hosts {
+		if h.Instances == 0 {
+			t.Errorf("host %d got nothing", id)
+		}
+	}
+}
+
+func BenchmarkChoose(b *testing.B) {
+	for _, n := range []int{100, 1000, 10000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			hosts := make([]*Host, n)
+			for i := range hosts {
+				hosts[i] = &Host{ID: uint64(i + 1), Capacity: Resources{64000, 262144, 1 << 20}, Hypervisors: []int32{1}}
+			}
+			need := Need{Resources: Resources{1000, 512, 0}, Accept: []int32{1}}
+			seq := slices.Values(hosts)
+			for b.Loop() {
+				if _, _, ok := Choose(seq, need); !ok {
+					b.Fatal("nothing fits")
+				}
+			}
+		})
+	}
+}

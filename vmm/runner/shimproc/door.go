@@ -42,7 +42,7 @@ func (d *door) open(dir string) error {
 	err = unix.Bind(fd, &unix.SockaddrUnix{Name: path})
 	unix.Umask(mask)
 	if err == nil {
-		err = unix.Listen(fd, maxConns)
+		err = unix.Listen(fd, 128)
 	}
 	if err != nil {
 		unix.Close(fd)

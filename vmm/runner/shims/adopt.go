@@ -107,6 +107,12 @@ func dead(dir string) (bool, error) {
 	if err != nil || held {
 		return false, err
 	}
+	return unheldDead(dir)
+}
+
+// unheldDead looks for what need not hold the lock: a program that closed all
+// its descriptors, or what is left in a cgroup.
+func unheldDead(dir string) (bool, error) {
 	st, err := readState(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return true, nil // it never came so far as to start anything that is not held by the lock

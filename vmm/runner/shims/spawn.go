@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/blixard/blixard/vmm/runner/lease"
 	"github.com/blixard/blixard/vmm/runner/shimproc"
 	"github.com/blixard/blixard/vmm/runner/vmdir"
 	"github.com/blixard/blixard/vmm/shim"
@@ -21,9 +23,9 @@ import (
 // Why a VM was not started. For all but ErrLocked, exit.json says it as well.
 var (
 	ErrLocked = vmdir.ErrLocked // something of a VM lives in the directory
-	ErrPage   = errors.New("no good lease page")
-	ErrLapsed = errors.New("the lease has lapsed")
-	ErrStart  = errors.New("bad order to start")
+	ErrPage   = shim.ErrPage    // missing, corrupt, or another host's
+	ErrLapsed = lease.ErrLapsed // before the VM was started
+	ErrStart  = shim.ErrStart
 	ErrExec   = errors.New("the VM could not be executed")
 )
 
@@ -49,8 +51,9 @@ func Spawn(ctx context.Context, dir string, start shim.Start) (*Shim, error) {
 }
 
 // Spawn starts a VM in dir, which it makes if need be, and returns when the VM
-// runs. An error means that it does not, and will not, with one exception: when
-// ctx ends before it is known, the VM may run, and Adopt tells.
+// runs, or ran: one that ended at once is for Wait to tell. An error means that
+// it does not run and will not, with one exception: when ctx ends before that is
+// known, the VM may run, and Adopt tells.
 func (s Spawner) Spawn(ctx context.Context, dir string, start shim.Start) (*Shim, error) {
 	if _, err := vmdir.SocketPath(dir); err != nil {
 		return nil, err
@@ -86,10 +89,29 @@ func (s Spawner) Spawn(ctx context.Context, dir string, start shim.Start) (*Shim
 		return nil, fmt.Errorf("start VM in %s: %w", dir, ctx.Err())
 	case ok := <-said:
 		if ok {
-			return dial(ctx, dir)
+			return meet(ctx, dir)
 		}
 	}
 	return nil, failure(dir, <-ended)
+}
+
+// meet connects to a shim that has said that its VM runs. If it is dead by then,
+// the Shim has no connection.
+func meet(ctx context.Context, dir string) (*Shim, error) {
+	for {
+		s, err := dial(ctx, dir)
+		if err == nil || errors.Is(err, errProtocol) {
+			return s, err
+		}
+		if dead, _ := dead(dir); dead {
+			return departed(dir), nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("start VM in %s: it runs, but: %w", dir, err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // prepare writes the order to start, unless something lives in the directory.
@@ -101,7 +123,7 @@ func prepare(dir string, start shim.Start) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if dead, err := dead(dir); err != nil {
+	if dead, err := unheldDead(dir); err != nil {
 		return err
 	} else if !dead {
 		return fmt.Errorf("%w: %s", ErrLocked, dir)

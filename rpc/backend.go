@@ -1,0 +1,54 @@
+package rpc
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/blixard/blixard/core"
+	"github.com/blixard/blixard/core/cluster"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// Backend is the node behind the handlers. All of it may be called from any
+// goroutine. An error that is a *Refusal reaches the client as it is; a
+// context's error as the fitting code; any other as INTERNAL.
+type Backend interface {
+	// Do submits one mutation as a core.Request and waits for its core.Reply.
+	// request_id, principal, payload_hash and op are filled in. A refusal by
+	// Apply is in Response.Error, not in the error.
+	Do(ctx context.Context, cmd *blixardv1.Command) (*blixardv1.Response, error)
+	// Read returns a frozen state: linearizable, or this node's own copy when
+	// stale. It is only called on servers.
+	Read(ctx context.Context, stale bool) (*cluster.State, error)
+	// Status must answer at any time, also before the node is in a cluster:
+	// Identity.ClusterID is then empty.
+	Status() core.Status
+	// Init makes a cluster of one out of this node.
+	Init(ctx context.Context, req *blixardv1.InitRequest) (*blixardv1.InitResponse, error)
+	// Join makes this node a member of the cluster of req.Server, by AddMember there.
+	Join(ctx context.Context, req *blixardv1.JoinRequest) (*blixardv1.JoinResponse, error)
+}
+
+// Blobs is this node's store of artifacts, by their digest.
+type Blobs interface {
+	// Put stores all that r yields, durably, or, when r fails, nothing of it.
+	// What r yields is already checked: r ends with an error unless its bytes
+	// have that digest and size. Storing what is there is no error.
+	Put(ctx context.Context, digest string, size uint64, r io.Reader) error
+	// Open fails with fs.ErrNotExist when the blob is not there.
+	Open(digest string) (io.ReadSeekCloser, error)
+	Has(digest string) bool
+	// List calls f for every blob, in any order, until f returns false.
+	List(f func(digest string, size uint64, modified time.Time) bool) error
+	Delete(digest string) error
+}
+
+// Logs is where the consoles of this host's VMs are read.
+type Logs interface {
+	// Logs opens the console log of a VM of this host: its last tail bytes (0:
+	// all that is kept), and with follow also what comes, until the VM is
+	// removed from this host or ctx ends. It fails with fs.ErrNotExist when this
+	// host has no log of that VM. Closing the reader ends a Read under way.
+	Logs(ctx context.Context, uid string, follow bool, tail uint64) (io.ReadCloser, error)
+}

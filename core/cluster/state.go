@@ -29,6 +29,9 @@ type State struct {
 	old     *btree.Map[string, string]   // logged time index -> dedupe key
 	idle    *btree.Map[string, string]   // unused since digest -> digest
 
+	hostCount int
+	events    int
+
 	// What changed since the last Changes, oldest first; nil in a snapshot.
 	dirty []Change
 	track bool
@@ -90,7 +93,7 @@ func vmKey(name string) string         { return vmPrefix + name }
 func nodeKey(id uint64) string         { return nodePrefix + be(id) }
 func artifactKey(digest string) string { return artifactPrefix + digest }
 func eventKey(index uint64, n int) string {
-	return eventPrefix + be(index) + string(rune('0'+n))
+	return eventPrefix + be(index) + be(uint64(n))[6:]
 }
 
 // be is a number as eight bytes whose order is the number's.

@@ -1876,6 +1876,8 @@ type Meta struct {
 	AppliedTerm uint64 `protobuf:"varint,6,opt,name=applied_term,json=appliedTerm,proto3" json:"applied_term,omitempty"`
 	// Placement has more to do.
 	PlaceMore bool `protobuf:"varint,7,opt,name=place_more,json=placeMore,proto3" json:"place_more,omitempty"`
+	// Where in the queue of what waits it goes on; bytes of an index key.
+	PlaceAfter []byte `protobuf:"bytes,10,opt,name=place_after,json=placeAfter,proto3" json:"place_after,omitempty"`
 	// The Raft configuration as of applied.
 	Voters        []uint64 `protobuf:"varint,8,rep,packed,name=voters,proto3" json:"voters,omitempty"`
 	Learners      []uint64 `protobuf:"varint,9,rep,packed,name=learners,proto3" json:"learners,omitempty"`
@@ -1960,6 +1962,13 @@ func (x *Meta) GetPlaceMore() bool {
 		return x.PlaceMore
 	}
 	return false
+}
+
+func (x *Meta) GetPlaceAfter() []byte {
+	if x != nil {
+		return x.PlaceAfter
+	}
+	return nil
 }
 
 func (x *Meta) GetVoters() []uint64 {
@@ -2214,7 +2223,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x02vm\x18\x04 \x01(\tR\x02vm\x12\x12\n" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\tR\amessage\x12\x1c\n" +
-	"\tprincipal\x18\a \x01(\tR\tprincipal\"\xa8\x02\n" +
+	"\tprincipal\x18\a \x01(\tR\tprincipal\"\xc9\x02\n" +
 	"\x04Meta\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
@@ -2227,7 +2236,10 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\aapplied\x18\x05 \x01(\x04R\aapplied\x12!\n" +
 	"\fapplied_term\x18\x06 \x01(\x04R\vappliedTerm\x12\x1d\n" +
 	"\n" +
-	"place_more\x18\a \x01(\bR\tplaceMore\x12\x16\n" +
+	"place_more\x18\a \x01(\bR\tplaceMore\x12\x1f\n" +
+	"\vplace_after\x18\n" +
+	" \x01(\fR\n" +
+	"placeAfter\x12\x16\n" +
 	"\x06voters\x18\b \x03(\x04R\x06voters\x12\x1a\n" +
 	"\blearners\x18\t \x03(\x04R\blearners\"8\n" +
 	"\bSnapshot\x12,\n" +

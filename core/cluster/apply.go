@@ -1,0 +1,125 @@
+package cluster
+
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// Level is the highest Settings.level that this code can apply. Raise it with
+// every change to what Apply does, and keep what it did below.
+const Level = 1
+
+// Apply takes the entry of the given index and term. Entries come in the order
+// of the log, each once. A nil command (Raft's own entries) only moves the
+// index. The answer is the proposer's, and the one that a retry gets.
+func (s *State) Apply(index, term uint64, cmd *blixardv1.Command) *blixardv1.Response {
+	if index <= s.meta.GetApplied() {
+		panic(fmt.Sprintf("cluster: entry %d applied after %d", index, s.meta.GetApplied()))
+	}
+	m := proto.Clone(s.meta).(*blixardv1.Meta)
+	m.Applied, m.AppliedTerm = index, term
+	m.LoggedTime = max(m.LoggedTime, cmd.GetLoggedTime())
+	s.meta = m
+	resp := s.apply(term, cmd)
+	s.put(metaKey, s.meta)
+	return resp
+}
+
+func (s *State) apply(term uint64, cmd *blixardv1.Command) *blixardv1.Response {
+	if cmd == nil {
+		return nil
+	}
+	e := entry{index: s.meta.Applied, term: term, cmd: cmd}
+	s.forget()
+	if resp := s.recall(cmd); resp != nil {
+		return resp
+	}
+	resp := s.do(&e)
+	if resp == nil {
+		resp = &blixardv1.Response{}
+	}
+	resp.Revision = e.index
+	s.placeMore(&e)
+	s.remember(cmd, resp)
+	return resp
+}
+
+// entry is the entry being applied, as the operations see it.
+type entry struct {
+	index, term uint64
+	cmd         *blixardv1.Command
+	events      int
+}
+
+func (e *entry) time() *timestamppb.Timestamp {
+	return &timestamppb.Timestamp{Seconds: e.cmd.GetWallTime() / 1e9, Nanos: int32(e.cmd.GetWallTime() % 1e9)}
+}
+
+func (s *State) do(e *entry) *blixardv1.Response {
+	if s.meta.ClusterId == "" && e.cmd.GetInit() == nil {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the cluster has not been initialised", "run 'blixard cluster init'")
+	}
+	switch op := e.cmd.GetOp().(type) {
+	case *blixardv1.Command_Init:
+		return s.initialise(e, op.Init)
+	case *blixardv1.Command_CreateVm:
+		return s.createVM(e, op.CreateVm)
+	case *blixardv1.Command_DeleteVm:
+		return s.deleteVM(e, op.DeleteVm)
+	case *blixardv1.Command_Power:
+		return s.power(e, op.Power)
+	case *blixardv1.Command_Cordon:
+		return s.cordon(e, op.Cordon)
+	case *blixardv1.Command_AddNode:
+		return s.addNode(e, op.AddNode)
+	case *blixardv1.Command_RemoveNode:
+		return s.removeNode(e, op.RemoveNode)
+	case *blixardv1.Command_HostBoot:
+		return s.hostBoot(e, op.HostBoot)
+	case *blixardv1.Command_HostReport:
+		return s.hostReport(e, op.HostReport)
+	case *blixardv1.Command_Suspect:
+		return s.suspect(e, op.Suspect)
+	case *blixardv1.Command_Fence:
+		return s.fence(e, op.Fence)
+	case *blixardv1.Command_Announce:
+		return s.announce(e, op.Announce)
+	case *blixardv1.Command_Tag:
+		return s.tag(e, op.Tag)
+	case *blixardv1.Command_Collect:
+		return s.collect(e)
+	case *blixardv1.Command_Place:
+		return nil
+	}
+	return refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "this server does not know the operation", "upgrade it")
+}
+
+func (s *State) initialise(e *entry, op *blixardv1.InitOp) *blixardv1.Response {
+	if s.meta.ClusterId != "" {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the cluster is initialised already", "")
+	}
+	s.meta.ClusterId, s.meta.Generation, s.meta.Settings = op.ClusterId, op.Generation, op.Settings
+	return s.addNode(e, op.Node)
+}
+
+func refuse(code blixardv1.ErrorCode, message, advice string) *blixardv1.Response {
+	return &blixardv1.Response{Error: &blixardv1.Error{Code: code, Message: message, Advice: advice}}
+}
+
+func vmResponse(vm *blixardv1.VM) *blixardv1.Response {
+	return &blixardv1.Response{Result: &blixardv1.Response_Vm{Vm: vm}}
+}
+
+func nodeResponse(n *blixardv1.Node) *blixardv1.Response {
+	return &blixardv1.Response{Result: &blixardv1.Response_Node{Node: n}}
+}
+
+func artifactResponse(a *blixardv1.ArtifactRecord) *blixardv1.Response {
+	return &blixardv1.Response{Result: &blixardv1.Response_Artifact{Artifact: a}}
+}
+
+func clone[M proto.Message](m M) M { return proto.Clone(m).(M) }

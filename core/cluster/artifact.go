@@ -1,0 +1,131 @@
+package cluster
+
+import (
+	"slices"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// unusedGrace is how long an artifact that nothing needs is kept, in
+// nanoseconds of logged time: long enough to upload it and then create a VM.
+const unusedGrace = 3600 * 1e9
+
+// artifacts are what a spec needs.
+func artifacts(spec *blixardv1.VMSpec) (list []*blixardv1.Artifact) {
+	img := spec.GetImage()
+	for _, a := range []*blixardv1.Artifact{img.GetKernel(), img.GetInitrd()} {
+		if a != nil {
+			list = append(list, a)
+		}
+	}
+	for _, d := range img.GetDisks() {
+		if d.Source != nil {
+			list = append(list, d.Source)
+		}
+	}
+	return list
+}
+
+// refer counts a spec's references to its artifacts, up or down.
+func (s *State) refer(e *entry, spec *blixardv1.VMSpec, sign int) {
+	for _, a := range artifacts(spec) {
+		old := s.Artifact(a.Digest)
+		if old == nil {
+			continue
+		}
+		r := clone(old)
+		r.References = uint32(int(r.References) + sign)
+		s.putArtifact(e, r)
+	}
+}
+
+func (s *State) putArtifact(e *entry, r *blixardv1.ArtifactRecord) {
+	r.Revision = e.index
+	switch {
+	case r.References > 0:
+		r.UnusedSince = 0
+	case r.UnusedSince == 0:
+		r.UnusedSince = max(s.meta.LoggedTime, 1)
+	}
+	s.put(artifactKey(r.Digest), r)
+}
+
+func (s *State) announce(e *entry, op *blixardv1.AnnounceOp) *blixardv1.Response {
+	if !ValidDigest(op.Digest) {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "a digest is 64 lowercase hexadecimal digits", "")
+	}
+	if s.Node(op.NodeId) == nil {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND, "no node has that id", "")
+	}
+	old := s.Artifact(op.Digest)
+	if old == nil {
+		if op.Gone {
+			return nil
+		}
+		old = &blixardv1.ArtifactRecord{Digest: op.Digest, Size: op.Size, CreateTime: e.time()}
+	}
+	if old.Size != op.Size && !op.Gone {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "the artifact is known with another size", "")
+	}
+	r := clone(old)
+	at, has := slices.BinarySearch(r.Nodes, op.NodeId)
+	switch {
+	case has == !op.Gone && old.Revision != 0:
+		return artifactResponse(old)
+	case op.Gone:
+		r.Nodes = slices.Delete(r.Nodes, at, at+1)
+	default:
+		r.Nodes = slices.Insert(r.Nodes, at, op.NodeId)
+	}
+	s.putArtifact(e, r)
+	return artifactResponse(r)
+}
+
+func (s *State) tag(e *entry, op *blixardv1.TagOp) *blixardv1.Response {
+	old := s.Artifact(op.Digest)
+	if old == nil {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND, "the cluster has no artifact with that digest", "upload it with 'blixard image push'")
+	}
+	if op.Name != "" {
+		if err := ValidateName(op.Name); err != nil {
+			return &blixardv1.Response{Error: err}
+		}
+	}
+	// A name belongs to one artifact: the newest.
+	var holder *blixardv1.ArtifactRecord
+	s.Artifacts(func(a *blixardv1.ArtifactRecord) bool {
+		if op.Name != "" && a.Name == op.Name {
+			holder = a
+		}
+		return holder == nil
+	})
+	if holder != nil && holder.Digest != op.Digest {
+		h := clone(holder)
+		h.Name = ""
+		s.putArtifact(e, h)
+	}
+	r := clone(old)
+	r.Name = op.Name
+	s.putArtifact(e, r)
+	return artifactResponse(r)
+}
+
+// CollectDue says whether something could be collected now.
+func (s *State) CollectDue() bool {
+	_, digest, ok := s.idle.Min()
+	return ok && s.Artifact(digest).UnusedSince+unusedGrace < s.meta.LoggedTime
+}
+
+// collect forgets artifacts that nothing has needed for the grace time. Their
+// holders delete what the cluster does not know.
+func (s *State) collect(e *entry) *blixardv1.Response {
+	for range placePerEntry {
+		if !s.CollectDue() {
+			return nil
+		}
+		_, digest, _ := s.idle.Min()
+		s.del(artifactKey(digest))
+		s.event(e, "ArtifactCollected", "", "", "sha256:%s was not needed for an hour", digest)
+	}
+	return nil
+}

@@ -1,0 +1,53 @@
+package cluster
+
+import (
+	"encoding/binary"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// Assignments returns what a host must know: the changes in (from, to], with to
+// the newest there is. From 0 it is everything placed there.
+func (s *State) Assignments(node, from uint64) (to uint64, list []*blixardv1.Assignment) {
+	prefix := be(node)
+	to = s.Node(node).GetHost().GetRevision()
+	s.changes.Ascend(prefix+be(from+1), func(k, name string) bool {
+		if k[:8] != prefix || binary.BigEndian.Uint64([]byte(k[8:16])) > to {
+			return false
+		}
+		list = append(list, s.assignment(s.VM(name)))
+		return true
+	})
+	return to, list
+}
+
+func (s *State) assignment(vm *blixardv1.VM) *blixardv1.Assignment {
+	a := &blixardv1.Assignment{
+		Uid: vm.Uid, Name: vm.Name, Incarnation: vm.Placement.Incarnation, Revision: vm.AssignmentRevision,
+		Spec: vm.Spec, Run: vm.Run, RunGeneration: vm.RunGeneration, Remove: vm.Deleting,
+		Lease: vm.Placement.TargetLease, LeaseMs: s.leaseMs(vm, vm.Placement.TargetLease),
+		Hypervisor: vm.Placement.Hypervisor,
+	}
+	if vm.Deleting {
+		return a
+	}
+	for _, art := range artifacts(vm.Spec) {
+		src := &blixardv1.ArtifactSource{Artifact: art}
+		for _, id := range s.Artifact(art.Digest).GetNodes() {
+			if n := s.Node(id); n != nil {
+				src.Addresses = append(src.Addresses, n.Address)
+			}
+		}
+		a.Sources = append(a.Sources, src)
+	}
+	return a
+}
+
+// HasShort says whether a host's loss would release anything placed there.
+func (s *State) HasShort(node uint64) (has bool) {
+	s.Placed(node, func(vm *blixardv1.VM) bool {
+		has = vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT
+		return !has
+	})
+	return has
+}

@@ -1,0 +1,65 @@
+package cluster
+
+import (
+	"fmt"
+
+	"github.com/blixard/blixard/core/schedule"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// Explain says for every host what placement thinks of it for a VM, as things
+// stand, and where the VM is and why.
+func (s *State) Explain(name string) (*blixardv1.ExplainResponse, *blixardv1.Error) {
+	vm := s.VM(name)
+	if vm == nil {
+		return nil, noVM(name).Error
+	}
+	out := &blixardv1.ExplainResponse{Vm: vm, Revision: s.Revision()}
+	n := need(vm.Spec)
+	fits, hosts := 0, 0
+	s.Nodes(func(node *blixardv1.Node) bool {
+		if node.Host == nil {
+			return true
+		}
+		hosts++
+		h := scheduleHost(node, s.overcommit())
+		v := &blixardv1.Verdict{NodeId: node.Id, Node: node.Name, Load: h.Load(), Chosen: vm.Placement.GetNodeId() == node.Id}
+		if v.Chosen { // what it holds itself does not stand in its own way
+			mine := schedule.Resources{MilliCPU: n.MilliCPU, MemoryMiB: n.MemoryMiB, DiskMiB: n.DiskMiB}
+			h.Used.MilliCPU -= min(mine.MilliCPU, h.Used.MilliCPU)
+			h.Used.MemoryMiB -= min(mine.MemoryMiB, h.Used.MemoryMiB)
+			h.Used.DiskMiB -= min(mine.DiskMiB, h.Used.DiskMiB)
+		}
+		for _, o := range schedule.Obstacles(nil, h, n) {
+			v.Reasons = append(v.Reasons, o.String())
+		}
+		if v.Fits = len(v.Reasons) == 0; v.Fits {
+			fits++
+		}
+		out.Verdicts = append(out.Verdicts, v)
+		return true
+	})
+	out.Summary = s.summary(vm, fits, hosts)
+	return out, nil
+}
+
+func (s *State) summary(vm *blixardv1.VM, fits, hosts int) string {
+	p := vm.Placement
+	if p == nil {
+		if vm.Deleting || !vm.Run {
+			return "it is stopped and holds no host"
+		}
+		return fmt.Sprintf("it waits for a host: %d of %d fit now", fits, hosts)
+	}
+	node := s.Node(p.NodeId)
+	text := fmt.Sprintf("it was placed on %s by entry %d, where most was left among the hosts that fit", node.GetName(), p.Incarnation.GetIndex())
+	switch {
+	case vm.Deleting:
+		text = "it is being deleted: " + s.deletionWaits(vm)
+	case node.GetHost().GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE:
+		text = fmt.Sprintf("its host %s is lost, and it may still run there; it is not started elsewhere because it waits for its host", node.GetName())
+	case node.GetHost().GetSuspect():
+		text = fmt.Sprintf("its host %s has not been heard of lately; if its lease ends, the VM is placed on another host", node.GetName())
+	}
+	return text
+}

@@ -1,0 +1,60 @@
+package cluster
+
+import (
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// fence ends an epoch: its proposer has granted it nothing for the whole
+// window, and granted nothing since it proposed. An entry that a later leader
+// appended proves neither, so only the proposer's own term counts.
+//
+// The short window releases what lives under a SHORT lease. What waits stays
+// where it is, unreachable. The long window releases, of that, only what its
+// user deletes.
+func (s *State) fence(e *entry, op *blixardv1.FenceOp) *blixardv1.Response {
+	old := s.Node(op.NodeId)
+	if op.Term != e.term || old.GetHost() == nil || old.Host.Epoch != op.Epoch {
+		return nil
+	}
+	n := clone(old)
+	from, to := blixardv1.EpochState_EPOCH_STATE_ACTIVE, blixardv1.EpochState_EPOCH_STATE_FENCED
+	if op.Long {
+		from, to = blixardv1.EpochState_EPOCH_STATE_FENCED, blixardv1.EpochState_EPOCH_STATE_FENCED_LONG
+	}
+	if n.Host.EpochState != from {
+		return nil
+	}
+	n.Host.EpochState, n.Revision = to, e.index
+	var placed []*blixardv1.VM
+	s.Placed(n.Id, func(vm *blixardv1.VM) bool {
+		placed = append(placed, vm)
+		return true
+	})
+	s.event(e, "HostFenced", "", n.Name, "epoch %d: its lease has surely ended", n.Host.Epoch)
+	for _, vm := range placed {
+		switch {
+		case vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT:
+			s.release(e, vm, n, "its host "+n.Name+" was lost and fenced")
+		case s.gone(n, vm.Placement.Lease) && vm.Deleting:
+			s.release(e, vm, n, "deleted; its host "+n.Name+" was lost for the long window")
+		case !vm.Deleting && !op.Long:
+			vm = clone(vm)
+			s.setPhase(e, vm, blixardv1.Phase_PHASE_UNREACHABLE, "HostLost", "its host "+n.Name+" was lost; it may still run there, so it is not started elsewhere")
+			s.put(vmKey(vm.Name), vm)
+		}
+	}
+	s.put(nodeKey(n.Id), n)
+	return nodeResponse(n)
+}
+
+// gone says whether nothing under the lease class can be alive on a host: its
+// epoch's window for that class has passed.
+func (s *State) gone(n *blixardv1.Node, class blixardv1.LeaseClass) bool {
+	switch class {
+	case blixardv1.LeaseClass_LEASE_CLASS_SHORT:
+		return n.Host.EpochState >= blixardv1.EpochState_EPOCH_STATE_FENCED
+	case blixardv1.LeaseClass_LEASE_CLASS_LONG:
+		return n.Host.EpochState >= blixardv1.EpochState_EPOCH_STATE_FENCED_LONG
+	}
+	return false
+}

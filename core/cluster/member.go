@@ -1,0 +1,151 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+func noNode(name string) *blixardv1.Response {
+	return refuse(blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND, fmt.Sprintf("there is no node named %q", name), "'blixard node list' shows those there are")
+}
+
+// MaxServers is the most voters that a cluster has.
+const MaxServers = 7
+
+// addNode admits a node. Its id is the index of the entry, so that no id is
+// used twice; the first node's is 1. A server is only noted here: the leader
+// sees the difference to the Raft configuration, and changes that.
+func (s *State) addNode(e *entry, op *blixardv1.AddNodeOp) *blixardv1.Response {
+	if err := ValidateName(op.GetName()); err != nil {
+		return &blixardv1.Response{Error: err}
+	}
+	if !op.Server && !op.Host {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "a node must be a server, a host, or both", "")
+	}
+	if s.NodeByName(op.Name) != nil {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_ALREADY_EXISTS, "a node named "+op.Name+" exists",
+			"use another name, or remove the old node first: a node that lost its disk returns as a new one")
+	}
+	if level := s.meta.Settings.GetLevel(); op.Level < level {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
+			fmt.Sprintf("the cluster is at level %d, and this node knows only %d", level, op.Level), "upgrade blixard on that node")
+	}
+	if op.Server && s.servers() >= MaxServers {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
+			fmt.Sprintf("the cluster has %d servers, which is the most it can have", MaxServers), "let it join as a host only")
+	}
+	n := &blixardv1.Node{Id: e.index, Name: op.Name, Address: op.Address, CreateTime: e.time(), Revision: e.index}
+	if e.cmd.GetInit() != nil {
+		n.Id = FirstID
+	}
+	if op.Server {
+		n.Server = blixardv1.ServerState_SERVER_STATE_JOINING
+		if slices.Contains(s.meta.Voters, n.Id) {
+			n.Server = blixardv1.ServerState_SERVER_STATE_VOTER
+		}
+	}
+	if op.Host {
+		n.Host = &blixardv1.HostState{}
+	}
+	s.put(nodeKey(n.Id), n)
+	s.event(e, "NodeAdded", "", n.Name, "at %s", n.Address)
+	if op.Host {
+		s.retarget(e)
+	}
+	return nodeResponse(n)
+}
+
+// FirstID is the id of the node that founds a cluster.
+const FirstID = 1
+
+func (s *State) servers() (n int) {
+	s.Nodes(func(node *blixardv1.Node) bool {
+		if node.Server != blixardv1.ServerState_SERVER_STATE_UNSPECIFIED && node.Server != blixardv1.ServerState_SERVER_STATE_LEAVING {
+			n++
+		}
+		return true
+	})
+	return n
+}
+
+// removeNode takes a node out. A host must have nothing left that may run; a
+// server leaves the Raft configuration first, which the leader sees to.
+func (s *State) removeNode(e *entry, op *blixardv1.RemoveNodeOp) *blixardv1.Response {
+	old := s.NodeByName(op.Name)
+	if old == nil {
+		return noNode(op.Name)
+	}
+	if k := old.GetHost().GetInstances(); k > 0 {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
+			fmt.Sprintf("%d VMs are placed on %s and may run there", k, op.Name),
+			"cordon it, delete its VMs or wait until they have been moved, then remove it")
+	}
+	server := old.Server != blixardv1.ServerState_SERVER_STATE_UNSPECIFIED
+	if server && old.Server != blixardv1.ServerState_SERVER_STATE_LEAVING && s.servers() == 1 {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, op.Name+" is the last server", "add another server first")
+	}
+	n := clone(old)
+	n.Host, n.Revision, n.Cordoned = nil, e.index, true
+	s.event(e, "NodeRemoved", "", n.Name, "removed")
+	if server {
+		n.Server = blixardv1.ServerState_SERVER_STATE_LEAVING
+		s.put(nodeKey(n.Id), n)
+	} else {
+		s.removed(e, n.Id)
+	}
+	if old.Host != nil {
+		s.retarget(e)
+	}
+	return nodeResponse(n)
+}
+
+func (s *State) removed(e *entry, id uint64) {
+	s.del(nodeKey(id))
+	var held []*blixardv1.ArtifactRecord
+	s.Artifacts(func(a *blixardv1.ArtifactRecord) bool {
+		if slices.Contains(a.Nodes, id) {
+			held = append(held, a)
+		}
+		return true
+	})
+	for _, a := range held {
+		a = clone(a)
+		a.Nodes = slices.DeleteFunc(a.Nodes, func(n uint64) bool { return n == id })
+		a.Revision = e.index
+		s.put(artifactKey(a.Digest), a)
+	}
+}
+
+// Reconfigure applies an entry that changed the Raft configuration.
+func (s *State) Reconfigure(index, term uint64, voters, learners []uint64) {
+	s.Apply(index, term, nil)
+	s.meta.Voters, s.meta.Learners = slices.Clone(voters), slices.Clone(learners)
+	var nodes []*blixardv1.Node
+	s.Nodes(func(n *blixardv1.Node) bool {
+		nodes = append(nodes, n)
+		return true
+	})
+	e := &entry{index: index, term: term}
+	for _, n := range nodes {
+		want := n.Server
+		switch {
+		case n.Server == blixardv1.ServerState_SERVER_STATE_LEAVING:
+			if !slices.Contains(voters, n.Id) && !slices.Contains(learners, n.Id) {
+				s.removed(e, n.Id)
+			}
+			continue
+		case slices.Contains(voters, n.Id):
+			want = blixardv1.ServerState_SERVER_STATE_VOTER
+		case slices.Contains(learners, n.Id):
+			want = blixardv1.ServerState_SERVER_STATE_LEARNER
+		}
+		if want != n.Server {
+			n = clone(n)
+			n.Server, n.Revision = want, index
+			s.put(nodeKey(n.Id), n)
+		}
+	}
+	s.put(metaKey, s.meta)
+}

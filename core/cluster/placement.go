@@ -1,0 +1,256 @@
+package cluster
+
+import (
+	"cmp"
+	"iter"
+
+	"github.com/blixard/blixard/core/schedule"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// scheduleHost shows a node as placement sees it.
+func scheduleHost(n *blixardv1.Node, overcommitMilli uint64) *schedule.Host {
+	h := n.GetHost()
+	f := h.GetFacts()
+	used, capacity := h.GetAllocated(), f.GetCapacity()
+	host := &schedule.Host{
+		ID: n.Id,
+		Capacity: schedule.Resources{
+			MilliCPU:  uint64(capacity.GetVcpus()) * overcommitMilli,
+			MemoryMiB: capacity.GetMemoryMib(),
+			DiskMiB:   capacity.GetDiskMib(),
+		},
+		Used: schedule.Resources{
+			MilliCPU:  uint64(used.GetVcpus()) * 1000,
+			MemoryMiB: used.GetMemoryMib(),
+			DiskMiB:   used.GetDiskMib(),
+		},
+		Instances: h.GetInstances(),
+		Labels:    f.GetLabels(),
+		Cordoned:  n.Cordoned,
+		Suspect:   h.GetSuspect(),
+		Away:      h.GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE || f == nil,
+	}
+	for _, hv := range f.GetHypervisors() {
+		host.Hypervisors = append(host.Hypervisors, int32(hv.Hypervisor))
+	}
+	return host
+}
+
+func schedulable(n *blixardv1.Node) bool {
+	h := n.GetHost()
+	return h != nil && h.Facts != nil && !n.Cordoned && !h.Suspect &&
+		h.EpochState == blixardv1.EpochState_EPOCH_STATE_ACTIVE
+}
+
+// need is what a spec asks of a host.
+func need(spec *blixardv1.VMSpec) schedule.Need {
+	n := schedule.Need{
+		Resources: schedule.Resources{
+			MilliCPU:  uint64(spec.GetVcpus()) * 1000,
+			MemoryMiB: spec.GetMemoryMib(),
+		},
+		Require: spec.GetRequire(),
+	}
+	for _, d := range spec.GetImage().GetDisks() {
+		n.DiskMiB += d.GetSizeMib()
+	}
+	switch {
+	case spec.GetHypervisor() != blixardv1.Hypervisor_HYPERVISOR_UNSPECIFIED:
+		n.Accept = []int32{int32(spec.GetHypervisor())}
+	case spec.GetProcess() != nil:
+		n.Accept = []int32{int32(blixardv1.Hypervisor_HYPERVISOR_PROCESS)}
+	default:
+		n.Accept = []int32{
+			int32(blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR),
+			int32(blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER),
+			int32(blixardv1.Hypervisor_HYPERVISOR_QEMU),
+		}
+	}
+	return n
+}
+
+func (s *State) emptiestFirst() iter.Seq[*schedule.Host] {
+	return func(yield func(*schedule.Host) bool) {
+		overcommit := s.overcommit()
+		s.hosts.Scan(func(_ string, id uint64) bool {
+			return yield(scheduleHost(s.Node(id), overcommit))
+		})
+	}
+}
+
+// place gives a waiting VM a host, if one fits, and says so in its status. The
+// VM is the caller's own copy, and is stored.
+func (s *State) place(e *entry, vm *blixardv1.VM) bool {
+	n := need(vm.Spec)
+	id, hv, ok := schedule.Choose(s.emptiestFirst(), n)
+	vm.Revision = e.index
+	if !ok {
+		vm.Status = &blixardv1.VMStatus{
+			Phase: blixardv1.Phase_PHASE_PENDING, Reason: "NoHostFits", ChangeTime: e.time(),
+			Message: "no host has room for it now; 'blixard vm explain " + vm.Name + "' says why",
+		}
+		s.put(vmKey(vm.Name), vm)
+		return false
+	}
+	node := clone(s.Node(id))
+	vm.Placement = &blixardv1.Placement{
+		NodeId: id, Epoch: node.Host.Epoch,
+		Incarnation: &blixardv1.Incarnation{Generation: s.meta.Generation, Index: e.index},
+		Hypervisor:  blixardv1.Hypervisor(hv),
+		Vcpus:       vm.Spec.Vcpus, MemoryMib: n.MemoryMiB, DiskMib: n.DiskMiB,
+	}
+	vm.Placement.TargetLease = s.leaseFor(vm, node)
+	vm.Placement.Lease = vm.Placement.TargetLease
+	vm.AssignmentRevision = e.index
+	vm.Status = &blixardv1.VMStatus{
+		Phase: blixardv1.Phase_PHASE_PENDING, Reason: "Placed", ChangeTime: e.time(),
+		Message: "placed on " + node.Name + ", which has not reported yet",
+	}
+	s.hold(node, vm, +1)
+	node.Host.Revision, node.Revision = e.index, e.index
+	s.boundBy(node, vm)
+	s.put(nodeKey(id), node)
+	s.put(vmKey(vm.Name), vm)
+	s.event(e, "VMPlaced", vm.Name, node.Name, "placed on %s", node.Name)
+	return true
+}
+
+// hold accounts the VM's resources to its host, or takes them back.
+func (s *State) hold(node *blixardv1.Node, vm *blixardv1.VM, sign int) {
+	p, h := vm.Placement, node.Host
+	if h.Allocated == nil {
+		h.Allocated = &blixardv1.Resources{}
+	}
+	a := h.Allocated
+	if sign > 0 {
+		a.Vcpus, a.MemoryMib, a.DiskMib, h.Instances = a.Vcpus+p.Vcpus, a.MemoryMib+p.MemoryMib, a.DiskMib+p.DiskMib, h.Instances+1
+		return
+	}
+	a.Vcpus, a.MemoryMib, a.DiskMib, h.Instances = a.Vcpus-p.Vcpus, a.MemoryMib-p.MemoryMib, a.DiskMib-p.DiskMib, h.Instances-1
+}
+
+// boundBy keeps the host's longest short lease: its short window counts from it.
+func (s *State) boundBy(node *blixardv1.Node, vm *blixardv1.VM) {
+	if vm.Placement.TargetLease == blixardv1.LeaseClass_LEASE_CLASS_SHORT {
+		node.Host.LongestLeaseMs = max(node.Host.LongestLeaseMs, s.leaseMs(vm, blixardv1.LeaseClass_LEASE_CLASS_SHORT))
+	}
+}
+
+// leaseFor is the class that a VM should have on a host, as things stand.
+func (s *State) leaseFor(vm *blixardv1.VM, node *blixardv1.Node) blixardv1.LeaseClass {
+	forks := vm.Spec.GetProcess() != nil && !node.GetHost().GetFacts().GetHoldsForks()
+	switch {
+	case s.hostCount <= 1:
+		return blixardv1.LeaseClass_LEASE_CLASS_NONE
+	case forks || vm.Spec.GetOnHostLoss() == blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT:
+		return blixardv1.LeaseClass_LEASE_CLASS_LONG
+	}
+	return blixardv1.LeaseClass_LEASE_CLASS_SHORT
+}
+
+// leaseMs is the length of a VM's lease of a class; 0 for NONE.
+func (s *State) leaseMs(vm *blixardv1.VM, class blixardv1.LeaseClass) uint32 {
+	switch class {
+	case blixardv1.LeaseClass_LEASE_CLASS_SHORT:
+		return cmp.Or(vm.Spec.GetLeaseMs(), s.meta.GetSettings().GetLeaseMs())
+	case blixardv1.LeaseClass_LEASE_CLASS_LONG:
+		return s.meta.GetSettings().GetLongLeaseMs()
+	}
+	return 0
+}
+
+// retarget gives every placed VM the lease class that it should have now. What
+// is loosened counts as loose at once; what is tightened, only when its host
+// has acknowledged.
+func (s *State) retarget(e *entry) {
+	var placed []*blixardv1.VM
+	s.placed.Scan(func(k string, _ struct{}) bool {
+		placed = append(placed, s.VMByUID(k[8:]))
+		return true
+	})
+	for _, vm := range placed {
+		node := s.Node(vm.Placement.NodeId)
+		want := s.leaseFor(vm, node)
+		if want == vm.Placement.TargetLease {
+			continue
+		}
+		vm, node = clone(vm), clone(node)
+		vm.Placement.TargetLease = want
+		vm.Placement.Lease = min(vm.Placement.Lease, want)
+		s.boundBy(node, vm)
+		s.assign(e, vm, node)
+	}
+}
+
+// assign stores a VM whose host must hear of a change. Both are the caller's
+// own copies.
+func (s *State) assign(e *entry, vm *blixardv1.VM, node *blixardv1.Node) {
+	vm.AssignmentRevision, vm.Revision = e.index, e.index
+	s.put(vmKey(vm.Name), vm)
+	if node != nil {
+		node.Host.Revision, node.Revision = e.index, e.index
+		s.put(nodeKey(node.Id), node)
+	}
+}
+
+// release ends an instance: what it held is free. A VM that was being deleted
+// is gone; another waits for a host. The node is the caller's own copy, and is
+// not stored here.
+func (s *State) release(e *entry, vm *blixardv1.VM, node *blixardv1.Node, why string) {
+	s.hold(node, vm, -1)
+	vm = clone(vm)
+	vm.Placement = nil
+	s.event(e, "VMReleased", vm.Name, node.Name, "%s", why)
+	s.freed()
+	if vm.Deleting {
+		s.drop(e, vm)
+		return
+	}
+	vm.Revision = e.index
+	vm.Status = &blixardv1.VMStatus{
+		Phase: blixardv1.Phase_PHASE_PENDING, Reason: "Released", ChangeTime: e.time(),
+		Message: why,
+	}
+	if !vm.Run {
+		vm.Status.Phase = blixardv1.Phase_PHASE_STOPPED
+	}
+	s.put(vmKey(vm.Name), vm)
+}
+
+// placePerEntry bounds how many waiting VMs one entry looks at.
+const placePerEntry = 128
+
+// placeMore places what waits, when something has been freed. What one entry
+// does not get to is left to the next; the leader sees to it that one comes.
+func (s *State) placeMore(e *entry) {
+	if !s.meta.PlaceMore {
+		return
+	}
+	var names []string
+	after := string(s.meta.PlaceAfter)
+	s.pending.Ascend(after, func(k, name string) bool {
+		if k == after {
+			return true
+		}
+		names = append(names, name)
+		s.meta.PlaceAfter = []byte(k)
+		return len(names) < placePerEntry
+	})
+	for _, name := range names {
+		s.placeWaiting(e, s.VM(name))
+	}
+	if len(names) < placePerEntry {
+		s.meta.PlaceMore, s.meta.PlaceAfter = false, nil
+	}
+}
+
+func (s *State) placeWaiting(e *entry, vm *blixardv1.VM) {
+	if _, _, ok := schedule.Choose(s.emptiestFirst(), need(vm.Spec)); !ok && vm.GetStatus().GetReason() == "NoHostFits" {
+		return // nothing new to say
+	}
+	s.place(e, clone(vm))
+}
+
+// freed says that something waiting may fit now: look at all of it again.
+func (s *State) freed() { s.meta.PlaceMore, s.meta.PlaceAfter = true, nil }

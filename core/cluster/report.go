@@ -1,0 +1,68 @@
+package cluster
+
+import (
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// hostReport takes over what a host saw. A report of another epoch, or of one
+// that is fenced, says nothing about now and is dropped; so is an observation
+// that was applied before, or of another incarnation.
+func (s *State) hostReport(e *entry, op *blixardv1.HostReportOp) *blixardv1.Response {
+	old := s.Node(op.NodeId)
+	if old.GetHost() == nil || old.Host.Epoch != op.Epoch || old.Host.BootId != op.BootId ||
+		old.Host.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE {
+		return nil
+	}
+	n := clone(old)
+	n.Revision = e.index
+	if op.Facts != nil {
+		n.Host.Facts = op.Facts
+		s.freed()
+	}
+	for _, o := range op.Observations {
+		if o.Sequence <= n.Host.Sequence {
+			continue
+		}
+		n.Host.Sequence = o.Sequence
+		s.observe(e, n, o)
+	}
+	s.put(nodeKey(n.Id), n)
+	return nil
+}
+
+// observe takes one observation; the node is the caller's own copy.
+func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
+	vm := s.VMByUID(o.Uid)
+	p := vm.GetPlacement()
+	if p == nil || p.NodeId != n.Id || p.Epoch != n.Host.Epoch || !sameIncarnation(p.Incarnation, o.Incarnation) {
+		return
+	}
+	current := o.AssignmentRevision >= vm.AssignmentRevision
+	if o.Removed {
+		if vm.Deleting && current {
+			s.release(e, vm, n, "its host has removed it")
+		}
+		return
+	}
+	vm = clone(vm)
+	p = vm.Placement
+	// An acknowledgement of a tighter lease counts only if the host knew the
+	// newest assignment: an older one may be loosened again after it was sent.
+	if current && o.Lease >= p.TargetLease && p.Lease < p.TargetLease {
+		p.Lease = p.TargetLease
+		s.boundBy(n, vm)
+	}
+	st := &blixardv1.VMStatus{
+		Phase: o.Phase, Reason: o.Reason, Message: o.Message, Attempt: o.Attempt,
+		ExitCode: o.ExitCode, Failures: o.Failures, ChangeTime: e.time(), Sequence: o.Sequence,
+	}
+	if vm.Deleting {
+		st.Phase = blixardv1.Phase_PHASE_DELETING
+	}
+	vm.Status, vm.Revision = st, e.index
+	s.put(vmKey(vm.Name), vm)
+}
+
+func sameIncarnation(a, b *blixardv1.Incarnation) bool {
+	return a.GetGeneration() == b.GetGeneration() && a.GetIndex() == b.GetIndex()
+}

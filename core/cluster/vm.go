@@ -1,0 +1,149 @@
+package cluster
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+func (s *State) createVM(e *entry, op *blixardv1.CreateVMOp) *blixardv1.Response {
+	if err := ValidateVM(op.Name, op.Spec); err != nil {
+		return &blixardv1.Response{Error: err}
+	}
+	if old := s.VM(op.Name); old != nil {
+		if old.Deleting {
+			return refuse(blixardv1.ErrorCode_ERROR_CODE_ALREADY_EXISTS,
+				fmt.Sprintf("the VM %s is still being deleted: %s", op.Name, s.deletionWaits(old)),
+				"wait for it with 'blixard vm get "+op.Name+"', or use another name")
+		}
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_ALREADY_EXISTS, "a VM named "+op.Name+" exists", "use another name, or delete it first")
+	}
+	for _, a := range artifacts(op.Spec) {
+		if s.Artifact(a.Digest) == nil {
+			return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
+				"the cluster does not have the artifact sha256:"+a.Digest, "upload it with 'blixard image push'")
+		}
+	}
+	vm := &blixardv1.VM{
+		Name: op.Name, Uid: fmt.Sprintf("%d-%d", s.meta.Generation, e.index),
+		Spec: s.complete(op.Spec), Run: true, RunGeneration: 1,
+		CreateTime: e.time(), Revision: e.index,
+	}
+	if op.ValidateOnly {
+		return vmResponse(vm)
+	}
+	s.refer(e, vm.Spec, +1)
+	s.place(e, vm)
+	return vmResponse(vm)
+}
+
+// complete fills in what the user left out, so that a later default changes
+// nothing that exists.
+func (s *State) complete(spec *blixardv1.VMSpec) *blixardv1.VMSpec {
+	spec = clone(spec)
+	spec.Vcpus = cmp.Or(spec.Vcpus, 1)
+	spec.MemoryMib = cmp.Or(spec.MemoryMib, 512)
+	spec.Restart = cmp.Or(spec.Restart, blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS)
+	spec.StopGraceMs = cmp.Or(spec.StopGraceMs, 20_000)
+	for _, d := range spec.GetImage().GetDisks() {
+		if d.SizeMib == 0 && d.Source != nil {
+			d.SizeMib = (d.Source.Size + 1<<20 - 1) >> 20
+		}
+	}
+	if spec.OnHostLoss == blixardv1.OnHostLoss_ON_HOST_LOSS_UNSPECIFIED {
+		spec.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE
+		if slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly }) {
+			spec.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT
+		}
+	}
+	return spec
+}
+
+func noVM(name string) *blixardv1.Response {
+	return refuse(blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND, fmt.Sprintf("there is no VM named %q", name), "'blixard vm list' shows those there are")
+}
+
+func (s *State) deleteVM(e *entry, op *blixardv1.DeleteVMOp) *blixardv1.Response {
+	vm := s.VM(op.Name)
+	if vm == nil || op.Uid != "" && op.Uid != vm.Uid {
+		return noVM(op.Name)
+	}
+	if vm.Deleting {
+		return vmResponse(vm)
+	}
+	vm = clone(vm)
+	vm.Deleting, vm.Run = true, false
+	s.setPhase(e, vm, blixardv1.Phase_PHASE_DELETING, "Deleting", "deleted by its user")
+	if vm.Placement == nil {
+		s.drop(e, vm)
+		return vmResponse(vm)
+	}
+	node := clone(s.Node(vm.Placement.NodeId))
+	if s.gone(node, vm.Placement.Lease) {
+		s.put(vmKey(vm.Name), vm)
+		s.release(e, vm, node, "deleted; its host's long window has passed")
+		s.put(nodeKey(node.Id), node)
+		return vmResponse(vm)
+	}
+	s.assign(e, vm, node)
+	return vmResponse(vm)
+}
+
+// drop forgets a VM of which nothing is alive.
+func (s *State) drop(e *entry, vm *blixardv1.VM) {
+	s.refer(e, vm.Spec, -1)
+	s.del(vmKey(vm.Name))
+	s.event(e, "VMDeleted", vm.Name, "", "nothing of it is left")
+}
+
+// deletionWaits says what a deletion waits for.
+func (s *State) deletionWaits(vm *blixardv1.VM) string {
+	node := s.Node(vm.GetPlacement().GetNodeId())
+	if node == nil {
+		return "it will be gone in a moment"
+	}
+	if node.Host.GetSuspect() || node.Host.GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE {
+		return "its host " + node.Name + " cannot be reached, and it may still run there; it is gone when the host answers or its lease has surely ended"
+	}
+	return "its host " + node.Name + " is ending it"
+}
+
+func (s *State) power(e *entry, op *blixardv1.PowerOp) *blixardv1.Response {
+	vm := s.VM(op.Name)
+	if vm == nil {
+		return noVM(op.Name)
+	}
+	if vm.Deleting {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+op.Name+" is being deleted", "")
+	}
+	if vm.Run == op.Run && !op.Restart {
+		return vmResponse(vm)
+	}
+	vm = clone(vm)
+	vm.Run, vm.Revision = op.Run, e.index
+	if op.Restart || op.Run {
+		vm.RunGeneration++
+	}
+	switch {
+	case vm.Placement != nil:
+		s.assign(e, vm, clone(s.Node(vm.Placement.NodeId)))
+	case op.Run:
+		s.place(e, vm)
+	default:
+		s.setPhase(e, vm, blixardv1.Phase_PHASE_STOPPED, "Stopped", "stopped by its user before it had a host")
+		s.put(vmKey(vm.Name), vm)
+	}
+	return vmResponse(vm)
+}
+
+// setPhase changes the status of the caller's own copy.
+func (s *State) setPhase(e *entry, vm *blixardv1.VM, phase blixardv1.Phase, reason, message string) {
+	st := &blixardv1.VMStatus{}
+	if vm.Status != nil {
+		st = clone(vm.Status)
+	}
+	st.Phase, st.Reason, st.Message, st.ChangeTime = phase, reason, message, e.time()
+	vm.Status, vm.Revision = st, e.index
+}

@@ -118,6 +118,7 @@ func (p *process) do(out shim.Output) {
 	case shim.Record:
 		p.record(*out.Exit)
 	case shim.Reply:
+		p.forgetPages() // one that was refused may be another file next time
 		s := p.state()
 		p.door.say(out.Conn, shim.Message{Type: shim.MsgReply, ID: out.ID, Error: out.Error, State: &s})
 	case shim.Die:

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -148,9 +149,9 @@ func run(req agent.ExecRequest) (*agent.ExecResponse, error) {
 // exitCode is the shell's convention: 128+n for signal n.
 func exitCode(s *os.ProcessState) int {
 	if s == nil {
-		return 128 + int(unix.SIGKILL) // its time was over before it began
+		return 128 + int(syscall.SIGKILL) // its time was over before it began
 	}
-	if ws, ok := s.Sys().(unix.WaitStatus); ok && ws.Signaled() {
+	if ws, ok := s.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		return 128 + int(ws.Signal())
 	}
 	return s.ExitCode()

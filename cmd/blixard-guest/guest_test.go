@@ -1,0 +1,162 @@
+//go:build linux && amd64
+
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/blixard/blixard/vmm/guest/agent"
+	"github.com/blixard/blixard/vmm/guest/boot"
+)
+
+// What needs a machine of its own is tested by the boots in vmm/guest.
+
+// TestMain lets the test program be the applets too, so that an exec has
+// something to run whose behaviour we know.
+func TestMain(m *testing.M) {
+	if name := filepath.Base(os.Args[0]); applets[name] != nil {
+		os.Exit(applet(name, os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// appletPath is the path of an applet by that name.
+func appletPath(t *testing.T, name string) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), name)
+	if err := os.Symlink(self, link); err != nil {
+		t.Fatal(err)
+	}
+	return link
+}
+
+func event(kind, code uint16, value uint32) []byte {
+	e := make([]byte, 16, inputEventSize)
+	e = binary.LittleEndian.AppendUint16(e, kind)
+	e = binary.LittleEndian.AppendUint16(e, code)
+	return binary.LittleEndian.AppendUint32(e, value)
+}
+
+func TestPowerPresses(t *testing.T) {
+	press, release, sync := event(1, 116, 1), event(1, 116, 0), event(0, 0, 0)
+	for name, c := range map[string]struct {
+		events [][]byte
+		want   int
+	}{
+		"nothing":      {nil, 0},
+		"one press":    {[][]byte{press, sync, release, sync}, 1},
+		"two":          {[][]byte{press, release, press}, 2},
+		"release only": {[][]byte{release}, 0},
+		"another key":  {[][]byte{event(1, 30, 1)}, 0},
+		"not a key":    {[][]byte{event(2, 116, 1)}, 0},
+		"half a press": {[][]byte{press[:20]}, 0},
+	} {
+		if got := powerPresses(bytes.Join(c.events, nil)); got != c.want {
+			t.Errorf("%s: %d presses, want %d", name, got, c.want)
+		}
+	}
+}
+
+func TestFindPort(t *testing.T) {
+	class := t.TempDir()
+	for port, name := range map[string]string{"vport0p1": "org.qemu.guest_agent.0\n", "vport1p1": agent.Port + "\n"} {
+		if err := os.Mkdir(filepath.Join(class, port), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(class, port, "name"), []byte(name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := findPort(class, agent.Port); got != "/dev/vport1p1" {
+		t.Errorf("got %q", got)
+	}
+	if got := findPort(class, "org.blixard"); got != "" {
+		t.Errorf("a name that no port has: %q", got)
+	}
+}
+
+// ask has the agent handle a line and waits for the response.
+func ask(t *testing.T, s *agentState, line string) agent.Response {
+	t.Helper()
+	responses := make(chan agent.Response, 1)
+	s.handle([]byte(line), func(r agent.Response) { responses <- r })
+	select {
+	case r := <-responses:
+		return r
+	case <-time.After(time.Minute):
+		t.Fatalf("no response to %s", line)
+		panic("unreachable")
+	}
+}
+
+func TestEveryRequestIsAnswered(t *testing.T) {
+	asked := make(chan struct{}, 1)
+	s := &agentState{params: boot.Params{Name: "web", UID: "u-1", Attempt: 2}, shutdown: asked}
+	if r := ask(t, s, `{"id":1,"op":"ping"}`); r.ID != 1 || !r.OK || r.Name != "web" {
+		t.Errorf("ping: %+v", r)
+	}
+	if r := ask(t, s, `{"id":2,"op":"info"}`); !r.OK || r.Info == nil || r.Info.UID != "u-1" || r.Info.Attempt != 2 || r.Info.MemTotalBytes == 0 {
+		t.Errorf("info: %+v", r)
+	}
+	if r := ask(t, s, `{"id":3,"op":"dance"}`); r.ID != 3 || r.OK || !strings.Contains(r.Error, "unknown op") {
+		t.Errorf("unknown op: %+v", r)
+	}
+	if r := ask(t, s, `rubbish`); r.OK || r.Error == "" {
+		t.Errorf("rubbish: %+v", r)
+	}
+	for range 2 { // asked twice is asked once
+		if r := ask(t, s, `{"id":4,"op":"shutdown"}`); !r.OK {
+			t.Errorf("shutdown: %+v", r)
+		}
+	}
+	if len(asked) != 1 {
+		t.Errorf("asked to shut down %d times", len(asked))
+	}
+}
+
+func TestTooManyProgramsAreRefused(t *testing.T) {
+	s := &agentState{}
+	for range maxPrograms {
+		s.running.enter(maxPrograms)
+	}
+	line := `{"id":1,"op":"exec","exec":{"argv":["true"]}}`
+	if r := ask(t, s, line); r.OK || !strings.Contains(r.Error, "busy") {
+		t.Errorf("one too many: %+v", r)
+	}
+	s.running.leave()
+	if r := ask(t, s, line); strings.Contains(r.Error, "busy") {
+		t.Errorf("once one has ended: %+v", r)
+	}
+}
+
+func TestRun(t *testing.T) {
+	r, err := run(agent.ExecRequest{Argv: []string{appletPath(t, "cat")}, Stdin: bytes.Repeat([]byte("x"), agent.MaxOutput+1)})
+	if err != nil || r.Exit != 0 || len(r.Stdout) != agent.MaxOutput || !r.Bounded {
+		t.Errorf("too much output: %v, %d bytes", err, len(r.Stdout))
+	}
+	r, err = run(agent.ExecRequest{Argv: []string{appletPath(t, "env")}, Env: []string{"BLIXARD_TEST=yes"}})
+	if err != nil || !strings.Contains(string(r.Stdout), "BLIXARD_TEST=yes\n") || r.Bounded {
+		t.Errorf("environment: %v, %+v", err, r)
+	}
+	r, err = run(agent.ExecRequest{Argv: []string{appletPath(t, "false")}})
+	if err != nil || r.Exit != 1 {
+		t.Errorf("a program that fails: %v, %+v", err, r)
+	}
+	r, err = run(agent.ExecRequest{Argv: []string{appletPath(t, "sleep"), "1h"}, TimeoutMS: 50})
+	if err != nil || !r.TimedOut || r.Exit != 128+9 {
+		t.Errorf("a program that takes too long: %v, %+v", err, r)
+	}
+	if r, err = run(agent.ExecRequest{Argv: []string{"/no/such/program"}}); err == nil {
+		t.Errorf("no such program: %+v", r)
+	}
+}

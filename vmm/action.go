@@ -88,8 +88,12 @@ type Report struct {
 	Liveness Liveness
 	// Lease that the live instance has; NONE when it is bound by no page.
 	Lease blixardv1.LeaseClass
-	// LeaseMs is the length of the page that binds it; 0 for none.
+	// LeaseMs is the length of the page that binds it, and Epoch the epoch of
+	// that page; 0 for none.
 	LeaseMs uint32
+	Epoch   uint64
+	// RunGeneration of the assignment with which it was started.
+	RunGeneration uint32
 	// Ready: the guest was seen to run (the hypervisor answers and is running;
 	// for a process: it was started).
 	Ready bool

@@ -110,17 +110,17 @@ func (s *State) tag(e *entry, op *blixardv1.TagOp) *blixardv1.Response {
 	return artifactResponse(r)
 }
 
-// CollectDue says whether something could be collected now.
-func (s *State) CollectDue() bool {
+// CollectDue says whether something could be collected at a logged time.
+func (s *State) CollectDue(loggedTime uint64) bool {
 	_, digest, ok := s.idle.Min()
-	return ok && s.Artifact(digest).UnusedSince+unusedGrace < s.meta.LoggedTime
+	return ok && s.Artifact(digest).UnusedSince+unusedGrace < loggedTime
 }
 
 // collect forgets artifacts that nothing has needed for the grace time. Their
 // holders delete what the cluster does not know.
 func (s *State) collect(e *entry) *blixardv1.Response {
 	for range placePerEntry {
-		if !s.CollectDue() {
+		if !s.CollectDue(s.meta.LoggedTime) {
 			return nil
 		}
 		_, digest, _ := s.idle.Min()

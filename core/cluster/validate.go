@@ -2,55 +2,51 @@ package cluster
 
 import (
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
-// Bounds of a spec. They keep sums far away from overflow, and a spec small
-// enough to travel in every snapshot.
+// Limits of a VM's spec. What they allow, every part behind them must bear.
 const (
-	maxVCPUs     = 256
-	minMemoryMiB = 32
-	maxMemoryMiB = 16 << 20
-	maxDiskMiB   = 64 << 20
-	maxDisks     = 16
-	maxArgs      = 256
-	maxText      = 16 << 10 // bytes of a command line, of all arguments, of all variables
-	maxLabels    = 64
+	maxVCPUs       = 256
+	minMemoryMiB   = 32
+	maxMemoryMiB   = 16 << 20
+	maxDisks       = 16       // virtio-mmio has few slots
+	maxDiskMiB     = 64 << 20 // 64 TiB
+	maxBlobBytes   = maxDiskMiB << 20
+	maxCmdline     = 1500 // x86 takes 2048 in all, and the runner adds its own
+	maxLabels      = 64
+	maxLabel       = 63
+	maxArgv        = 256
+	maxEnv         = 256
+	maxProgram     = 64 << 10 // bytes of all of argv and env
+	minLeaseMs     = 1000
+	maxLeaseMs     = 3600000
+	maxGraceMs     = 600000
+	maxPriority    = 1000
+	firecrackerCPU = 32
 )
 
-// ValidateName checks the name of a VM, a node or an image:
-// [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?, as in RFC 1123.
-func ValidateName(name string) *blixardv1.Error {
-	switch {
-	case name == "":
-		return invalid("name", "the name is empty", "give it 1 to 63 of a-z, 0-9 and -")
-	case len(name) > 63:
-		return invalid("name", fmt.Sprintf("the name has %d characters", len(name)), "63 are the most")
-	case !all(name, func(c byte) bool { return lowerAlnum(c) || c == '-' }) || name[0] == '-' || name[len(name)-1] == '-':
-		return invalid("name", fmt.Sprintf("the name %q is not allowed", name), "use a-z, 0-9 and -, beginning and ending with a letter or digit")
-	}
-	return nil
-}
-
-// ValidDigest says whether it is a SHA-256 as 64 lowercase hexadecimal digits.
-func ValidDigest(digest string) bool {
-	return len(digest) == 64 && all(digest, func(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' })
-}
-
-// ValidateVM checks everything about a VM that can be known without a cluster.
-// It returns the first thing wrong, or nil.
+// ValidateVM checks all of a VM before it is accepted, and returns nil or the
+// first thing that is wrong with it. The edge calls it to answer early, and
+// Apply to be sure: what it accepts is part of what Apply does, so a change
+// here needs a new Level.
 func ValidateVM(name string, spec *blixardv1.VMSpec) *blixardv1.Error {
-	if err := ValidateName(name); err != nil {
+	if err := ValidateName("name", name); err != nil {
 		return err
 	}
 	if spec == nil {
-		return invalid("spec", "there is no spec", "say what to run: an image (kernel) or a process")
+		return invalid("spec", "the VM has no spec", "say at least what it boots: spec.image.kernel or spec.process.argv")
 	}
-	for _, check := range []func(*blixardv1.VMSpec) *blixardv1.Error{validateSize, validatePolicy, validateLabels, validateSource} {
+	for _, check := range []func(*blixardv1.VMSpec) *blixardv1.Error{
+		checkEnums, checkSize, checkSource, checkLabels, checkTimes,
+	} {
 		if err := check(spec); err != nil {
 			return err
 		}
@@ -58,204 +54,326 @@ func ValidateVM(name string, spec *blixardv1.VMSpec) *blixardv1.Error {
 	return nil
 }
 
-func validateSize(spec *blixardv1.VMSpec) *blixardv1.Error {
-	if spec.Vcpus > maxVCPUs {
-		return invalid("spec.vcpus", fmt.Sprintf("%d vcpus are too many", spec.Vcpus), fmt.Sprintf("1 to %d are possible", maxVCPUs))
+// ValidateName checks the name of a VM or of a node. Names become file names,
+// host names and keys, so they are DNS labels in lower case.
+func ValidateName(field, name string) *blixardv1.Error {
+	const advice = "use 1 to 63 lower-case letters a-z, digits and '-', with a letter or a digit at both ends"
+	switch {
+	case name == "":
+		return invalid(field, "it is empty", advice)
+	case len(name) > 63:
+		return invalid(field, fmt.Sprintf("it is %d bytes long", len(name)), advice)
+	case name[0] == '-' || name[len(name)-1] == '-':
+		return invalid(field, fmt.Sprintf("%q begins or ends with '-'", name), advice)
 	}
-	if m := spec.MemoryMib; m != 0 && (m < minMemoryMiB || m > maxMemoryMiB) {
-		return invalid("spec.memory_mib", fmt.Sprintf("%d MiB of memory are out of range", m), fmt.Sprintf("%d to %d are possible", minMemoryMiB, maxMemoryMiB))
-	}
-	return nil
-}
-
-func validatePolicy(spec *blixardv1.VMSpec) *blixardv1.Error {
-	if l := spec.LeaseMs; l != 0 && (l < 1_000 || l > 3_600_000) {
-		return invalid("spec.lease_ms", fmt.Sprintf("a lease of %d ms is out of range", l), "1000 to 3600000 are possible; 0 takes the cluster's")
-	}
-	if spec.StopGraceMs > 600_000 {
-		return invalid("spec.stop_grace_ms", fmt.Sprintf("a grace time of %d ms is too long", spec.StopGraceMs), "600000 is the most")
-	}
-	if spec.Priority < -1000 || spec.Priority > 1000 {
-		return invalid("spec.priority", fmt.Sprintf("a priority of %d is out of range", spec.Priority), "-1000 to 1000 are possible")
-	}
-	if _, ok := blixardv1.RestartPolicy_name[int32(spec.Restart)]; !ok {
-		return invalid("spec.restart", "the restart policy is unknown", "use always, on-failure or never")
-	}
-	if _, ok := blixardv1.OnHostLoss_name[int32(spec.OnHostLoss)]; !ok {
-		return invalid("spec.on_host_loss", "the policy for a lost host is unknown", "use replace or wait")
-	}
-	if _, ok := blixardv1.Hypervisor_name[int32(spec.Hypervisor)]; !ok {
-		return invalid("spec.hypervisor", "the hypervisor is unknown", "use qemu, cloud-hypervisor, firecracker or process")
+	for _, r := range name {
+		if !nameRune(r) {
+			return invalid(field, fmt.Sprintf("%+q holds %+q", name, r), advice)
+		}
 	}
 	return nil
 }
 
-func validateLabels(spec *blixardv1.VMSpec) *blixardv1.Error {
-	for _, m := range []struct {
+// ValidateDigest checks the name of an artifact.
+func ValidateDigest(field, digest string) *blixardv1.Error {
+	const advice = "give the SHA-256 of the content as 64 lower-case hexadecimal digits, as sha256sum prints it"
+	if digest == "" {
+		return invalid(field, "it is empty", advice)
+	}
+	if len(digest) != 64 {
+		return invalid(field, fmt.Sprintf("it has %d characters", len(digest)), advice)
+	}
+	for _, c := range []byte(digest) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return invalid(field, fmt.Sprintf("it holds %+q", rune(c)), advice)
+		}
+	}
+	return nil
+}
+
+// ValidateArtifact checks a reference to content.
+func ValidateArtifact(field string, digest string, size uint64) *blixardv1.Error {
+	if err := ValidateDigest(field+".digest", digest); err != nil {
+		return err
+	}
+	if size == 0 {
+		return invalid(field+".size", "it is 0", "give the size of the content in bytes; empty content boots nothing")
+	}
+	if size > maxBlobBytes {
+		return invalid(field+".size", fmt.Sprintf("%d bytes are more than 64 TiB", size), "give the size of the content in bytes")
+	}
+	return nil
+}
+
+// ValidateTag checks the name that a user gives to an artifact; empty is none.
+func ValidateTag(field, name string) *blixardv1.Error {
+	const advice = "use at most 63 characters from A-Z a-z 0-9 . _ / -"
+	if len(name) > maxLabel {
+		return invalid(field, fmt.Sprintf("it is %d bytes long", len(name)), advice)
+	}
+	if r, bad := firstBad(name, labelRune); bad {
+		return invalid(field, fmt.Sprintf("%+q holds %+q", name, r), advice)
+	}
+	return nil
+}
+
+func checkEnums(s *blixardv1.VMSpec) *blixardv1.Error {
+	for _, e := range []struct {
 		field  string
-		labels map[string]string
-	}{{"spec.labels", spec.Labels}, {"spec.require", spec.Require}} {
-		if err := ValidateLabels(m.field, m.labels); err != nil {
+		number int32
+		names  map[int32]string
+	}{
+		{"spec.hypervisor", int32(s.GetHypervisor()), blixardv1.Hypervisor_name},
+		{"spec.restart", int32(s.GetRestart()), blixardv1.RestartPolicy_name},
+		{"spec.on_host_loss", int32(s.GetOnHostLoss()), blixardv1.OnHostLoss_name},
+	} {
+		if _, ok := e.names[e.number]; !ok {
+			return invalid(e.field, fmt.Sprintf("%d means nothing here", e.number),
+				"use one of "+strings.Join(inOrder(e.names), ", "))
+		}
+	}
+	return nil
+}
+
+func checkSize(s *blixardv1.VMSpec) *blixardv1.Error {
+	if n := s.GetVcpus(); n > maxVCPUs {
+		return invalid("spec.vcpus", fmt.Sprintf("%d is too many", n), "use 1 to 256, or 0 for 1")
+	}
+	if n := s.GetVcpus(); n > firecrackerCPU && s.GetHypervisor() == blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER {
+		return invalid("spec.vcpus", fmt.Sprintf("Firecracker takes at most 32, not %d", n), "use fewer, or another hypervisor")
+	}
+	if n := s.GetMemoryMib(); n != 0 && (n < minMemoryMiB || n > maxMemoryMiB) {
+		return invalid("spec.memory_mib", fmt.Sprintf("%d MiB is out of range", n), "use 32 to 16777216 MiB, or 0 for 512; the unit is MiB, not bytes")
+	}
+	return nil
+}
+
+func checkSource(s *blixardv1.VMSpec) *blixardv1.Error {
+	process := s.GetHypervisor() == blixardv1.Hypervisor_HYPERVISOR_PROCESS
+	switch src := s.GetSource().(type) {
+	case *blixardv1.VMSpec_Image:
+		if process {
+			return invalid("spec.hypervisor", "HYPERVISOR_PROCESS runs a program, and the spec has an image", "give spec.process, or choose another hypervisor")
+		}
+		return checkImage(src.Image)
+	case *blixardv1.VMSpec_Process:
+		if !process && s.GetHypervisor() != blixardv1.Hypervisor_HYPERVISOR_UNSPECIFIED {
+			return invalid("spec.hypervisor", fmt.Sprintf("%s cannot run spec.process", s.GetHypervisor()), "use HYPERVISOR_PROCESS, or give spec.image")
+		}
+		return checkProcess(src.Process)
+	}
+	return invalid("spec.source", "nothing says what the VM boots", "give spec.image with a kernel, or spec.process with argv")
+}
+
+func checkImage(i *blixardv1.Image) *blixardv1.Error {
+	if i.GetKernel() == nil {
+		return invalid("spec.image.kernel", "it is missing", "give the digest and the size of an uploaded kernel")
+	}
+	if err := ValidateArtifact("spec.image.kernel", i.GetKernel().GetDigest(), i.GetKernel().GetSize()); err != nil {
+		return err
+	}
+	if r := i.GetInitrd(); r != nil {
+		if err := ValidateArtifact("spec.image.initrd", r.GetDigest(), r.GetSize()); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-// ValidateLabels checks a set of labels; field says in errors whose they are.
-func ValidateLabels(field string, labels map[string]string) *blixardv1.Error {
-	if len(labels) > maxLabels {
-		return invalid(field, fmt.Sprintf("%d labels are too many", len(labels)), fmt.Sprintf("%d are the most", maxLabels))
-	}
-	for _, k := range sortedKeys(labels) {
-		if k == "" || !labelText(k) || !labelText(labels[k]) {
-			return invalid(field, fmt.Sprintf("the label %q=%q is not allowed", k, labels[k]), "use at most 63 of A-Z, a-z, 0-9 and . _ / - for each")
-		}
-	}
-	return nil
-}
-
-func validateSource(spec *blixardv1.VMSpec) *blixardv1.Error {
-	switch src := spec.Source.(type) {
-	case *blixardv1.VMSpec_Image:
-		if spec.Hypervisor == blixardv1.Hypervisor_HYPERVISOR_PROCESS {
-			return invalid("spec.hypervisor", "an image cannot run as a process", "use qemu, or leave the hypervisor out")
-		}
-		return validateImage(src.Image)
-	case *blixardv1.VMSpec_Process:
-		if h := spec.Hypervisor; h != blixardv1.Hypervisor_HYPERVISOR_PROCESS && h != blixardv1.Hypervisor_HYPERVISOR_UNSPECIFIED {
-			return invalid("spec.hypervisor", "a process runs under no hypervisor", "use process, or leave the hypervisor out")
-		}
-		return validateProcess(src.Process)
-	}
-	return invalid("spec.source", "the spec does not say what to run", "give an image (kernel) or a process (argv)")
-}
-
-func validateImage(img *blixardv1.Image) *blixardv1.Error {
-	if img.GetKernel() == nil {
-		return invalid("spec.image.kernel", "the image has no kernel", "give one: a file, a digest, or the name of a pushed image")
-	}
-	if err := validateArtifact("spec.image.kernel", img.Kernel); err != nil {
+	if err := checkCmdline(i.GetCmdline()); err != nil {
 		return err
 	}
-	if err := validateArtifact("spec.image.initrd", img.Initrd); err != nil {
-		return err
-	}
-	// The kernel takes at most 2048 bytes, and the runner needs some.
-	if len(img.Cmdline) > 1536 || !printable(img.Cmdline) {
-		return invalid("spec.image.cmdline", "the kernel command line is too long or has control characters", "use at most 1536 printable characters on one line")
-	}
-	if len(img.Disks) > maxDisks {
-		return invalid("spec.image.disks", fmt.Sprintf("%d disks are too many", len(img.Disks)), fmt.Sprintf("%d are the most", maxDisks))
+	if n := len(i.GetDisks()); n > maxDisks {
+		return invalid("spec.image.disks", fmt.Sprintf("%d disks are too many", n), "use at most 16")
 	}
 	seen := map[string]bool{}
-	for i, d := range img.Disks {
-		if err := validateDisk(fmt.Sprintf("spec.image.disks[%d]", i), d); err != nil {
+	total := uint64(0)
+	for n, d := range i.GetDisks() {
+		field := fmt.Sprintf("spec.image.disks[%d]", n)
+		if err := checkDisk(field, d); err != nil {
 			return err
 		}
-		if seen[d.Name] {
-			return invalid(fmt.Sprintf("spec.image.disks[%d].name", i), fmt.Sprintf("two disks are named %q", d.Name), "give each a name of its own")
+		if seen[d.GetName()] {
+			return invalid(field+".name", fmt.Sprintf("another disk is called %q too", d.GetName()), "give each disk its own name")
 		}
-		seen[d.Name] = true
+		seen[d.GetName()] = true
+		// Each is at most 64 TiB and there are at most 16: no overflow.
+		total += max(d.GetSizeMib(), mebibytes(d.GetSource().GetSize()))
+	}
+	if total > maxDiskMiB {
+		return invalid("spec.image.disks", fmt.Sprintf("together they are %d MiB, more than 64 TiB", total), "make them smaller; the unit is MiB")
 	}
 	return nil
 }
 
-func validateDisk(field string, d *blixardv1.Disk) *blixardv1.Error {
-	if d.GetName() == "" || len(d.Name) > 20 || !all(d.Name, func(c byte) bool { return lowerAlnum(c) || c == '-' }) {
-		return invalid(field+".name", fmt.Sprintf("the disk name %q is not allowed", d.GetName()), "use 1 to 20 of a-z, 0-9 and -")
+func checkCmdline(c string) *blixardv1.Error {
+	const field = "spec.image.cmdline"
+	if len(c) > maxCmdline {
+		return invalid(field, fmt.Sprintf("%d bytes are too long", len(c)), "use at most 1500: the kernel cuts what is longer")
 	}
-	if err := validateArtifact(field+".source", d.Source); err != nil {
-		return err
-	}
-	if d.SizeMib > maxDiskMiB {
-		return invalid(field+".size_mib", fmt.Sprintf("a disk of %d MiB is too large", d.SizeMib), fmt.Sprintf("%d is the most", maxDiskMiB))
-	}
-	if d.Source == nil && d.SizeMib == 0 {
-		return invalid(field+".size_mib", "a blank disk needs a size", "give size_mib, or a source")
-	}
-	if d.Source != nil && d.SizeMib != 0 && d.SizeMib<<20 < d.Source.Size {
-		return invalid(field+".size_mib", fmt.Sprintf("the disk is smaller (%d MiB) than its source (%d bytes)", d.SizeMib, d.Source.Size), "give it at least the size of its source")
+	if r, bad := firstBad(c, func(r rune) bool { return r >= ' ' && r <= '~' }); bad {
+		return invalid(field, fmt.Sprintf("it holds %+q", r), "use printable ASCII in one line")
 	}
 	return nil
 }
 
-func validateArtifact(field string, a *blixardv1.Artifact) *blixardv1.Error {
-	if a == nil {
+func checkDisk(field string, d *blixardv1.Disk) *blixardv1.Error {
+	const advice = "use 1 to 20 lower-case letters a-z, digits and '-': the guest sees it as the disk's serial"
+	if n := len(d.GetName()); n == 0 || n > 20 {
+		return invalid(field+".name", fmt.Sprintf("it is %d bytes long", n), advice)
+	}
+	if r, bad := firstBad(d.GetName(), nameRune); bad {
+		return invalid(field+".name", fmt.Sprintf("%+q holds %+q", d.GetName(), r), advice)
+	}
+	if d.GetSizeMib() > maxDiskMiB {
+		return invalid(field+".size_mib", fmt.Sprintf("%d MiB are more than 64 TiB", d.GetSizeMib()), "make it smaller; the unit is MiB")
+	}
+	src := d.GetSource()
+	if src == nil {
+		if d.GetSizeMib() == 0 {
+			return invalid(field+".size_mib", "a disk without a source needs a size", "give size_mib, or a source")
+		}
+		if d.GetReadOnly() {
+			return invalid(field+".read_only", "the disk is blank and could never be written", "give it a source, or let it be written")
+		}
 		return nil
 	}
-	if !ValidDigest(a.Digest) {
-		return invalid(field+".digest", fmt.Sprintf("%q is no digest", clip(a.Digest)), "a digest is 64 lowercase hexadecimal digits (SHA-256)")
+	if err := ValidateArtifact(field+".source", src.GetDigest(), src.GetSize()); err != nil {
+		return err
 	}
-	if a.Size == 0 || a.Size > maxDiskMiB<<20 {
-		return invalid(field+".size", fmt.Sprintf("%d bytes is no possible size", a.Size), "give the artifact's size in bytes")
+	if need := mebibytes(src.GetSize()); d.GetSizeMib() != 0 && d.GetSizeMib() < need {
+		return invalid(field+".size_mib", fmt.Sprintf("%d MiB cannot hold the source, which needs %d", d.GetSizeMib(), need), "make it larger, or 0 for the size of the source")
 	}
 	return nil
 }
 
-func validateProcess(p *blixardv1.Process) *blixardv1.Error {
-	argv := p.GetArgv()
-	if len(argv) == 0 || !strings.HasPrefix(argv[0], "/") {
-		return invalid("spec.process.argv", "the program is not an absolute path", "argv[0] must begin with /")
+func checkProcess(p *blixardv1.Process) *blixardv1.Error {
+	const argv, env = "spec.process.argv", "spec.process.env"
+	if len(p.GetArgv()) == 0 {
+		return invalid(argv, "it is empty", "give the absolute path of a program on the host, and its arguments")
 	}
-	if len(argv) > maxArgs || size(argv) > maxText || slices.ContainsFunc(argv, hasNUL) {
-		return invalid("spec.process.argv", "the arguments are too many, too long, or have a NUL", fmt.Sprintf("%d arguments and %d bytes are the most", maxArgs, maxText))
+	if a := p.GetArgv()[0]; !strings.HasPrefix(a, "/") || strings.HasSuffix(a, "/") {
+		return invalid(argv+"[0]", fmt.Sprintf("%+q is no absolute path of a program", a), "begin it with '/': nothing is searched in PATH")
 	}
-	keys := sortedKeys(p.Env)
-	if len(keys) > maxArgs || size(keys) > maxText {
-		return invalid("spec.process.env", "there are too many variables", fmt.Sprintf("%d variables and %d bytes are the most", maxArgs, maxText))
+	if n := len(p.GetArgv()); n > maxArgv {
+		return invalid(argv, fmt.Sprintf("%d arguments are too many", n), "use at most 256")
 	}
-	total := 0
-	for _, k := range keys {
-		total += len(p.Env[k])
-		if k == "" || strings.ContainsAny(k, "=\x00") || hasNUL(p.Env[k]) || total > maxText {
-			return invalid("spec.process.env", fmt.Sprintf("the variable %q is not allowed", clip(k)), "a name is not empty and has no =; neither has a NUL; 16 KiB are the most")
+	if n := len(p.GetEnv()); n > maxEnv {
+		return invalid(env, fmt.Sprintf("%d variables are too many", n), "use at most 256")
+	}
+	size := 0
+	for i, a := range p.GetArgv() {
+		if err := checkWord(fmt.Sprintf("%s[%d]", argv, i), a); err != nil {
+			return err
 		}
+		size += len(a)
+	}
+	for _, k := range slices.Sorted(maps.Keys(p.GetEnv())) {
+		if k == "" || strings.Contains(k, "=") {
+			return invalid(env, fmt.Sprintf("%+q is no name of a variable", k), "use a name that is not empty and has no '='")
+		}
+		field := fmt.Sprintf("%s[%+q]", env, k)
+		if err := checkWord(field, k); err != nil {
+			return err
+		}
+		if err := checkWord(field, p.GetEnv()[k]); err != nil {
+			return err
+		}
+		size += len(k) + len(p.GetEnv()[k])
+	}
+	if size > maxProgram {
+		return invalid("spec.process", fmt.Sprintf("argv and env are %d bytes together", size), "use at most 65536; put more into a file on the host")
+	}
+	return nil
+}
+
+// checkWord checks what execve takes: anything but NUL.
+func checkWord(field, w string) *blixardv1.Error {
+	if strings.ContainsRune(w, 0) {
+		return invalid(field, "it holds a NUL byte", "remove it: no program can be given one")
+	}
+	if !utf8.ValidString(w) {
+		return invalid(field, "it is not UTF-8", "use UTF-8 text")
+	}
+	return nil
+}
+
+func checkLabels(s *blixardv1.VMSpec) *blixardv1.Error {
+	if err := ValidateLabels("spec.labels", s.GetLabels()); err != nil {
+		return err
+	}
+	return ValidateLabels("spec.require", s.GetRequire())
+}
+
+// ValidateLabels checks labels, of a VM, of a host or of a selector.
+func ValidateLabels(field string, labels map[string]string) *blixardv1.Error {
+	if n := len(labels); n > maxLabels {
+		return invalid(field, fmt.Sprintf("%d labels are too many", n), "use at most 64")
+	}
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		if k == "" {
+			return invalid(field, "a label has no key", "give every label a key")
+		}
+		for _, w := range []string{k, labels[k]} {
+			if len(w) > maxLabel {
+				return invalid(field, fmt.Sprintf("%.20q... is %d bytes long", w, len(w)), "use at most 63 characters in a key and in a value")
+			}
+			if r, bad := firstBad(w, labelRune); bad {
+				return invalid(field, fmt.Sprintf("%+q holds %+q", w, r), "use A-Z a-z 0-9 . _ / - in keys and values")
+			}
+		}
+	}
+	return nil
+}
+
+func checkTimes(s *blixardv1.VMSpec) *blixardv1.Error {
+	if n := s.GetLeaseMs(); n != 0 && (n < minLeaseMs || n > maxLeaseMs) {
+		return invalid("spec.lease_ms", fmt.Sprintf("%d ms is out of range", n), "use 1000 to 3600000 ms, or 0 for the cluster's")
+	}
+	if n := s.GetStopGraceMs(); n > maxGraceMs {
+		return invalid("spec.stop_grace_ms", fmt.Sprintf("%d ms is too long", n), "use at most 600000 ms, or 0 for 20000")
+	}
+	if n := s.GetPriority(); n < -maxPriority || n > maxPriority {
+		return invalid("spec.priority", fmt.Sprintf("%d is out of range", n), "use -1000 to 1000")
 	}
 	return nil
 }
 
 func invalid(field, message, advice string) *blixardv1.Error {
-	return &blixardv1.Error{Code: blixardv1.ErrorCode_ERROR_CODE_INVALID, Field: field, Message: message, Advice: advice}
+	return &blixardv1.Error{
+		Code:    blixardv1.ErrorCode_ERROR_CODE_INVALID,
+		Field:   field,
+		Message: message,
+		Advice:  advice,
+	}
 }
 
-func lowerAlnum(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
+func nameRune(r rune) bool { return r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' }
 
-func labelText(s string) bool {
-	return len(s) <= 63 && all(s, func(c byte) bool {
-		return lowerAlnum(c) || c >= 'A' && c <= 'Z' || strings.IndexByte("._/-", c) >= 0
-	})
+func labelRune(r rune) bool {
+	return nameRune(r) || r >= 'A' && r <= 'Z' || r == '.' || r == '_' || r == '/'
 }
 
-func all(s string, ok func(byte) bool) bool {
-	for i := range len(s) {
-		if !ok(s[i]) {
-			return false
+// firstBad returns the first rune that is not good; of bytes that are no
+// UTF-8, U+FFFD.
+func firstBad(s string, good func(rune) bool) (rune, bool) {
+	for _, r := range s {
+		if !good(r) || r == unicode.ReplacementChar {
+			return r, true
 		}
 	}
-	return true
+	return 0, false
 }
 
-func printable(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
-}
-
-func hasNUL(s string) bool { return strings.IndexByte(s, 0) >= 0 || !utf8.ValidString(s) }
-
-func size(list []string) (n int) {
-	for _, s := range list {
-		n += len(s) + 1
+// mebibytes rounds up, without overflow.
+func mebibytes(bytes uint64) uint64 {
+	if bytes > math.MaxUint64-(1<<20-1) {
+		return bytes >> 20
 	}
-	return n
+	return (bytes + 1<<20 - 1) >> 20
 }
 
-func clip(s string) string { return s[:min(len(s), 80)] }
-
-func sortedKeys(m map[string]string) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
+func inOrder(names map[int32]string) []string {
+	var out []string
+	for _, n := range slices.Sorted(maps.Keys(names)) {
+		out = append(out, names[n])
 	}
-	slices.Sort(keys)
-	return keys
+	return out
 }

@@ -118,7 +118,7 @@ func (s *State) power(e *entry, op *blixardv1.PowerOp) *blixardv1.Response {
 	if vm.Deleting {
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+op.Name+" is being deleted", "")
 	}
-	if vm.Run == op.Run && !op.Restart {
+	if vm.Run == op.Run && !op.Restart && !(op.Run && ended(vm)) {
 		return vmResponse(vm)
 	}
 	vm = clone(vm)
@@ -136,6 +136,12 @@ func (s *State) power(e *entry, op *blixardv1.PowerOp) *blixardv1.Response {
 		s.put(vmKey(vm.Name), vm)
 	}
 	return vmResponse(vm)
+}
+
+// ended VMs were meant to run, and by their restart policy do so no more, or not yet.
+func ended(vm *blixardv1.VM) bool {
+	p := vm.GetStatus().GetPhase()
+	return p == blixardv1.Phase_PHASE_STOPPED || p == blixardv1.Phase_PHASE_FAILED
 }
 
 // setPhase changes the status of the caller's own copy.

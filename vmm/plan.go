@@ -1,0 +1,233 @@
+package vmm
+
+import (
+	"fmt"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// Context is what Plan must know besides the VM.
+type Context struct {
+	// Host under whose epoch actions are ordered now.
+	Host shim.Host
+	// Deadline returns the deadline of this epoch's lease of a length in
+	// milliseconds, in BOOTTIME nanoseconds; 0 when it has none.
+	Deadline func(lengthMs uint32) int64
+	// NextID numbers actions, ascending.
+	NextID func() uint64
+}
+
+// Plan returns what to do now, nil for nothing, and updates what the unit says
+// of itself.
+func (u *Unit) Plan(now int64, c Context) *Action {
+	u.settle(now)
+	switch u.Seen.Liveness {
+	case Alive:
+		return u.planAlive(now, c)
+	case Down:
+		return u.planDown(now, c)
+	}
+	return u.planAbsent(now, c)
+}
+
+// settle counts the end of an attempt, once.
+func (u *Unit) settle(now int64) {
+	if u.Seen.Liveness == Alive {
+		return
+	}
+	stopping := u.stopAt != 0
+	ran := u.readyAt != 0 && now-u.readyAt >= stableRun
+	u.readyAt, u.stopAt, u.killedAt = 0, 0, 0
+	if u.Seen.Liveness != Down || u.ended >= u.Seen.Instance.Attempt {
+		return
+	}
+	u.ended = u.Seen.Instance.Attempt
+	u.asked = stopping
+	exit := u.Seen.Exit
+	if exit == nil {
+		exit = &Exit{Code: 137, Reason: "Killed", Message: "its shim was killed, and the VM with it"}
+	}
+	u.exitCode = exit.Code
+	if ran {
+		u.failures = 0
+	}
+	switch {
+	case stopping:
+		u.failures, u.retryAt = 0, 0
+		u.say(blixardv1.Phase_PHASE_STOPPED, "Stopped", "it was stopped")
+	case exit.Reason == "Lapsed":
+		u.retryAt = 0
+		u.say(blixardv1.Phase_PHASE_PENDING, "Lapsed", exit.Message)
+	default:
+		u.fail(now, exit.Reason, exit.Message)
+	}
+}
+
+func (u *Unit) planAlive(now int64, c Context) *Action {
+	if u.busy() {
+		return nil
+	}
+	w := u.Want
+	switch {
+	case w == nil || !u.current():
+		u.say(blixardv1.Phase_PHASE_STOPPING, "NotAssigned", "it is not assigned to this host any more")
+		return u.kill(now, c)
+	case w.Remove || !w.Run || w.RunGeneration > u.runGeneration:
+		return u.stop(now, c)
+	}
+	if u.Seen.Ready {
+		u.say(blixardv1.Phase_PHASE_RUNNING, "Running", "")
+	} else {
+		u.say(blixardv1.Phase_PHASE_STARTING, "Starting", "its hypervisor has not said yet that it runs")
+	}
+	return u.rebind(now, c)
+}
+
+// current says that the instance seen is of the incarnation that is wanted.
+func (u *Unit) current() bool {
+	i := u.Want.GetIncarnation()
+	return u.Seen.Instance.Generation == i.GetGeneration() && u.Seen.Instance.Index == i.GetIndex()
+}
+
+func (u *Unit) busy() bool { return u.order != 0 }
+
+// stop presses the power button, and kills once the grace has passed.
+func (u *Unit) stop(now int64, c Context) *Action {
+	phase, reason := blixardv1.Phase_PHASE_STOPPING, "Stopping"
+	if u.Want.Remove {
+		phase, reason = blixardv1.Phase_PHASE_DELETING, "Deleting"
+	}
+	if u.stopAt == 0 {
+		u.stopAt = now + max(int64(u.Want.GetSpec().GetStopGraceMs())*milli, 1)
+		u.say(phase, reason, "asked to power off")
+		return u.act(c, Stop)
+	}
+	if now < u.stopAt {
+		return nil
+	}
+	u.say(phase, reason, "did not power off in its grace time: killed")
+	return u.kill(now, c)
+}
+
+func (u *Unit) kill(now int64, c Context) *Action {
+	if u.killedAt != 0 && now-u.killedAt < killAgain {
+		return nil
+	}
+	u.killedAt = max(now, 1)
+	if u.stopAt == 0 {
+		u.stopAt = u.killedAt
+	}
+	return u.act(c, Kill)
+}
+
+// rebind brings a live instance under the lease that it should have, when that
+// lease is there.
+func (u *Unit) rebind(now int64, c Context) *Action {
+	w := u.Want
+	if w.Lease == u.Seen.Lease && (w.Lease == blixardv1.LeaseClass_LEASE_CLASS_NONE ||
+		w.LeaseMs == u.Seen.LeaseMs && c.Host.Epoch == u.Seen.Epoch) {
+		return nil
+	}
+	if !u.leased(now, c) || now < u.retryAt {
+		return nil
+	}
+	u.retryAt = now + second
+	a := u.order1(c, Rebind)
+	u.orderLease = w.Lease
+	return a
+}
+
+// leased says whether a start now would have enough of a lease left.
+func (u *Unit) leased(now int64, c Context) bool {
+	return u.Want.Lease == blixardv1.LeaseClass_LEASE_CLASS_NONE ||
+		c.Deadline(u.Want.LeaseMs)-now >= startMargin
+}
+
+func (u *Unit) planDown(now int64, c Context) *Action {
+	if u.busy() {
+		return nil
+	}
+	if u.Want == nil || u.Want.Remove || !u.current() {
+		if now < u.retryAt && u.Want == nil {
+			return nil
+		}
+		return u.order1(c, Remove)
+	}
+	return u.planStart(now, c)
+}
+
+func (u *Unit) planAbsent(now int64, c Context) *Action {
+	switch {
+	case u.busy() || u.Want == nil:
+		return nil
+	case u.Want.Remove:
+		u.say(blixardv1.Phase_PHASE_DELETING, "Removed", "nothing of it is left on this host")
+		return nil
+	}
+	return u.planStart(now, c)
+}
+
+// planStart starts a VM of which nothing is alive, if it should run now.
+func (u *Unit) planStart(now int64, c Context) *Action {
+	w := u.Want
+	if !w.Run {
+		u.failures, u.retryAt = 0, 0
+		u.say(blixardv1.Phase_PHASE_STOPPED, "Stopped", "it was stopped by its user")
+		return nil
+	}
+	if w.RunGeneration > u.runGeneration {
+		u.failures, u.retryAt = 0, 0
+	} else if !u.restarts() {
+		return nil
+	}
+	if now < u.retryAt {
+		return nil
+	}
+	if !u.leased(now, c) {
+		u.say(blixardv1.Phase_PHASE_PENDING, "NoLease", "its host has no lease to run it under: it does not hear from the cluster's leader")
+		return nil
+	}
+	if u.builtFor != w.Incarnation.GetIndex() {
+		u.say(blixardv1.Phase_PHASE_BUILDING, "Building", "its host fetches what it needs")
+		return u.order1(c, Build)
+	}
+	u.attempt++
+	u.runGeneration = w.RunGeneration
+	u.readyAt = 0
+	u.say(blixardv1.Phase_PHASE_STARTING, "Starting", fmt.Sprintf("attempt %d", u.attempt))
+	a := u.order1(c, Start)
+	a.Instance = u.next(u.attempt)
+	u.orderLease = w.Lease
+	return a
+}
+
+// restarts says whether the policy starts again what has ended, and says what
+// it is when it does not.
+func (u *Unit) restarts() bool {
+	if u.ended == 0 || u.ended < u.attempt || u.asked || u.reason == "Lapsed" || u.reason == "NoLease" {
+		return true
+	}
+	policy := u.Want.GetSpec().GetRestart()
+	switch {
+	case policy == blixardv1.RestartPolicy_RESTART_POLICY_NEVER,
+		policy == blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE && u.exitCode == 0 && u.reason == "Exited":
+		if u.exitCode == 0 && u.reason == "Exited" {
+			u.phase = blixardv1.Phase_PHASE_STOPPED
+		}
+		return false
+	}
+	return true
+}
+
+// act orders something that needs no answer.
+func (u *Unit) act(c Context, v Verb) *Action {
+	return &Action{ID: c.NextID(), Verb: v, Instance: u.Instance(), Assignment: u.Want, Host: c.Host}
+}
+
+// order1 orders something that must be answered first.
+func (u *Unit) order1(c Context, v Verb) *Action {
+	a := u.act(c, v)
+	u.order, u.orderID = v, a.ID
+	return a
+}

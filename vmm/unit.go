@@ -1,0 +1,158 @@
+package vmm
+
+import (
+	"cmp"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// Unit is one VM on this host, as the manager sees it.
+type Unit struct {
+	UID string
+	// Want is what the cluster wants; nil when the VM is not assigned here.
+	Want *blixardv1.Assignment
+	// Seen is the newest report.
+	Seen Report
+
+	// The order under way that must be answered before another is given.
+	order      Verb // 0: none
+	orderID    uint64
+	orderLease blixardv1.LeaseClass // of a Start or Rebind
+
+	attempt       uint32 // the highest that was ever started
+	runGeneration uint32 // of the newest attempt
+	builtFor      uint64 // incarnation for which Build succeeded
+	ended         uint32 // attempt whose end has been counted
+	asked         bool   // that end was asked for
+	readyAt       int64  // when the live attempt became ready; 0: not yet
+	stopAt        int64  // when the grace of a Stop ends; 0: none was sent
+	killedAt      int64  // when Kill was last ordered
+	failures      uint32
+	retryAt       int64
+
+	phase    blixardv1.Phase
+	reason   string
+	message  string
+	exitCode int32
+}
+
+const (
+	milli  = 1_000_000
+	second = 1_000 * milli
+
+	// startMargin must be left of a lease for a start to make sense.
+	startMargin = second
+	// killAgain is how long a Kill may take before it is ordered again.
+	killAgain = 5 * second
+	// stableRun forgives the failures before it.
+	stableRun = 60 * second
+	// The backoff grows from the first to the last of these.
+	firstBackoff = second
+	lastBackoff  = 300 * second
+)
+
+// NewUnit returns a VM of which nothing is known yet.
+func NewUnit(uid string) *Unit { return &Unit{UID: uid} }
+
+// Observe takes a new report.
+func (u *Unit) Observe(now int64, r Report) {
+	if r.Liveness != Absent {
+		u.attempt = max(u.attempt, r.Instance.Attempt)
+	}
+	if r.Liveness == Alive {
+		u.runGeneration = max(u.runGeneration, r.RunGeneration)
+		if r.Ready && u.readyAt == 0 {
+			u.readyAt = max(now, 1)
+		}
+	}
+	u.Seen = r
+}
+
+// Finish takes the answer to an order.
+func (u *Unit) Finish(now int64, d Done) {
+	if d.Action != u.orderID || u.order == 0 {
+		return
+	}
+	verb := u.order
+	u.order, u.orderID, u.orderLease = 0, 0, 0
+	switch {
+	case d.Err == "" && verb == Build:
+		u.builtFor = u.Want.GetIncarnation().GetIndex()
+	case d.Err != "" && verb == Build:
+		u.fail(now, "BuildFailed", d.Err)
+	case d.Err != "" && verb == Start:
+		u.ended = u.attempt
+		u.fail(now, "StartFailed", d.Err)
+	case d.Err != "" && verb == Remove:
+		u.retryAt = now + second
+	}
+}
+
+// fail counts a failure and sets the time of the next try.
+func (u *Unit) fail(now int64, reason, message string) {
+	u.failures++
+	u.retryAt = now + backoff(u.UID, u.failures)
+	u.say(blixardv1.Phase_PHASE_FAILED, reason, message)
+}
+
+func (u *Unit) say(phase blixardv1.Phase, reason, message string) {
+	u.phase, u.reason, u.message = phase, reason, message
+}
+
+// backoff doubles with each failure, with a jitter of a fifth that is the VM's own.
+func backoff(uid string, failures uint32) int64 {
+	d := int64(firstBackoff) << min(failures-1, 20)
+	d = min(d, lastBackoff)
+	h := uint32(2166136261)
+	for i := range len(uid) {
+		h = (h ^ uint32(uid[i])) * 16777619
+	}
+	h = (h ^ failures) * 16777619
+	return d - d/10 + int64(h%1000)*(d/5)/1000
+}
+
+// Instance is the newest instance that this unit knows of.
+func (u *Unit) Instance() shim.Instance {
+	if u.Seen.Liveness != Absent {
+		return u.Seen.Instance
+	}
+	return u.next(u.attempt)
+}
+
+func (u *Unit) next(attempt uint32) shim.Instance {
+	i := u.Want.GetIncarnation()
+	return shim.Instance{UID: u.UID, Generation: i.GetGeneration(), Index: i.GetIndex(), Attempt: attempt}
+}
+
+// Idle says that nothing is wanted, alive or under way: the unit can be forgotten.
+func (u *Unit) Idle() bool {
+	return u.Want == nil && u.Seen.Liveness == Absent && u.order == 0
+}
+
+// Removed says that the cluster wants the VM removed, and nothing of it is left.
+func (u *Unit) Removed() bool {
+	return u.Want.GetRemove() && u.Seen.Liveness == Absent && u.order == 0
+}
+
+// lease is the loosest class under which the VM lives, or may come to live by
+// what is under way or by what it would be started with now.
+func (u *Unit) lease() blixardv1.LeaseClass {
+	l := cmp.Or(u.Want.GetLease(), blixardv1.LeaseClass_LEASE_CLASS_NONE)
+	if u.Seen.Liveness == Alive {
+		l = u.Seen.Lease
+	}
+	if u.order == Start || u.order == Rebind {
+		l = min(l, u.orderLease)
+	}
+	return max(l, blixardv1.LeaseClass_LEASE_CLASS_NONE)
+}
+
+// Observation is what the cluster should know; Sequence is left to the caller.
+func (u *Unit) Observation() *blixardv1.Observation {
+	return &blixardv1.Observation{
+		Uid: u.UID, Incarnation: u.Want.GetIncarnation(), Attempt: u.attempt,
+		Phase: u.phase, Reason: u.reason, Message: u.message, ExitCode: u.exitCode, Failures: u.failures,
+		Lease: u.lease(), Removed: u.Removed(), AssignmentRevision: u.Want.GetRevision(),
+	}
+}

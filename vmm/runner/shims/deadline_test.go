@@ -22,6 +22,7 @@ func until(p *lease.Page, more time.Duration) time.Duration {
 }
 
 func TestShimKilledKillsVM(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	s := h.spawn(h.program("sleep", "300"))
 	st := h.status(s)
@@ -39,6 +40,7 @@ func TestShimKilledKillsVM(t *testing.T) {
 }
 
 func TestDeadlineEndsVM(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	p := h.page(1, 2*time.Second)
 	start := h.program("sleep", "300")
@@ -50,6 +52,7 @@ func TestDeadlineEndsVM(t *testing.T) {
 }
 
 func TestStoppedShimEndsVM(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	p := h.page(1, 2*time.Second)
 	start := h.program("sleep", "300")
@@ -70,6 +73,7 @@ func TestStoppedShimEndsVM(t *testing.T) {
 }
 
 func TestExtendedVMLivesOn(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	p := h.page(1, 3*time.Second)
 	start := h.program("sleep", "300")
@@ -93,6 +97,7 @@ func TestExtendedVMLivesOn(t *testing.T) {
 }
 
 func TestLapsedIsForEver(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	p := h.page(1, 700*time.Millisecond)
 	start := h.program("sleep", "300")
@@ -123,6 +128,7 @@ func TestLapsedIsForEver(t *testing.T) {
 }
 
 func TestLapsedBeforeStart(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	p := h.page(1, time.Millisecond)
 	time.Sleep(5 * time.Millisecond)
@@ -144,6 +150,7 @@ func TestLapsedBeforeStart(t *testing.T) {
 // The deadline falls anywhere in the start: before the lock, between arming and
 // forking, in the fork, after it. Whatever came of it, nothing lives in the end.
 func TestLapseDuringStart(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	ways := map[string]int{}
 	for i := range 60 {
@@ -170,6 +177,7 @@ func TestLapseDuringStart(t *testing.T) {
 }
 
 func TestBadPages(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	good := h.page(1, time.Hour)
 	other, err := lease.Create(filepath.Join(h.run, "other"), shim.Page{
@@ -208,6 +216,7 @@ func TestBadPages(t *testing.T) {
 }
 
 func TestRebind(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	a, b := h.page(1, 3*time.Second), h.page(2, time.Hour)
 	lapsed := h.page(1, time.Millisecond)
@@ -253,6 +262,7 @@ func TestRebind(t *testing.T) {
 
 // A second daemon opens the page, extends it, and finds what the first one left.
 func TestPageOutlivesDaemons(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	p := h.page(1, time.Hour)
 	before, _ := p.Load()
@@ -273,6 +283,7 @@ func TestPageOutlivesDaemons(t *testing.T) {
 }
 
 func TestDaemonKilledLeavesVMAlone(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	dir := h.nextDir()
 	start := h.program("sleep", "300")
@@ -296,6 +307,7 @@ func TestDaemonKilledLeavesVMAlone(t *testing.T) {
 }
 
 func TestExitedWhileNoDaemonLooked(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	dir := h.nextDir()
 	startDaemonAndKillIt(h, dir, h.program("sh", "-c", "sleep 1; exit 9"))

@@ -38,7 +38,7 @@ const (
 // Apply to be sure: what it accepts is part of what Apply does, so a change
 // here needs a new Level.
 func ValidateVM(name string, spec *blixardv1.VMSpec) *blixardv1.Error {
-	if err := ValidateName("name", name); err != nil {
+	if err := ValidateName(name); err != nil {
 		return err
 	}
 	if spec == nil {
@@ -54,9 +54,10 @@ func ValidateVM(name string, spec *blixardv1.VMSpec) *blixardv1.Error {
 	return nil
 }
 
-// ValidateName checks the name of a VM or of a node. Names become file names,
-// host names and keys, so they are DNS labels in lower case.
-func ValidateName(field, name string) *blixardv1.Error {
+// ValidateName checks the name of a VM, a node or an artifact. Names become file
+// names, host names and keys, so they are DNS labels in lower case.
+func ValidateName(name string) *blixardv1.Error {
+	const field = "name"
 	const advice = "use 1 to 63 lower-case letters a-z, digits and '-', with a letter or a digit at both ends"
 	switch {
 	case name == "":
@@ -91,6 +92,9 @@ func ValidateDigest(field, digest string) *blixardv1.Error {
 	return nil
 }
 
+// ValidDigest says whether something can be the name of an artifact.
+func ValidDigest(digest string) bool { return ValidateDigest("", digest) == nil }
+
 // ValidateArtifact checks a reference to content.
 func ValidateArtifact(field string, digest string, size uint64) *blixardv1.Error {
 	if err := ValidateDigest(field+".digest", digest); err != nil {
@@ -101,18 +105,6 @@ func ValidateArtifact(field string, digest string, size uint64) *blixardv1.Error
 	}
 	if size > maxBlobBytes {
 		return invalid(field+".size", fmt.Sprintf("%d bytes are more than 64 TiB", size), "give the size of the content in bytes")
-	}
-	return nil
-}
-
-// ValidateTag checks the name that a user gives to an artifact; empty is none.
-func ValidateTag(field, name string) *blixardv1.Error {
-	const advice = "use at most 63 characters from A-Z a-z 0-9 . _ / -"
-	if len(name) > maxLabel {
-		return invalid(field, fmt.Sprintf("it is %d bytes long", len(name)), advice)
-	}
-	if r, bad := firstBad(name, labelRune); bad {
-		return invalid(field, fmt.Sprintf("%+q holds %+q", name, r), advice)
 	}
 	return nil
 }

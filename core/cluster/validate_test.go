@@ -89,7 +89,7 @@ func TestValidateVM(t *testing.T) {
 func TestValidateNameIsItsRegexp(t *testing.T) {
 	re := regexp.MustCompile(`\A[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\z`)
 	check := func(name string) string {
-		if got, want := ValidateName("name", name) == nil, re.MatchString(name); got != want {
+		if got, want := ValidateName(name) == nil, re.MatchString(name); got != want {
 			return name
 		}
 		return ""

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"connectrpc.com/connect"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/rpc"
+)
+
+// Kernels, initrds and disks travel to the cluster before a VM that needs them
+// is created: nothing there ever reads our disk. Each is named by its SHA-256,
+// so what the cluster already holds is not sent again.
+
+// resolve finds every artifact of a draft, uploading what the cluster lacks.
+func (d *draft) resolve(ctx context.Context, c *rpc.Client, t *terminal) error {
+	for _, r := range d.refs {
+		a, err := r.find(ctx, c, t)
+		if err != nil {
+			return err
+		}
+		r.target.Digest, r.target.Size = a.GetDigest(), a.GetSize()
+	}
+	return nil
+}
+
+// find takes, in this order: sha256:DIGEST, a file, a name in the cluster.
+func (r ref) find(ctx context.Context, c *rpc.Client, t *terminal) (*blixardv1.ArtifactRecord, error) {
+	if digest, ok := strings.CutPrefix(r.text, "sha256:"); ok {
+		a, err := lookup(ctx, c, func(a *blixardv1.ArtifactRecord) bool { return a.GetDigest() == digest })
+		if a == nil && err == nil {
+			err = &failure{code: exitNotFound, what: fmt.Sprintf("%s: the cluster has no artifact %s", r.field, r.text),
+				next: "give the file, or blixard image push FILE; blixard image list shows what is there"}
+		}
+		return a, err
+	}
+	path := r.text
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(r.base, path)
+	}
+	f, err := openPlain(path)
+	if errors.Is(err, os.ErrNotExist) {
+		a, err := lookup(ctx, c, func(a *blixardv1.ArtifactRecord) bool { return a.GetName() == r.text })
+		if a == nil && err == nil {
+			err = &failure{code: exitNotFound, what: fmt.Sprintf("%s: there is no %s", r.field, r.text),
+				why:  fmt.Sprintf("no file %s, and no image of that name in the cluster", path),
+				next: "check the path; blixard image list shows the names"}
+		}
+		return a, err
+	}
+	if err != nil {
+		return nil, r.fail("%v", err)
+	}
+	defer f.Close()
+	a, _, err := push(ctx, c, t, f, "")
+	if err != nil {
+		return nil, fmt.Errorf("cannot bring %s to the cluster: %w", path, err)
+	}
+	return a, nil
+}
+
+func lookup(ctx context.Context, c *rpc.Client, is func(*blixardv1.ArtifactRecord) bool) (*blixardv1.ArtifactRecord, error) {
+	list, err := c.Artifact.List(ctx, connect.NewRequest(&blixardv1.ArtifactServiceListRequest{}))
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask for the cluster's images: %w", err)
+	}
+	for _, a := range list.Msg.GetArtifacts() {
+		if is(a) {
+			return a, nil
+		}
+	}
+	return nil, nil
+}
+
+func push(ctx context.Context, c *rpc.Client, t *terminal, f *os.File, name string) (*blixardv1.ArtifactRecord, bool, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, false, err
+	}
+	p := t.progress()
+	defer p.done()
+	return c.Push(ctx, &meter{r: f, total: st.Size(), p: p, what: f.Name()}, name)
+}
+
+func openPlain(path string) (*os.File, error) {
+	st, err := os.Stat(path) // before the open, which a FIFO would block
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no plain file", path)
+	}
+	return os.Open(path)
+}
+
+// meter shows how far a reader has come: first it is hashed, then it is sent.
+type meter struct {
+	r                  io.ReadSeeker
+	p                  *progress
+	what               string
+	total, done, shown int64
+}
+
+func (m *meter) Read(b []byte) (int, error) {
+	n, err := m.r.Read(b)
+	m.done += int64(n)
+	if m.total > 8<<20 && m.done-m.shown >= m.total/100 {
+		m.shown = m.done
+		m.p.say("%s: %d%% of %s", m.what, min(100, 100*m.done/m.total), bytesText(uint64(m.total)))
+	}
+	return n, err
+}
+
+func (m *meter) Seek(offset int64, whence int) (int64, error) {
+	n, err := m.r.Seek(offset, whence)
+	m.done, m.shown = n, n
+	return n, err
+}

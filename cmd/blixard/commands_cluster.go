@@ -1,0 +1,131 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"runtime/debug"
+	"time"
+
+	"connectrpc.com/connect"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+func (c *ClusterInitCmd) settings() (*blixardv1.Settings, error) {
+	s := &blixardv1.Settings{}
+	var err error
+	if s.LeaseMs, err = milliseconds("--lease", c.Lease); err != nil {
+		return nil, err
+	}
+	if s.RenewMs, err = milliseconds("--renew", c.Renew); err != nil {
+		return nil, err
+	}
+	if s.LongLeaseMs, err = milliseconds("--long-lease", c.LongLease); err != nil {
+		return nil, err
+	}
+	o := math.Round(c.Overcommit * 1000)
+	if o < 0 || o > math.MaxUint32 || math.IsNaN(o) {
+		return nil, usagef("--overcommit %v: want a number from 1 to 100", c.Overcommit)
+	}
+	s.VcpuOvercommitMilli = uint32(o)
+	return s, nil
+}
+
+func (c *ClusterInitCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	settings, err := c.settings()
+	if err != nil {
+		return err
+	}
+	s, err := open(g, t, ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	r, err := s.Cluster.Init(s.ctx, connect.NewRequest(&blixardv1.InitRequest{Settings: settings}))
+	if err != nil {
+		return err
+	}
+	if g.Output != "json" && g.Output != "yaml" {
+		fmt.Fprintf(t.out, "Cluster %s has its first node. On each other node:\n  blixard cluster join %s\n", r.Msg.GetClusterId(), g.Server[0])
+		return nil
+	}
+	return s.show(g, r.Msg, nil)
+}
+
+func (c *ClusterJoinCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	s, err := open(g, t, ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	r, err := s.Cluster.Join(s.ctx, connect.NewRequest(&blixardv1.JoinRequest{Server: c.To}))
+	if err != nil {
+		return err
+	}
+	if g.Output != "json" && g.Output != "yaml" {
+		fmt.Fprintf(t.out, "Joined cluster %s as node %d.\n", r.Msg.GetClusterId(), r.Msg.GetNodeId())
+		return nil
+	}
+	return s.show(g, r.Msg, nil)
+}
+
+func (c *ClusterStatusCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	s, err := open(g, t, ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	r, err := s.Cluster.Status(s.ctx, connect.NewRequest(&blixardv1.StatusRequest{}))
+	if err != nil {
+		return err
+	}
+	m := r.Msg
+	if g.Output == "table" || g.Output == "wide" {
+		leader := "none known"
+		for _, n := range m.GetNodes() {
+			if n.GetId() == m.GetLeaderId() {
+				leader = n.GetName()
+			}
+		}
+		fmt.Fprintf(t.out, "Cluster:  %s\nAsked:    %s (node %d, %s)\nLeader:   %s, term %d\nApplied:  %d of %d, state %s\n%s\n\n",
+			or(m.GetClusterId(), "none"), or(m.GetNode(), "?"), m.GetNodeId(), m.GetVersion(), leader, m.GetTerm(),
+			m.GetApplied(), m.GetCommitted(), or(m.GetStateHash(), "-"), oneLine(m.GetSummary()))
+		if len(m.GetNodes()) == 0 {
+			return nil
+		}
+	}
+	return s.show(g, m, func() table { return nodeTable(m.GetNodes(), time.Now()) })
+}
+
+func (c *ClusterRemoveCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	if err := t.confirm(g, fmt.Sprintf("Take node %s out of the cluster?", c.Name)); err != nil {
+		return err
+	}
+	return cordon(g, t, ctx, func(s *session, id string) (*blixardv1.Node, error) {
+		r, err := s.Cluster.RemoveMember(s.ctx, connect.NewRequest(&blixardv1.RemoveMemberRequest{RequestId: id, Name: c.Name}))
+		if err != nil {
+			return nil, err
+		}
+		return r.Msg.GetNode(), nil
+	})
+}
+
+func (c *VersionCmd) Run(g *Globals, t *terminal) error {
+	fmt.Fprintf(t.out, "blixard %s\n", versionText())
+	return nil
+}
+
+// versionText is the linked version, or the commit that was built.
+func versionText() string {
+	if version != "dev" {
+		return version
+	}
+	if b, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range b.Settings {
+			if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+				return "dev-" + s.Value[:12]
+			}
+		}
+	}
+	return version
+}

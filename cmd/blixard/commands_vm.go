@@ -1,0 +1,239 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+func (c *VMCreateCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	drafts, err := c.drafts(t)
+	if err != nil {
+		return err
+	}
+	s, err := open(g, t, ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	byName := map[string]*draft{}
+	var names []string
+	for _, d := range drafts {
+		if byName[d.name] != nil {
+			return usagef("VM %s is described twice", d.name)
+		}
+		byName[d.name] = d
+		names = append(names, d.name)
+	}
+	return s.each(names, func(name string) error { return s.create(byName[name], c.ValidateOnly) })
+}
+
+func (c *VMCreateCmd) drafts(t *terminal) ([]*draft, error) {
+	if c.File == "" {
+		d, err := c.draft()
+		return []*draft{d}, err
+	}
+	alone := VMCreateCmd{File: c.File, ValidateOnly: c.ValidateOnly}
+	if fmt.Sprint(alone) != fmt.Sprint(*c) {
+		return nil, usagef("-f says everything of a VM: no name and no other flag goes with it")
+	}
+	return readSpecs(c.File, t.in)
+}
+
+func (s *session) create(d *draft, validateOnly bool) error {
+	if err := d.resolve(s.ctx, s.Client, s.terminal); err != nil {
+		return err
+	}
+	return s.change(func(id string) error {
+		r, err := s.VM.Create(s.ctx, connect.NewRequest(&blixardv1.CreateRequest{
+			RequestId: id, Name: d.name, Spec: d.spec, ValidateOnly: validateOnly}))
+		if err != nil {
+			return err
+		}
+		vm := r.Msg.GetVm()
+		if validateOnly || !s.g.Wait {
+			return s.showVM(vm, "")
+		}
+		vm, node, err := s.await(d.name, vm.GetUid(), "create", running(0, nil))
+		if err != nil {
+			return err
+		}
+		return s.showVM(vm, node)
+	})
+}
+
+func (s *session) showVM(vm *blixardv1.VM, node string) error {
+	return s.show(s.g, vm, func() table {
+		return vmTable([]*blixardv1.VM{vm}, func(*blixardv1.VM) string { return node }, time.Now())
+	})
+}
+
+func (c *VMGetCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	s, err := open(g, t, ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	r, err := s.VM.Get(s.ctx, connect.NewRequest(&blixardv1.GetRequest{Name: c.Name, Stale: c.Stale}))
+	if err != nil {
+		return err
+	}
+	return s.showVM(r.Msg.GetVm(), r.Msg.GetNode())
+}
+
+func (c *VMListCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	s, err := open(g, t, ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	all := &blixardv1.ListResponse{Nodes: map[uint64]string{}}
+	for token := ""; ; {
+		r, err := s.VM.List(s.ctx, connect.NewRequest(&blixardv1.ListRequest{
+			PageSize: 1000, PageToken: token, Stale: c.Stale, Labels: c.Label}))
+		if err != nil {
+			return err
+		}
+		all.Vms = append(all.Vms, r.Msg.GetVms()...)
+		for id, n := range r.Msg.GetNodes() {
+			all.Nodes[id] = n
+		}
+		all.Revision = r.Msg.GetRevision()
+		if token = r.Msg.GetNextPageToken(); token == "" {
+			break
+		}
+	}
+	return s.show(g, all, func() table {
+		return vmTable(all.GetVms(), func(v *blixardv1.VM) string { return all.GetNodes()[v.GetPlacement().GetNodeId()] }, time.Now())
+	})
+}
+
+func (c *VMStartCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	return power(g, t, ctx, c.Names, "start", func(s *session, id, name string) (*blixardv1.VM, error) {
+		r, err := s.VM.Start(s.ctx, connect.NewRequest(&blixardv1.StartRequest{RequestId: id, Name: name}))
+		if err != nil {
+			return nil, err
+		}
+		return r.Msg.GetVm(), nil
+	}, func(*blixardv1.VM) func(*blixardv1.VM) (bool, error) { return running(0, nil) })
+}
+
+func (c *VMStopCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	return power(g, t, ctx, c.Names, "stop", func(s *session, id, name string) (*blixardv1.VM, error) {
+		r, err := s.VM.Stop(s.ctx, connect.NewRequest(&blixardv1.StopRequest{RequestId: id, Name: name}))
+		if err != nil {
+			return nil, err
+		}
+		return r.Msg.GetVm(), nil
+	}, func(*blixardv1.VM) func(*blixardv1.VM) (bool, error) { return stopped })
+}
+
+func (c *VMRestartCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	return power(g, t, ctx, c.Names, "restart", func(s *session, id, name string) (*blixardv1.VM, error) {
+		r, err := s.VM.Restart(s.ctx, connect.NewRequest(&blixardv1.RestartRequest{RequestId: id, Name: name}))
+		if err != nil {
+			return nil, err
+		}
+		return r.Msg.GetVm(), nil
+	}, func(v *blixardv1.VM) func(*blixardv1.VM) (bool, error) {
+		return running(v.GetStatus().GetAttempt(), v.GetPlacement().GetIncarnation())
+	})
+}
+
+func (c *VMDeleteCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	if c.UID != "" && len(c.Names) > 1 {
+		return usagef("--uid names one VM")
+	}
+	if err := t.confirm(g, fmt.Sprintf("Delete %d VM(s) and everything they own?", len(c.Names))); err != nil {
+		return err
+	}
+	return power(g, t, ctx, c.Names, "delete", func(s *session, id, name string) (*blixardv1.VM, error) {
+		r, err := s.VM.Delete(s.ctx, connect.NewRequest(&blixardv1.DeleteRequest{RequestId: id, Name: name, Uid: c.UID}))
+		if err != nil {
+			return nil, err
+		}
+		return r.Msg.GetVm(), nil
+	}, func(*blixardv1.VM) func(*blixardv1.VM) (bool, error) { return gone })
+}
+
+// power asks for one change of each VM's life, waits for it and shows the VM.
+func power(g *Globals, t *terminal, ctx *runContext, names []string, what string,
+	ask func(s *session, id, name string) (*blixardv1.VM, error),
+	done func(*blixardv1.VM) func(*blixardv1.VM) (bool, error),
+) error {
+	s, err := open(g, t, ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return s.each(names, func(name string) error {
+		return s.change(func(id string) error {
+			vm, err := ask(s, id, name)
+			if err != nil {
+				return err
+			}
+			node := ""
+			if g.Wait {
+				last := vm
+				vm, node, err = s.await(name, vm.GetUid(), what, done(vm))
+				if err != nil {
+					return err
+				}
+				if vm == nil {
+					vm = last
+					if g.Output == "table" || g.Output == "wide" {
+						fmt.Fprintf(t.out, "VM %s is deleted\n", name)
+						return nil
+					}
+				}
+			}
+			return s.showVM(vm, node)
+		})
+	})
+}
+
+func (c *VMLogsCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	s, err := open(g, t, ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	use := s.ctx
+	if c.Follow {
+		use = ctx // for as long as one likes
+	}
+	stream, err := s.VM.Logs(use, connect.NewRequest(&blixardv1.LogsRequest{Name: c.Name, Follow: c.Follow, TailBytes: c.Tail}))
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	for stream.Receive() {
+		if _, err := t.out.Write(stream.Msg().GetData()); err != nil {
+			return err // our reader has gone
+		}
+	}
+	if ctx.Err() != nil {
+		return errors.Join(ctx.Err(), stream.Err())
+	}
+	return stream.Err()
+}
+
+func (c *VMExplainCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	s, err := open(g, t, ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	r, err := s.VM.Explain(s.ctx, connect.NewRequest(&blixardv1.ExplainRequest{Name: c.Name, Stale: c.Stale}))
+	if err != nil {
+		return err
+	}
+	if g.Output == "table" || g.Output == "wide" {
+		fmt.Fprintf(t.out, "%s\n\n", oneLine(r.Msg.GetSummary()))
+	}
+	return s.show(g, r.Msg, func() table { return verdictTable(r.Msg.GetVerdicts()) })
+}

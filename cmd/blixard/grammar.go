@@ -1,0 +1,168 @@
+package main
+
+import "time"
+
+// CLI is everything that can be typed.
+type CLI struct {
+	Globals
+
+	Serve   ServeCmd   `cmd:"" help:"Run a node of a cluster on this machine."`
+	Up      UpCmd      `cmd:"" help:"Bring up a whole development cluster on this machine."`
+	Cluster ClusterCmd `cmd:"" help:"Make, grow, shrink and look at a cluster."`
+	VM      VMCmd      `cmd:"" name:"vm" help:"Create virtual machines and rule their lives."`
+	Node    NodeCmd    `cmd:"" help:"Look at nodes, and say which may take new VMs."`
+	Image   ImageCmd   `cmd:"" help:"Bring kernels, initrds and disks to the cluster."`
+	Version VersionCmd `cmd:"" help:"Say which version this is."`
+}
+
+// Globals are the flags of every command.
+type Globals struct {
+	Server    []string      `env:"BLIXARD_SERVER" default:"127.0.0.1:7946" placeholder:"HOST:PORT" help:"A node to ask; repeat it to name others to try."`
+	TLSCert   string        `name:"tls-cert" env:"BLIXARD_TLS_CERT" placeholder:"FILE" help:"Our certificate (PEM)."`
+	TLSKey    string        `name:"tls-key" env:"BLIXARD_TLS_KEY" placeholder:"FILE" help:"Its key (PEM)."`
+	TLSCA     string        `name:"tls-ca" env:"BLIXARD_TLS_CA" placeholder:"FILE" help:"Who signed the nodes' certificates (PEM)."`
+	Output    string        `short:"o" enum:"table,wide,json,yaml,name" default:"table" help:"table, wide, json, yaml or name."`
+	Timeout   time.Duration `default:"2m" help:"Give up after this long."`
+	RequestID string        `name:"request-id" placeholder:"UUIDv7" help:"Name this change: the same id again returns the first answer."`
+	Wait      bool          `negatable:"" default:"true" help:"Wait until it is so, not only accepted."`
+	Yes       bool          `short:"y" help:"Do not ask."`
+}
+
+type ClusterCmd struct {
+	Init   ClusterInitCmd   `cmd:"" help:"Make a cluster of one out of a node that is in none."`
+	Join   ClusterJoinCmd   `cmd:"" help:"Make a node that is in no cluster a member of one."`
+	Status ClusterStatusCmd `cmd:"" help:"Say how the cluster is, as the asked node sees it."`
+	Remove ClusterRemoveCmd `cmd:"" help:"Take a node out of the cluster."`
+}
+
+type ClusterInitCmd struct {
+	Lease      time.Duration `placeholder:"15s" help:"How long a host may run a VM after its last renewal."`
+	Renew      time.Duration `placeholder:"3s" help:"How often hosts renew."`
+	LongLease  time.Duration `placeholder:"1h" help:"The lease of VMs that wait for their host."`
+	Overcommit float64       `placeholder:"1" help:"Vcpus that may be placed on one."`
+}
+
+type ClusterJoinCmd struct {
+	To string `arg:"" name:"server" help:"host:port of any server of the cluster to join."`
+}
+
+type ClusterStatusCmd struct{}
+
+type ClusterRemoveCmd struct {
+	Name string `arg:"" help:"The node."`
+}
+
+type VMCmd struct {
+	Create  VMCreateCmd  `cmd:"" help:"Create a VM; it is placed and starts by itself."`
+	Get     VMGetCmd     `cmd:"" help:"Show one VM."`
+	List    VMListCmd    `cmd:"" aliases:"ls" help:"List VMs."`
+	Start   VMStartCmd   `cmd:"" help:"Start VMs that were stopped."`
+	Stop    VMStopCmd    `cmd:"" help:"Press the power button, and kill after the grace time."`
+	Restart VMRestartCmd `cmd:"" help:"Stop and start VMs where they are."`
+	Delete  VMDeleteCmd  `cmd:"" aliases:"rm" help:"End VMs and everything they own."`
+	Logs    VMLogsCmd    `cmd:"" help:"Show the console of a VM."`
+	Explain VMExplainCmd `cmd:"" help:"Say why a VM is where it is, and why not elsewhere."`
+}
+
+type VMCreateCmd struct {
+	Name string   `arg:"" optional:"" help:"Its name; in a file, the name there."`
+	Argv []string `arg:"" optional:"" help:"With --process: the program and its arguments, after --."`
+
+	File         string `short:"f" placeholder:"FILE" help:"Specs as YAML, one or more documents; - is standard input."`
+	ValidateOnly bool   `help:"Check everything and change nothing."`
+
+	Hypervisor string            `placeholder:"NAME" help:"qemu, cloud-hypervisor, firecracker or process; any that fits when not given."`
+	Kernel     string            `placeholder:"WHAT" help:"A file, sha256:DIGEST, or a name given by image push."`
+	Initrd     string            `placeholder:"WHAT" help:"Likewise."`
+	Cmdline    string            `help:"Kernel arguments, appended to those that the runner needs."`
+	Disk       []string          `sep:"none" placeholder:"name=N,source=WHAT,size=MIB" help:"A disk of its own: name=N[,source=WHAT][,size=MIB][,ro]. May be repeated."`
+	Process    bool              `help:"Run a program without any isolation: vm create NAME --process -- /bin/sleep 1000."`
+	Env        map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Environment of --process. May be repeated."`
+	Vcpus      uint32            `help:"Virtual processors (1)."`
+	Memory     uint64            `placeholder:"MIB" help:"Memory in MiB (512)."`
+	Restart    string            `placeholder:"POLICY" help:"always (the default), on-failure or never."`
+	OnHostLoss string            `placeholder:"WHAT" help:"replace (the default without a disk) or wait."`
+	Label      map[string]string `mapsep:"none" placeholder:"KEY=VALUE" help:"A label of the VM. May be repeated."`
+	Require    map[string]string `mapsep:"none" placeholder:"KEY=VALUE" help:"A label that its host must have. May be repeated."`
+	Lease      time.Duration     `help:"Its own short lease."`
+	StopGrace  time.Duration     `help:"Between the power button and the kill (20s)."`
+	Priority   int32             `help:"-1000 to 1000; higher is placed first after a loss."`
+}
+
+type VMGetCmd struct {
+	Name  string `arg:"" help:"The VM."`
+	Stale bool   `help:"From the asked server's own copy, which may lag."`
+}
+
+type VMListCmd struct {
+	Label map[string]string `short:"l" mapsep:"none" placeholder:"KEY=VALUE" help:"Only VMs with this label. May be repeated."`
+	Stale bool              `help:"From the asked server's own copy, which may lag."`
+}
+
+type VMStartCmd struct {
+	Names []string `arg:"" name:"name" help:"VMs."`
+}
+
+type VMStopCmd struct {
+	Names []string `arg:"" name:"name" help:"VMs."`
+}
+
+type VMRestartCmd struct {
+	Names []string `arg:"" name:"name" help:"VMs."`
+}
+
+type VMDeleteCmd struct {
+	Names []string `arg:"" name:"name" help:"VMs."`
+	UID   string   `name:"uid" help:"Only this incarnation of the name."`
+}
+
+type VMLogsCmd struct {
+	Name   string `arg:"" help:"The VM."`
+	Follow bool   `short:"f" help:"Stay and show what comes."`
+	Tail   uint64 `placeholder:"BYTES" help:"Only the last bytes."`
+}
+
+type VMExplainCmd struct {
+	Name  string `arg:"" help:"The VM."`
+	Stale bool   `help:"From the asked server's own copy, which may lag."`
+}
+
+type NodeCmd struct {
+	List     NodeListCmd     `cmd:"" aliases:"ls" help:"List nodes."`
+	Get      NodeGetCmd      `cmd:"" help:"Show one node."`
+	Cordon   NodeCordonCmd   `cmd:"" help:"Keep new VMs off a node; those on it stay."`
+	Uncordon NodeUncordonCmd `cmd:"" help:"Let a node take new VMs again."`
+}
+
+type NodeListCmd struct {
+	Stale bool `help:"From the asked server's own copy, which may lag."`
+}
+
+type NodeGetCmd struct {
+	Name  string `arg:"" help:"The node."`
+	Stale bool   `help:"From the asked server's own copy, which may lag."`
+}
+
+type NodeCordonCmd struct {
+	Name string `arg:"" help:"The node."`
+}
+
+type NodeUncordonCmd struct {
+	Name string `arg:"" help:"The node."`
+}
+
+type ImageCmd struct {
+	Push ImagePushCmd `cmd:"" help:"Upload a file, and name it."`
+	List ImageListCmd `cmd:"" aliases:"ls" help:"List what the cluster holds."`
+}
+
+type ImagePushCmd struct {
+	File string `arg:"" help:"A kernel, an initrd or a raw disk."`
+	Name string `arg:"" optional:"" help:"Its name; the file's own when not given."`
+}
+
+type ImageListCmd struct {
+	Stale bool `help:"From the asked server's own copy, which may lag."`
+}
+
+type VersionCmd struct{}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+func isTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// progress draws one line that is drawn over again; off a terminal, nothing.
+type progress struct {
+	w     io.Writer
+	drawn bool
+}
+
+func (t *terminal) progress() *progress {
+	if !t.tty {
+		return &progress{}
+	}
+	return &progress{w: t.err}
+}
+
+func (p *progress) say(format string, args ...any) {
+	if p.w == nil {
+		return
+	}
+	fmt.Fprintf(p.w, "\r\x1b[K%s", fmt.Sprintf(format, args...))
+	p.drawn = true
+}
+
+func (p *progress) done() {
+	if p.drawn {
+		fmt.Fprint(p.w, "\r\x1b[K")
+		p.drawn = false
+	}
+}
+
+// confirm asks, if somebody is there to answer.
+func (t *terminal) confirm(g *Globals, what string) error {
+	if g.Yes || !t.tty || !isTerminal(t.in) {
+		return nil
+	}
+	fmt.Fprintf(t.err, "%s [y/N] ", what)
+	line, _ := bufio.NewReader(t.in).ReadString('\n')
+	if a := strings.ToLower(strings.TrimSpace(line)); a == "y" || a == "yes" {
+		return nil
+	}
+	return &failure{code: exitError, what: "nothing was changed", next: "-y does not ask"}
+}

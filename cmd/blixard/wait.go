@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// await asks for a VM until done says so, and shows how it goes. The VM is nil
+// once there is none, or another one, of that name. A server that cannot be
+// reached or a cluster without a leader is waited out, too.
+func (s *session) await(name, uid, what string, done func(*blixardv1.VM) (bool, error)) (*blixardv1.VM, string, error) {
+	p := s.progress()
+	defer p.done()
+	start := time.Now()
+	last := "no answer yet"
+	for pause := 20 * time.Millisecond; ; pause = min(pause*3/2, 500*time.Millisecond) {
+		r, err := s.VM.Get(s.ctx, connect.NewRequest(&blixardv1.GetRequest{Name: name}))
+		vm := r0(r).GetVm()
+		switch {
+		case err == nil && vm.GetUid() != uid, connect.CodeOf(err) == connect.CodeNotFound:
+			vm, err = nil, nil
+		case err != nil && s.ctx.Err() == nil && connect.CodeOf(err) != connect.CodeUnavailable:
+			return nil, "", err
+		}
+		if err == nil {
+			ok, err := done(vm)
+			if ok || err != nil {
+				return vm, r0(r).GetNode(), err
+			}
+			last = phaseText(vm)
+			if m := vm.GetStatus().GetMessage(); m != "" {
+				last += ": " + oneLine(m)
+			}
+		} else {
+			last = asFailure(err).what
+		}
+		p.say("%s %s: %s (%ds)", what, name, last, int(time.Since(start).Seconds()))
+		select {
+		case <-time.After(pause):
+		case <-s.ctx.Done():
+			if errors.Is(s.ctx.Err(), context.Canceled) {
+				return nil, "", s.ctx.Err()
+			}
+			return nil, "", &failure{code: exitTimeout,
+				what: fmt.Sprintf("%s %s: not done within %s; it goes on in the cluster", what, name, s.g.Timeout),
+				why:  "last seen: " + last,
+				next: fmt.Sprintf("blixard vm get %s -o wide, or blixard vm explain %s", name, name)}
+		}
+	}
+}
+
+func r0(r *connect.Response[blixardv1.GetResponse]) *blixardv1.GetResponse {
+	if r == nil {
+		return nil
+	}
+	return r.Msg
+}
+
+var errGone = errors.New("somebody deleted it meanwhile")
+
+// running is done once the VM runs in a later attempt than the given one, and
+// fails when it will not run any more by itself.
+func running(attempt uint32, incarnation *blixardv1.Incarnation) func(*blixardv1.VM) (bool, error) {
+	return func(v *blixardv1.VM) (bool, error) {
+		if v == nil || v.GetDeleting() {
+			return false, &failure{code: exitConflict, what: "the VM is gone", why: errGone.Error()}
+		}
+		st := v.GetStatus()
+		later := st.GetAttempt() > attempt || v.GetPlacement().GetIncarnation().GetIndex() != incarnation.GetIndex()
+		switch st.GetPhase() {
+		case blixardv1.Phase_PHASE_RUNNING:
+			return later, nil
+		case blixardv1.Phase_PHASE_STOPPED:
+			if later && !v.GetRun() {
+				return false, &failure{code: exitConflict, what: fmt.Sprintf("VM %s was stopped meanwhile", v.GetName())}
+			}
+			if later && st.GetAttempt() > 0 && v.GetSpec().GetRestart() != blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS &&
+				v.GetSpec().GetRestart() != blixardv1.RestartPolicy_RESTART_POLICY_UNSPECIFIED {
+				return true, nil // it ran, ended, and shall not run again
+			}
+		case blixardv1.Phase_PHASE_FAILED:
+			if later && v.GetSpec().GetRestart() == blixardv1.RestartPolicy_RESTART_POLICY_NEVER {
+				return false, &failure{code: exitError, what: fmt.Sprintf("VM %s failed and will not be restarted", v.GetName()),
+					why: st.GetMessage(), next: "blixard vm logs " + v.GetName()}
+			}
+		}
+		return false, nil
+	}
+}
+
+func stopped(v *blixardv1.VM) (bool, error) {
+	if v == nil {
+		return false, &failure{code: exitConflict, what: "the VM is gone", why: errGone.Error()}
+	}
+	if v.GetRun() {
+		return false, &failure{code: exitConflict, what: fmt.Sprintf("VM %s was started meanwhile", v.GetName())}
+	}
+	return v.GetStatus().GetPhase() == blixardv1.Phase_PHASE_STOPPED, nil
+}
+
+func gone(v *blixardv1.VM) (bool, error) { return v == nil, nil }

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"github.com/blixard/blixard/core"
+	"github.com/blixard/blixard/core/cluster"
+	"github.com/blixard/blixard/rpc"
+	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/runner"
+)
+
+// world is the production world around one node:
+//
+//	  rpc.Peers ──Receive──┐              ┌──► bolt.Disk      Write
+//	    clients ──Request──┤   ┌──────┐   ├──► rpc.Peers      Send
+//	  bolt.Disk ───Wrote───┼──►│ loop │───┼──► runner.Host    Do
+//	runner.Host ──Observed─┤   └──────┘   └──► clients        Reply
+//	      clock ───Tick────┘
+type world struct {
+	clients
+	loop  *loop
+	inbox *inbox
+	host  *runner.Host // nil on a node that is no host
+
+	stopTicks chan struct{}
+	stopOnce  sync.Once
+	cancel    context.CancelFunc // of the replicator
+	working   sync.WaitGroup
+}
+
+// newWorld opens the node and sets everything going.
+func newWorld(d *daemon, id core.Identity, image core.Image, in *inbox) (*world, error) {
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	cfg := core.Config{Tick: int64(tick), Seed: randomSeed(), BootID: boot, Address: d.self.Address}
+	node, err := core.Open(cfg, image, readTime(bootClock{}))
+	if err != nil {
+		return nil, fmt.Errorf("the data directory %s: %w", d.cfg.DataDir, err)
+	}
+	w := &world{inbox: in, stopTicks: make(chan struct{})}
+	env := core.Env{Clock: bootClock{}, Disk: d.disk, Network: d.peers, Clients: &w.clients, Hypervisor: noHost{}}
+	fetcher := rpc.NewFetcher(blobs{d.store}, d.tls)
+	if id.Host {
+		if w.host, err = d.openHost(id, in, fetches{fetcher, d.store}); err != nil {
+			return nil, err
+		}
+		env.Hypervisor = w.host
+	}
+	w.loop = newLoop(node, env, in)
+	id.Address = d.self.Address
+	d.peers.Identify(id)
+	go w.loop.run()
+	go ticks(in, w.stopTicks)
+	go func() {
+		<-w.loop.done
+		if w.loop.err != nil {
+			d.fail(w.loop.err)
+		}
+	}()
+	ctx, cancel := context.WithCancel(context.Background())
+	w.cancel = cancel
+	if id.Server {
+		r := &rpc.Replicator{Backend: d, Blobs: blobs{d.store}, Fetcher: fetcher, Log: d.log}
+		w.working.Go(func() { r.Run(ctx) })
+	}
+	return w, nil
+}
+
+func (d *daemon) openHost(id core.Identity, in *inbox, f fetches) (*runner.Host, error) {
+	return runner.Open(runner.Config{
+		ClusterID: id.ClusterID,
+		HostID:    strconv.FormatUint(id.ID, 10),
+		StateDir:  filepath.Join(d.cfg.DataDir, "host"),
+		RunRoot:   d.cfg.RunDir,
+		Store:     d.store,
+		Fetcher:   f,
+		Observe:   func(o core.Observed) { in.put(o) },
+		Log:       d.log,
+		Capacity:  d.cfg.capacity(),
+		Labels:    d.cfg.Labels,
+		Version:   versionText(),
+		Level:     cluster.Level,
+	})
+}
+
+// stop ends the node: nothing is decided any more.
+func (w *world) stop() {
+	w.stopOnce.Do(func() {
+		w.cancel()
+		close(w.stopTicks)
+		w.inbox.close()
+	})
+	<-w.loop.done
+	w.working.Wait()
+}
+
+// close lets go of the host's VMs, which live on. The node has stopped.
+func (w *world) close() {
+	if w.host != nil {
+		w.host.Close()
+	}
+}
+
+// noHost is the hypervisor of a node that is no host: nothing is ever placed there.
+type noHost struct{}
+
+func (noHost) Do(a vmm.Action) {
+	panic(fmt.Sprintf("%s ordered on a node that is no host", a.Verb))
+}
+
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("which boot of this machine it is cannot be told: %w; is /proc mounted?", err)
+	}
+	return string(bytes.TrimSpace(b)), nil
+}
+
+func randomSeed() uint64 {
+	var b [8]byte
+	rand.Read(b[:]) // never fails
+	return binary.LittleEndian.Uint64(b[:])
+}

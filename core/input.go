@@ -38,6 +38,9 @@ type Observed struct {
 	Done      []vmm.Done
 	// Facts, when set, replaces what is known of this host.
 	Facts *blixardv1.HostFacts
+	// Lapsed, when not 0, is an epoch of which a lease page was found to have
+	// passed when it was to be extended.
+	Lapsed uint64
 }
 
 // Request brings one question or order of a client. It is answered by exactly

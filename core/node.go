@@ -1,8 +1,20 @@
 package core
 
 import (
+	"cmp"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/tracker"
+
 	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+type progress = tracker.Progress
+
+const (
+	milli  = 1_000_000
+	second = 1_000 * milli
 )
 
 // Time is one reading of a node's clocks.
@@ -37,38 +49,205 @@ type Config struct {
 	Seed uint64
 	// BootID is the kernel's.
 	BootID string
-	// Address replaces the one in the identity when the node has moved.
-	Address string
 	// Servers are where a host that is no server first looks for one, and are
 	// replaced by what the cluster says.
 	Servers []*blixardv1.Node
 }
 
-// Open makes a node from what its disk holds: the image must carry an identity.
-func Open(cfg Config, image Image, now Time) (*Node, error) { panic("being written") }
+// Node is one member of a cluster as one deterministic machine.
+type Node struct {
+	cfg     Config
+	id      Identity
+	server  *server // nil: no server
+	host    *host   // nil: no host
+	servers []*blixardv1.Node
+	keeper  writer // of a node that is no server
 
-// ReadIdentity returns who the disk says the node is; false when it is in no
-// cluster yet.
-func ReadIdentity(image Image) (Identity, bool, error) { panic("being written") }
-
-// Found returns the first batch of the first node of a new cluster.
-func Found(id Identity, settings *blixardv1.Settings, now Time) (Batch, error) {
-	panic("being written")
+	// Of the step under way.
+	now  Time
+	out  *Output
+	self []*blixardv1.Envelope // messages of one part to the other
 }
 
-// Join returns the first batch of a node that a cluster has just admitted.
-func Join(id Identity, servers []*blixardv1.Node) (Batch, error) { panic("being written") }
-
-// Node is one member of a cluster as one deterministic machine.
-type Node struct{}
+// Open makes a node from what its disk holds: the image must carry an identity.
+func Open(cfg Config, image Image, now Time) (*Node, error) {
+	cfg.Tick = cmp.Or(cfg.Tick, 100*milli)
+	cfg.ElectionTicks = cmp.Or(cfg.ElectionTicks, 10)
+	cfg.HeartbeatTicks = cmp.Or(cfg.HeartbeatTicks, 1)
+	d, err := readDisk(image)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, id: d.identity, servers: cfg.Servers, now: now}
+	if len(d.servers) > 0 {
+		n.servers = d.servers
+	}
+	if n.id.Server {
+		if n.server, err = newServer(n, d); err != nil {
+			return nil, err
+		}
+	}
+	if n.id.Host {
+		n.host = newHost(n)
+		n.host.synced = now.Boot - defaultRenew
+	}
+	return n, nil
+}
 
 // Step takes one input and returns what is to be done about it. It never
-// blocks, takes no lock, starts no goroutine and reads no clock.
-func (n *Node) Step(now Time, in Input) (Output, error) { panic("being written") }
+// blocks, takes no lock, starts no goroutine and reads no clock. After an error
+// the node is done: it must be opened again from its disk.
+func (n *Node) Step(now Time, in Input) (Output, error) {
+	out := Output{}
+	n.now, n.out = now, &out
+	if err := n.take(in); err != nil {
+		return out, err
+	}
+	for {
+		if n.server != nil {
+			if err := n.server.pump(); err != nil {
+				return out, err
+			}
+			if l := n.server.leading; l != nil {
+				l.push()
+			}
+		} else if !n.keeper.busy && len(n.keeper.extra) > 0 {
+			out.Write = n.keeper.batch(nil)
+		}
+		if n.host != nil {
+			n.host.talk()
+		}
+		if len(n.self) == 0 {
+			return out, nil
+		}
+		e := n.self[0]
+		n.self = n.self[1:]
+		n.receive(e)
+	}
+}
+
+func (n *Node) take(in Input) error {
+	switch in := in.(type) {
+	case Tick:
+		if n.server != nil {
+			n.server.tick()
+		}
+		if n.host != nil {
+			n.host.tick()
+		}
+	case Receive:
+		n.receive(in.Envelope)
+	case PeerLost:
+		if n.server != nil {
+			n.server.lost(in.Peer)
+		}
+	case SnapshotSent:
+		if n.server != nil {
+			status := raft.SnapshotFinish
+			if !in.OK {
+				status = raft.SnapshotFailure
+			}
+			n.server.raft.ReportSnapshot(in.To, status)
+		}
+	case Wrote:
+		if n.server != nil {
+			return n.server.wrote(in.Seq)
+		}
+		if in.Seq >= n.keeper.seq {
+			n.keeper.busy = false
+		}
+	case Observed:
+		if n.host != nil {
+			n.host.observed(in)
+		}
+	case Request:
+		if n.server == nil {
+			n.refuse(in.ID, blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "this node is no server", "ask a server")
+			return nil
+		}
+		n.server.request(in)
+	}
+	return nil
+}
+
+// receive takes a message, if it is for this node of this cluster.
+func (n *Node) receive(e *blixardv1.Envelope) {
+	if e.GetClusterId() != n.id.ClusterID || e.Generation != n.id.Generation || e.To != n.id.ID {
+		return
+	}
+	switch body := e.Body.(type) {
+	case *blixardv1.Envelope_Raft:
+		if n.server != nil {
+			n.server.receive(e)
+		}
+	case *blixardv1.Envelope_Sync:
+		if n.server != nil && body.Sync.GetNodeId() == e.From {
+			n.server.sync(body.Sync)
+		}
+	case *blixardv1.Envelope_Forward:
+		if n.server != nil {
+			n.server.forwarded(body.Forward)
+		}
+	case *blixardv1.Envelope_Grant:
+		if n.host != nil {
+			n.host.grant(e.From, body.Grant)
+		}
+	}
+}
+
+// send addresses a message; one to ourselves is taken in this same step.
+func (n *Node) send(m Message) {
+	e := m.Envelope
+	e.ClusterId, e.Generation, e.From, e.To = n.id.ClusterID, n.id.Generation, n.id.ID, m.To
+	if m.To == n.id.ID {
+		n.self = append(n.self, e)
+		return
+	}
+	n.out.Messages = append(n.out.Messages, m)
+}
+
+// address is where a node listens, as far as is known here.
+func (n *Node) address(id uint64) string {
+	if n.server != nil {
+		if node := n.server.state.Node(id); node != nil {
+			return node.Address
+		}
+	}
+	for _, s := range n.servers {
+		if s.Id == id {
+			return s.Address
+		}
+	}
+	return ""
+}
+
+// keepServers remembers where the servers are, across restarts too.
+func (n *Node) keepServers(list []*blixardv1.Node) {
+	b := encode(&blixardv1.Grant{Servers: list})
+	if string(b) == string(encode(&blixardv1.Grant{Servers: n.servers})) {
+		return
+	}
+	n.servers = list
+	if n.server == nil { // a server has them in its state
+		n.keeper.extra = append(n.keeper.extra, put(Meta, keyServers, b))
+	}
+}
+
+// Resign hands the leadership over before a planned stop, if this node leads.
+func (n *Node) Resign() {
+	if n.server != nil && n.server.leading != nil {
+		n.server.leading.handOver()
+	}
+}
 
 // View is the applied state, frozen, in constant time; nil on a node that is
 // no server.
-func (n *Node) View() *cluster.State { panic("being written") }
+func (n *Node) View() *cluster.State {
+	if n.server == nil {
+		return nil
+	}
+	return n.server.state.Freeze()
+}
 
 // Status is what a node knows of itself without asking anyone.
 type Status struct {
@@ -78,15 +257,33 @@ type Status struct {
 	Committed uint64
 	Applied   uint64
 	Leading   bool
-	// Quorum: this server leads with a quorum, or has heard from a leader within
-	// the election timeout.
+	// Quorum: a leader is known. A leader that loses its quorum steps down within
+	// two election timeouts.
 	Quorum bool
 	// Servers as last heard of.
 	Servers []*blixardv1.Node
 	// Of a host.
 	Epoch   uint64
-	Granted bool // its lease has not passed
+	Granted bool // its short lease has not passed
 }
 
 // Status may be called between two steps.
-func (n *Node) Status() Status { panic("being written") }
+func (n *Node) Status() Status {
+	st := Status{Identity: n.id, Servers: n.servers}
+	if s := n.server; s != nil {
+		b := s.raft.BasicStatus()
+		st.Leader, st.Term, st.Committed, st.Applied = b.Lead, b.GetTerm(), b.GetCommit(), s.state.Revision()
+		st.Leading, st.Quorum = s.leading != nil, b.Lead != 0
+		st.Servers = s.serverList()
+	}
+	if h := n.host; h != nil {
+		st.Epoch = h.epoch
+		if h.settings != nil {
+			st.Granted = h.leases[h.settings.LeaseMs] > n.now.Boot
+		}
+		if n.server == nil {
+			st.Leader, st.Quorum = h.hint, st.Granted
+		}
+	}
+	return st
+}

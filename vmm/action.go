@@ -29,7 +29,8 @@ const (
 	// Remove deletes the instance's files. It fails while anything of the
 	// instance is alive.
 	Remove
-	// Extend raises the deadlines of the lease pages of an epoch. No answer.
+	// Extend raises the deadlines of the lease pages of an epoch. Answered only
+	// when a page has passed already: by Observed.Lapsed.
 	Extend
 )
 

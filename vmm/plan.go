@@ -171,6 +171,9 @@ func (u *Unit) planAbsent(now int64, c Context) *Action {
 // planStart starts a VM of which nothing is alive, if it should run now.
 func (u *Unit) planStart(now int64, c Context) *Action {
 	w := u.Want
+	if now < u.expect {
+		return nil
+	}
 	if !w.Run {
 		u.failures, u.retryAt = 0, 0
 		u.say(blixardv1.Phase_PHASE_STOPPED, "Stopped", "it was stopped by its user")

@@ -23,6 +23,7 @@ type Unit struct {
 	attempt       uint32 // the highest that was ever started
 	runGeneration uint32 // of the newest attempt
 	builtFor      uint64 // incarnation for which Build succeeded
+	expect        int64  // until when the first report of a started attempt may come; 0: it came
 	ended         uint32 // attempt whose end has been counted
 	asked         bool   // that end was asked for
 	readyAt       int64  // when the live attempt became ready; 0: not yet
@@ -43,6 +44,8 @@ const (
 
 	// startMargin must be left of a lease for a start to make sense.
 	startMargin = second
+	// startSilence is how long a started attempt may go unreported.
+	startSilence = 30 * second
 	// killAgain is how long a Kill may take before it is ordered again.
 	killAgain = 5 * second
 	// stableRun forgives the failures before it.
@@ -59,12 +62,13 @@ func NewUnit(uid string) *Unit { return &Unit{UID: uid} }
 func (u *Unit) Observe(now int64, r Report) {
 	if r.Liveness != Absent {
 		u.attempt = max(u.attempt, r.Instance.Attempt)
-	}
-	if r.Liveness == Alive {
 		u.runGeneration = max(u.runGeneration, r.RunGeneration)
-		if r.Ready && u.readyAt == 0 {
-			u.readyAt = max(now, 1)
+		if r.Instance.Attempt >= u.attempt {
+			u.expect = 0
 		}
+	}
+	if r.Liveness == Alive && r.Ready && u.readyAt == 0 {
+		u.readyAt = max(now, 1)
 	}
 	u.Seen = r
 }
@@ -79,6 +83,10 @@ func (u *Unit) Finish(now int64, d Done) {
 	switch {
 	case d.Err == "" && verb == Build:
 		u.builtFor = u.Want.GetIncarnation().GetIndex()
+	case d.Err == "" && verb == Start:
+		if u.Seen.Liveness == Absent || u.Seen.Instance.Attempt < u.attempt {
+			u.expect = now + startSilence
+		}
 	case d.Err != "" && verb == Build:
 		u.fail(now, "BuildFailed", d.Err)
 	case d.Err != "" && verb == Start:

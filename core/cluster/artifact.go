@@ -51,8 +51,8 @@ func (s *State) putArtifact(e *entry, r *blixardv1.ArtifactRecord) {
 }
 
 func (s *State) announce(e *entry, op *blixardv1.AnnounceOp) *blixardv1.Response {
-	if !ValidDigest(op.Digest) {
-		return refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "a digest is 64 lowercase hexadecimal digits", "")
+	if err := ValidateDigest("digest", op.Digest); err != nil {
+		return &blixardv1.Response{Error: err}
 	}
 	if s.Node(op.NodeId) == nil {
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND, "no node has that id", "")

@@ -20,6 +20,11 @@ func (s *State) createVM(e *entry, op *blixardv1.CreateVMOp) *blixardv1.Response
 		}
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_ALREADY_EXISTS, "a VM named "+op.Name+" exists", "use another name, or delete it first")
 	}
+	if l, renew := op.Spec.LeaseMs, s.meta.Settings.GetRenewMs(); l != 0 && l < 3*renew {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID,
+			fmt.Sprintf("a lease of %d ms is too short for a cluster that renews every %d ms", l, renew),
+			fmt.Sprintf("give it at least %d, or leave it out", 3*renew))
+	}
 	for _, a := range artifacts(op.Spec) {
 		if s.Artifact(a.Digest) == nil {
 			return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,

@@ -193,7 +193,10 @@ type Sync struct {
 	// What the state has not yet acknowledged.
 	Observations []*Observation `protobuf:"bytes,6,rep,name=observations,proto3" json:"observations,omitempty"`
 	// On the first Sync of a process and whenever they change.
-	Facts         *HostFacts `protobuf:"bytes,7,opt,name=facts,proto3" json:"facts,omitempty"`
+	Facts *HostFacts `protobuf:"bytes,7,opt,name=facts,proto3" json:"facts,omitempty"`
+	// A short lease of this epoch has passed: it can never be extended, so the
+	// host asks for the next epoch.
+	Lapsed        bool `protobuf:"varint,8,opt,name=lapsed,proto3" json:"lapsed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -275,6 +278,13 @@ func (x *Sync) GetFacts() *HostFacts {
 		return x.Facts
 	}
 	return nil
+}
+
+func (x *Sync) GetLapsed() bool {
+	if x != nil {
+		return x.Lapsed
+	}
+	return false
 }
 
 // Grant answers a Sync. lease_ms and the assignments count only when the
@@ -680,7 +690,7 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x05grant\x18\a \x01(\v2\x11.blixard.v1.GrantH\x00R\x05grant\x12/\n" +
 	"\aforward\x18\b \x01(\v2\x13.blixard.v1.ForwardH\x00R\aforward\x12\x1a\n" +
 	"\bsnapshot\x18\t \x01(\fR\bsnapshotB\x06\n" +
-	"\x04body\"\xea\x01\n" +
+	"\x04body\"\x82\x02\n" +
 	"\x04Sync\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
@@ -688,7 +698,8 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x05nonce\x18\x04 \x01(\x04R\x05nonce\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x04R\brevision\x12;\n" +
 	"\fobservations\x18\x06 \x03(\v2\x17.blixard.v1.ObservationR\fobservations\x12+\n" +
-	"\x05facts\x18\a \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\"\x8e\x03\n" +
+	"\x05facts\x18\a \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\x12\x16\n" +
+	"\x06lapsed\x18\b \x01(\bR\x06lapsed\"\x8e\x03\n" +
 	"\x05Grant\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +

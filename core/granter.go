@@ -1,0 +1,150 @@
+package core
+
+import (
+	"maps"
+	"slices"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// The leader's side of the lease. A Sync is answered by a Grant only after a
+// round that began after it arrived has proven the leadership, and with the
+// state applied up to there; and only to the epoch that the state has, bound to
+// the boot that asks, neither fenced nor being fenced.
+
+// sync takes what a host says, and asks for a round.
+func (s *server) sync(m *blixardv1.Sync) {
+	if s.leading == nil {
+		s.answer(m, &blixardv1.Grant{Refusal: "this server does not lead", LeaderId: s.leaderID()})
+		return
+	}
+	l := s.leading
+	n := s.state.Node(m.NodeId)
+	if n.GetHost() == nil {
+		s.answer(m, &blixardv1.Grant{Refusal: "the cluster knows no such host; it may have been removed"})
+		return
+	}
+	v := l.host(n.Id)
+	if n.Host.BootId == m.BootId || n.Host.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE {
+		v.heard = l.now.Boot
+	}
+	l.news(v, n, m)
+	s.rounds.waiting.grants = append(s.rounds.waiting.grants, m)
+}
+
+// news proposes what the state does not know yet.
+func (l *leader) news(v *hostView, n *blixardv1.Node, m *blixardv1.Sync) {
+	h := n.Host
+	if h.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE {
+		if l.now.Boot-v.proposed >= proposeHostAgain && (m.Facts != nil || h.BootId == m.BootId) {
+			v.proposed = l.now.Boot
+			l.propose(&blixardv1.Command{Op: &blixardv1.Command_HostBoot{HostBoot: &blixardv1.HostBootOp{
+				NodeId: n.Id, BootId: m.BootId, Epoch: h.Epoch, Facts: m.Facts,
+			}}})
+		}
+		return
+	}
+	if h.BootId != m.BootId || h.Epoch != m.Epoch {
+		return
+	}
+	if h.Suspect && l.now.Boot-v.proposed >= proposeHostAgain {
+		l.suspect(v, n, false)
+	}
+	l.report(v, h, m)
+}
+
+// report proposes a host's observations, each once unless it got lost.
+func (l *leader) report(v *hostView, h *blixardv1.HostState, m *blixardv1.Sync) {
+	if v.epoch != m.Epoch || l.now.Boot-v.toldAt >= proposeHostAgain {
+		v.epoch, v.reported = m.Epoch, h.Sequence
+	}
+	fresh := slices.Clone(m.Observations)
+	fresh = slices.DeleteFunc(fresh, func(o *blixardv1.Observation) bool { return o.Sequence <= max(v.reported, h.Sequence) })
+	facts := m.Facts
+	if facts != nil && string(encode(facts)) == string(encode(h.Facts)) {
+		facts = nil
+	}
+	if len(fresh) == 0 && facts == nil {
+		return
+	}
+	for _, o := range fresh {
+		v.reported = max(v.reported, o.Sequence)
+	}
+	v.toldAt = l.now.Boot
+	l.propose(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{
+		NodeId: m.NodeId, BootId: m.BootId, Epoch: m.Epoch, Observations: fresh, Facts: facts,
+	}}})
+}
+
+// grant answers a Sync whose round has been proven.
+func (l *leader) grant(m *blixardv1.Sync) {
+	n := l.state.Node(m.NodeId)
+	h := n.GetHost()
+	v := l.host(m.NodeId)
+	switch {
+	case h == nil:
+		l.answer(m, &blixardv1.Grant{Refusal: "the cluster knows no such host; it may have been removed"})
+	case h.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE:
+		l.answer(m, &blixardv1.Grant{Refusal: "the host has no epoch yet"})
+	case h.BootId != m.BootId:
+		l.answer(m, &blixardv1.Grant{Refusal: "another boot of this host holds the epoch: it is given to this one when the lease of that one has surely ended; should both be alive, one is a clone"})
+	case m.Lapsed && m.Epoch == h.Epoch:
+		l.answer(m, &blixardv1.Grant{Refusal: "the epoch's lease has passed; the next epoch comes when its window has"})
+	case v.fencing == h.Epoch:
+		l.answer(m, &blixardv1.Grant{Refusal: "the epoch is being fenced"})
+	default:
+		v.granted = l.now.Boot
+		from := m.Revision
+		if m.Epoch != h.Epoch {
+			from = 0
+		}
+		g := &blixardv1.Grant{Granted: true, Epoch: h.Epoch, Sequence: h.Sequence, From: from}
+		g.To, g.Assignments = l.state.Assignments(m.NodeId, from)
+		v.revision = g.To
+		l.answer(m, g)
+	}
+}
+
+// answer sends a Grant back to the host that asked.
+func (s *server) answer(m *blixardv1.Sync, g *blixardv1.Grant) {
+	g.NodeId, g.BootId, g.Nonce = m.NodeId, m.BootId, m.Nonce
+	g.Settings = s.state.Settings()
+	if g.LeaderId == 0 {
+		g.LeaderId = s.leaderID()
+	}
+	g.Servers = s.serverList()
+	s.sendGrant(m.NodeId, g)
+}
+
+func (s *server) sendGrant(to uint64, g *blixardv1.Grant) {
+	s.send(Message{To: to, Address: s.address(to), Envelope: &blixardv1.Envelope{Body: &blixardv1.Envelope_Grant{Grant: g}}})
+}
+
+func (s *server) serverList() (list []*blixardv1.Node) {
+	s.state.Nodes(func(n *blixardv1.Node) bool {
+		if n.Server == blixardv1.ServerState_SERVER_STATE_VOTER || n.Server == blixardv1.ServerState_SERVER_STATE_LEARNER {
+			list = append(list, &blixardv1.Node{Id: n.Id, Name: n.Name, Address: n.Address, Server: n.Server})
+		}
+		return true
+	})
+	return list
+}
+
+// push tells hosts at once what this step changed for them. It extends nothing.
+func (l *leader) push() {
+	if len(l.touched) == 0 {
+		return
+	}
+	for _, id := range slices.Sorted(maps.Keys(l.touched)) {
+		n := l.state.Node(id)
+		h, v := n.GetHost(), l.hosts[id]
+		if h == nil || v == nil || h.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE || h.Revision <= v.revision || v.revision == 0 {
+			continue
+		}
+		g := &blixardv1.Grant{NodeId: id, BootId: h.BootId, Epoch: h.Epoch, Sequence: h.Sequence, From: v.revision, LeaderId: l.id.ID}
+		g.To, g.Assignments = l.state.Assignments(id, v.revision)
+		v.revision = g.To
+		l.sendGrant(id, g)
+	}
+	clear(l.touched)
+}

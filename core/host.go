@@ -1,0 +1,353 @@
+package core
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+
+	"google.golang.org/protobuf/proto"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// host is a node's part that runs VMs. It holds no lease but what a Grant gave
+// it, counted from the moment at which it had asked; it starts nothing before
+// the inventory of what already runs here, and ends nothing before it has been
+// told everything that is placed here.
+type host struct {
+	*Node
+	inventory bool
+	facts     *blixardv1.HostFacts
+	toldFacts bool // a leader has answered a Sync that carried them
+
+	epoch    uint64
+	complete bool // all assignments of the epoch are known
+	revision uint64
+	settings *blixardv1.Settings
+	leases   map[uint32]int64 // deadline by length
+	lapsed   bool             // one of them has passed: the epoch is over for us
+
+	units   map[string]*vmm.Unit
+	actions uint64
+
+	nonce   uint64
+	sent    map[uint64]int64 // when each Sync was sent
+	synced  int64            // when the last was
+	granted int64            // when the last that was granted had been sent
+	hint    uint64           // who is believed to lead
+	try     int              // which server to try when nobody is
+
+	sequence uint64
+	acked    uint64
+	told     map[string]*blixardv1.Observation // newest by uid
+	urgent   bool
+}
+
+const (
+	defaultRenew = 3 * second
+	// urgentGap keeps news from becoming a flood.
+	urgentGap = 50 * milli
+	// patience is how long an unanswered Sync counts.
+	patience = 60 * second
+)
+
+func newHost(n *Node) *host {
+	return &host{
+		Node: n, leases: map[uint32]int64{}, units: map[string]*vmm.Unit{},
+		sent: map[uint64]int64{}, told: map[string]*blixardv1.Observation{},
+		nonce: n.cfg.Seed, synced: -defaultRenew,
+	}
+}
+
+// observed takes what the real side saw.
+func (h *host) observed(o Observed) {
+	if o.Facts != nil {
+		h.facts, h.toldFacts = o.Facts, false
+		h.urgent = true
+	}
+	h.inventory = h.inventory || o.Inventory
+	h.lapsed = h.lapsed || o.Lapsed != 0 && o.Lapsed == h.epoch
+	for _, r := range o.Reports {
+		u := h.unit(r.Instance.UID)
+		u.Observe(h.now.Boot, r)
+	}
+	for _, d := range o.Done {
+		if u := h.units[d.UID]; u != nil {
+			u.Finish(h.now.Boot, d)
+		}
+	}
+	for _, r := range o.Reports {
+		h.plan(r.Instance.UID)
+	}
+	for _, d := range o.Done {
+		h.plan(d.UID)
+	}
+	if o.Inventory {
+		h.planAll()
+	}
+}
+
+func (h *host) unit(uid string) *vmm.Unit {
+	u := h.units[uid]
+	if u == nil {
+		u = vmm.NewUnit(uid)
+		h.units[uid] = u
+	}
+	return u
+}
+
+func (h *host) planAll() {
+	for _, uid := range slices.Sorted(maps.Keys(h.units)) {
+		h.plan(uid)
+	}
+}
+
+// plan orders what one VM needs now, and notes what changed about it.
+func (h *host) plan(uid string) {
+	u := h.units[uid]
+	if u == nil || !h.inventory || !h.complete {
+		return
+	}
+	for range 4 { // an order that needs no answer may be followed by another
+		a := u.Plan(h.now.Boot, vmm.Context{Host: h.identity(), Deadline: h.deadline, NextID: h.nextAction})
+		if a == nil {
+			break
+		}
+		h.out.Actions = append(h.out.Actions, *a)
+	}
+	if u.Idle() {
+		delete(h.units, uid)
+		delete(h.told, uid)
+		return
+	}
+	if u.Want != nil {
+		h.tell(u.Observation())
+	}
+}
+
+func (h *host) nextAction() uint64 {
+	h.actions++
+	return h.actions
+}
+
+func (h *host) deadline(lengthMs uint32) int64 { return h.leases[lengthMs] }
+
+func (h *host) identity() shim.Host {
+	return shim.Host{ID: strconv.FormatUint(h.id.ID, 10), Generation: h.id.Generation, Boot: h.cfg.BootID, Epoch: h.epoch}
+}
+
+// tell numbers an observation if it says something new.
+func (h *host) tell(o *blixardv1.Observation) {
+	if old := h.told[o.Uid]; old != nil {
+		o.Sequence = old.Sequence
+		if proto.Equal(o, old) {
+			return
+		}
+	}
+	h.sequence++
+	o.Sequence = h.sequence
+	h.told[o.Uid] = o
+	h.urgent = true
+}
+
+// tick plans what time alone changes, and renews the lease.
+func (h *host) tick() {
+	for _, d := range h.leases {
+		h.lapsed = h.lapsed || d <= h.now.Boot
+	}
+	h.planAll()
+	h.talk()
+}
+
+// talk sends a Sync when it is due, or when there is news.
+func (h *host) talk() {
+	renew := int64(defaultRenew)
+	if h.settings != nil {
+		renew = int64(h.settings.RenewMs) * milli
+	}
+	since := h.now.Boot - h.synced
+	if !h.inventory || since < renew && !(h.urgent && since >= urgentGap) {
+		return
+	}
+	to := h.leader(since >= renew)
+	if to == 0 {
+		return
+	}
+	h.urgent = false
+	h.synced = h.now.Boot
+	h.nonce++
+	h.sent[h.nonce] = h.now.Boot
+	maps.DeleteFunc(h.sent, func(_ uint64, at int64) bool { return h.now.Boot-at > patience })
+	s := &blixardv1.Sync{
+		NodeId: h.id.ID, BootId: h.cfg.BootID, Epoch: h.epoch, Nonce: h.nonce, Revision: h.revision,
+		Observations: h.unacknowledged(), Lapsed: h.lapsed,
+	}
+	if !h.toldFacts || h.epoch == 0 {
+		s.Facts = h.facts
+	}
+	h.send(Message{To: to, Address: h.address(to), Envelope: &blixardv1.Envelope{Body: &blixardv1.Envelope_Sync{Sync: s}}})
+}
+
+func (h *host) unacknowledged() []*blixardv1.Observation {
+	var list []*blixardv1.Observation
+	for _, o := range h.told {
+		if o.Sequence > h.acked {
+			list = append(list, o)
+		}
+	}
+	slices.SortFunc(list, func(a, b *blixardv1.Observation) int { return int(int64(a.Sequence) - int64(b.Sequence)) })
+	return list
+}
+
+// leader says whom to ask. Without a hint, or when the last one did not answer,
+// the servers are tried in turn.
+func (h *host) leader(renewal bool) uint64 {
+	if h.server != nil {
+		if lead := h.server.leaderID(); lead != 0 {
+			return lead
+		}
+	}
+	silent := renewal && h.hint != 0 && h.now.Boot-h.granted > 2*defaultRenew
+	if h.hint != 0 && !silent {
+		return h.hint
+	}
+	list := h.servers
+	if h.server != nil {
+		list = h.server.serverList()
+	}
+	if len(list) == 0 {
+		return 0
+	}
+	h.try++
+	h.hint = list[h.try%len(list)].Id
+	return h.hint
+}
+
+// grant takes an answer to a Sync, or a push of assignments.
+func (h *host) grant(from uint64, g *blixardv1.Grant) {
+	if g.NodeId != h.id.ID || g.BootId != h.cfg.BootID {
+		return
+	}
+	if g.Nonce == 0 {
+		if g.Epoch == h.epoch && h.epoch != 0 {
+			h.take(g)
+		}
+		return
+	}
+	sent, mine := h.sent[g.Nonce]
+	if !mine {
+		return
+	}
+	delete(h.sent, g.Nonce)
+	h.learn(from, g)
+	if !g.Granted || g.Epoch < h.epoch || g.Epoch == 0 {
+		return
+	}
+	if g.Epoch > h.epoch {
+		h.enter(g.Epoch)
+	}
+	h.granted = max(h.granted, sent)
+	h.toldFacts = true
+	h.settings = g.Settings
+	h.take(g)
+	h.extend(sent)
+	h.planAll()
+}
+
+// learn takes over who leads and where the servers are.
+func (h *host) learn(from uint64, g *blixardv1.Grant) {
+	if g.LeaderId != 0 && g.LeaderId != h.hint {
+		h.hint = g.LeaderId
+		h.urgent = h.urgent || !g.Granted && from != g.LeaderId
+	} else if g.LeaderId == 0 {
+		h.hint = 0
+	}
+	if len(g.Servers) > 0 {
+		h.keepServers(g.Servers)
+	}
+}
+
+// enter begins an epoch: nothing of the one before counts any more.
+func (h *host) enter(epoch uint64) {
+	h.epoch, h.revision, h.complete = epoch, 0, false
+	h.sequence, h.acked = 0, 0
+	clear(h.leases)
+	clear(h.told)
+	h.lapsed = false
+}
+
+// take takes assignments if they follow on what the host has.
+func (h *host) take(g *blixardv1.Grant) {
+	h.acked = max(h.acked, g.Sequence)
+	switch {
+	case g.From == 0 && g.To >= h.revision && (g.Granted || h.complete):
+		h.replace(g.Assignments)
+	case g.From != 0 && g.From == h.revision && h.complete:
+		for _, a := range g.Assignments {
+			h.unit(a.Uid).Want = a
+		}
+	case g.From > h.revision:
+		h.urgent = true // something was missed: ask
+		return
+	default:
+		return
+	}
+	h.revision = g.To
+	h.complete = true
+	for _, a := range g.Assignments {
+		h.plan(a.Uid)
+	}
+	h.forget()
+}
+
+// replace makes the assignments all there is.
+func (h *host) replace(list []*blixardv1.Assignment) {
+	for _, u := range h.units {
+		u.Want = nil
+	}
+	for _, a := range list {
+		h.unit(a.Uid).Want = a
+	}
+	if h.inventory {
+		h.planAll()
+	}
+}
+
+// forget drops what the cluster has acknowledged as removed.
+func (h *host) forget() {
+	for uid, u := range h.units {
+		if o := h.told[uid]; u.Removed() && o != nil && o.Removed && o.Sequence <= h.acked {
+			delete(h.units, uid)
+			delete(h.told, uid)
+		}
+	}
+}
+
+// extend counts every lease in use from the moment at which it was asked for. A
+// deadline that has passed is never extended: the page keeps to that too.
+func (h *host) extend(sent int64) {
+	lengths := map[uint32]struct{}{h.settings.LeaseMs: {}, h.settings.LongLeaseMs: {}}
+	for _, u := range h.units {
+		if ms := u.Want.GetLeaseMs(); ms != 0 {
+			lengths[ms] = struct{}{}
+		}
+	}
+	a := vmm.Action{ID: h.nextAction(), Verb: vmm.Extend, Host: h.identity()}
+	for _, ms := range slices.Sorted(maps.Keys(lengths)) {
+		d := sent + int64(ms)*milli
+		old := h.leases[ms]
+		if old != 0 && old <= h.now.Boot {
+			h.lapsed = true
+		}
+		if d <= old || d <= h.now.Boot || h.lapsed {
+			continue
+		}
+		h.leases[ms] = d
+		a.Leases = append(a.Leases, vmm.Lease{Length: ms, Deadline: d})
+	}
+	if len(a.Leases) > 0 {
+		h.out.Actions = append(h.out.Actions, a)
+	}
+}

@@ -1,0 +1,150 @@
+package core
+
+import (
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/blixard/blixard/core/cluster"
+)
+
+const (
+	// flushBytes caps the applied state in one batch, so that it never holds up
+	// the append behind it.
+	flushBytes = 256 << 10
+	// flushEvery is how long applied state waits for a batch to ride with.
+	flushEvery = 500 * milli
+	// A tail of the log stays in memory and on disk for followers that are
+	// behind; beyond it they get a snapshot.
+	keepEntries = 10_000
+)
+
+// storage is Raft's view of the log: all of it in memory, so that no read made
+// inside a step waits for a disk.
+type storage struct {
+	*raft.MemoryStorage
+	server *server
+}
+
+// Snapshot is cut from the state in memory. Its records travel beside the
+// message: see Message.State.
+func (s *storage) Snapshot() (*raftpb.Snapshot, error) {
+	state := s.server.state
+	meta := startMeta(state)
+	s.server.frozen = &frozen{index: meta.GetIndex(), state: state.Freeze()}
+	return &raftpb.Snapshot{Metadata: meta}, nil
+}
+
+// frozen is the state of the newest snapshot that Raft asked for, kept because
+// more may be applied before its message leaves.
+type frozen struct {
+	index uint64
+	state *cluster.State
+}
+
+// writer builds batches and knows what of them is durable.
+type writer struct {
+	seq    uint64
+	busy   bool             // a batch is under way
+	dirty  []cluster.Change // applied, not yet in a batch, oldest first
+	hard   *raftpb.HardState
+	since  int64  // when the oldest of dirty was applied
+	sent   uint64 // applied index of the batch under way or done
+	stable uint64 // applied index that is durable
+	start  uint64 // the log on disk begins after this entry
+	cut    uint64 // the batch under way moves start here; 0: not
+	extra  []Op   // to go with the next batch
+}
+
+// applied takes over what Apply changed.
+func (w *writer) applied(now int64, changes []cluster.Change) {
+	if len(w.dirty) == 0 {
+		w.since = now
+	}
+	w.dirty = append(w.dirty, changes...)
+}
+
+// append adds a Ready's entries: what the log had from the first of them on is
+// overwritten.
+func (w *writer) append(ops []Op, entries []*raftpb.Entry, last uint64) []Op {
+	if len(entries) == 0 {
+		return ops
+	}
+	if first := entries[0].GetIndex(); first <= last {
+		ops = append(ops, Op{Table: Log, Key: indexKey(first), Range: true})
+	}
+	for _, e := range entries {
+		ops = append(ops, putMessage(Log, indexKey(e.GetIndex()), e))
+	}
+	return ops
+}
+
+// flush adds a piece of the applied state that ends with a whole entry. Of a
+// key that changed often in it, only the last value is written.
+func (w *writer) flush(ops []Op) []Op {
+	n, bytes := 0, 0
+	for n < len(w.dirty) {
+		index := w.dirty[n].Index
+		for n < len(w.dirty) && w.dirty[n].Index == index {
+			bytes += len(w.dirty[n].Key) + len(w.dirty[n].Value)
+			n++
+		}
+		w.sent = index
+		if bytes >= flushBytes {
+			break
+		}
+	}
+	newest := make(map[string]int, n)
+	for i, c := range w.dirty[:n] {
+		newest[string(c.Key)] = i
+	}
+	for i, c := range w.dirty[:n] {
+		if newest[string(c.Key)] != i {
+			continue
+		}
+		ops = append(ops, Op{Table: State, Key: c.Key, Value: c.Value})
+	}
+	w.dirty = w.dirty[n:]
+	if len(w.dirty) == 0 {
+		w.dirty = nil
+	}
+	return ops
+}
+
+// due says that applied state has waited long enough for a batch of its own.
+func (w *writer) due(now int64) bool {
+	return len(w.extra) > 0 || len(w.dirty) > 0 && now-w.since >= flushEvery
+}
+
+// batch closes a batch. Whatever is in it, the hard state goes along, with a
+// commit index that is not behind the applied state (etcd#10217).
+func (w *writer) batch(ops []Op) *Batch {
+	ops = append(ops, w.extra...)
+	w.extra = nil
+	if w.hard != nil {
+		hard := proto.Clone(w.hard).(*raftpb.HardState)
+		hard.Commit = proto.Uint64(max(hard.GetCommit(), w.sent))
+		ops = append(ops, putMessage(Meta, keyHardState, hard))
+	}
+	w.seq++
+	w.busy = true
+	return &Batch{Seq: w.seq, Ops: ops}
+}
+
+// trim cuts the log on disk when much more than the tail is kept, never beyond
+// what is durably applied.
+func (w *writer) trim(ops []Op, log *raft.MemoryStorage) []Op {
+	if w.stable < w.start+2*keepEntries {
+		return ops
+	}
+	cut := w.stable - keepEntries
+	term, err := log.Term(cut)
+	if err != nil {
+		return ops
+	}
+	w.cut = cut
+	meta := &raftpb.SnapshotMetadata{Index: proto.Uint64(cut), Term: proto.Uint64(term)}
+	return append(ops,
+		Op{Table: Log, Key: indexKey(0), End: indexKey(cut + 1), Range: true},
+		putMessage(Meta, keyStart, meta))
+}

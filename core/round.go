@@ -1,0 +1,114 @@
+package core
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"go.etcd.io/raft/v3"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// rounds batch what needs a proof that a quorum still followed the leader after
+// it was asked for: linearizable reads, and grants. One round is under way at a
+// time; who comes meanwhile waits for the next, so that a round never began
+// before a request that it serves (ReadIndex: Ongaro's thesis, 6.4).
+type rounds struct {
+	seed    uint64
+	count   uint64
+	waiting ask // for the next round
+	asked   ask // in the round under way
+	started int64
+	done    []confirmed // proven, and waiting until so much is applied
+}
+
+// ask is what one round serves.
+type ask struct {
+	reads  []read
+	grants []*blixardv1.Sync
+}
+
+func (a ask) empty() bool { return len(a.reads) == 0 && len(a.grants) == 0 }
+
+type confirmed struct {
+	ask
+	index uint64
+}
+
+// roundAgain is how long a round may take before it is asked for again.
+const roundAgain = 500 * milli
+
+func (r *rounds) init(seed uint64) { r.seed = seed }
+
+func (r *rounds) read(q read) { r.waiting.reads = append(r.waiting.reads, q) }
+
+// context names one round. It is never used twice, not even by another life of
+// this process: a late answer to an old one would prove nothing (etcd#20418).
+func (r *rounds) context() []byte {
+	b := binary.BigEndian.AppendUint64(nil, r.seed)
+	return binary.BigEndian.AppendUint64(b, r.count)
+}
+
+func (r *rounds) start(s *server) {
+	if r.waiting.empty() || !r.asked.empty() || s.leaderID() == 0 {
+		return
+	}
+	r.asked, r.waiting = r.waiting, ask{}
+	r.ask(s)
+}
+
+func (r *rounds) ask(s *server) {
+	r.count++
+	r.started = s.now.Boot
+	s.raft.ReadIndex(r.context())
+}
+
+// retry asks again for a round that was lost, and gives up reads whose time is up.
+func (r *rounds) retry(s *server) {
+	for _, list := range []*[]read{&r.waiting.reads, &r.asked.reads} {
+		*list = slices.DeleteFunc(*list, func(q read) bool {
+			if s.now.Boot < q.deadline {
+				return false
+			}
+			s.refuse(q.id, blixardv1.ErrorCode_ERROR_CODE_NO_QUORUM, "no quorum confirmed the read in time",
+				"look at 'blixard cluster status'; a stale read (--stale) needs no quorum")
+			return true
+		})
+	}
+	if !r.asked.empty() && s.now.Boot-r.started >= roundAgain && s.leaderID() != 0 {
+		r.ask(s)
+	}
+}
+
+// confirmed takes Raft's proof of a round.
+func (r *rounds) confirmed(st raft.ReadState) {
+	if string(st.RequestCtx) != string(r.context()) || r.asked.empty() {
+		return
+	}
+	r.done = append(r.done, confirmed{r.asked, st.Index})
+	r.asked = ask{}
+}
+
+// deposed drops the grants: they are the old leadership's. Hosts ask again.
+func (r *rounds) deposed() {
+	r.waiting.grants, r.asked.grants = nil, nil
+	for i := range r.done {
+		r.done[i].grants = nil
+	}
+}
+
+// settle serves what is proven and applied.
+func (r *rounds) settle(s *server) {
+	for len(r.done) > 0 && s.state.Revision() >= r.done[0].index {
+		c := r.done[0]
+		r.done = r.done[1:]
+		for _, q := range c.reads {
+			s.out.Replies = append(s.out.Replies, Reply{ID: q.id, View: s.state.Freeze()})
+		}
+		if s.leading != nil {
+			for _, sync := range c.grants {
+				s.leading.grant(sync)
+			}
+		}
+	}
+}

@@ -149,7 +149,7 @@ func (u *Unit) planDown(now int64, c Context) *Action {
 		return nil
 	}
 	if u.Want == nil || u.Want.Remove || !u.current() {
-		if now < u.retryAt && u.Want == nil {
+		if now < u.retryAt && u.reason == "RemoveFailed" {
 			return nil
 		}
 		return u.order1(c, Remove)
@@ -162,8 +162,14 @@ func (u *Unit) planAbsent(now int64, c Context) *Action {
 	case u.busy() || u.Want == nil:
 		return nil
 	case u.Want.Remove:
-		u.say(blixardv1.Phase_PHASE_DELETING, "Removed", "nothing of it is left on this host")
-		return nil
+		if u.removed {
+			u.say(blixardv1.Phase_PHASE_DELETING, "Removed", "nothing of it is left on this host")
+			return nil
+		}
+		if now < u.retryAt {
+			return nil
+		}
+		return u.order1(c, Remove)
 	}
 	return u.planStart(now, c)
 }

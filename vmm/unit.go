@@ -25,6 +25,7 @@ type Unit struct {
 	builtFor      uint64 // incarnation for which Build succeeded
 	expect        int64  // until when the first report of a started attempt may come; 0: it came
 	ended         uint32 // attempt whose end has been counted
+	removed       bool   // a Remove succeeded, and nothing was seen since
 	asked         bool   // that end was asked for
 	readyAt       int64  // when the live attempt became ready; 0: not yet
 	stopAt        int64  // when the grace of a Stop ends; 0: none was sent
@@ -70,6 +71,9 @@ func (u *Unit) Observe(now int64, r Report) {
 	if r.Liveness == Alive && r.Ready && u.readyAt == 0 {
 		u.readyAt = max(now, 1)
 	}
+	if r.Liveness != Absent {
+		u.removed = false
+	}
 	u.Seen = r
 }
 
@@ -83,6 +87,8 @@ func (u *Unit) Finish(now int64, d Done) {
 	switch {
 	case d.Err == "" && verb == Build:
 		u.builtFor = u.Want.GetIncarnation().GetIndex()
+	case d.Err == "" && verb == Remove:
+		u.removed = true
 	case d.Err == "" && verb == Start:
 		if u.Seen.Liveness == Absent || u.Seen.Instance.Attempt < u.attempt {
 			u.expect = now + startSilence
@@ -94,6 +100,7 @@ func (u *Unit) Finish(now int64, d Done) {
 		u.fail(now, "StartFailed", d.Err)
 	case d.Err != "" && verb == Remove:
 		u.retryAt = now + second
+		u.say(blixardv1.Phase_PHASE_DELETING, "RemoveFailed", d.Err)
 	}
 }
 
@@ -140,7 +147,7 @@ func (u *Unit) Idle() bool {
 
 // Removed says that the cluster wants the VM removed, and nothing of it is left.
 func (u *Unit) Removed() bool {
-	return u.Want.GetRemove() && u.Seen.Liveness == Absent && u.order == 0
+	return u.Want.GetRemove() && u.Seen.Liveness == Absent && u.order == 0 && u.removed
 }
 
 // lease is the loosest class under which the VM lives, or may come to live by

@@ -22,7 +22,7 @@ type Globals struct {
 	TLSKey    string        `name:"tls-key" env:"BLIXARD_TLS_KEY" placeholder:"FILE" help:"Its key (PEM)."`
 	TLSCA     string        `name:"tls-ca" env:"BLIXARD_TLS_CA" placeholder:"FILE" help:"Who signed the nodes' certificates (PEM)."`
 	Output    string        `short:"o" enum:"table,wide,json,yaml,name" default:"table" help:"table, wide, json, yaml or name."`
-	Timeout   time.Duration `default:"2m" help:"Give up after this long."`
+	Timeout   time.Duration `env:"BLIXARD_TIMEOUT" default:"2m" help:"Give up after this long."`
 	RequestID string        `name:"request-id" placeholder:"UUIDv7" help:"Name this change: the same id again returns the first answer."`
 	Wait      bool          `negatable:"" default:"true" help:"Wait until it is so, not only accepted."`
 	Yes       bool          `short:"y" help:"Do not ask."`

@@ -32,7 +32,6 @@ type UpCmd struct {
 	Dir       string        `placeholder:"DIR" help:"Where everything is kept (a temporary folder). One that was kept is brought up again."`
 	Keep      bool          `help:"Leave the folder there at the end."`
 	Lease     time.Duration `placeholder:"15s" help:"The lease; shorter: lost VMs come back sooner (3s is the least of use)."`
-	NoKVM     bool          `name:"no-kvm" hidden:"" env:"BLIXARD_NO_KVM" help:"Emulate even where KVM is usable."`
 	ServeFlag []string      `name:"serve-flag" sep:"none" hidden:"" help:"Given to every serve as it is."`
 }
 
@@ -51,7 +50,8 @@ type upNode struct {
 	Log     string `json:"log"`
 
 	cmd   *exec.Cmd
-	ended chan struct{}
+	ended chan struct{} // closed when the process has ended
+	said  bool          // and the user was told
 }
 
 type upCluster struct {
@@ -336,10 +336,13 @@ Ctrl-C ends everything, VMs included.
 func (u *upCluster) watch(ctx context.Context) {
 	for i := range u.state.Nodes {
 		n := &u.state.Nodes[i]
+		if n.said {
+			continue
+		}
 		select {
 		case <-n.ended:
+			n.said = true
 			fmt.Fprintf(u.t.err, "node %s ended: %s (log: %s)\n", n.Name, n.cmd.ProcessState, n.Log)
-			n.ended = make(chan struct{}) // said
 		default:
 		}
 	}
@@ -358,7 +361,7 @@ func (u *upCluster) down() error {
 	}
 	deadline := time.After(15 * time.Second)
 	for _, n := range u.state.Nodes {
-		if n.cmd == nil || n.cmd.ProcessState != nil {
+		if n.ended == nil {
 			continue
 		}
 		select {

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -16,6 +14,7 @@ import (
 	"github.com/blixard/blixard/rpc"
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/runner"
+	"github.com/blixard/blixard/vmm/runner/lease"
 )
 
 // world is the production world around one node:
@@ -39,7 +38,7 @@ type world struct {
 
 // newWorld opens the node and sets everything going.
 func newWorld(d *daemon, id core.Identity, image core.Image, in *inbox) (*world, error) {
-	boot, err := bootID()
+	boot, err := lease.BootID()
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +77,7 @@ func newWorld(d *daemon, id core.Identity, image core.Image, in *inbox) (*world,
 }
 
 func (d *daemon) openHost(id core.Identity, in *inbox, f fetches) (*runner.Host, error) {
-	return runner.Open(runner.Config{
+	return runner.New(runner.Config{
 		ClusterID: id.ClusterID,
 		HostID:    strconv.FormatUint(id.ID, 10),
 		StateDir:  filepath.Join(d.cfg.DataDir, "host"),
@@ -117,14 +116,6 @@ type noHost struct{}
 
 func (noHost) Do(a vmm.Action) {
 	panic(fmt.Sprintf("%s ordered on a node that is no host", a.Verb))
-}
-
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("which boot of this machine it is cannot be told: %w; is /proc mounted?", err)
-	}
-	return string(bytes.TrimSpace(b)), nil
 }
 
 func randomSeed() uint64 {

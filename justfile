@@ -1,0 +1,49 @@
+# What a developer does here; each recipe is a script, so that just is not needed.
+
+# List the recipes
+default:
+    @just --list --unsorted
+
+# Show a microVM survive the loss of its host (--stay leaves the cluster up)
+demo *args:
+    scripts/demo {{args}}
+
+# Set up, lint, and run every test, real microVMs included: what CI runs
+test *flags:
+    scripts/test {{flags}}
+
+# Check format, vet, linter and generated code
+lint:
+    scripts/lint
+
+# Format the Go code
+fmt:
+    scripts/fmt
+
+# Make the protobuf code again (--check: fail when it is stale)
+generate *args:
+    scripts/generate {{args}}
+
+# Get QEMU, a kernel and our guest (--check: only say what is there)
+setup *args:
+    scripts/setup {{args}}
+
+# Build the programs into ./bin
+build:
+    scripts/build
+
+# A three-node cluster on this machine, to play with
+up *flags: build
+    bin/blixard up {{flags}}
+
+# Run the benchmarks (docs/benchmarks.md)
+bench pattern=".":
+    scripts/bench {{pattern}}
+
+# Many seeds of the simulator, and the kill tests again and again
+soak seeds="1000" kills="20":
+    scripts/soak {{seeds}} {{kills}}
+
+# One seed of the simulator, in words
+sim seed="1":
+    go test ./sim -seed={{seed}} -v

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/blixard/blixard/sim"
+)
+
+// total is what a soak has seen.
+type total struct {
+	runs      int
+	simulated time.Duration
+	events    uint64
+	faults    map[string]int
+	judged    map[string]int
+}
+
+func (t *total) add(r sim.Result) {
+	t.runs++
+	t.simulated += r.Simulated
+	t.events += r.Events
+	for k, n := range r.Faults {
+		t.faults[k] += n
+	}
+	for k, n := range r.Judged {
+		t.judged[k] += n
+	}
+}
+
+func soak(args []string) int {
+	f := flag.NewFlagSet("soak", flag.ContinueOnError)
+	seeds := f.Uint64("seeds", 100, "how many seeds")
+	first := f.Uint64("first", 1, "the first")
+	jobs := f.Int("jobs", runtime.NumCPU(), "processes")
+	mutant := f.String("mutant", "", "plant a bug, by its name")
+	if f.Parse(args) != nil {
+		return 2
+	}
+	start := time.Now()
+	t := total{faults: map[string]int{}, judged: map[string]int{}}
+	var failed *sim.Result
+	shown := start
+	err := each(*first, *first+*seeds-1, *jobs, *mutant, func(r sim.Result) bool {
+		t.add(r)
+		if time.Since(shown) > 10*time.Second {
+			shown = time.Now()
+			fmt.Printf("%d of %d seeds, %v simulated in %v\n", t.runs, *seeds, t.simulated.Round(time.Second), time.Since(start).Round(time.Second))
+		}
+		if r.Failure != nil {
+			failed = &r
+		}
+		return failed == nil
+	})
+	fmt.Printf("%d seeds, %v simulated, %d events in %v\n", t.runs, t.simulated.Round(time.Second), t.events, time.Since(start).Round(time.Second))
+	for _, k := range slices.Sorted(maps.Keys(t.faults)) {
+		fmt.Printf("  %-14s %d\n", k, t.faults[k])
+	}
+	fmt.Printf("judged: %v\n", t.judged)
+	switch {
+	case failed != nil:
+		failed.Report(os.Stdout, commit())
+		return 1
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "blixard-sim:", err)
+		return 1
+	}
+	return idle(t)
+}
+
+// idle is 1 when some fault never fired or some judge had nothing to judge: such
+// a soak has proved less than it says.
+func idle(t total) int {
+	var missing []string
+	for _, name := range sim.FaultNames() {
+		if t.faults[name] == 0 {
+			missing = append(missing, "the fault "+name+" never fired")
+		}
+	}
+	for _, name := range sim.JudgeNames {
+		if t.judged[name] == 0 {
+			missing = append(missing, "the judge of "+name+" had nothing to judge")
+		}
+	}
+	if len(missing) == 0 {
+		return 0
+	}
+	fmt.Println("INCOMPLETE: " + strings.Join(missing, "; ") + ". Run more seeds.")
+	return 1
+}
+
+// each runs seeds in worker processes and hands over their results until seen
+// says enough.
+func each(first, last uint64, jobs int, mutant string, seen func(sim.Result) bool) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	results, ends := make(chan sim.Result), make(chan error)
+	stop := make(chan struct{})
+	var workers []*exec.Cmd
+	for j := range uint64(jobs) {
+		cmd := exec.Command(self, "worker", "-first", fmt.Sprint(first+j), "-step", fmt.Sprint(jobs),
+			"-last", fmt.Sprint(last), "-mutant", mutant)
+		cmd.Stderr = os.Stderr
+		pipe, err := cmd.StdoutPipe()
+		if err != nil {
+			return err
+		}
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		workers = append(workers, cmd)
+		go func() {
+			in := json.NewDecoder(pipe)
+			for {
+				var r sim.Result
+				if in.Decode(&r) != nil {
+					break
+				}
+				select {
+				case results <- r:
+				case <-stop:
+				}
+			}
+			ends <- cmd.Wait()
+		}()
+	}
+	enough, open := false, len(workers)
+	for open > 0 {
+		select {
+		case r := <-results:
+			if !enough && !seen(r) {
+				enough = true
+				close(stop)
+				for _, w := range workers {
+					w.Process.Kill()
+				}
+			}
+		case e := <-ends:
+			open--
+			if e != nil && !enough && err == nil {
+				err = fmt.Errorf("a worker ended: %w", e)
+			}
+		}
+	}
+	return err
+}
+
+// mutants plants every known bug and says who found it, and how soon.
+func mutants(args []string) int {
+	f := flag.NewFlagSet("mutants", flag.ContinueOnError)
+	seeds := f.Uint64("seeds", 200, "the most seeds for one bug")
+	jobs := f.Int("jobs", runtime.NumCPU(), "processes")
+	if f.Parse(args) != nil {
+		return 2
+	}
+	missed := 0
+	fmt.Printf("%-14s %-32s %9s %9s\n", "MUTANT", "CAUGHT BY", "SIMULATED", "WALL")
+	for _, m := range sim.Mutants {
+		start := time.Now()
+		var simulated time.Duration
+		caught := ""
+		err := each(1, *seeds, *jobs, m.Name, func(r sim.Result) bool {
+			simulated += r.Simulated
+			if r.Failure != nil {
+				caught = r.Failure.Promise
+			}
+			return caught == ""
+		})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "blixard-sim:", err)
+		}
+		if !slices.Contains(m.Caught, caught) {
+			missed++
+			caught = "MISSED " + caught
+		}
+		fmt.Printf("%-14s %-32s %8.0fs %8.1fs\n", m.Name, caught, simulated.Seconds(), time.Since(start).Seconds())
+	}
+	fmt.Printf("%d caught, %d missed\n", len(sim.Mutants)-missed, missed)
+	return min(missed, 1)
+}

@@ -1,0 +1,344 @@
+package sim
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/blixard/blixard/core"
+	"github.com/blixard/blixard/core/cluster"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// Clients are people and scripts. Each does one thing at a time, through any
+// server. When no answer comes it asks another server, with the same request id;
+// after a few attempts it gives up, and the outcome stays unknown for ever. It
+// writes down when it first asked, when it was answered, and what.
+
+// Verb is what a client can do.
+type Verb uint8
+
+// What a client can do.
+const (
+	Create Verb = iota + 1
+	Get
+	List
+	StaleGet
+	Start
+	Stop
+	Restart
+	Delete
+	AddMember
+	Cordon
+	Uncordon
+)
+
+var verbNames = [...]string{
+	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "AddMember", "Cordon", "Uncordon",
+}
+
+func (v Verb) String() string { return verbNames[v] }
+
+func (v Verb) reads() bool { return v == Get || v == List || v == StaleGet }
+
+// Operation is one line of a client's history.
+type Operation struct {
+	Client int
+	Verb   Verb
+	Name   string
+	Spec   *blixardv1.VMSpec
+	Call   int64
+	// Return is 0 while the operation is open, and for ever when it is unknown.
+	Return  int64
+	Unknown bool
+
+	// What came of it.
+	Error    *blixardv1.Error
+	VM       *blixardv1.VM // of a VM's operation; nil when there is none
+	Node     *blixardv1.Node
+	VMs      []*blixardv1.VM // of a List
+	Revision uint64
+}
+
+func (o *Operation) String() string {
+	s := fmt.Sprintf("client %d: %s %s", o.Client, o.Verb, o.Name)
+	switch {
+	case o.Return == 0 && !o.Unknown:
+		return s
+	case o.Unknown:
+		return s + " -> unknown"
+	case o.Error != nil:
+		return s + " -> " + o.Error.GetCode().String()
+	case o.Verb == List:
+		return s + fmt.Sprintf(" -> %d VMs at %d", len(o.VMs), o.Revision)
+	case o.VM != nil:
+		return s + fmt.Sprintf(" -> uid %s run %t/%d deleting %t at %d", o.VM.Uid, o.VM.Run, o.VM.RunGeneration, o.VM.Deleting, o.Revision)
+	}
+	return s + fmt.Sprintf(" -> none at %d", o.Revision)
+}
+
+type client struct {
+	index    int
+	w        *World
+	rand     *rand.Rand
+	skew     int64
+	lastUUID int64
+	op       *Operation
+	asking   *ask
+	attempts int
+	attempt  uint64 // ascending over everything; an answer to an old one is not heard
+	delivery bool   // some attempt may have reached a server
+	random   bool   // goes on by itself
+	done     func(*Operation)
+}
+
+// ask is one attempt of a client at one server.
+type ask struct {
+	client  *client
+	attempt uint64
+	server  *Machine
+	request core.Request
+	list    bool
+}
+
+const (
+	attemptPatience = 4 * time.Second
+	mostAttempts    = 6
+)
+
+func (w *World) newClient(random bool) *client {
+	c := &client{index: len(w.clients), w: w, random: random}
+	c.rand = w.chance.stream(fmt.Sprintf("client%d", c.index))
+	c.skew = between(c.rand, -time.Hour, time.Hour)
+	w.clients = append(w.clients, c)
+	return c
+}
+
+// think waits a while and does the next thing.
+func (c *client) think() {
+	after := tail(c.rand, c.w.mix.Think, 20*c.w.mix.Think)
+	c.w.push(event{at: c.w.now + after, kind: evClient, ref: c})
+}
+
+func (c *client) next() {
+	if c.w.phase != safety || !c.random || c.op != nil {
+		return
+	}
+	m := c.w.mix
+	name := fmt.Sprintf("vm%d", c.rand.IntN(m.Names))
+	op := &Operation{Verb: c.verb(), Name: name}
+	if op.Verb == Create {
+		op.Spec = c.spec()
+	}
+	c.begin(op, nil)
+}
+
+func (c *client) verb() Verb {
+	x := c.rand.IntN(100)
+	for _, v := range []struct {
+		verb   Verb
+		weight int
+	}{{Create, 30}, {Get, 25}, {List, 3}, {StaleGet, 5}, {Start, 9}, {Stop, 9}, {Restart, 6}, {Delete, 13}} {
+		if x -= v.weight; x < 0 {
+			return v.verb
+		}
+	}
+	return Get
+}
+
+func (c *client) spec() *blixardv1.VMSpec {
+	s := &blixardv1.VMSpec{
+		Vcpus: uint32(1 + c.rand.IntN(2)), MemoryMib: uint64(256 << c.rand.IntN(4)),
+		Source:      &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/vm"}}},
+		Restart:     blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS,
+		OnHostLoss:  pick(c.rand, blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE, blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE, blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT),
+		StopGraceMs: uint32(between(c.rand, 1, 6)) * 1000,
+		Priority:    int32(c.rand.IntN(3)),
+		Hypervisor:  blixardv1.Hypervisor_HYPERVISOR_PROCESS,
+		Labels:      map[string]string{"a": "1", "b": "2", "client": fmt.Sprint(c.index)},
+		Require:     nil,
+	}
+	switch c.rand.IntN(10) {
+	case 0:
+		s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_NEVER
+	case 1:
+		s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE
+	case 2:
+		s.LeaseMs = uint32(between(c.rand, 6, 20)) * 1000
+	}
+	return s
+}
+
+// begin starts an operation; done, if any, is called with its end.
+func (c *client) begin(op *Operation, done func(*Operation)) {
+	op.Client, op.Call = c.index, c.w.now
+	c.op, c.done, c.attempts, c.delivery = op, done, 0, false
+	c.w.history = append(c.w.history, op)
+	c.w.keep(nil, op.String())
+	c.asking = &ask{client: c, request: c.request(op), list: op.Verb == List}
+	c.try()
+}
+
+func (c *client) request(op *Operation) core.Request {
+	in := core.Request{Timeout: int64(attemptPatience)}
+	cmd := &blixardv1.Command{}
+	switch op.Verb {
+	case StaleGet:
+		in.Stale = true
+		return in
+	case Get, List:
+		return in
+	case Create:
+		cmd.Op = &blixardv1.Command_CreateVm{CreateVm: &blixardv1.CreateVMOp{Name: op.Name, Spec: op.Spec}}
+	case Delete:
+		cmd.Op = &blixardv1.Command_DeleteVm{DeleteVm: &blixardv1.DeleteVMOp{Name: op.Name}}
+	case Start, Stop, Restart:
+		cmd.Op = &blixardv1.Command_Power{Power: &blixardv1.PowerOp{Name: op.Name, Run: op.Verb != Stop, Restart: op.Verb == Restart}}
+	case Cordon, Uncordon:
+		cmd.Op = &blixardv1.Command_Cordon{Cordon: &blixardv1.CordonOp{Name: op.Name, Cordoned: op.Verb == Cordon}}
+	case AddMember:
+		m := c.w.byName(op.Name)
+		cmd.Op = &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{
+			Name: m.Name, Address: m.address(), Server: m.Server, Host: m.Host, Level: cluster.Level,
+		}}
+	}
+	b, err := canonical.Marshal(cmd)
+	if err != nil {
+		panic("sim: command does not marshal: " + err.Error())
+	}
+	sum := sha256.Sum256(b)
+	cmd.PayloadHash, cmd.RequestId, cmd.Principal = sum[:], c.uuid(), fmt.Sprintf("client-%d", c.index)
+	in.Command = cmd
+	return in
+}
+
+// uuid is a UUIDv7 by the client's own clock.
+func (c *client) uuid() string {
+	ms := max(c.lastUUID+1, (epoch+c.w.now+c.skew)/int64(time.Millisecond))
+	c.lastUUID = ms
+	r := c.rand.Uint64()
+	return fmt.Sprintf("%08x-%04x-7%03x-8%03x-%012x", ms>>16, ms&0xffff, r&0xfff, r>>12&0xfff, r>>24&0xffffffff)
+}
+
+// try asks some server.
+func (c *client) try() {
+	w := c.w
+	if c.attempts >= mostAttempts || c.attempts > 0 && w.phase == safety && maybe(c.rand, 0.1) {
+		c.end(nil)
+		return
+	}
+	c.attempts++
+	w.attempts++
+	c.attempt = w.attempts
+	a := *c.asking
+	a.attempt = c.attempt
+	servers := w.voters()
+	a.server = servers[c.rand.IntN(len(servers))]
+	w.push(event{at: w.now + between(c.rand, 100*time.Microsecond, 2*time.Millisecond), kind: evAsk, ref: &a})
+	w.push(event{at: w.now + int64(attemptPatience) + between(c.rand, 0, time.Second), kind: evGiveUp, n: c.attempt, ref: c})
+}
+
+// asked: the request is at the server's door.
+func (w *World) asked(a *ask) {
+	d := a.server.daemon
+	if d == nil {
+		w.answered(a, nil) // connection refused
+		return
+	}
+	a.client.delivery = true
+	w.push(event{at: w.now, kind: evRequest, m: a.server, life: d.life, ref: a})
+}
+
+// clientLost: the server died with the request.
+func (w *World) clientLost(r *request) {
+	if r.ended {
+		return
+	}
+	w.answered(r.ask, nil)
+}
+
+// outcome is what a client hears. Nothing at all: the connection broke.
+type outcome struct {
+	ask   *ask
+	reply *core.Reply
+}
+
+func (w *World) answered(a *ask, r *core.Reply) {
+	after := between(a.client.rand, 100*time.Microsecond, 2*time.Millisecond)
+	w.push(event{at: w.now + after, kind: evAnswer, ref: &outcome{a, r}})
+}
+
+func (w *World) answer(m *Machine, q *request, r core.Reply) {
+	if r.View != nil {
+		w.seen(m, r.View)
+	}
+	w.answered(q.ask, &r)
+}
+
+// heard: an answer is at the client.
+func (c *client) heard(o *outcome) {
+	if c.op == nil || o.ask.attempt != c.attempt {
+		return
+	}
+	r := o.reply
+	again := r == nil || r.Error != nil || r.Response.GetError().GetCode() == blixardv1.ErrorCode_ERROR_CODE_NO_QUORUM ||
+		r.Response.GetError().GetCode() == blixardv1.ErrorCode_ERROR_CODE_SHUTTING_DOWN
+	if again {
+		c.attempt = 0
+		c.w.push(event{at: c.w.now + between(c.rand, 50*time.Millisecond, time.Second), kind: evGiveUp, n: 0, ref: c})
+		return
+	}
+	c.end(r)
+}
+
+// gaveUp: the attempt took too long, or it is time for another.
+func (c *client) gaveUp(attempt uint64) {
+	if c.op != nil && c.attempt == attempt {
+		c.try()
+	}
+}
+
+// end writes down what came of the operation.
+func (c *client) end(r *core.Reply) {
+	op, w := c.op, c.w
+	c.op, c.attempt = nil, 0
+	w.trace.fold(uint64(op.Verb))
+	if r == nil || r.Response.GetError().GetCode() == blixardv1.ErrorCode_ERROR_CODE_REQUEST_ID_EXPIRED {
+		op.Unknown = true
+		w.fired("Unknown")
+	} else {
+		op.Return = w.now
+		op.take(r)
+		w.trace.fold(op.Revision)
+	}
+	w.keep(nil, op.String())
+	if c.done != nil {
+		c.done(op)
+	}
+	if c.random {
+		c.think()
+	}
+}
+
+func (op *Operation) take(r *core.Reply) {
+	switch {
+	case r.View != nil && op.Verb == List:
+		op.Revision = r.View.Revision()
+		r.View.VMs("", func(vm *blixardv1.VM) bool {
+			op.VMs = append(op.VMs, vm)
+			return true
+		})
+	case r.View != nil:
+		op.Revision = r.View.Revision()
+		op.VM = r.View.VM(op.Name)
+	default:
+		op.Error, op.Revision = r.Response.GetError(), r.Response.GetRevision()
+		op.VM, op.Node = r.Response.GetVm(), r.Response.GetNode()
+	}
+	if op.VM != nil {
+		op.VM = proto.CloneOf(op.VM)
+	}
+}

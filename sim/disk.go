@@ -1,0 +1,107 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/tidwall/btree"
+
+	"github.com/blixard/blixard/core"
+)
+
+// Disk is one machine's disk behind the seam of core.Disk.
+//
+// It promises what core/env.go says and no more: batches are atomic, become
+// durable in the order in which they were written, and each is reported once it
+// is durable. When the power goes or the process is killed, the batches that
+// were under way are lost, but for a prefix of them, which may be there: the
+// machine had got that far without having said so.
+//
+// It may be slow, stall, and fail a write; a failed write is final for the
+// process, and nothing of that batch is on the disk.
+type Disk struct {
+	tables  [core.Tables]*btree.Map[string, []byte]
+	pending []core.Batch
+	rand    *rand.Rand
+
+	// Faults in effect.
+	slow    float64 // latency times this; 0 means 1
+	stalled int64   // nothing becomes durable before this real time
+	broken  bool    // the next write fails
+	last    int64   // when the batch before becomes durable
+}
+
+func newDisk(r *rand.Rand) *Disk {
+	d := &Disk{rand: r}
+	for t := range d.tables {
+		d.tables[t] = btree.NewMap[string, []byte](0)
+	}
+	return d
+}
+
+// write takes a batch and says when it will be durable.
+func (d *Disk) write(now int64, b core.Batch) int64 {
+	latency := between(d.rand, 50*time.Microsecond, time.Millisecond) + tail(d.rand, 500*time.Microsecond, 200*time.Millisecond)
+	if d.slow > 1 {
+		latency = int64(float64(latency) * d.slow)
+	}
+	d.pending = append(d.pending, b)
+	d.last = max(d.last+1, now+latency, d.stalled)
+	return d.last
+}
+
+// durable makes the oldest pending batch durable and returns its number.
+func (d *Disk) durable() uint64 {
+	b := d.pending[0]
+	d.pending = d.pending[1:]
+	d.apply(b)
+	return b.Seq
+}
+
+// crash forgets what was under way, but for a prefix.
+func (d *Disk) crash() {
+	for _, b := range d.pending[:d.rand.IntN(len(d.pending)+1)] {
+		d.apply(b)
+	}
+	d.pending, d.last = nil, 0
+}
+
+func (d *Disk) apply(b core.Batch) {
+	for _, op := range b.Ops {
+		t := d.tables[op.Table]
+		switch {
+		case op.Range:
+			d.deleteRange(t, string(op.Key), string(op.End))
+		case op.Value == nil:
+			t.Delete(string(op.Key))
+		default:
+			t.Set(string(op.Key), append([]byte{}, op.Value...))
+		}
+	}
+}
+
+func (d *Disk) deleteRange(t *btree.Map[string, []byte], from, end string) {
+	var keys []string
+	t.Ascend(from, func(k string, _ []byte) bool {
+		if end != "" && k >= end {
+			return false
+		}
+		keys = append(keys, k)
+		return true
+	})
+	for _, k := range keys {
+		t.Delete(k)
+	}
+}
+
+// Image is what the disk holds: what a process that starts now will read.
+func (d *Disk) Image() core.Image {
+	var img core.Image
+	for t := range d.tables {
+		d.tables[t].Scan(func(k string, v []byte) bool {
+			img[t] = append(img[t], core.KV{Key: []byte(k), Value: append([]byte{}, v...)})
+			return true
+		})
+	}
+	return img
+}

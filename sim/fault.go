@@ -1,0 +1,357 @@
+package sim
+
+import (
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// A Fault is something that happens in the world and that nobody ordered. It is
+// a value: it prints as (Isolate n2 40s), and ParseFault reads that back.
+type Fault interface {
+	// strike makes it happen; false when there was nothing to strike at.
+	strike(w *World) bool
+}
+
+// N is a machine by its number; it prints as n2.
+type N int
+
+// Faults by name: what ParseFault knows.
+var faultTypes = map[string]reflect.Type{}
+
+func init() {
+	for _, f := range []Fault{
+		Isolate{}, Split{}, OneWay{}, Clog{}, Crash{}, Pause{}, PowerLoss{}, ShimKill{}, ShimPause{}, GuestCrash{},
+		DiskSlow{}, DiskStall{}, DiskError{}, WallJump{},
+	} {
+		t := reflect.TypeOf(f)
+		faultTypes[t.Name()] = t
+	}
+}
+
+// FaultString prints a fault.
+func FaultString(f Fault) string {
+	v := reflect.ValueOf(f)
+	words := []string{v.Type().Name()}
+	for i := range v.NumField() {
+		switch x := v.Field(i).Interface().(type) {
+		case N:
+			words = append(words, fmt.Sprintf("n%d", x))
+		default:
+			words = append(words, fmt.Sprint(x))
+		}
+	}
+	return "(" + strings.Join(words, " ") + ")"
+}
+
+// ParseFault reads what FaultString prints.
+func ParseFault(s string) (Fault, error) {
+	words := strings.Fields(strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(s), "("), ")"))
+	if len(words) == 0 {
+		return nil, fmt.Errorf("fault %q: want (Name field ...)", s)
+	}
+	t, ok := faultTypes[words[0]]
+	if !ok {
+		return nil, fmt.Errorf("fault %q: there is no %s", s, words[0])
+	}
+	if len(words)-1 != t.NumField() {
+		return nil, fmt.Errorf("fault %q: %s has %d fields", s, words[0], t.NumField())
+	}
+	v := reflect.New(t).Elem()
+	for i, word := range words[1:] {
+		if err := parseField(v.Field(i), word); err != nil {
+			return nil, fmt.Errorf("fault %q: field %s: %w", s, t.Field(i).Name, err)
+		}
+	}
+	return v.Interface().(Fault), nil
+}
+
+func parseField(v reflect.Value, word string) error {
+	switch v.Interface().(type) {
+	case N:
+		n, err := strconv.Atoi(strings.TrimPrefix(word, "n"))
+		v.SetInt(int64(n))
+		return err
+	case time.Duration:
+		d, err := time.ParseDuration(word)
+		v.SetInt(int64(d))
+		return err
+	case int:
+		n, err := strconv.Atoi(word)
+		v.SetInt(int64(n))
+		return err
+	}
+	v.SetString(word)
+	return nil
+}
+
+// ended is what happens when a fault is over.
+type ended struct {
+	fault Fault
+	undo  func()
+}
+
+// until undoes a fault after a while, or when the world is healed.
+func (w *World) until(f Fault, after time.Duration, undo func()) {
+	e := &ended{f, undo}
+	w.broken[e] = w.seqNow()
+	w.push(event{at: w.now + int64(after), kind: evEnd, ref: e})
+}
+
+func (w *World) end(e *ended) {
+	if _, ok := w.broken[e]; !ok {
+		return
+	}
+	delete(w.broken, e)
+	w.say(nil, FaultString(e.fault)+" ends")
+	e.undo()
+}
+
+// Isolate cuts one machine off from all others.
+type Isolate struct {
+	Node N
+	For  time.Duration
+}
+
+func (f Isolate) strike(w *World) bool {
+	var links []link
+	for _, m := range w.machines {
+		if m.Index != int(f.Node) {
+			links = append(links, link{m.Index, int(f.Node)}, link{int(f.Node), m.Index})
+		}
+	}
+	return w.cutLinks(f, f.For, links)
+}
+
+// Split cuts the network in two; the bits of Side say who is on the one side.
+type Split struct {
+	Side int
+	For  time.Duration
+}
+
+func (f Split) strike(w *World) bool {
+	var links []link
+	for _, a := range w.machines {
+		for _, b := range w.machines {
+			if f.Side>>a.Index&1 != f.Side>>b.Index&1 {
+				links = append(links, link{a.Index, b.Index})
+			}
+		}
+	}
+	return w.cutLinks(f, f.For, links)
+}
+
+// OneWay loses everything that goes from one machine to another.
+type OneWay struct {
+	From, To N
+	For      time.Duration
+}
+
+func (f OneWay) strike(w *World) bool {
+	return w.cutLinks(f, f.For, []link{{int(f.From), int(f.To)}})
+}
+
+func (w *World) cutLinks(f Fault, d time.Duration, links []link) bool {
+	for _, l := range links {
+		w.net.cut[l]++
+	}
+	w.until(f, d, func() {
+		for _, l := range links {
+			w.net.cut[l]--
+		}
+	})
+	return len(links) > 0
+}
+
+// Clog holds up everything that goes from one machine to another.
+type Clog struct {
+	From, To N
+	For      time.Duration
+}
+
+func (f Clog) strike(w *World) bool {
+	w.net.clog[link{int(f.From), int(f.To)}] = w.now + int64(f.For)
+	return f.From != f.To
+}
+
+// Crash kills a daemon; it is started again After.
+type Crash struct {
+	Node  N
+	After time.Duration
+}
+
+func (f Crash) strike(w *World) bool {
+	m := w.node(f.Node)
+	if m == nil || m.daemon == nil {
+		return false
+	}
+	m.stopDaemon(true)
+	m.restartDaemon(int64(f.After))
+	return true
+}
+
+// Pause stops a daemon (SIGSTOP) for a while.
+type Pause struct {
+	Node N
+	For  time.Duration
+}
+
+func (f Pause) strike(w *World) bool {
+	m := w.node(f.Node)
+	if m == nil || m.daemon == nil || m.daemon.paused {
+		return false
+	}
+	d := m.daemon
+	d.pause()
+	w.until(f, f.For, func() {
+		w.unpaused[m.Index] = w.now
+		if m.daemon == d {
+			d.resume()
+		}
+	})
+	return true
+}
+
+// PowerLoss takes the power from a machine, and gives it back.
+type PowerLoss struct {
+	Node N
+	For  time.Duration
+}
+
+func (f PowerLoss) strike(w *World) bool {
+	m := w.node(f.Node)
+	if m == nil || !m.on {
+		return false
+	}
+	m.powerOff()
+	w.until(f, f.For, m.boot)
+	return true
+}
+
+// ShimKill kills the shim of some VM of a machine.
+type ShimKill struct{ Node, VM N }
+
+func (f ShimKill) strike(w *World) bool {
+	s := w.someShim(f.Node, f.VM)
+	if s == nil {
+		return false
+	}
+	s.kill()
+	return true
+}
+
+// ShimPause stops the shim of some VM of a machine (SIGSTOP).
+type ShimPause struct {
+	Node, VM N
+	For      time.Duration
+}
+
+func (f ShimPause) strike(w *World) bool {
+	s := w.someShim(f.Node, f.VM)
+	if s == nil || s.paused {
+		return false
+	}
+	s.paused = true
+	w.until(f, f.For, s.resume)
+	return true
+}
+
+// GuestCrash ends some VM of a machine.
+type GuestCrash struct{ Node, VM N }
+
+func (f GuestCrash) strike(w *World) bool {
+	s := w.someShim(f.Node, f.VM)
+	if s == nil || s.dir.guest == nil {
+		return false
+	}
+	s.dir.guest.gone(shim.Status{Signal: 11})
+	return true
+}
+
+// DiskSlow makes a disk Times slower.
+type DiskSlow struct {
+	Node  N
+	Times int
+	For   time.Duration
+}
+
+func (f DiskSlow) strike(w *World) bool {
+	d := w.node(f.Node).disk
+	d.slow = float64(f.Times)
+	w.until(f, f.For, func() { d.slow = 0 })
+	return true
+}
+
+// DiskStall makes nothing durable for a while.
+type DiskStall struct {
+	Node N
+	For  time.Duration
+}
+
+func (f DiskStall) strike(w *World) bool {
+	d := w.node(f.Node).disk
+	d.stalled = w.now + int64(f.For)
+	return true
+}
+
+// DiskError fails the next write.
+type DiskError struct{ Node N }
+
+func (f DiskError) strike(w *World) bool {
+	m := w.node(f.Node)
+	if m == nil || m.daemon == nil {
+		return false
+	}
+	m.disk.broken = true
+	return true
+}
+
+// WallJump moves a wall clock.
+type WallJump struct {
+	Node N
+	By   time.Duration
+}
+
+func (f WallJump) strike(w *World) bool {
+	w.node(f.Node).clock.wall += int64(f.By)
+	return true
+}
+
+func (w *World) node(n N) *Machine {
+	if n < 1 || int(n) > len(w.machines) {
+		return nil
+	}
+	return w.machines[n-1]
+}
+
+// someShim is the n-th live shim of a machine, counted round and round.
+func (w *World) someShim(node, n N) *shimProc {
+	m := w.node(node)
+	if m == nil {
+		return nil
+	}
+	var live []*shimProc
+	m.dirs.Scan(func(_ string, d *vmDir) bool {
+		if d.shim != nil {
+			live = append(live, d.shim)
+		}
+		return true
+	})
+	if len(live) == 0 {
+		return nil
+	}
+	return live[int(n)%len(live)]
+}
+
+// FaultNames are all faults that a soak must have seen: those that strike, and
+// those that are a chance in each event.
+func FaultNames() []string {
+	return append([]string{
+		"Drop", "Duplicate", "Late", "ShimSlow", "ForkFails", "Deaf", "BootHangs", "BootSlow", "EarlyExit",
+		"LateExit", "SlowKill", "BuildFails", "BuildSlow", "Lapse", "WriteError",
+	}, faultNames...)
+}

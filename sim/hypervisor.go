@@ -1,0 +1,374 @@
+package sim
+
+import (
+	"fmt"
+	"time"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+
+	"github.com/blixard/blixard/core"
+	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// The hypervisor's adapter of one daemon: it answers every vmm.Action as
+// vmm/action.go says. It lives in the daemon's process and dies with it; what it
+// has started (shims, guests) does not, and the next daemon finds it by its
+// inventory.
+//
+// It may be slow at any point, fail a build, and be killed or stopped between
+// any two steps. It may not: carry out the orders for one VM in another order
+// than given, say Done for a Start whose VM does not run or did not run, or say
+// that a VM is Down while its shim or its guest lives.
+
+// orders are what is to be done for one VM, in order.
+type orders struct {
+	uid   string
+	queue []vmm.Action
+	busy  bool
+	// killing: the order waits until nothing of the VM lives.
+	killing bool
+}
+
+// shimWait is a question to a shim that has not been answered.
+type shimWait struct {
+	uid   string
+	order vmm.Action
+	shim  uint64
+}
+
+func (d *Daemon) do(a vmm.Action) {
+	w, m := d.m.w, d.m
+	w.trace.fold(uint64(a.Verb)<<32 ^ a.ID)
+	w.trace.foldString(a.Instance.UID)
+	if a.Verb == vmm.Extend {
+		after := between(m.rand, 0, 2*time.Millisecond)
+		w.push(event{at: w.now + after, kind: evExtend, m: m, life: d.life, ref: a})
+		return
+	}
+	w.keep(m, a)
+	o := d.work[a.Instance.UID]
+	if o == nil {
+		o = &orders{uid: a.Instance.UID}
+		d.work[a.Instance.UID] = o
+	}
+	o.queue = append(o.queue, a)
+	d.next(o)
+}
+
+// next begins the oldest order for a VM, after a while.
+func (d *Daemon) next(o *orders) {
+	if o.busy || len(o.queue) == 0 {
+		return
+	}
+	o.busy = true
+	m, w := d.m, d.m.w
+	after := between(m.rand, 100*time.Microsecond, 10*time.Millisecond)
+	if o.queue[0].Verb == vmm.Build {
+		after += between(m.rand, 0, time.Second)
+		if w.chancy(m.faults, "BuildSlow", w.mix.BuildSlow) {
+			after += between(m.faults, 0, 40*time.Second)
+		}
+	}
+	w.push(event{at: w.now + after, kind: evAction, m: m, life: d.life, ref: o})
+}
+
+// finish ends the order under way, if it is the one meant.
+func (d *Daemon) finish(uid string, id uint64, err string) {
+	o := d.work[uid]
+	if o == nil || !o.busy || len(o.queue) == 0 || o.queue[0].ID != id {
+		return
+	}
+	a := o.queue[0]
+	o.queue, o.busy, o.killing = o.queue[1:], false, false
+	d.done(a, err)
+	d.next(o)
+}
+
+func (d *Daemon) act(o *orders) {
+	m, w := d.m, d.m.w
+	a := o.queue[0]
+	dir, _ := m.dirs.Get(a.Instance.UID)
+	switch a.Verb {
+	case vmm.Build:
+		err := ""
+		if w.chancy(m.faults, "BuildFails", w.mix.BuildFails) {
+			err = "the build failed: out of luck"
+		}
+		d.finish(o.uid, a.ID, err)
+	case vmm.Start:
+		d.startVM(a, dir)
+	case vmm.Stop:
+		if dir != nil && dir.guest != nil && dir.shim != nil && !dir.guest.deaf {
+			dir.guest.exitIn(between(m.rand, 50*time.Millisecond, 4*time.Second))
+		}
+		d.finish(o.uid, a.ID, "")
+	case vmm.Kill:
+		d.killVM(o, a, dir)
+	case vmm.Rebind:
+		d.rebind(a, dir)
+	case vmm.Remove:
+		switch {
+		case dir == nil:
+			d.finish(o.uid, a.ID, "")
+		case dir.alive():
+			d.finish(o.uid, a.ID, "something of the VM is alive")
+		default:
+			m.dirs.Delete(o.uid)
+			w.say(m, "files of VM "+o.uid+" are removed")
+			d.finish(o.uid, a.ID, "")
+			m.notice(dir)
+		}
+	default:
+		w.fail("the adapter knows every verb", "%s: %v", m.Name, a.Verb)
+	}
+}
+
+func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
+	m := d.m
+	if dir != nil && dir.alive() {
+		err := ""
+		if dir.start.Instance != a.Instance || dir.shim == nil {
+			err = "something of instance " + dir.start.Instance.String() + " is alive"
+		}
+		d.finish(a.Instance.UID, a.ID, err)
+		return
+	}
+	if dir == nil {
+		dir = &vmDir{uid: a.Instance.UID, bound: map[string]blixardv1.LeaseClass{}}
+		m.dirs.Set(dir.uid, dir)
+	}
+	page := m.pagePath(a.Host, a.Assignment)
+	dir.bound[page] = a.Assignment.GetLease()
+	dir.exit, dir.state = nil, nil
+	dir.start = &shim.Start{
+		Version: shim.StartVersion, Instance: a.Instance, Host: a.Host, Page: page, Argv: []string{"/bin/vm"},
+	}
+	if err := dir.start.Validate(); err != nil {
+		m.w.fail("an order to start is valid", "%s: %v: %v", m.Name, a.Instance, err)
+	}
+	m.spawn(dir, d.life, a.ID)
+	m.notice(dir)
+}
+
+// pagePath names the page that binds an assignment; none for none.
+func (m *Machine) pagePath(h shim.Host, as *blixardv1.Assignment) string {
+	switch as.GetLease() {
+	case blixardv1.LeaseClass_LEASE_CLASS_SHORT, blixardv1.LeaseClass_LEASE_CLASS_LONG:
+		return pagePath(h, as.GetLeaseMs())
+	}
+	return ""
+}
+
+func pagePath(h shim.Host, ms uint32) string {
+	return "/run/blixard/" + shim.PageName(shim.Page{Host: h, Lease: uint64(ms) * 1e6})
+}
+
+func (d *Daemon) killVM(o *orders, a vmm.Action, dir *vmDir) {
+	if dir == nil || !dir.alive() {
+		d.finish(o.uid, a.ID, "")
+		return
+	}
+	if d.m.w.mutant == "KillLies" && dir.guest != nil {
+		d.finish(o.uid, a.ID, "")
+		return
+	}
+	o.killing = true
+	s := dir.shim
+	if s != nil && !s.paused && s.machine.Phase == shim.Running {
+		d.nextConn++
+		s.happened(shim.Input{Kind: shim.Asked, Conn: d.nextConn, Request: shim.Request{
+			V: 1, ID: a.ID, Type: shim.MsgKill, Signal: 9,
+		}})
+		// A shim that does not do it at once is not asked twice.
+		d.m.w.push(event{at: d.m.w.now + int64(2*time.Second), kind: evSilent, m: d.m, life: d.life, n: a.ID, ref: o})
+		return
+	}
+	dir.sweep()
+}
+
+// sweep kills everything that belongs to a VM, without asking.
+func (d *vmDir) sweep() {
+	if d.shim != nil {
+		d.shim.kill()
+	}
+	if d.guest != nil {
+		d.guest.kill()
+	}
+}
+
+func (d *Daemon) rebind(a vmm.Action, dir *vmDir) {
+	switch {
+	case dir == nil || dir.shim == nil:
+		d.finish(a.Instance.UID, a.ID, "no shim to rebind")
+		return
+	case dir.start.Instance != a.Instance:
+		d.finish(a.Instance.UID, a.ID, "another instance is alive: "+dir.start.Instance.String())
+		return
+	}
+	page := d.m.pagePath(a.Host, a.Assignment)
+	dir.bound[page] = a.Assignment.GetLease()
+	d.nextConn++
+	d.conns[d.nextConn] = &shimWait{uid: a.Instance.UID, order: a, shim: dir.shim.life}
+	dir.shim.happened(shim.Input{Kind: shim.Asked, Conn: d.nextConn, Request: shim.Request{
+		V: 1, ID: a.ID, Type: shim.MsgRebind, Page: page,
+	}})
+	d.m.w.push(event{
+		at: d.m.w.now + int64(2*time.Second), kind: evSilent, m: d.m, life: d.life, n: a.ID, ref: d.work[a.Instance.UID],
+	})
+}
+
+// shimReply: a shim has answered on a connection, if the other end still lives.
+func (m *Machine) shimReply(s *shimProc, out shim.Output) {
+	d := m.daemon
+	if d == nil {
+		return
+	}
+	q := d.conns[out.Conn]
+	if q == nil || q.shim != s.life || q.order.ID != out.ID {
+		return
+	}
+	delete(d.conns, out.Conn)
+	m.notice(s.dir)
+	d.finish(q.uid, out.ID, out.Error)
+}
+
+// silent: a shim has not done what it was asked for.
+func (d *Daemon) silent(o *orders, id uint64) {
+	if !o.busy || len(o.queue) == 0 || o.queue[0].ID != id {
+		return
+	}
+	if o.killing {
+		if dir, ok := d.m.dirs.Get(o.uid); ok {
+			dir.sweep()
+		}
+		return
+	}
+	d.finish(o.uid, id, "the shim does not answer")
+}
+
+// extend writes the lease pages: lease.Page's rule, that a deadline which has
+// passed is never moved.
+func (d *Daemon) extend(a vmm.Action) {
+	m, now := d.m, uint64(d.m.now())
+	for _, l := range a.Leases {
+		path := pagePath(a.Host, l.Length)
+		p := m.pages[path]
+		if p == nil {
+			p = &shim.Page{Host: a.Host, Lease: uint64(l.Length) * 1e6, Deadline: uint64(l.Deadline)}
+			m.pages[path] = p
+			continue
+		}
+		if now >= p.Deadline && m.w.mutant != "ReviveLease" {
+			m.w.fired("LapsedExtend")
+			continue
+		}
+		p.Deadline = max(p.Deadline, uint64(l.Deadline))
+	}
+}
+
+// notice: something of a VM changed; a daemon that lives will see it.
+func (m *Machine) notice(dir *vmDir) {
+	d := m.daemon
+	if d == nil {
+		return
+	}
+	after := between(m.rand, 100*time.Microsecond, 5*time.Millisecond)
+	m.w.push(event{at: m.w.now + after, kind: evObserve, m: m, life: d.life, ref: dir})
+}
+
+// look sees one VM's directory as it is, and tells the node.
+func (d *Daemon) look(dir *vmDir) {
+	d.observe(core.Observed{Reports: []vmm.Report{d.m.report(dir)}})
+	if o := d.work[dir.uid]; o != nil && o.killing && !dir.alive() {
+		d.finish(o.uid, o.queue[0].ID, "")
+	}
+}
+
+// inventory is the first observation of a life: everything that is here.
+func (d *Daemon) inventory() {
+	in := core.Observed{Inventory: true, Facts: d.m.facts()}
+	d.m.dirs.Scan(func(_ string, dir *vmDir) bool {
+		in.Reports = append(in.Reports, d.m.report(dir))
+		return true
+	})
+	d.observed = d.m.w.now + between(d.m.rand, time.Millisecond, 2*time.Second)
+	d.m.w.push(event{at: d.observed, kind: evObserved, m: d.m, life: d.life, ref: in})
+}
+
+// report is the whole truth about a directory, as an adapter can see it.
+func (m *Machine) report(dir *vmDir) vmm.Report {
+	r := vmm.Report{}
+	if dir.start != nil {
+		r.Instance = dir.start.Instance
+	} else {
+		r.Instance.UID = dir.uid
+	}
+	if now, ok := m.dirs.Get(dir.uid); !ok || now != dir {
+		r.Liveness = vmm.Absent
+		if ok {
+			return m.report(now)
+		}
+		return r
+	}
+	if dir.alive() || m.w.mutant == "DeadIsAlive" {
+		r.Liveness = vmm.Alive
+		r.Ready = dir.guest != nil && dir.guest.ready && !dir.guest.dying
+		r.Lease, r.LeaseMs = dir.lease()
+		return r
+	}
+	r.Liveness = vmm.Down
+	if dir.exit != nil {
+		r.Exit = exitReport(*dir.exit)
+	}
+	return r
+}
+
+// lease is what binds a live instance: the loosest of what may.
+func (d *vmDir) lease() (blixardv1.LeaseClass, uint32) {
+	paths := []string{d.start.Page}
+	if d.shim == nil {
+		return blixardv1.LeaseClass_LEASE_CLASS_SHORT, 1 // its shim is dead: it is ending
+	}
+	if p := d.shim.machine.Phase; p == shim.Running || p == shim.Sweeping {
+		paths[0] = d.shim.machine.Path
+		if c := d.shim.machine.Change; c != nil && c.Rebind {
+			paths = append(paths, c.Path)
+		}
+	}
+	class, ms := blixardv1.LeaseClass_LEASE_CLASS_SHORT, uint32(0)
+	for _, p := range paths {
+		if p == "" {
+			return blixardv1.LeaseClass_LEASE_CLASS_NONE, 0
+		}
+		class = min(class, d.bound[p])
+		if page := d.page(p); page != nil {
+			ms = max(ms, uint32(page.Lease/1e6))
+		}
+	}
+	return class, ms
+}
+
+func (d *vmDir) page(path string) *shim.Page { return d.shim.m.pages[path] }
+
+// exitReport puts a shim's last word into the manager's.
+func exitReport(e shim.Exit) *vmm.Exit {
+	out := &vmm.Exit{Code: int32(e.Code), Message: e.Error}
+	if e.Signal != 0 {
+		out.Code = int32(128 + e.Signal)
+	}
+	switch e.Reason {
+	case shim.ReasonExited, shim.ReasonKilled:
+		out.Reason = "Exited"
+	case shim.ReasonSignaled:
+		out.Reason = "Crashed"
+	case shim.ReasonLapsed:
+		out.Reason = "Lapsed"
+	default:
+		out.Reason = "BootFailed"
+	}
+	if out.Message == "" {
+		out.Message = fmt.Sprintf("the guest ended with code %d", out.Code)
+	}
+	return out
+}

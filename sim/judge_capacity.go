@@ -1,0 +1,62 @@
+package sim
+
+import (
+	"github.com/blixard/blixard/core/cluster"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// At every index, what is placed on a host, added up VM by VM, is at most what
+// the machine really has, and is what the state's own ledger says.
+type judgeCapacity struct{}
+
+func (j *judgeCapacity) seen(w *World, v *cluster.State) {
+	type sum struct{ vcpus, memory, disk, n uint64 }
+	used := map[uint64]*sum{}
+	v.VMs("", func(vm *blixardv1.VM) bool {
+		p := vm.GetPlacement()
+		if p == nil {
+			return true
+		}
+		s := used[p.NodeId]
+		if s == nil {
+			s = &sum{}
+			used[p.NodeId] = s
+		}
+		if p.Vcpus != vm.Spec.Vcpus || p.MemoryMib != vm.Spec.MemoryMib {
+			w.fail("what is accounted is what was asked", "VM %s asks for %d vcpus and %d MiB, accounted are %d and %d",
+				vm.Name, vm.Spec.Vcpus, vm.Spec.MemoryMib, p.Vcpus, p.MemoryMib)
+		}
+		s.vcpus += uint64(vm.Spec.Vcpus)
+		s.memory += vm.Spec.MemoryMib
+		s.disk += p.DiskMib
+		s.n++
+		return true
+	})
+	factor := uint64(v.Settings().GetVcpuOvercommitMilli())
+	v.Nodes(func(n *blixardv1.Node) bool {
+		u, h := used[n.Id], n.GetHost()
+		delete(used, n.Id)
+		if u == nil {
+			u = &sum{}
+		}
+		a := h.GetAllocated()
+		if uint64(a.GetVcpus()) != u.vcpus || a.GetMemoryMib() != u.memory || a.GetDiskMib() != u.disk || uint64(h.GetInstances()) != u.n {
+			w.fail("the ledger is the sum of the VMs", "index %d, %s: the ledger says %d vcpus, %d MiB, %d VMs; placed are %d, %d, %d",
+				v.Revision(), n.Name, a.GetVcpus(), a.GetMemoryMib(), h.GetInstances(), u.vcpus, u.memory, u.n)
+		}
+		if u.n == 0 {
+			return true
+		}
+		w.judges.judged["capacity"]++
+		m := w.byName(n.Name)
+		c := m.capacity
+		if u.vcpus*1000 > uint64(c.Vcpus)*factor || u.memory > c.MemoryMib || u.disk > c.DiskMib {
+			w.fail("capacity is never exceeded", "index %d, %s: placed are %d vcpus, %d MiB memory, %d MiB disk; it has %d (x %d/1000), %d, %d",
+				v.Revision(), n.Name, u.vcpus, u.memory, u.disk, c.Vcpus, factor, c.MemoryMib, c.DiskMib)
+		}
+		return true
+	})
+	for id := range used {
+		w.fail("a VM is placed on a member", "index %d: a VM is placed on %d, which is no node", v.Revision(), id)
+	}
+}

@@ -1,0 +1,25 @@
+package sim
+
+// At no instant do two instances of one VM, by uid, live in the process tables
+// of all machines together.
+//
+// The count can only rise when a guest is forked, so that is when it is taken,
+// from the tables themselves.
+type judgeCopies struct{}
+
+func (j *judgeCopies) forked(w *World, g *guest) {
+	w.judges.judged["copies"]++
+	n, where := 0, ""
+	w.guests(func(o *guest) {
+		if o.instance.UID == g.instance.UID {
+			n++
+			where += " " + o.m.Name + ":" + o.instance.String()
+		}
+	})
+	if n > 1 {
+		w.fail("never two copies", "VM %s has %d live instances:%s", g.instance.UID, n, where)
+	}
+	if d := g.dir.shim; d != nil && d.timer == 0 && d.machine.Path != "" {
+		w.fail("no fork before the timer stands", "%s: %s", g.m.Name, g.instance)
+	}
+}

@@ -1,0 +1,182 @@
+package sim
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// The histories of all clients are linearizable: every operation seems to have
+// happened at one instant between its call and its return, on one VM by its
+// name; one whose outcome is unknown, at any instant from its call on, or never.
+func judgeHistories(w *World) {
+	byName := map[string][]porcupine.Operation{}
+	add := func(name string, op *Operation, seen *blixardv1.VM) {
+		ret := op.Return
+		if op.Unknown || ret == 0 {
+			ret = math.MaxInt64
+		}
+		byName[name] = append(byName[name], porcupine.Operation{
+			ClientId: op.Client, Input: op, Output: seen, Call: op.Call, Return: ret,
+		})
+	}
+	names := map[string]bool{}
+	for _, op := range w.history {
+		if op.Verb < AddMember && op.Verb != List && op.Verb != StaleGet {
+			names[op.Name] = true
+		}
+	}
+	for _, op := range w.history {
+		switch {
+		case op.Verb.reads() && (op.Unknown || op.Return == 0), op.Verb == StaleGet, op.Verb >= AddMember:
+		case op.Verb == List:
+			seen := map[string]*blixardv1.VM{}
+			for _, vm := range op.VMs {
+				seen[vm.Name] = vm
+			}
+			for _, name := range slices.Sorted(maps.Keys(names)) {
+				add(name, op, seen[name])
+			}
+		default:
+			add(op.Name, op, op.VM)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		w.judges.judged["histories"] += len(byName[name])
+		switch porcupine.CheckOperationsTimeout(vmModel, byName[name], 30*time.Second) {
+		case porcupine.Illegal:
+			w.fail("histories are linearizable", "VM %s:\n%s", name, historyText(byName[name]))
+		case porcupine.Unknown:
+			w.fired("HistoryTooHard")
+		}
+	}
+}
+
+// modelVM is one name as a sequential world would have it.
+type modelVM struct {
+	there    bool
+	deleting bool   // and may be gone at any moment
+	uid      string // empty: made by an operation that nobody heard the answer of
+	run      bool
+	gen      uint32
+}
+
+// vmModel is the sequential specification of one name. A VM that is being
+// deleted vanishes some time later by itself: it is taken to be gone as soon as
+// somebody sees it gone, and for good.
+var vmModel = (&porcupine.NondeterministicModel{
+	Init: func() []any { return []any{modelVM{}} },
+	Step: func(state, input, output any) []any {
+		s, op := state.(modelVM), input.(*Operation)
+		vm, _ := output.(*blixardv1.VM)
+		if op.Verb == Get || op.Verb == List {
+			return only(s.sees(vm))
+		}
+		if op.Unknown || op.Return == 0 {
+			if op.Verb == Create && s.deleting { // was it gone already?
+				return []any{s, modelVM{there: true, run: true, gen: 1}}
+			}
+			return []any{s.does(op)}
+		}
+		return only(s.answers(op, vm))
+	},
+	DescribeOperation: func(input, _ any) string { return input.(*Operation).String() },
+	DescribeState:     func(s any) string { return fmt.Sprintf("%+v", s) },
+}).ToModel()
+
+func only(ok bool, s modelVM) []any {
+	if !ok {
+		return nil
+	}
+	return []any{s}
+}
+
+// sees is a read that found vm, or nothing.
+func (s modelVM) sees(vm *blixardv1.VM) (bool, modelVM) {
+	if vm == nil {
+		return !s.there || s.deleting, modelVM{}
+	}
+	if !s.there || s.uid != "" && s.uid != vm.Uid || s.deleting != vm.Deleting {
+		return false, s
+	}
+	if !s.deleting && (s.run != vm.Run || s.gen != vm.RunGeneration) {
+		return false, s
+	}
+	s.uid = vm.Uid
+	return true, s
+}
+
+// does is an operation whose answer nobody heard.
+func (s modelVM) does(op *Operation) modelVM {
+	switch {
+	case op.Verb == Create && !s.there:
+		return modelVM{there: true, run: true, gen: 1}
+	case !s.there || s.deleting || op.Verb == Create:
+		return s
+	case op.Verb == Delete:
+		s.deleting, s.run = true, false
+	case op.Verb == Stop:
+		s.run = false
+	case op.Verb == Start && !s.run, op.Verb == Restart:
+		s.run = true
+		s.gen++
+	}
+	return s
+}
+
+// answers is an operation whose answer was heard.
+func (s modelVM) answers(op *Operation, vm *blixardv1.VM) (bool, modelVM) {
+	switch op.Error.GetCode() {
+	case blixardv1.ErrorCode_ERROR_CODE_UNSPECIFIED:
+	case blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND:
+		return !s.there || s.deleting, modelVM{}
+	case blixardv1.ErrorCode_ERROR_CODE_ALREADY_EXISTS:
+		return op.Verb == Create && s.there, s
+	case blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION:
+		return s.deleting, s
+	default:
+		return false, s
+	}
+	switch op.Verb {
+	case Create:
+		ok := (!s.there || s.deleting) && vm != nil && vm.Uid != s.uid && vm.Run && vm.RunGeneration == 1
+		return ok, modelVM{there: true, uid: vm.GetUid(), run: true, gen: 1}
+	case Delete:
+		if !s.there || vm == nil || s.uid != "" && vm.Uid != s.uid {
+			return false, s
+		}
+		s.uid, s.deleting, s.run = vm.Uid, true, false
+		return true, s
+	}
+	if !s.there || s.deleting {
+		return false, s
+	}
+	return s.does(op).sees(vm)
+}
+
+func historyText(ops []porcupine.Operation) string {
+	var s string
+	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return int(a.Call - b.Call) })
+	for _, o := range ops {
+		end := "never"
+		if o.Return != math.MaxInt64 {
+			end = stamp(o.Return)
+		}
+		op := o.Input.(*Operation)
+		text := op.String()
+		if op.Verb == List {
+			one := *op
+			one.Verb, one.VM = Get, nil
+			one.VM, _ = o.Output.(*blixardv1.VM)
+			text = one.String() + " (of a List)"
+		}
+		s += fmt.Sprintf("  %s to %s  %s\n", stamp(o.Call), end, text)
+	}
+	return s
+}

@@ -1,0 +1,107 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/blixard/blixard/core/cluster"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// Once all is healed, a write succeeds within writesWithin, and within
+// restsWithin the world is at rest: every VM that should run, and has a host or
+// could have one, runs exactly once, where the state says, and is reported so;
+// nothing else lives; no directory is left of what is gone.
+const writesWithin = 30 * time.Second
+
+// restsWithin is the long window, after which the last lost epoch is replaced,
+// twice, because the leader that counts it may be a new one, and what backoff,
+// a slow boot, a stop's grace and a hung boot's end may take.
+func restsWithin(s *blixardv1.Settings) time.Duration {
+	return 2*time.Duration(cluster.Window(s, s.LongLeaseMs)) + 12*time.Minute
+}
+
+// judgeRest lets the healed world run until it rests.
+func judgeRest(w *World) {
+	op := w.Do(&Operation{Verb: Create, Name: "healed", Spec: &blixardv1.VMSpec{
+		Vcpus: 1, MemoryMib: 32, Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS,
+		Source: &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/vm"}}},
+	}})
+	if w.failure != nil {
+		return
+	}
+	w.judges.judged["rest"]++
+	if op.Unknown || op.Error != nil || time.Duration(op.Return-op.Call) > writesWithin {
+		w.fail("writes succeed after healing", "%v after %v: %v\n%s", op, time.Duration(w.now-op.Call), op.Error, w.describeNodes())
+		return
+	}
+	var why []string
+	limit := restsWithin(w.settings)
+	for deadline := w.now + int64(limit); w.now < deadline && w.failure == nil; w.RunFor(time.Second) {
+		if why = w.unrest(); len(why) == 0 {
+			w.say(nil, "the world is at rest")
+			return
+		}
+	}
+	w.fail("desired equals observed", "%v after healing:\n  %s\n%s", limit, strings.Join(why, "\n  "), w.describeNodes())
+}
+
+// unrest says everything that is not as it should be.
+func (w *World) unrest() (why []string) {
+	leader := w.Leader()
+	if leader == nil {
+		return []string{"there is no leader"}
+	}
+	v := leader.daemon.node.View()
+	expected := map[string]bool{} // uids that may have a directory
+	v.VMs("", func(vm *blixardv1.VM) bool {
+		expected[vm.Uid] = true
+		if s := w.unrestOf(v, vm); s != "" {
+			why = append(why, fmt.Sprintf("VM %s (%s): %s", vm.Name, vm.Uid, s))
+		}
+		return true
+	})
+	for _, m := range w.machines {
+		m.dirs.Scan(func(uid string, d *vmDir) bool {
+			vm := v.VMByUID(uid)
+			if !expected[uid] || vm.GetPlacement().GetNodeId() != m.id {
+				why = append(why, fmt.Sprintf("%s has files of %s, which is not placed there", m.Name, uid))
+			}
+			return true
+		})
+	}
+	return why
+}
+
+func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
+	n, where := w.Live(vm.Uid)
+	st := vm.GetStatus()
+	at := fmt.Sprintf("phase %s (%s: %s), live %v", st.GetPhase(), st.GetReason(), st.GetMessage(), where)
+	switch {
+	case vm.Deleting:
+		return "is still being deleted; " + at
+	case !vm.Run:
+		if n != 0 || st.GetPhase() != blixardv1.Phase_PHASE_STOPPED {
+			return "is stopped by its user; " + at
+		}
+	case vm.Placement == nil:
+		if !explained(v, vm) {
+			return "waits, and a host has room; " + at
+		}
+	case vm.Spec.Restart != blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS && n == 0:
+		if p := st.GetPhase(); p != blixardv1.Phase_PHASE_STOPPED && p != blixardv1.Phase_PHASE_FAILED {
+			return "has ended; " + at
+		}
+	default:
+		host := w.byID(vm.Placement.NodeId)
+		if n != 1 || host == nil || where[0] != host.Name || st.GetPhase() != blixardv1.Phase_PHASE_RUNNING {
+			return fmt.Sprintf("should run on %s; %s", name(host), at)
+		}
+		d, _ := host.dirs.Get(vm.Uid)
+		if i := d.guest.instance; i.Index != vm.Placement.Incarnation.GetIndex() || i.Generation != vm.Placement.Incarnation.GetGeneration() {
+			return "runs as another incarnation: " + i.String()
+		}
+	}
+	return ""
+}

@@ -1,0 +1,26 @@
+package sim
+
+import "maps"
+
+// judges hold the world to its promises, each in a file of its own, whose head
+// says in one sentence what it holds true.
+type judges struct {
+	states   judgeStates
+	capacity judgeCapacity
+	copies   judgeCopies
+	leaders  judgeLeaders
+	// judged counts what each had before it. A judge that had nothing to judge
+	// has proved nothing.
+	judged map[string]int
+}
+
+// JudgeNames are all judges there are.
+var JudgeNames = []string{"acknowledged", "capacity", "copies", "histories", "leaders", "rest", "states"}
+
+func (j *judges) reset() {
+	*j = judges{judged: map[string]int{}}
+	j.states.at = map[uint64]stateAt{}
+	j.leaders.of = map[uint64]string{}
+}
+
+func (j *judges) counts() map[string]int { return maps.Clone(j.judged) }

@@ -1,0 +1,121 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/tidwall/btree"
+
+	"github.com/blixard/blixard/core"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// Machine is one computer: its power, its clocks, its disk, and what runs on it.
+// Its disk and the directories of its VMs survive everything; processes, timers
+// and lease pages live at most as long as the power is on.
+type Machine struct {
+	Index  int
+	Name   string
+	Server bool
+	Host   bool
+
+	w       *World
+	on      bool
+	boots   uint64
+	bootID  string
+	clock   clock
+	disk    *Disk
+	member  bool // its disk holds an identity
+	leaving bool
+	id      uint64
+
+	daemon *Daemon // nil: not running
+	lives  uint64  // of daemons, shims and guests: none is used twice
+
+	dirs  *btree.Map[string, *vmDir] // by uid
+	pages map[string]*shim.Page      // by path; in memory
+
+	rand    *rand.Rand // processes and their delays
+	faults  *rand.Rand // what goes wrong with them
+	entropy *rand.Rand // what its daemon draws
+
+	capacity *blixardv1.Resources
+	labels   map[string]string
+}
+
+func (w *World) newMachine(index int, server, host bool) *Machine {
+	m := &Machine{
+		Index: index, Name: fmt.Sprintf("n%d", index), Server: server, Host: host, w: w,
+		dirs: btree.NewMap[string, *vmDir](0), pages: map[string]*shim.Page{},
+	}
+	m.rand = w.chance.stream(m.Name + "/process")
+	m.faults = w.chance.stream(m.Name + "/faults")
+	m.entropy = w.chance.stream(m.Name + "/entropy")
+	m.disk = newDisk(w.chance.stream(m.Name + "/disk"))
+	m.capacity = &blixardv1.Resources{Vcpus: 8, MemoryMib: 8192, DiskMib: 100 << 10}
+	m.labels = map[string]string{"name": m.Name}
+	return m
+}
+
+func (m *Machine) address() string { return m.Name + ":7000" }
+
+// boot turns the power on: another boot id, and a BOOTTIME that starts again.
+func (m *Machine) boot() {
+	if m.on {
+		return
+	}
+	m.on = true
+	m.boots++
+	m.bootID = fmt.Sprintf("%08x-0000-4000-8000-%012x", m.Index, m.boots)
+	r := float64(m.w.settings.GetDriftPpm()) / 1e6
+	m.clock = clock{
+		booted: m.w.now, start: between(m.rand, time.Second, 30*time.Second),
+		rate: pick(m.rand, 1-r, 1, 1+r, 1-r+2*r*m.rand.Float64()),
+		wall: m.clock.wall,
+	}
+	m.w.say(m, fmt.Sprintf("power on, boot %d, BOOTTIME at %.3f", m.boots, m.clock.rate))
+	if m.member {
+		m.w.push(event{at: m.w.now + between(m.rand, time.Second, 3*time.Second), kind: evBoot, m: m, life: m.boots})
+	}
+}
+
+// powerOff ends everything that runs, at once. Peers are not told.
+func (m *Machine) powerOff() {
+	if !m.on {
+		return
+	}
+	m.w.say(m, "power lost")
+	m.stopDaemon(false)
+	m.dirs.Scan(func(_ string, d *vmDir) bool {
+		d.shim, d.guest = nil, nil
+		return true
+	})
+	clear(m.pages)
+	m.on = false
+}
+
+func (m *Machine) now() int64 { return m.clock.now(m.w.now) }
+
+func (m *Machine) time() core.Time {
+	return core.Time{Boot: m.now(), Wall: m.clock.unix(m.w.now)}
+}
+
+// facts is what a daemon finds on this machine when it starts.
+func (m *Machine) facts() *blixardv1.HostFacts {
+	return &blixardv1.HostFacts{
+		Capacity: m.capacity,
+		Hypervisors: []*blixardv1.HypervisorFact{
+			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Version: "sim", Kvm: true},
+			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Version: "sim"},
+		},
+		Labels: m.labels, Version: "sim", Machine: "machine-" + m.Name, HoldsForks: true,
+		Level: m.w.settings.GetLevel(),
+	}
+}
+
+func (m *Machine) life() uint64 {
+	m.lives++
+	return m.lives
+}

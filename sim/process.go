@@ -1,0 +1,321 @@
+package sim
+
+import (
+	"fmt"
+	"time"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// The process table of a machine: shims and guests. This is the truth that the
+// judges count, whatever anyone believes.
+//
+// A shim runs shim.Machine, the very code of production; here is what its
+// process would do. A guest lives from the fork until it is gone: after a
+// SIGKILL that can take up to K. The directory's lock is held by the shim and,
+// inherited, by the guest. When the shim dies, for whatever reason, the guest is
+// sent a SIGKILL (PDEATHSIG). The kernel's timer kills the shim at its deadline
+// on the host's BOOTTIME, to the nanosecond, stopped or not.
+
+// vmDir is the directory of one VM on one machine. It survives the power.
+type vmDir struct {
+	uid   string
+	start *shim.Start
+	state *shim.State // shim.json
+	exit  *shim.Exit  // exit.json
+	bound map[string]blixardv1.LeaseClass
+
+	shim  *shimProc
+	guest *guest
+}
+
+func (d *vmDir) alive() bool { return d.shim != nil || d.guest != nil }
+
+type shimProc struct {
+	dir     *vmDir
+	m       *Machine
+	life    uint64
+	machine shim.Machine
+	inbox   []shim.Input
+	busy    bool // an evShim is under way
+	paused  bool
+	due     bool // an evShim or a look came while stopped
+	look    shim.Output
+	looks   uint64
+	timer   uint64 // 0: off
+	arms    uint64
+	// Who waits for the VM to run: the daemon's life and its order.
+	startedBy uint64
+	starting  uint64
+}
+
+type guest struct {
+	dir      *vmDir
+	m        *Machine
+	life     uint64
+	instance shim.Instance
+	ready    bool
+	deaf     bool
+	dying    bool
+	forked   int64
+}
+
+// spawn starts a shim in a directory.
+func (m *Machine) spawn(d *vmDir, by, order uint64) {
+	if d.shim != nil {
+		panic("sim: spawn in a directory whose lock is held")
+	}
+	s := &shimProc{dir: d, m: m, life: m.life(), startedBy: by, starting: order}
+	d.shim = s
+	m.w.say(m, fmt.Sprintf("shim of %s is spawned", d.start.Instance))
+	s.happened(shim.Input{Kind: shim.Begin})
+}
+
+func (s *shimProc) happened(in shim.Input) {
+	s.inbox = append(s.inbox, in)
+	s.wake()
+}
+
+// wake lets the shim take its next input, after a moment: faults fall between.
+func (s *shimProc) wake() {
+	if s.busy || len(s.inbox) == 0 {
+		return
+	}
+	s.busy = true
+	after := between(s.m.rand, 10*time.Microsecond, 3*time.Millisecond)
+	if maybe(s.m.faults, s.m.w.mix.ShimSlow) {
+		s.m.w.fired("ShimSlow")
+		after = between(s.m.faults, 100*time.Millisecond, 20*time.Second)
+	}
+	s.m.w.push(event{at: s.m.w.now + after, kind: evShim, m: s.m, life: s.life, ref: s})
+}
+
+func (s *shimProc) step() {
+	if s.paused {
+		s.due = true
+		return
+	}
+	s.busy = false
+	if len(s.inbox) == 0 {
+		return
+	}
+	in := s.inbox[0]
+	s.inbox = s.inbox[1:]
+	s.m.w.trace.foldString(string(in.Kind))
+	for _, out := range s.machine.Step(uint64(s.m.now()), in) {
+		s.do(out)
+		if s.dir.shim != s {
+			return
+		}
+	}
+	s.wake()
+}
+
+func (s *shimProc) do(out shim.Output) {
+	m, w, d := s.m, s.m.w, s.dir
+	switch out.Kind {
+	case shim.Lock:
+		s.happened(shim.Input{Kind: shim.Locked, Held: d.guest != nil})
+	case shim.Load:
+		d.exit, d.state = nil, nil
+		s.happened(shim.Input{Kind: shim.Loaded, Start: *d.start, Boot: m.bootID})
+	case shim.Read:
+		if out.At == 0 {
+			s.happened(s.read(out.Path))
+			return
+		}
+		s.look = out
+		s.looks++
+		w.push(event{at: m.clock.when(int64(out.At)), kind: evLook, m: m, life: s.life, n: s.looks, ref: s})
+	case shim.Arm:
+		s.arm(out.Deadline)
+	case shim.Fork:
+		s.fork()
+	case shim.Publish:
+		st := s.machine.State()
+		d.state = &st
+		s.tell("")
+		m.notice(d)
+	case shim.Signal:
+		s.signal(out.Signal)
+	case shim.Sweep:
+		s.happened(shim.Input{Kind: shim.Swept, Status: s.machine.Status})
+	case shim.Record:
+		d.exit = out.Exit
+	case shim.Reply:
+		m.shimReply(s, out)
+	case shim.Die:
+		w.say(m, fmt.Sprintf("shim of %s kills itself", d.uid))
+		s.kill()
+	case shim.End:
+		if d.guest != nil {
+			w.fail("a shim outlives its VM", "%s: shim of %s ends", m.Name, d.uid)
+		}
+		why := fmt.Sprintf("shim ended with code %d", out.Code)
+		if d.exit != nil && d.exit.Error != "" {
+			why = d.exit.Error
+		}
+		d.shim = nil
+		s.tell(why)
+		m.notice(d)
+	}
+}
+
+// tell answers the order to start, once.
+func (s *shimProc) tell(err string) {
+	d := s.m.daemon
+	if s.starting == 0 {
+		return
+	}
+	order := s.starting
+	s.starting = 0
+	if d != nil && d.life == s.startedBy {
+		d.finish(s.dir.uid, order, err)
+	}
+}
+
+func (s *shimProc) read(path string) shim.Input {
+	in := shim.Input{Kind: shim.Paged, Path: path}
+	if p := s.m.pages[path]; p != nil {
+		in.Page = *p
+	} else {
+		in.Err = "no page " + path
+	}
+	return in
+}
+
+func (s *shimProc) looked(n uint64) {
+	if n != s.looks {
+		return
+	}
+	if s.paused {
+		s.due = true
+		return
+	}
+	path := s.look.Path
+	s.look = shim.Output{}
+	s.happened(s.read(path))
+}
+
+func (s *shimProc) arm(deadline uint64) {
+	s.timer = deadline
+	s.arms++
+	s.happened(shim.Input{Kind: shim.Armed, Deadline: deadline})
+	if deadline != 0 && s.m.w.mutant != "NoTimer" {
+		at := max(s.m.w.now, s.m.clock.when(int64(deadline)))
+		s.m.w.push(event{at: at, kind: evTimer, m: s.m, life: s.life, n: s.arms, ref: s})
+	}
+}
+
+// rang: the kernel's timer. It asks nobody.
+func (s *shimProc) rang(n uint64) {
+	if n != s.arms {
+		return
+	}
+	s.m.w.say(s.m, fmt.Sprintf("deadline of %s: the kernel kills its shim", s.dir.uid))
+	s.m.w.fired("Lapse")
+	s.kill()
+}
+
+func (s *shimProc) fork() {
+	m, w, f := s.m, s.m.w, s.m.faults
+	if maybe(f, w.mix.ForkFails) {
+		w.fired("ForkFails")
+		s.happened(shim.Input{Kind: shim.Forked, Err: "exec format error"})
+		return
+	}
+	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, forked: w.now}
+	s.dir.guest = g
+	w.say(m, fmt.Sprintf("VM %s runs", g.instance))
+	w.forked(g)
+	g.deaf = w.chancy(f, "Deaf", w.mix.Deaf)
+	switch {
+	case w.chancy(f, "BootHangs", w.mix.BootHangs):
+	case w.chancy(f, "EarlyExit", w.mix.EarlyExit):
+		g.exitIn(between(f, 0, 2*time.Second))
+	default:
+		up := between(m.rand, 50*time.Millisecond, 2*time.Second)
+		if w.chancy(f, "BootSlow", w.mix.BootSlow) {
+			up = between(f, 5*time.Second, 30*time.Second)
+		}
+		w.push(event{at: w.now + up, kind: evReady, m: m, life: g.life, ref: g})
+		if w.chancy(f, "LateExit", w.mix.LateExit) {
+			g.exitIn(up + between(f, 0, 30*time.Second))
+		}
+	}
+	s.happened(shim.Input{Kind: shim.Forked, PID: int(g.life)})
+}
+
+func (g *guest) exitIn(after int64) {
+	code := uint64(g.m.faults.IntN(2))
+	g.m.w.push(event{at: g.m.w.now + after, kind: evExit, m: g.m, life: g.life, n: code, ref: g})
+}
+
+func (s *shimProc) signal(n int) {
+	g := s.dir.guest
+	switch {
+	case g == nil:
+	case n == 9:
+		g.kill()
+	case !g.deaf:
+		g.exitIn(between(s.m.rand, 10*time.Millisecond, 3*time.Second))
+	}
+}
+
+// kill ends the shim at once; the kernel then kills its guest.
+func (s *shimProc) kill() {
+	if s.dir.shim != s {
+		return
+	}
+	s.dir.shim = nil
+	s.tell("the shim was killed")
+	if g := s.dir.guest; g != nil {
+		g.kill()
+	}
+	s.m.notice(s.dir)
+}
+
+func (s *shimProc) resume() {
+	if !s.paused {
+		return
+	}
+	s.paused = false
+	if s.look.Path != "" && s.look.At <= uint64(s.m.now()) {
+		s.looked(s.looks)
+	}
+	if s.due {
+		s.due = false
+		s.busy = false
+		s.wake()
+	}
+}
+
+// kill is a SIGKILL: the guest is gone up to K later.
+func (g *guest) kill() {
+	if g.dying {
+		return
+	}
+	g.dying = true
+	w, f := g.m.w, g.m.faults
+	after := between(g.m.rand, 100*time.Microsecond, 50*time.Millisecond)
+	if w.chancy(f, "SlowKill", w.mix.SlowKill) {
+		after = between(f, 0, time.Duration(w.settings.GetKillMs())*time.Millisecond)
+	}
+	w.push(event{at: w.now + after, kind: evDead, m: g.m, life: g.life, n: 9, ref: g})
+}
+
+// gone: the guest is no more.
+func (g *guest) gone(st shim.Status) {
+	d := g.dir
+	if d.guest != g {
+		return
+	}
+	d.guest = nil
+	g.m.w.say(g.m, fmt.Sprintf("VM %s is gone, code %d, signal %d", g.instance, st.Code, st.Signal))
+	if s := d.shim; s != nil {
+		s.machine.Status = st
+		s.happened(shim.Input{Kind: shim.Exited})
+	}
+	g.m.notice(d)
+}

@@ -1,0 +1,125 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// Mix is how hard a world is: each field stands with its swarm range in
+// drawMix. The zero Mix is a world in which nothing goes wrong.
+type Mix struct {
+	// The network.
+	Latency   time.Duration
+	Drop      float64
+	Duplicate float64
+	Late      float64
+	Lateness  time.Duration
+	// Shims and guests, a chance each.
+	ShimSlow, ForkFails, Deaf, BootHangs, BootSlow, EarlyExit, LateExit, SlowKill float64
+	BuildFails, BuildSlow                                                         float64
+	// Clients.
+	Clients int
+	Names   int
+	Think   time.Duration
+	// Every is the mean time between two faults; 0: none are drawn.
+	Every time.Duration
+	// Weights of the faults that are drawn, by name.
+	Weights map[string]int
+	// Longest is how long a fault lasts at most.
+	Longest time.Duration
+	Safety  time.Duration
+}
+
+// calm is a world for stories: the network takes time, and people come only
+// when called.
+func calm() Mix { return Mix{Latency: 500 * time.Microsecond, Names: 8, Think: time.Second} }
+
+// rate is 0 in half of the seeds, and up to most in the others.
+func rate(r *rand.Rand, most float64) float64 {
+	if r.IntN(2) == 0 {
+		return 0
+	}
+	return most * r.Float64()
+}
+
+// drawMix draws a swarm: most worlds are hard in some ways, and each in others.
+func drawMix(r *rand.Rand) Mix {
+	m := Mix{
+		Latency: time.Duration(between(r, 200*time.Microsecond, 10*time.Millisecond)),
+		Drop:    rate(r, 0.1), Duplicate: rate(r, 0.1), Late: rate(r, 0.05),
+		Lateness: time.Duration(between(r, time.Second, 40*time.Second)),
+		ShimSlow: rate(r, 0.02), ForkFails: rate(r, 0.1), Deaf: rate(r, 0.3), BootHangs: rate(r, 0.1),
+		BootSlow: rate(r, 0.2), EarlyExit: rate(r, 0.2), LateExit: rate(r, 0.2), SlowKill: rate(r, 0.5),
+		BuildFails: rate(r, 0.2), BuildSlow: rate(r, 0.2),
+		Clients: 2 + r.IntN(4), Names: 3 + r.IntN(8),
+		Think:   time.Duration(between(r, 200*time.Millisecond, 3*time.Second)),
+		Every:   time.Duration(between(r, 2*time.Second, 20*time.Second)),
+		Longest: time.Duration(between(r, 5*time.Second, 60*time.Second)),
+		Safety:  60 * time.Second,
+		Weights: map[string]int{},
+	}
+	for _, name := range faultNames {
+		if r.IntN(2) == 0 {
+			m.Weights[name] = 1 + r.IntN(5)
+		}
+	}
+	return m
+}
+
+// faultNames in the order in which they are drawn from.
+var faultNames = []string{
+	"Isolate", "Split", "OneWay", "Clog", "Crash", "Pause", "PowerLoss", "ShimKill", "ShimPause", "GuestCrash",
+	"DiskSlow", "DiskStall", "DiskError", "WallJump",
+}
+
+// drawFault draws one fault, or nil when the mix has none.
+func drawFault(r *rand.Rand, mix *Mix, machines int) Fault {
+	total := 0
+	for _, name := range faultNames {
+		total += mix.Weights[name]
+	}
+	if total == 0 {
+		return nil
+	}
+	x := r.IntN(total)
+	n := func() N { return N(1 + r.IntN(machines)) }
+	d := func() time.Duration {
+		return time.Duration(between(r, 100*time.Millisecond, mix.Longest)).Truncate(time.Millisecond)
+	}
+	for _, name := range faultNames {
+		if x -= mix.Weights[name]; x >= 0 {
+			continue
+		}
+		switch name {
+		case "Isolate":
+			return Isolate{n(), d()}
+		case "Split":
+			return Split{2 * (1 + r.IntN(1<<machines)), d()}
+		case "OneWay":
+			return OneWay{n(), n(), d()}
+		case "Clog":
+			return Clog{n(), n(), d()}
+		case "Crash":
+			return Crash{n(), d() / 5}
+		case "Pause":
+			return Pause{n(), d()}
+		case "PowerLoss":
+			return PowerLoss{n(), d()}
+		case "ShimKill":
+			return ShimKill{n(), N(r.IntN(20))}
+		case "ShimPause":
+			return ShimPause{n(), N(r.IntN(20)), d()}
+		case "GuestCrash":
+			return GuestCrash{n(), N(r.IntN(20))}
+		case "DiskSlow":
+			return DiskSlow{n(), 2 + r.IntN(100), d()}
+		case "DiskStall":
+			return DiskStall{n(), d() / 2}
+		case "DiskError":
+			return DiskError{n()}
+		case "WallJump":
+			return WallJump{n(), time.Duration(between(r, -1000*time.Hour, 1000*time.Hour)).Truncate(time.Second)}
+		}
+	}
+	return nil
+}

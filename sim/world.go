@@ -1,0 +1,530 @@
+package sim
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/blixard/blixard/core"
+	"github.com/blixard/blixard/core/cluster"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm"
+)
+
+// phase is where a run is.
+type phase uint8
+
+const (
+	founding phase = iota // the cluster grows; no fault is drawn
+	safety                // clients work, faults strike
+	healed                // all is well again, and the world must come to rest
+)
+
+// World is one simulation.
+type World struct {
+	cfg      Config
+	settings *blixardv1.Settings
+	mix      *Mix
+	mutant   string
+
+	now    int64 // real time, ns since the start
+	queue  queue
+	trace  trace
+	chance chance
+
+	entropy  *rand.Rand
+	nemesis  *rand.Rand
+	stepping *Machine
+
+	machines  []*Machine
+	byAddress map[string]*Machine
+	clusterID string
+	net       *network
+	clients   []*client
+	operator  *client // grows the cluster, and asks what the tests ask
+	history   []*Operation
+	attempts  uint64
+	phase     phase
+	healedAt  int64
+
+	broken   map[*ended]uint64 // faults in effect, by when they began
+	unpaused map[int]int64
+	counts   map[string]int
+	struck   []Strike
+	steps    uint64
+
+	judges  judges
+	failure *Failure
+}
+
+// Strike is a fault and when it struck.
+type Strike struct {
+	At    time.Duration
+	Fault Fault
+}
+
+func (s Strike) String() string { return fmt.Sprintf("%v %s", s.At, FaultString(s.Fault)) }
+
+// New makes a world of machines without power. It must be closed.
+func New(cfg Config) *World {
+	cfg.complete()
+	w := &World{
+		cfg: cfg, settings: cfg.Settings, mix: cfg.Mix, mutant: cfg.Mutant, chance: chance{cfg.Seed},
+		byAddress: map[string]*Machine{}, broken: map[*ended]uint64{}, unpaused: map[int]int64{},
+		counts: map[string]int{}, clusterID: "11111111-2222-4333-8444-555555555555",
+	}
+	w.trace.log = cfg.Log
+	w.entropy, w.nemesis = w.chance.stream("entropy"), w.chance.stream("nemesis")
+	w.net = newNetwork(w.chance.stream("network"))
+	w.judges.reset()
+	for i := 1; i <= cfg.Servers+cfg.Hosts; i++ {
+		m := w.newMachine(i, i <= cfg.Servers, true)
+		w.machines = append(w.machines, m)
+		w.byAddress[m.address()] = m
+	}
+	w.operator = w.newClient(false)
+	takeEntropy(w)
+	return w
+}
+
+// Close lets another World live.
+func (w *World) Close() { giveEntropyBack(w) }
+
+func (w *World) push(e event) { w.queue.push(e) }
+
+func (w *World) seqNow() uint64 { return w.queue.seq }
+
+// chancy is maybe, and counts what it causes.
+func (w *World) chancy(r *rand.Rand, name string, p float64) bool {
+	if w.phase == healed || !maybe(r, p) {
+		return false
+	}
+	w.fired(name)
+	return true
+}
+
+func (w *World) fired(name string) { w.counts[name]++ }
+
+func (w *World) keep(m *Machine, what any) {
+	who := ""
+	if m != nil {
+		who = m.Name
+	}
+	w.trace.keep(line{w.now, who, what})
+}
+
+func (w *World) say(m *Machine, what string) {
+	w.trace.foldString(what)
+	w.keep(m, what)
+}
+
+// RunFor lets time pass.
+func (w *World) RunFor(d time.Duration) {
+	w.RunUntil(d, func() bool { return false })
+}
+
+// RunUntil lets time pass until cond holds, at most d. It looks after every
+// event, and says whether it came to hold.
+func (w *World) RunUntil(d time.Duration, cond func() bool) bool {
+	end := w.now + int64(d)
+	for w.failure == nil {
+		if cond() {
+			return true
+		}
+		if len(w.queue.h) == 0 || w.queue.h[0].at > end {
+			w.now = end
+			return cond()
+		}
+		w.turn(w.queue.pop())
+	}
+	return false
+}
+
+// turn lets one event happen.
+func (w *World) turn(e event) {
+	if e.at < w.now {
+		panic("sim: time goes back")
+	}
+	w.now = e.at
+	if e.m != nil && e.kind < evArrive && !w.reaches(&e) {
+		return
+	}
+	who := uint64(0)
+	if e.m != nil {
+		who = uint64(e.m.Index)
+	}
+	w.trace.events++
+	w.trace.fold(uint64(e.at))
+	w.trace.fold(uint64(e.kind)<<32 | who<<40 | e.n)
+	defer func() {
+		if r := recover(); r != nil {
+			w.stepping = nil
+			w.fail("nothing panics", "%s of %v: %v\n%s", e.kind, name(e.m), r, debug.Stack())
+		}
+	}()
+	w.happen(e)
+}
+
+func name(m *Machine) string {
+	if m == nil {
+		return "the world"
+	}
+	return m.Name
+}
+
+// reaches says that whom the event is for still lives; a stopped daemon's are
+// put aside.
+func (w *World) reaches(e *event) bool {
+	m := e.m
+	switch e.kind {
+	case evDurable, evBoot:
+		return m.on && e.life == m.boots
+	case evShim, evLook, evTimer:
+		s := e.ref.(*shimProc)
+		return m.on && s.dir.shim == s
+	case evReady, evExit, evDead:
+		g := e.ref.(*guest)
+		return m.on && g.dir.guest == g
+	}
+	d := m.daemon
+	if d == nil || d.life != e.life {
+		return false
+	}
+	if d.paused {
+		d.hold(*e)
+		return false
+	}
+	return true
+}
+
+func (w *World) happen(e event) {
+	m := e.m
+	switch e.kind {
+	case evTick:
+		w.push(event{at: w.now + m.tick(), kind: evTick, m: m, life: e.life})
+		m.daemon.step(core.Tick{})
+	case evReceive:
+		w.receive(m, e.ref.([]byte))
+	case evPeerLost:
+		w.keep(m, core.PeerLost{Peer: e.n})
+		m.daemon.step(core.PeerLost{Peer: e.n})
+	case evSnapshotSent:
+		m.daemon.step(core.SnapshotSent{To: e.n >> 1, OK: e.n&1 == 1})
+	case evWrote:
+		m.daemon.step(core.Wrote{Seq: e.n})
+	case evRequest:
+		m.daemon.ask(e.ref.(*ask))
+	case evRequestEnd:
+		m.daemon.requestEnd(e.n)
+	case evObserve:
+		m.daemon.look(e.ref.(*vmDir))
+	case evObserved:
+		in := e.ref.(core.Observed)
+		w.keep(m, in)
+		m.daemon.step(in)
+	case evAction:
+		m.daemon.act(e.ref.(*orders))
+	case evExtend:
+		m.daemon.extend(e.ref.(vmm.Action))
+	case evSilent:
+		m.daemon.silent(e.ref.(*orders), e.n)
+	case evDurable:
+		m.durable(e.n)
+	case evBoot:
+		m.startDaemon()
+	case evShim:
+		e.ref.(*shimProc).step()
+	case evLook:
+		e.ref.(*shimProc).looked(e.n)
+	case evTimer:
+		e.ref.(*shimProc).rang(e.n)
+	case evReady:
+		e.ref.(*guest).ready = true
+		m.notice(e.ref.(*guest).dir)
+	case evExit:
+		e.ref.(*guest).gone(exited(int(e.n)))
+	case evDead:
+		e.ref.(*guest).gone(signaled(int(e.n)))
+	case evArrive:
+		w.arrive(m, int(e.n), e.ref.([]byte))
+	case evEnd:
+		w.end(e.ref.(*ended))
+	case evStrike:
+		w.strike(e)
+	case evClient:
+		e.ref.(*client).next()
+	case evAsk:
+		w.asked(e.ref.(*ask))
+	case evAnswer:
+		o := e.ref.(*outcome)
+		o.ask.client.heard(o)
+	case evGiveUp:
+		e.ref.(*client).gaveUp(e.n)
+	case evWake:
+	default:
+		panic("sim: nobody knows what to do about " + e.kind.String())
+	}
+}
+
+// tick is how long a tick of this machine's clock is.
+func (m *Machine) tick() int64 {
+	return int64(float64(m.w.cfg.Tick)/m.clock.rate) + between(m.rand, 0, m.w.cfg.Tick/50)
+}
+
+func (w *World) receive(m *Machine, b []byte) {
+	env := decodeEnvelope(b)
+	if env.GetRaft() == nil {
+		w.keep(m, b)
+	}
+	m.daemon.step(core.Receive{Envelope: env})
+}
+
+// stepped looks at a node after its step.
+func (w *World) stepped(d *Daemon) {
+	if d.m.daemon != d || !d.m.Server {
+		return
+	}
+	st := d.node.Status()
+	if st.Leading {
+		w.judges.leaders.leads(w, d.m, st.Term)
+	}
+	if st.Applied == d.applied {
+		return
+	}
+	d.applied = st.Applied
+	if v := d.node.View(); v != nil {
+		w.seen(d.m, v)
+	}
+}
+
+// seen judges a state that a node has, or that it gave to a client.
+func (w *World) seen(m *Machine, v *cluster.State) {
+	if w.judges.states.seen(w, m, v) {
+		w.judges.capacity.seen(w, v)
+	}
+}
+
+func (w *World) forked(g *guest) { w.judges.copies.forked(w, g) }
+
+func (w *World) strike(e event) {
+	if w.phase != safety {
+		return
+	}
+	f, scripted := e.ref.(Fault)
+	if !scripted {
+		f = drawFault(w.nemesis, w.mix, len(w.machines))
+		w.nextStrike()
+	}
+	if f != nil {
+		w.Strike(f)
+	}
+}
+
+// Strike makes a fault happen now.
+func (w *World) Strike(f Fault) {
+	if !f.strike(w) {
+		return
+	}
+	w.struck = append(w.struck, Strike{time.Duration(w.now), f})
+	name := FaultString(f)
+	w.say(nil, name)
+	w.fired(faultName(f))
+}
+
+func (w *World) nextStrike() {
+	if w.mix.Every > 0 {
+		w.push(event{at: w.now + tail(w.nemesis, w.mix.Every, 10*w.mix.Every), kind: evStrike})
+	}
+}
+
+// Heal ends every fault, and gives everything power and life.
+func (w *World) Heal() {
+	w.phase, w.healedAt = healed, w.now
+	w.say(nil, "everything is healed")
+	for _, e := range slices.SortedFunc(maps.Keys(w.broken), func(a, b *ended) int {
+		return cmp.Compare(w.broken[a], w.broken[b])
+	}) {
+		w.end(e)
+	}
+	clear(w.net.clog)
+	for _, m := range w.machines {
+		m.disk.stalled, m.disk.broken, m.disk.slow = 0, false, 0
+		m.boot()
+		if m.daemon == nil {
+			m.restartDaemon(int64(time.Second))
+		}
+	}
+}
+
+// pausedSince says that a machine's daemon was stopped at some time since.
+func (w *World) pausedSince(m *Machine, since int64) bool {
+	at, ok := w.unpaused[m.Index]
+	return ok && at >= since || m.daemon != nil && m.daemon.paused
+}
+
+// servers is where the servers are, as somebody would write it into a file.
+func (w *World) servers() []*blixardv1.Node {
+	var out []*blixardv1.Node
+	for _, m := range w.voters() {
+		out = append(out, &blixardv1.Node{Id: m.id, Name: m.Name, Address: m.address(), Server: blixardv1.ServerState_SERVER_STATE_VOTER})
+	}
+	return out
+}
+
+func (w *World) voters() []*Machine {
+	var out []*Machine
+	for _, m := range w.machines {
+		if m.Server && m.member {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+func (w *World) byName(name string) *Machine {
+	i := slices.IndexFunc(w.machines, func(m *Machine) bool { return m.Name == name })
+	return w.machines[i]
+}
+
+// Do lets the operator do one thing, and waits for its end.
+func (w *World) Do(op *Operation) *Operation {
+	var ended bool
+	w.operator.begin(op, func(*Operation) { ended = true })
+	w.RunUntil(5*time.Minute, func() bool { return ended })
+	if !ended && w.failure == nil {
+		w.fail("an operator is answered", "%v", op)
+	}
+	return op
+}
+
+// Found makes the cluster: the first node founds it, the others join it one by
+// one, as in production, until all servers vote and all hosts have an epoch.
+func (w *World) Found() {
+	for _, m := range w.machines {
+		m.boot()
+	}
+	first := w.machines[0]
+	id := core.Identity{
+		ClusterID: w.clusterID, Generation: 1, ID: 1, Name: first.Name, Address: first.address(), Server: true, Host: true,
+	}
+	b, err := core.Found(id, proto.CloneOf(w.settings), first.time())
+	if err != nil {
+		w.fail("a cluster can be founded", "%v", err)
+		return
+	}
+	first.admitted(id, b)
+	for _, m := range w.machines[1:] {
+		op := w.Do(&Operation{Verb: AddMember, Name: m.Name})
+		if w.failure != nil {
+			return
+		}
+		if op.Unknown || op.Error != nil {
+			w.fail("a node can be added", "%v: %v", op, op.Error)
+			return
+		}
+		if err := m.join(op.Node, w.servers()); err != nil {
+			w.fail("an admitted node can join", "%v", err)
+			return
+		}
+	}
+	if !w.RunUntil(2*time.Minute, w.complete) && w.failure == nil {
+		w.fail("a cluster forms", "not all servers vote or not all hosts have an epoch after two minutes:\n%s", w.describeNodes())
+	}
+}
+
+// complete says that every server votes and every host is granted.
+func (w *World) complete() bool {
+	v := w.Leader()
+	if v == nil {
+		return false
+	}
+	n := 0
+	v.daemon.node.View().Nodes(func(node *blixardv1.Node) bool {
+		m := w.byID(node.Id)
+		ok := m != nil && m.daemon != nil
+		ok = ok && (!m.Server || node.Server == blixardv1.ServerState_SERVER_STATE_VOTER)
+		ok = ok && (!m.Host || m.daemon.node.Status().Granted &&
+			node.Host.GetEpochState() == blixardv1.EpochState_EPOCH_STATE_ACTIVE && !node.Host.GetSuspect())
+		if ok {
+			n++
+		}
+		return true
+	})
+	return n == len(w.machines)
+}
+
+func (w *World) byID(id uint64) *Machine {
+	for _, m := range w.machines {
+		if m.member && m.id == id {
+			return m
+		}
+	}
+	return nil
+}
+
+// Leader is a machine whose node leads with a quorum; nil when there is none.
+func (w *World) Leader() *Machine {
+	var best *Machine
+	var term uint64
+	for _, m := range w.voters() {
+		if m.daemon == nil {
+			continue
+		}
+		if st := m.daemon.node.Status(); st.Leading && st.Quorum && st.Term > term {
+			best, term = m, st.Term
+		}
+	}
+	return best
+}
+
+// Live counts the live instances of a VM, by uid, in every process table.
+func (w *World) Live(uid string) (n int, where []string) {
+	for _, m := range w.machines {
+		if d, ok := m.dirs.Get(uid); ok && m.on && d.guest != nil {
+			n++
+			where = append(where, m.Name)
+		}
+	}
+	return n, where
+}
+
+// Guests calls f for every live guest.
+func (w *World) guests(f func(*guest)) {
+	for _, m := range w.machines {
+		m.dirs.Scan(func(_ string, d *vmDir) bool {
+			if d.guest != nil {
+				f(d.guest)
+			}
+			return true
+		})
+	}
+}
+
+func (w *World) describeNodes() string {
+	var s string
+	for _, m := range w.machines {
+		if m.daemon == nil {
+			s += fmt.Sprintf("  %s: no daemon, power %t, member %t\n", m.Name, m.on, m.member)
+			continue
+		}
+		st := m.daemon.node.Status()
+		s += fmt.Sprintf("  %s: id %d leader %d term %d applied %d/%d quorum %t epoch %d granted %t paused %t\n",
+			m.Name, m.id, st.Leader, st.Term, st.Applied, st.Committed, st.Quorum, st.Epoch, st.Granted, m.daemon.paused)
+	}
+	return s
+}
+
+// sorted returns a map's values in the order of its keys.
+func sorted[K cmp.Ordered, V any](m map[K]V) []V {
+	out := make([]V, 0, len(m))
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, m[k])
+	}
+	return out
+}

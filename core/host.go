@@ -154,6 +154,7 @@ func (h *host) tell(o *blixardv1.Observation) {
 
 // tick plans what time alone changes, and renews the lease.
 func (h *host) tick() {
+	// any order: one that has passed is enough
 	for _, d := range h.leases {
 		h.lapsed = h.lapsed || d <= h.now.Boot
 	}
@@ -192,6 +193,7 @@ func (h *host) talk() {
 
 func (h *host) unacknowledged() []*blixardv1.Observation {
 	var list []*blixardv1.Observation
+	// any order: sorted below
 	for _, o := range h.told {
 		if o.Sequence > h.acked {
 			list = append(list, o)
@@ -304,6 +306,7 @@ func (h *host) take(g *blixardv1.Grant) {
 
 // replace makes the assignments all there is.
 func (h *host) replace(list []*blixardv1.Assignment) {
+	// any order: each alike
 	for _, u := range h.units {
 		u.Want = nil
 	}
@@ -317,6 +320,7 @@ func (h *host) replace(list []*blixardv1.Assignment) {
 
 // forget drops what the cluster has acknowledged as removed.
 func (h *host) forget() {
+	// any order: each alike
 	for uid, u := range h.units {
 		if o := h.told[uid]; u.Removed() && o != nil && o.Removed && o.Sequence <= h.acked {
 			delete(h.units, uid)
@@ -329,6 +333,7 @@ func (h *host) forget() {
 // deadline that has passed is never extended: the page keeps to that too.
 func (h *host) extend(sent int64) {
 	lengths := map[uint32]struct{}{h.settings.LeaseMs: {}, h.settings.LongLeaseMs: {}}
+	// any order: collected in a set
 	for _, u := range h.units {
 		if ms := u.Want.GetLeaseMs(); ms != 0 {
 			lengths[ms] = struct{}{}

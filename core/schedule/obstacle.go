@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -85,12 +86,7 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 }
 
 func labels(to []Obstacle, h *Host, need Need) []Obstacle {
-	keys := make([]string, 0, len(need.Require))
-	for k := range need.Require {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	for _, k := range keys {
+	for _, k := range slices.Sorted(maps.Keys(need.Require)) {
 		if want, have := need.Require[k], h.Labels[k]; have != want {
 			to = append(to, Obstacle{Kind: Label, Label: k, Want: want, Have: have})
 		}

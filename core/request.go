@@ -136,6 +136,9 @@ func (c *clients) expire(n *Node) {
 	c.order = slices.DeleteFunc(c.order, func(key string) bool { return c.waiting[key] == nil })
 	for _, key := range c.order {
 		m := c.waiting[key]
+		if m == nil {
+			continue // answered and asked again since: it is here twice
+		}
 		m.replies = slices.DeleteFunc(m.replies, func(r reply) bool {
 			if n.now.Boot < r.deadline {
 				return false

@@ -78,12 +78,15 @@ func describeObserved(o core.Observed) string {
 			s += " ready"
 		}
 		if r.Liveness == vmm.Alive {
-			s += fmt.Sprintf(" lease %d/%dms", r.Lease, r.LeaseMs)
+			s += fmt.Sprintf(" lease %d/%dms of %d", r.Lease, r.LeaseMs, r.Epoch)
 		}
 		if r.Exit != nil {
 			s += fmt.Sprintf(" %s %d", r.Exit.Reason, r.Exit.Code)
 		}
 		words = append(words, s)
+	}
+	if o.Lapsed != 0 {
+		words = append(words, fmt.Sprintf("a page of epoch %d has lapsed", o.Lapsed))
 	}
 	for _, d := range o.Done {
 		words = append(words, fmt.Sprintf("done %d %s %s", d.Action, d.UID, d.Err))

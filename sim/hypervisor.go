@@ -140,7 +140,7 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 	}
 	page := m.pagePath(a.Host, a.Assignment)
 	dir.bound[page] = a.Assignment.GetLease()
-	dir.exit, dir.state = nil, nil
+	dir.exit, dir.state, dir.gen = nil, nil, a.Assignment.GetRunGeneration()
 	dir.start = &shim.Start{
 		Version: shim.StartVersion, Instance: a.Instance, Host: a.Host, Page: page, Argv: []string{"/bin/vm"},
 	}
@@ -261,6 +261,7 @@ func (d *Daemon) extend(a vmm.Action) {
 		}
 		if now >= p.Deadline && m.w.mutant != "ReviveLease" {
 			m.w.fired("LapsedExtend")
+			d.observe(core.Observed{Lapsed: a.Host.Epoch})
 			continue
 		}
 		p.Deadline = max(p.Deadline, uint64(l.Deadline))
@@ -300,7 +301,7 @@ func (d *Daemon) inventory() {
 func (m *Machine) report(dir *vmDir) vmm.Report {
 	r := vmm.Report{}
 	if dir.start != nil {
-		r.Instance = dir.start.Instance
+		r.Instance, r.RunGeneration = dir.start.Instance, dir.gen
 	} else {
 		r.Instance.UID = dir.uid
 	}
@@ -314,7 +315,7 @@ func (m *Machine) report(dir *vmDir) vmm.Report {
 	if dir.alive() || m.w.mutant == "DeadIsAlive" {
 		r.Liveness = vmm.Alive
 		r.Ready = dir.guest != nil && dir.guest.ready && !dir.guest.dying
-		r.Lease, r.LeaseMs = dir.lease()
+		r.Lease, r.LeaseMs, r.Epoch = dir.lease()
 		return r
 	}
 	r.Liveness = vmm.Down
@@ -325,31 +326,30 @@ func (m *Machine) report(dir *vmDir) vmm.Report {
 }
 
 // lease is what binds a live instance: the loosest of what may.
-func (d *vmDir) lease() (blixardv1.LeaseClass, uint32) {
-	paths := []string{d.start.Page}
+func (d *vmDir) lease() (class blixardv1.LeaseClass, ms uint32, epoch uint64) {
 	if d.shim == nil {
-		return blixardv1.LeaseClass_LEASE_CLASS_SHORT, 1 // its shim is dead: it is ending
+		return blixardv1.LeaseClass_LEASE_CLASS_SHORT, 1, 0 // its shim is dead: it is ending
 	}
+	paths := []string{d.start.Page}
 	if p := d.shim.machine.Phase; p == shim.Running || p == shim.Sweeping {
 		paths[0] = d.shim.machine.Path
 		if c := d.shim.machine.Change; c != nil && c.Rebind {
 			paths = append(paths, c.Path)
 		}
 	}
-	class, ms := blixardv1.LeaseClass_LEASE_CLASS_SHORT, uint32(0)
-	for _, p := range paths {
-		if p == "" {
-			return blixardv1.LeaseClass_LEASE_CLASS_NONE, 0
+	for _, path := range paths {
+		if path == "" {
+			return blixardv1.LeaseClass_LEASE_CLASS_NONE, 0, 0
 		}
-		class = min(class, d.bound[p])
-		if page := d.page(p); page != nil {
-			ms = max(ms, uint32(page.Lease/1e6))
+		if class == 0 || d.bound[path] < class {
+			class = d.bound[path]
+			if page := d.shim.m.pages[path]; page != nil {
+				ms, epoch = uint32(page.Lease/1e6), page.Host.Epoch
+			}
 		}
 	}
-	return class, ms
+	return class, ms, epoch
 }
-
-func (d *vmDir) page(path string) *shim.Page { return d.shim.m.pages[path] }
 
 // exitReport puts a shim's last word into the manager's.
 func exitReport(e shim.Exit) *vmm.Exit {

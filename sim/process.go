@@ -22,9 +22,10 @@ import (
 type vmDir struct {
 	uid   string
 	start *shim.Start
-	state *shim.State // shim.json
-	exit  *shim.Exit  // exit.json
-	bound map[string]blixardv1.LeaseClass
+	state *shim.State                     // shim.json
+	exit  *shim.Exit                      // exit.json
+	bound map[string]blixardv1.LeaseClass // by page: what an assignment called it
+	gen   uint32                          // run generation of the order to start
 
 	shim  *shimProc
 	guest *guest

@@ -1,0 +1,94 @@
+package runner
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/blixard/blixard/core"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm/runner/artifact"
+	"github.com/blixard/blixard/vmm/runner/shims"
+)
+
+// Config is what a Host is told.
+type Config struct {
+	// ClusterID and HostID are the identity of this host: they choose the run
+	// directory. HostID is the one in shim.Host.ID.
+	ClusterID, HostID string
+	// StateDir is on a disk, and this daemon's own.
+	StateDir string
+	// RunRoot is on tmpfs, and the same for all daemons of this machine; empty:
+	// DefaultRunRoot.
+	RunRoot string
+	// Store has the artifacts; Fetcher brings what it lacks, and may be nil.
+	Store   *artifact.Store
+	Fetcher artifact.Fetcher
+	// Observe takes what was seen, one call after the other. It may block for
+	// a while; nothing is lost meanwhile, and no VM waits.
+	Observe func(core.Observed)
+	// Log takes what is of use to operators only; nil: nowhere.
+	Log *slog.Logger
+
+	// Capacity replaces what was found; a field that is 0 does not.
+	Capacity *blixardv1.Resources
+	// Labels of this host.
+	Labels map[string]string
+	// Version of the daemon, and the highest Level that it can apply.
+	Version string
+	Level   uint32
+	// Hypervisors that may be used, of those found; empty: all.
+	Hypervisors []blixardv1.Hypervisor
+	// QEMU is its program; empty: qemu-system-x86_64 in PATH.
+	QEMU string
+	// NoKVM emulates even where KVM is usable.
+	NoKVM bool
+	// Spawner starts the shims.
+	Spawner shims.Spawner
+}
+
+// DefaultRunRoot is where run directories are, unless told otherwise.
+func DefaultRunRoot() string {
+	if os.Geteuid() == 0 {
+		return "/run/blixard"
+	}
+	if d := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(d) {
+		return filepath.Join(d, "blixard")
+	}
+	return "/tmp/blixard-" + strconv.Itoa(os.Geteuid())
+}
+
+func (c *Config) validate() error {
+	switch {
+	case c.ClusterID == "" || c.HostID == "":
+		return errors.New("runner: a host needs the ids of its cluster and of itself")
+	case !filepath.IsAbs(c.StateDir):
+		return errors.New("runner: the state directory must be an absolute path")
+	case c.Store == nil || c.Observe == nil:
+		return errors.New("runner: a host needs an artifact store and somebody to report to")
+	}
+	if c.RunRoot == "" {
+		c.RunRoot = DefaultRunRoot()
+	}
+	if !filepath.IsAbs(c.RunRoot) {
+		return errors.New("runner: the run directory must be an absolute path")
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+func (c *Config) allows(h blixardv1.Hypervisor) bool {
+	if len(c.Hypervisors) == 0 {
+		return true
+	}
+	for _, allowed := range c.Hypervisors {
+		if allowed == h {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,67 @@
+package runner
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+
+	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/runner/vmdir"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// Reasons for which an instance has ended; one word each, for machines.
+const (
+	Exited      = "Exited"      // by itself
+	Crashed     = "Crashed"     // by a signal, or the guest reset itself
+	Panicked    = "Panicked"    // the guest's kernel did
+	Killed      = "Killed"      // we did it
+	Lapsed      = "Lapsed"      // its host's lease had passed
+	BootFailed  = "BootFailed"  // the hypervisor could not start it
+	StartFailed = "StartFailed" // we could not
+)
+
+// understand says how an instance ended, from its shim's last word.
+func understand(e shim.Exit, s session, ready bool) *vmm.Exit {
+	switch e.Reason {
+	case shim.ReasonExited:
+		return s.ended(e, ready)
+	case shim.ReasonKilled:
+		if e.Asked != int(syscall.SIGKILL) {
+			return s.ended(e, ready)
+		}
+		return &vmm.Exit{Code: 128 + int32(syscall.SIGKILL), Reason: Killed, Message: "it was killed"}
+	case shim.ReasonSignaled:
+		sig := syscall.Signal(e.Signal)
+		return &vmm.Exit{Code: 128 + int32(sig), Reason: Crashed, Message: fmt.Sprintf("its process was ended by signal %d (%v), which we did not send", sig, sig)}
+	case shim.ReasonLapsed:
+		return &vmm.Exit{Code: 1, Reason: Lapsed, Message: "the lease of its host had passed before it was started"}
+	case shim.ReasonExec:
+		return &vmm.Exit{Code: 1, Reason: BootFailed, Message: e.Error}
+	}
+	return &vmm.Exit{Code: 1, Reason: StartFailed, Message: fmt.Sprintf("its shim refused (%s): %s", e.Reason, e.Error)}
+}
+
+// tail gives the last lines of a small file, as one line of at most most bytes.
+func tail(path string, lines, most int) string {
+	b, err := vmdir.ReadFile(path, 8<<20)
+	if err != nil {
+		return ""
+	}
+	return lastLines(string(b), lines, most)
+}
+
+func lastLines(text string, lines, most int) string {
+	text = strings.TrimSpace(strings.ToValidUTF8(strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' || r == 0x7f {
+			return -1
+		}
+		return r
+	}, text), ""))
+	all := strings.Split(text, "\n")
+	text = strings.Join(all[max(0, len(all)-lines):], " / ")
+	if len(text) > most {
+		text = "..." + strings.ToValidUTF8(text[len(text)-most:], "")
+	}
+	return text
+}

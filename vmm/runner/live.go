@@ -1,0 +1,189 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/runner/console"
+	"github.com/blixard/blixard/vmm/runner/shims"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// This file is about a live instance: how it comes to be, how we hear of it, and
+// how we learn that it is no more.
+
+// spawn starts the shim, and takes the instance up.
+func (v *vm) spawn(ctx context.Context, a vmm.Action, c command) error {
+	if err := console.Mark(v.at.console, a.Instance.Attempt); err != nil {
+		return v.failed(StartFailed, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, spawnPatience)
+	defer cancel()
+	s, err := v.h.cfg.Spawner.Spawn(ctx, v.at.run, shim.Start{
+		Instance: a.Instance, Host: a.Host, Page: v.rec.Bound.Page,
+		Argv: c.argv, Env: c.env, Dir: c.dir, Console: c.output, PIDNamespace: c.pidNamespace,
+	})
+	if err == nil {
+		v.take(s)
+		return nil
+	}
+	if v.h.ctx.Err() != nil {
+		return err // being closed: the next daemon finds out
+	}
+	if !shims.Dead(v.at.run) { // it may run after all
+		v.alive, v.ready = true, false
+		v.resume()
+		return fmt.Errorf("start: %w", err)
+	}
+	switch {
+	case errors.Is(err, shims.ErrLapsed):
+		return v.failed(Lapsed, err)
+	case errors.Is(err, shims.ErrExec):
+		return v.failed(BootFailed, err)
+	}
+	return v.failed(StartFailed, err)
+}
+
+// take begins to watch an instance whose shim we have met.
+func (v *vm) take(s *shims.Shim) {
+	v.shim, v.alive, v.ready = s, true, false
+	v.rec.Exit = nil
+	v.watch()
+}
+
+// resume goes on with an instance that an earlier daemon started.
+func (v *vm) resume() {
+	if v.alive && v.unwatch == nil {
+		v.watch()
+	}
+}
+
+// watch has us told when the guest is up and when the instance has ended.
+func (v *vm) watch() {
+	attempt := v.rec.Instance
+	d, err := v.h.driver(v.rec.Hypervisor)
+	if err != nil { // it was allowed once, or QEMU has gone from PATH: still ours to watch
+		d = process{}
+		if v.rec.Hypervisor != 0 {
+			v.h.cfg.Log.Warn("a VM is alive that could not be started now", "vm", attempt, "err", err)
+		}
+	}
+	v.session = d.follow(v.at, func() {
+		v.q.put(func() {
+			if v.alive && v.rec.Instance == attempt && !v.ready {
+				v.ready = true
+				v.tell()
+			}
+		})
+	})
+	ctx, cancel := context.WithCancel(v.h.ctx)
+	v.unwatch = cancel
+	s := v.shim
+	v.h.wait.Go(func() {
+		if s != nil {
+			_, _ = s.Wait(ctx) // how it ended is found out in the queue
+		}
+		for !shims.Dead(v.at.run) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+		v.q.put(func() {
+			if !v.alive || v.rec.Instance != attempt {
+				return
+			}
+			if v.settle(); !v.alive {
+				v.tell()
+			}
+		})
+	})
+}
+
+// settle looks whether a live instance has ended, and notes how.
+func (v *vm) settle() {
+	if !v.alive || !shims.Dead(v.at.run) {
+		return
+	}
+	v.rec.Exit = v.howEnded()
+	v.rec.Next = nil
+	v.drop()
+	v.alive, v.ready = false, false
+	v.note()
+	v.h.cfg.Log.Info("a VM has ended", "vm", v.rec.Instance, "exit", v.rec.Exit)
+}
+
+// drop lets go of what we hold of a live instance, and disturbs nothing.
+func (v *vm) drop() {
+	if v.unwatch != nil {
+		v.unwatch()
+		v.unwatch = nil
+	}
+	if v.session != nil {
+		v.session.close()
+		v.session = nil
+	}
+	if v.shim != nil {
+		v.shim.Close()
+		v.shim = nil
+	}
+}
+
+// howEnded says how a dead instance ended; nil when nobody saw it.
+func (v *vm) howEnded() *vmm.Exit {
+	_, st, err := shims.Adopt(v.at.run)
+	if err != nil {
+		v.h.cfg.Log.Warn("a VM's end cannot be read", "vm", v.rec.Instance, "err", err)
+		return nil
+	}
+	switch {
+	case st.Fate == shims.Ended && st.Exit.Instance == v.rec.Instance:
+		s := v.session
+		if s == nil { // it ended while no daemon was there
+			s = v.silent()
+			defer s.close()
+		}
+		return understand(*st.Exit, s, v.ready || st.Shim != nil && v.session == nil)
+	case v.killed:
+		return &vmm.Exit{Code: 137, Reason: Killed, Message: "it was killed, and its shim, which did not answer, with it"}
+	case st.Shim != nil && st.Shim.Page != "" && lapsed(st.Shim.Page):
+		return &vmm.Exit{Code: 137, Reason: Lapsed, Message: "the lease of its host passed: it was ended so that it can run elsewhere"}
+	}
+	return nil
+}
+
+// silent is a session of an instance that is dead already.
+func (v *vm) silent() session {
+	if d, err := v.h.driver(v.rec.Hypervisor); err == nil {
+		return d.follow(v.at, func() {})
+	}
+	return processSession{}
+}
+
+// ask asks the shim, over a new connection if the old one has ended.
+func (v *vm) ask(ctx context.Context, f func(context.Context, *shims.Shim) error) error {
+	for again := false; ; again = true {
+		if v.shim == nil {
+			s, st, err := shims.Adopt(v.at.run)
+			if err != nil {
+				return err
+			}
+			if s == nil {
+				return fmt.Errorf("its shim does not answer (%s)", st.Fate)
+			}
+			v.shim = s
+		}
+		ctx, cancel := context.WithTimeout(ctx, askPatience)
+		err := f(ctx, v.shim)
+		cancel()
+		if !errors.Is(err, shims.ErrGone) || again {
+			return err
+		}
+		v.shim.Close()
+		v.shim = nil
+	}
+}

@@ -1,0 +1,115 @@
+package runner
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/blixard/blixard/vmm/guest/agent"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// machine is what is the same for every VM of a host.
+type machine struct {
+	program string
+	kvm     bool
+	tscKHz  int // under emulation; 0: not known
+}
+
+// boot is one start of one VM, everything checked and in place.
+type boot struct {
+	name      string
+	instance  shim.Instance
+	vcpus     uint32
+	memoryMib uint64
+	kernel    string
+	initrd    string // optional
+	cmdline   string // the user's
+	disks     []disk
+	place     place
+}
+
+type disk struct {
+	name, path string
+	readOnly   bool
+}
+
+// argv is QEMU's command line. Whatever a user can say is either a word of its
+// own or stands in QEMU's comma syntax with its commas doubled.
+//
+// pit and pic are off, and the guest is told its counter's frequency and to
+// trust it: an idle guest then takes a tenth of what it would, and none hangs in
+// the calibration of its timers on a busy host.
+func (m machine) argv(b boot) ([]string, error) {
+	cmdline, err := m.cmdline(b)
+	if err != nil {
+		return nil, err
+	}
+	accel := "tcg"
+	if m.kvm {
+		accel = "kvm"
+	}
+	socket := func(name string) string { return escape(filepath.Join(b.place.run, name)) + ",server=on,wait=off" }
+	argv := []string{
+		m.program,
+		"-name", "guest=" + escape(b.name),
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-M", "microvm,acpi=on,pit=off,pic=off",
+		"-accel", accel, "-cpu", "max",
+		"-smp", fmt.Sprint(b.vcpus), "-m", fmt.Sprintf("size=%dM", b.memoryMib),
+		"-global", "virtio-mmio.force-legacy=false",
+		"-qmp", "unix:" + socket(qmpSocket),
+		"-chardev", "socket,id=con,path=" + socket(consoleSocket) + ",logfile=" + escape(b.place.console) + ",logappend=on",
+		"-serial", "chardev:con",
+		"-device", "virtio-serial-device,id=vs",
+		"-chardev", "socket,id=ag,path=" + socket(agentSocket),
+		"-device", "virtserialport,bus=vs.0,chardev=ag,name=" + agent.Port,
+		"-device", "virtio-rng-device",
+		"-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
+	}
+	for i, d := range b.disks {
+		access := ""
+		if d.readOnly {
+			access = ",read-only=on"
+		}
+		argv = append(argv,
+			"-drive", fmt.Sprintf("id=d%d,file=%s,if=none,format=raw,cache=writeback,discard=unmap%s", i, escape(d.path), access),
+			"-device", fmt.Sprintf("virtio-blk-device,drive=d%d,serial=%s", i, escape(d.name)))
+	}
+	argv = append(argv, "-kernel", b.kernel)
+	if b.initrd != "" {
+		argv = append(argv, "-initrd", b.initrd)
+	}
+	return append(argv, "-append", cmdline), nil
+}
+
+// cmdline is the kernel's: ours first, so that the user's words, which come
+// last, count. mitigations and address randomisation protect a guest from its
+// own programs; under emulation they cost half of the boot.
+func (m machine) cmdline(b boot) (string, error) {
+	words := []string{"console=ttyS0", "quiet", "panic=-1", "reboot=t"}
+	if !m.kvm {
+		words = append(words, "nokaslr", "mitigations=off", "cryptomgr.notests")
+		if m.tscKHz > 0 {
+			words = append(words, fmt.Sprintf("tsc_early_khz=%d", m.tscKHz), "tsc=reliable")
+		}
+	}
+	for _, w := range []string{"blixard.name=" + b.name, "blixard.uid=" + b.instance.UID} {
+		if strings.ContainsFunc(w, func(r rune) bool { return r <= ' ' || r == '"' || r == 0x7f }) {
+			return "", fmt.Errorf("%.100q cannot stand in a kernel's command line", w)
+		}
+		words = append(words, w)
+	}
+	words = append(words, fmt.Sprintf("blixard.attempt=%d", b.instance.Attempt))
+	if b.cmdline != "" {
+		words = append(words, b.cmdline)
+	}
+	line := strings.Join(words, " ")
+	if len(line) > maxCmdline {
+		return "", fmt.Errorf("the kernel's command line has %d bytes with what we must add, and the kernel reads %d: shorten image.cmdline", len(line), maxCmdline)
+	}
+	return line, nil
+}
+
+// escape makes a value safe inside QEMU's comma syntax.
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }

@@ -1,0 +1,97 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/runner/vmdir"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// record is instance.json: what no lock and no shim can tell of an instance. It
+// is written before anything else of the instance exists.
+type record struct {
+	Version       int                  `json:"version"`
+	Instance      shim.Instance        `json:"instance"`
+	RunGeneration uint32               `json:"runGeneration"`
+	Hypervisor    blixardv1.Hypervisor `json:"hypervisor"`
+	Bound         bound                `json:"bound"`
+	// Next is set while the instance is moved to another lease: it may have
+	// either, and its shim knows which.
+	Next *bound `json:"next,omitempty"`
+	// Exit is how it ended, once that is known.
+	Exit *vmm.Exit `json:"exit,omitempty"`
+}
+
+// bound is what bounds the life of an instance.
+type bound struct {
+	Lease blixardv1.LeaseClass `json:"lease"`
+	Ms    uint32               `json:"ms,omitempty"`
+	// Epoch of the page, and its path.
+	Epoch uint64 `json:"epoch,omitempty"`
+	Page  string `json:"page,omitempty"`
+}
+
+const (
+	recordFile    = "instance.json"
+	recordVersion = 1
+)
+
+func (r record) write(dir string) error {
+	r.Version = recordVersion
+	if err := vmdir.WriteJSON(dir, recordFile, r); err != nil {
+		return fmt.Errorf("note what is started: %w", err)
+	}
+	return nil
+}
+
+// readRecord gives nil when there is none, or none that can be read: then what
+// the run directory says must do.
+func readRecord(dir string) (*record, error) {
+	b, err := vmdir.ReadFile(filepath.Join(dir, recordFile), 64<<10)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := new(record)
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("%s in %s: %w", recordFile, dir, err)
+	}
+	return r, nil
+}
+
+// settle decides between what an instance had and what it was to get, by what
+// its shim says is in effect.
+func (r *record) settle(state shim.State) {
+	if r.Next != nil && r.Next.Page == state.Page {
+		r.Bound = *r.Next
+	}
+	r.Next = nil
+	if r.Bound.Page == state.Page {
+		return
+	}
+	// Nobody noted this page. The loosest that it can be is the safe answer.
+	r.Bound = bound{Lease: blixardv1.LeaseClass_LEASE_CLASS_NONE}
+	if state.Page != "" {
+		r.Bound = bound{blixardv1.LeaseClass_LEASE_CLASS_LONG, pageMs(state.Page), state.Host.Epoch, state.Page}
+	}
+}
+
+// pageMs is the length in a page's name: see shim.PageName.
+func pageMs(path string) uint32 {
+	name := strings.TrimSuffix(filepath.Base(path), "ns.lease")
+	ns, err := strconv.ParseUint(name[strings.LastIndexByte(name, '-')+1:], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return uint32(ns / 1e6)
+}

@@ -1,0 +1,334 @@
+package runner
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/blixard/blixard/core"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/runner/shims"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// vm is one VM of this host. All but overtake runs in its queue, or before that
+// runs.
+type vm struct {
+	h   *Host
+	uid string
+	at  place
+	q   *queue
+
+	rec     *record // nil: there is no directory
+	alive   bool
+	ready   bool
+	killed  bool        // we killed it ourselves, past its shim
+	shim    *shims.Shim // a connection, if there is one
+	session session     // of a live instance
+	unwatch context.CancelFunc
+
+	mu   sync.Mutex // guards stop
+	stop context.CancelFunc
+}
+
+func (h *Host) newVM(uid string) *vm {
+	return &vm{h: h, uid: uid, q: newQueue(), at: place{run: h.at.runOf(uid), state: h.at.stateOf(uid), console: h.at.console(uid)}}
+}
+
+// Patience with a shim, which is on this machine and has little to do, and with
+// the kernel, which may be busy tearing down a VM's memory.
+const (
+	askPatience   = 3 * time.Second
+	deathPatience = 5 * time.Second
+	spawnPatience = 30 * time.Second
+)
+
+// do carries out one order and answers it.
+func (v *vm) do(a vmm.Action) {
+	ctx, cancel := context.WithCancel(v.h.ctx)
+	defer cancel()
+	v.mu.Lock()
+	v.stop = nil
+	if a.Verb == vmm.Build {
+		v.stop = cancel
+	}
+	v.mu.Unlock()
+	err := v.carryOut(ctx, a)
+	if v.h.ctx.Err() != nil {
+		return // being closed: the next daemon will be ordered what is still wanted
+	}
+	done := vmm.Done{Action: a.ID, UID: v.uid}
+	if err != nil {
+		done.Err = err.Error()
+		v.h.cfg.Log.Warn("an order was not carried out", "order", a.Verb, "vm", a.Instance, "err", err)
+	}
+	o := core.Observed{Done: []vmm.Done{done}}
+	if a.Verb != vmm.Build {
+		r := v.report()
+		if r.Liveness == vmm.Absent {
+			r.Instance = a.Instance
+		}
+		o.Reports = []vmm.Report{r}
+	}
+	v.h.observe(o)
+	if v.rec == nil && !v.alive {
+		v.h.forget(v)
+	}
+}
+
+// overtake ends a Build under way when something is ordered after it that ends
+// the VM: nobody wants to wait for a download then.
+func (v *vm) overtake(verb vmm.Verb) {
+	if verb != vmm.Kill && verb != vmm.Remove {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.stop != nil {
+		v.stop()
+	}
+}
+
+func (v *vm) carryOut(ctx context.Context, a vmm.Action) error {
+	switch a.Verb {
+	case vmm.Build:
+		_, err := v.build(ctx, a.Assignment)
+		return err
+	case vmm.Start:
+		return v.start(ctx, a)
+	case vmm.Stop:
+		return v.press(ctx, a.Instance)
+	case vmm.Kill:
+		return v.kill(ctx, a.Instance)
+	case vmm.Rebind:
+		return v.rebind(ctx, a)
+	case vmm.Remove:
+		return v.remove(a.Instance)
+	}
+	return fmt.Errorf("the runner knows no order %v", a.Verb)
+}
+
+// build makes everything be there that a start needs, and leaves no directory.
+func (v *vm) build(ctx context.Context, a *blixardv1.Assignment) (driver, error) {
+	d, err := v.h.driver(a.GetHypervisor())
+	if err != nil {
+		return nil, err
+	}
+	needs, err := d.needs(a.GetSpec())
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range needs {
+		source := &blixardv1.ArtifactSource{Artifact: n}
+		for _, s := range a.Sources {
+			if s.GetArtifact().GetDigest() == n.Digest {
+				source.Addresses = append(source.Addresses, s.Addresses...)
+			}
+		}
+		if err := v.h.cfg.Store.Ensure(ctx, v.h.cfg.Fetcher, source); err != nil {
+			return nil, err
+		}
+	}
+	if q, ok := d.(*qemu); ok {
+		if err := q.checkKernel(ctx, a.Spec.GetImage().Kernel.Digest); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+func (v *vm) start(ctx context.Context, a vmm.Action) error {
+	v.settle()
+	if v.alive {
+		if v.rec.Instance == a.Instance {
+			return nil
+		}
+		return fmt.Errorf("%v cannot be started: %v is alive here", a.Instance, v.rec.Instance)
+	}
+	if v.rec != nil && !sameIncarnation(v.rec.Instance, a.Instance) {
+		return fmt.Errorf("%v cannot be started: the files of %v must be removed first", a.Instance, v.rec.Instance)
+	}
+	d, err := v.build(ctx, a.Assignment)
+	if err != nil {
+		return err
+	}
+	r := record{
+		Instance: a.Instance, RunGeneration: a.Assignment.RunGeneration, Hypervisor: a.Assignment.Hypervisor,
+		Bound: v.bound(a),
+	}
+	for _, dir := range []string{v.at.state, v.at.run} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	v.rec, v.killed = &r, false
+	if err := r.write(v.at.state); err != nil {
+		return v.failed(StartFailed, err)
+	}
+	c, err := d.prepare(ctx, v.at, a.Assignment, a.Instance)
+	if err != nil {
+		return v.failed(StartFailed, err)
+	}
+	return v.spawn(ctx, a, c)
+}
+
+func sameIncarnation(a, b shim.Instance) bool {
+	return a.UID == b.UID && a.Generation == b.Generation && a.Index == b.Index
+}
+
+// bound is what an order's assignment has an instance bound by.
+func (v *vm) bound(a vmm.Action) bound {
+	b := bound{Lease: a.Assignment.Lease}
+	if b.Lease > blixardv1.LeaseClass_LEASE_CLASS_NONE {
+		b.Ms, b.Epoch = a.Assignment.LeaseMs, a.Host.Epoch
+		b.Page = v.h.leases.page(a.Host, b.Ms)
+	}
+	return b
+}
+
+// failed notes how an attempt ended of which no shim can tell.
+func (v *vm) failed(reason string, err error) error {
+	v.rec.Exit = &vmm.Exit{Code: 1, Reason: reason, Message: err.Error()}
+	v.note()
+	return err
+}
+
+func (v *vm) note() {
+	if err := v.rec.write(v.at.state); err != nil {
+		v.h.cfg.Log.Warn("instance.json was not written", "vm", v.rec.Instance, "err", err)
+	}
+}
+
+// press asks the guest to power off.
+func (v *vm) press(ctx context.Context, i shim.Instance) error {
+	v.settle()
+	if !v.alive {
+		return nil
+	}
+	if err := v.mine(i); err != nil {
+		return err
+	}
+	return v.ask(ctx, func(ctx context.Context, s *shims.Shim) error { return v.session.stop(ctx, s) })
+}
+
+// mine refuses an order that was meant for another instance: it may be an old one.
+func (v *vm) mine(i shim.Instance) error {
+	if v.rec.Instance != i {
+		return fmt.Errorf("%v is not alive here: %v is", i, v.rec.Instance)
+	}
+	return nil
+}
+
+// kill ends the instance: by its shim, or where that does not help, the shim too.
+func (v *vm) kill(ctx context.Context, i shim.Instance) error {
+	v.settle()
+	if !v.alive {
+		return nil
+	}
+	if err := v.mine(i); err != nil {
+		return err
+	}
+	err := v.ask(ctx, func(ctx context.Context, s *shims.Shim) error { return s.Kill(ctx, syscall.SIGKILL) })
+	if err == nil && v.dies(askPatience) {
+		return nil
+	}
+	v.killed = true
+	err = shims.Sweep(v.at.run)
+	if v.dies(deathPatience) {
+		return nil
+	}
+	return fmt.Errorf("%v was sent SIGKILL and is still not dead: %w", i, cmp.Or(err, errors.New("the kernel has not ended it")))
+}
+
+// dies waits until nothing of the instance lives.
+func (v *vm) dies(patience time.Duration) bool {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if v.settle(); !v.alive {
+			return true
+		}
+	}
+	return false
+}
+
+func (v *vm) rebind(ctx context.Context, a vmm.Action) error {
+	v.settle()
+	if !v.alive {
+		return errors.New("it cannot be bound by another lease: it is not alive")
+	}
+	if err := v.mine(a.Instance); err != nil {
+		return err
+	}
+	next := v.bound(a)
+	v.rec.Next = &next
+	if err := v.rec.write(v.at.state); err != nil {
+		v.rec.Next = nil
+		return err
+	}
+	err := v.ask(ctx, func(ctx context.Context, s *shims.Shim) error { return s.Rebind(ctx, next.Page) })
+	if err == nil {
+		v.rec.Bound, v.rec.Next = next, nil
+		v.note()
+		return nil
+	}
+	// Refused, or not known: the shim says which it has, when it answers.
+	again, st, adoptErr := shims.Adopt(v.at.run)
+	if again != nil {
+		again.Close()
+	}
+	if adoptErr == nil && st.Shim != nil {
+		v.rec.settle(*st.Shim)
+		v.note()
+	}
+	return fmt.Errorf("bind it by its lease: %w", err)
+}
+
+// remove deletes the instance's files when nothing of it is alive. They go at
+// once, by a rename; their blocks when they can.
+func (v *vm) remove(i shim.Instance) error {
+	v.settle()
+	if v.alive || !shims.Dead(v.at.run) {
+		return fmt.Errorf("%v cannot be removed: something of it is alive", i)
+	}
+	if v.rec != nil && v.rec.Instance.Index != 0 && !sameIncarnation(v.rec.Instance, i) {
+		return fmt.Errorf("%v cannot be removed: what is here is %v", i, v.rec.Instance)
+	}
+	if err := os.RemoveAll(v.at.run); err != nil {
+		return fmt.Errorf("remove its run directory: %w", err)
+	}
+	trash := filepath.Join(v.h.at.trash(), fmt.Sprintf("%s.%d", v.uid, time.Now().UnixNano()))
+	if err := os.Rename(v.at.state, trash); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove its files: %w", err)
+	}
+	v.rec = nil
+	if err := os.RemoveAll(trash); err != nil {
+		v.h.cfg.Log.Warn("a removed VM's files are deleted at the next start", "err", err)
+	}
+	return nil
+}
+
+// report is the truth as it was last looked at.
+func (v *vm) report() vmm.Report {
+	if v.rec == nil {
+		return vmm.Report{Instance: shim.Instance{UID: v.uid}}
+	}
+	r := vmm.Report{Instance: v.rec.Instance, RunGeneration: v.rec.RunGeneration, Liveness: vmm.Down, Exit: v.rec.Exit}
+	if v.alive {
+		b := v.rec.Bound
+		if n := v.rec.Next; n != nil && n.Lease < b.Lease {
+			b = *n // it may have either: the looser
+		}
+		r.Liveness, r.Ready, r.Exit = vmm.Alive, v.ready, nil
+		r.Lease, r.LeaseMs, r.Epoch = max(b.Lease, blixardv1.LeaseClass_LEASE_CLASS_NONE), b.Ms, b.Epoch
+	}
+	return r
+}
+
+// tell reports a change that nobody ordered.
+func (v *vm) tell() { v.h.observe(core.Observed{Reports: []vmm.Report{v.report()}}) }

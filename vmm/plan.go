@@ -125,7 +125,7 @@ func (u *Unit) kill(now int64, c Context) *Action {
 // lease is there.
 func (u *Unit) rebind(now int64, c Context) *Action {
 	w := u.Want
-	if w.Lease == u.Seen.Lease && (w.Lease == blixardv1.LeaseClass_LEASE_CLASS_NONE ||
+	if w.Lease == u.lease() && w.Lease == u.Seen.Lease && (w.Lease == blixardv1.LeaseClass_LEASE_CLASS_NONE ||
 		w.LeaseMs == u.Seen.LeaseMs && c.Host.Epoch == u.Seen.Epoch) {
 		return nil
 	}
@@ -133,9 +133,8 @@ func (u *Unit) rebind(now int64, c Context) *Action {
 		return nil
 	}
 	u.retryAt = now + second
-	a := u.order1(c, Rebind)
-	u.orderLease = w.Lease
-	return a
+	u.ordered = w.Lease
+	return u.await(c, Rebind)
 }
 
 // leased says whether a start now would have enough of a lease left.
@@ -152,7 +151,7 @@ func (u *Unit) planDown(now int64, c Context) *Action {
 		if now < u.retryAt && u.reason == "RemoveFailed" {
 			return nil
 		}
-		return u.order1(c, Remove)
+		return u.await(c, Remove)
 	}
 	return u.planStart(now, c)
 }
@@ -169,7 +168,7 @@ func (u *Unit) planAbsent(now int64, c Context) *Action {
 		if now < u.retryAt {
 			return nil
 		}
-		return u.order1(c, Remove)
+		return u.await(c, Remove)
 	}
 	return u.planStart(now, c)
 }
@@ -199,22 +198,22 @@ func (u *Unit) planStart(now int64, c Context) *Action {
 	}
 	if u.builtFor != w.Incarnation.GetIndex() {
 		u.say(blixardv1.Phase_PHASE_BUILDING, "Building", "its host fetches what it needs")
-		return u.order1(c, Build)
+		return u.await(c, Build)
 	}
 	u.attempt++
-	u.runGeneration = w.RunGeneration
+	u.runGeneration, u.incarnation = w.RunGeneration, w.Incarnation.GetIndex()
 	u.readyAt = 0
 	u.say(blixardv1.Phase_PHASE_STARTING, "Starting", fmt.Sprintf("attempt %d", u.attempt))
-	a := u.order1(c, Start)
+	u.ordered = w.Lease
+	a := u.await(c, Start)
 	a.Instance = u.next(u.attempt)
-	u.orderLease = w.Lease
 	return a
 }
 
 // restarts says whether the policy starts again what has ended, and says what
 // it is when it does not.
 func (u *Unit) restarts() bool {
-	if u.ended == 0 || u.ended < u.attempt || u.asked || u.reason == "Lapsed" || u.reason == "NoLease" {
+	if u.incarnation != u.Want.GetIncarnation().GetIndex() || u.ended == 0 || u.ended < u.attempt || u.asked || u.reason == "Lapsed" || u.reason == "NoLease" {
 		return true
 	}
 	policy := u.Want.GetSpec().GetRestart()
@@ -234,8 +233,8 @@ func (u *Unit) act(c Context, v Verb) *Action {
 	return &Action{ID: c.NextID(), Verb: v, Instance: u.Instance(), Assignment: u.Want, Host: c.Host}
 }
 
-// order1 orders something that must be answered first.
-func (u *Unit) order1(c Context, v Verb) *Action {
+// await orders something that must be answered before the next order.
+func (u *Unit) await(c Context, v Verb) *Action {
 	a := u.act(c, v)
 	u.order, u.orderID = v, a.ID
 	return a

@@ -16,12 +16,16 @@ type Unit struct {
 	Seen Report
 
 	// The order under way that must be answered before another is given.
-	order      Verb // 0: none
-	orderID    uint64
-	orderLease blixardv1.LeaseClass // of a Start or Rebind
+	order   Verb // 0: none
+	orderID uint64
+
+	// ordered is the lease of the newest Start or Rebind, until a report shows
+	// that nothing came of it: what lives may have it, whatever was seen.
+	ordered blixardv1.LeaseClass
 
 	attempt       uint32 // the highest that was ever started
 	runGeneration uint32 // of the newest attempt
+	incarnation   uint64 // of the newest attempt: its index
 	builtFor      uint64 // incarnation for which Build succeeded
 	expect        int64  // until when the first report of a started attempt may come; 0: it came
 	ended         uint32 // attempt whose end has been counted
@@ -65,8 +69,11 @@ func (u *Unit) Observe(now int64, r Report) {
 		u.attempt = max(u.attempt, r.Instance.Attempt)
 		u.runGeneration = max(u.runGeneration, r.RunGeneration)
 		if r.Instance.Attempt >= u.attempt {
-			u.expect = 0
+			u.expect, u.incarnation = 0, r.Instance.Index
 		}
+	}
+	if r.Liveness != Alive && u.order == 0 && u.expect == 0 {
+		u.ordered = 0
 	}
 	if r.Liveness == Alive && r.Ready && u.readyAt == 0 {
 		u.readyAt = max(now, 1)
@@ -83,7 +90,7 @@ func (u *Unit) Finish(now int64, d Done) {
 		return
 	}
 	verb := u.order
-	u.order, u.orderID, u.orderLease = 0, 0, 0
+	u.order, u.orderID = 0, 0
 	switch {
 	case d.Err == "" && verb == Build:
 		u.builtFor = u.Want.GetIncarnation().GetIndex()
@@ -157,8 +164,8 @@ func (u *Unit) lease() blixardv1.LeaseClass {
 	if u.Seen.Liveness == Alive {
 		l = u.Seen.Lease
 	}
-	if u.order == Start || u.order == Rebind {
-		l = min(l, u.orderLease)
+	if u.ordered != 0 {
+		l = min(l, u.ordered)
 	}
 	return max(l, blixardv1.LeaseClass_LEASE_CLASS_NONE)
 }

@@ -1,0 +1,173 @@
+package vmm
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// The dialogues of testdata tell the manager what is wanted, what is seen and
+// how much time passes, and show what it orders and says. Rewrite them with
+// go test ./vmm -rewrite.
+func TestDialogues(t *testing.T) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		talk := &talk{unit: NewUnit("u1"), now: 1000 * second, leases: map[uint32]int64{}, host: shim.Host{ID: "1", Boot: "b", Epoch: 1}}
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			return talk.line(t, d)
+		})
+	})
+}
+
+type talk struct {
+	unit   *Unit
+	now    int64
+	ids    uint64
+	leases map[uint32]int64
+	host   shim.Host
+	report Report
+	last   Action
+}
+
+func (k *talk) line(t *testing.T, d *datadriven.TestData) string {
+	switch d.Cmd {
+	case "want":
+		k.want(d)
+	case "unwanted":
+		k.unit.Want = nil
+	case "lease":
+		var ms, seconds int
+		d.ScanArgs(t, "ms", &ms)
+		d.ScanArgs(t, "left", &seconds)
+		k.leases[uint32(ms)] = k.now + int64(seconds)*second
+	case "epoch":
+		k.host.Epoch++
+		clear(k.leases)
+	case "wait":
+		var seconds int
+		d.ScanArgs(t, "s", &seconds)
+		// Second by second, as ticks come; only the last orders are shown.
+		var out string
+		for range seconds {
+			k.now += second
+			if s := k.plan(); s != "" {
+				out += fmt.Sprintf("at +%ds ", (k.now-1000*second)/second) + s
+			}
+		}
+		return out + k.says()
+	case "see":
+		k.see(t, d)
+	case "done":
+		err := strings.TrimSpace(d.Input)
+		k.unit.Finish(k.now, Done{Action: k.last.ID, UID: "u1", Err: err})
+	default:
+		t.Fatalf("%s: unknown command %q", d.Pos, d.Cmd)
+	}
+	return k.plan() + k.says()
+}
+
+func (k *talk) want(d *datadriven.TestData) {
+	a := &blixardv1.Assignment{
+		Uid: "u1", Name: "web", Incarnation: &blixardv1.Incarnation{Generation: 1, Index: 7}, Revision: 7,
+		Run: true, RunGeneration: 1, Lease: blixardv1.LeaseClass_LEASE_CLASS_SHORT, LeaseMs: 15000,
+		Spec: &blixardv1.VMSpec{StopGraceMs: 5000, Restart: blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS},
+	}
+	for _, arg := range d.CmdArgs {
+		switch arg.Key {
+		case "stopped":
+			a.Run = false
+		case "remove":
+			a.Run, a.Remove = false, true
+		case "restart":
+			a.RunGeneration = k.unit.Want.GetRunGeneration() + 1
+		case "never":
+			a.Spec.Restart = blixardv1.RestartPolicy_RESTART_POLICY_NEVER
+		case "on-failure":
+			a.Spec.Restart = blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE
+		case "incarnation":
+			fmt.Sscan(arg.Vals[0], &a.Incarnation.Index)
+		case "unbound":
+			a.Lease, a.LeaseMs = blixardv1.LeaseClass_LEASE_CLASS_NONE, 0
+		case "long":
+			a.Lease, a.LeaseMs = blixardv1.LeaseClass_LEASE_CLASS_LONG, 3600000
+		}
+	}
+	k.unit.Want = a
+}
+
+func (k *talk) see(t *testing.T, d *datadriven.TestData) {
+	r := k.report
+	r.Exit = nil
+	for _, arg := range d.CmdArgs {
+		switch arg.Key {
+		case "started":
+			r = Report{
+				Instance: k.last.Instance, Liveness: Alive, Lease: k.last.Assignment.Lease, LeaseMs: k.last.Assignment.LeaseMs,
+				Epoch: k.last.Host.Epoch, RunGeneration: k.last.Assignment.RunGeneration,
+			}
+		case "rebound":
+			r.Lease, r.LeaseMs, r.Epoch = k.last.Assignment.Lease, k.last.Assignment.LeaseMs, k.last.Host.Epoch
+		case "ready":
+			r.Ready = true
+		case "orphan":
+			r = Report{Instance: shim.Instance{UID: "u1", Generation: 1, Index: 3, Attempt: 4}, Liveness: Alive, Ready: true, RunGeneration: 1}
+		case "down":
+			r.Liveness, r.Ready = Down, false
+		case "absent":
+			r = Report{Instance: r.Instance}
+		case "code":
+			r.Exit = &Exit{Reason: "Exited", Message: "it ended by itself"}
+			fmt.Sscan(arg.Vals[0], &r.Exit.Code)
+			if r.Exit.Code != 0 {
+				r.Exit.Reason = "Crashed"
+			}
+		case "lapsed":
+			r.Exit = &Exit{Code: 137, Reason: "Lapsed", Message: "its lease ended"}
+		default:
+			t.Fatalf("%s: unknown argument %q", d.Pos, arg.Key)
+		}
+	}
+	k.report = r
+	k.unit.Observe(k.now, r)
+}
+
+func (k *talk) plan() (out string) {
+	for range 4 {
+		a := k.unit.Plan(k.now, Context{
+			Host:     k.host,
+			Deadline: func(ms uint32) int64 { return k.leases[ms] },
+			NextID:   func() uint64 { k.ids++; return k.ids },
+		})
+		if a == nil {
+			break
+		}
+		k.last = *a
+		out += fmt.Sprintf("orders %v %v\n", a.Verb, a.Instance)
+	}
+	return out
+}
+
+func (k *talk) says() string {
+	if k.unit.Idle() {
+		return "forgotten\n"
+	}
+	o := k.unit.Observation()
+	s := fmt.Sprintf("says %s", strings.TrimPrefix(o.Phase.String(), "PHASE_"))
+	if o.Reason != "" {
+		s += " " + o.Reason
+	}
+	if o.Message != "" {
+		s += ": " + o.Message
+	}
+	if o.Failures > 0 {
+		s += fmt.Sprintf(" (failures %d)", o.Failures)
+	}
+	if o.Removed {
+		s += " [removed]"
+	}
+	return s + " lease " + strings.TrimPrefix(o.Lease.String(), "LEASE_CLASS_") + "\n"
+}

@@ -19,3 +19,14 @@ func kill9(t *testing.T, pid int) {
 		t.Fatal(err)
 	}
 }
+
+// fullDisk mounts a file system with little room; "" where that is not allowed.
+func fullDisk(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size=2m"); err != nil {
+		return ""
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}

@@ -1,0 +1,357 @@
+package runner
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/runner/shims"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+func aBoot() boot {
+	return boot{
+		name: "web", instance: shim.Instance{UID: "1-5", Generation: 1, Index: 7, Attempt: 2}, vcpus: 2, memoryMib: 256,
+		kernel: "/s/kernel", initrd: "/s/initrd", cmdline: `root=/dev/vda x="a b"`,
+		disks: []disk{{"root", "/s/vms/1-5/disks/root.raw", false}, {"data", "/s/vms/1-5/disks/data.raw", true}},
+		place: place{run: "/r/v/ab", state: "/s/vms/1-5", console: "/s/vms/1-5/console.log"},
+	}
+}
+
+func TestQEMUsCommandLine(t *testing.T) {
+	argv, err := machine{program: "/usr/bin/qemu-system-x86_64", tscKHz: 2300000}.argv(aBoot())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `/usr/bin/qemu-system-x86_64
+-name guest=web
+-nodefaults
+-no-user-config
+-display none
+-no-reboot
+-M microvm,acpi=on,pit=off,pic=off
+-accel tcg
+-cpu max
+-smp 2
+-m size=256M
+-global virtio-mmio.force-legacy=false
+-qmp unix:/r/v/ab/qmp,server=on,wait=off
+-chardev socket,id=con,path=/r/v/ab/con,server=on,wait=off,logfile=/s/vms/1-5/console.log,logappend=on
+-serial chardev:con
+-device virtio-serial-device,id=vs
+-chardev socket,id=ag,path=/r/v/ab/agent,server=on,wait=off
+-device virtserialport,bus=vs.0,chardev=ag,name=org.blixard.agent
+-device virtio-rng-device
+-device isa-debug-exit,iobase=0xf4,iosize=0x04
+-drive id=d0,file=/s/vms/1-5/disks/root.raw,if=none,format=raw,cache=writeback,discard=unmap
+-device virtio-blk-device,drive=d0,serial=root
+-drive id=d1,file=/s/vms/1-5/disks/data.raw,if=none,format=raw,cache=writeback,discard=unmap,read-only=on
+-device virtio-blk-device,drive=d1,serial=data
+-kernel /s/kernel
+-initrd /s/initrd
+-append console=ttyS0 quiet panic=-1 reboot=t nokaslr mitigations=off cryptomgr.notests tsc_early_khz=2300000 tsc=reliable ` +
+		`blixard.name=web blixard.uid=1-5 blixard.attempt=2 root=/dev/vda x="a b"`
+	if got := strings.ReplaceAll(strings.Join(argv, " "), " -", "\n-"); got != want {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+	argv, err = machine{program: "q", kvm: true, tscKHz: 1}.argv(aBoot())
+	line := strings.Join(argv, " ")
+	if err != nil || !strings.Contains(line, "-accel kvm") || strings.Contains(line, "tsc") || strings.Contains(line, "mitigations") {
+		t.Errorf("with KVM: %s %v", line, err)
+	}
+}
+
+func TestNothingGetsOutOfQEMUsSyntax(t *testing.T) {
+	b := aBoot()
+	b.name = "web,process=evil"
+	b.place.console = "/s/a,b/console.log"
+	b.cmdline = "-drive file=/etc/shadow,if=none"
+	argv, err := machine{program: "q"}.argv(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"guest=web,,process=evil", "logfile=/s/a,,b/console.log,logappend=on"} {
+		if !strings.Contains(strings.Join(argv, "\n"), want) {
+			t.Errorf("no %s in %q", want, argv)
+		}
+	}
+	if last := argv[len(argv)-1]; !strings.HasSuffix(last, b.cmdline) || argv[len(argv)-2] != "-append" {
+		t.Errorf("%q", argv)
+	}
+	for _, name := range []string{"a b", "a\nb", `a"b`, "a\x00b", "a\tb"} {
+		b := aBoot()
+		b.name = name
+		if _, err := (machine{}).argv(b); err == nil {
+			t.Errorf("%q: taken", name)
+		}
+	}
+	b.name, b.cmdline = "web", strings.Repeat("x", 2000)
+	if _, err := (machine{}).argv(b); err == nil || !strings.Contains(err.Error(), "shorten") {
+		t.Error(err)
+	}
+}
+
+func TestBadImagesAreRefusedInWords(t *testing.T) {
+	kernel := &blixardv1.Artifact{Digest: strings.Repeat("a", 64), Size: 1}
+	for want, image := range map[string]*blixardv1.Image{
+		"no kernel":         {},
+		"control character": {Kernel: kernel, Cmdline: "a\nb"},
+		"a disk's name":     {Kernel: kernel, Disks: []*blixardv1.Disk{{Name: "../x", SizeMib: 1}}},
+		"neither":           {Kernel: kernel, Disks: []*blixardv1.Disk{{Name: "x"}}},
+		"does not fit":      {Kernel: kernel, Disks: []*blixardv1.Disk{{Name: "x", SizeMib: 1, Source: &blixardv1.Artifact{Size: 2 << 20}}}},
+		"no disk has":       {Kernel: kernel, Disks: []*blixardv1.Disk{{Name: "x", SizeMib: 1 << 60}}},
+		"two disks":         {Kernel: kernel, Disks: []*blixardv1.Disk{{Name: "x", SizeMib: 1}, {Name: "x", SizeMib: 1}}},
+	} {
+		_, err := (&qemu{}).needs(&blixardv1.VMSpec{Source: &blixardv1.VMSpec_Image{Image: image}})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+// The rest boots real guests. It runs only where scripts/setup has been.
+
+type guestBench struct {
+	*bench
+	kernel, initrd *blixardv1.Artifact
+}
+
+func newGuestBench(t *testing.T) guestBench {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short: a boot under emulation takes seconds")
+	}
+	cache := os.Getenv("BLIXARD_CACHE")
+	if cache == "" {
+		dir, _ := os.UserCacheDir()
+		cache = filepath.Join(dir, "blixard")
+	}
+	kernel, err := os.ReadFile(filepath.Join(cache, "vmlinuz"))
+	if err != nil {
+		t.Skipf("no kernel: run scripts/setup (%v)", err)
+	}
+	initrd, err := os.ReadFile(filepath.Join(cache, "initrd"))
+	if err != nil {
+		t.Skipf("no guest: run scripts/setup (%v)", err)
+	}
+	b := newBench(t)
+	if b.h.drivers[blixardv1.Hypervisor_HYPERVISOR_QEMU] == nil {
+		t.Skip("no QEMU: run scripts/setup")
+	}
+	return guestBench{b, b.put(kernel), b.put(initrd)}
+}
+
+func (b guestBench) image(uid, cmdline string) *blixardv1.Assignment {
+	a := program(uid, "")
+	a.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_QEMU
+	a.Spec = &blixardv1.VMSpec{MemoryMib: 128, Vcpus: 1, Source: &blixardv1.VMSpec_Image{Image: &blixardv1.Image{
+		Kernel: b.kernel, Initrd: b.initrd, Cmdline: cmdline,
+	}}}
+	return a
+}
+
+func TestARealGuest(t *testing.T) {
+	b := newGuestBench(t)
+	a := b.image("1-1", "blixard.tick=100ms")
+	seed := b.put([]byte(strings.Repeat("data on a disk ", 1000)))
+	a.Spec.GetImage().Disks = []*blixardv1.Disk{{Name: "seed", Source: seed, SizeMib: 1}, {Name: "blank", SizeMib: 1 << 14}, {Name: "ro", Source: seed, ReadOnly: true}}
+	i := instance("1-1", 1)
+	begin := time.Now()
+	b.must(vmm.Build, i, a)
+	b.must(vmm.Start, i, a)
+	t.Logf("started after %v", time.Since(begin))
+	b.ready(i)
+	t.Logf("ready after %v", time.Since(begin))
+	b.awaitConsole("1-1", "up name=vm-1-1 uid=1-1 attempt=1")
+	t.Logf("up after %v", time.Since(begin))
+	b.awaitConsole("1-1", "tick 3 ")
+	if st, err := os.Stat(diskPath(b.h.at.stateOf("1-1"), "blank")); err != nil || st.Size() != 1<<34 {
+		t.Error(st, err)
+	}
+
+	// The host goes away and comes back: the guest is the same, and is heard again.
+	before := b.state(i).VM
+	b.reopen()
+	b.ready(i)
+	if b.state(i).VM != before {
+		t.Error("the guest was disturbed")
+	}
+	if percent := b.idle(before.PID, 3*time.Second); percent > 10 {
+		t.Errorf("an idle guest takes %.2f%% of a core", percent)
+	}
+	b.must(vmm.Stop, i, a)
+	if e := b.exit(i, Exited); e.Code != 0 {
+		t.Error(e)
+	}
+	b.awaitConsole("1-1", "power button, shutting down")
+	b.must(vmm.Remove, i, nil)
+}
+
+// idle measures what a process takes of a core. Our guest ticks ten times a second
+// here; issue and benchmarks use the tick of a second.
+func (b guestBench) idle(pid int, d time.Duration) float64 {
+	used := func() float64 {
+		text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		f := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+		user, _ := strconv.ParseFloat(f[11], 64)
+		system, _ := strconv.ParseFloat(f[12], 64)
+		return (user + system) / 100
+	}
+	time.Sleep(time.Second)
+	begin, at := used(), time.Now()
+	time.Sleep(d)
+	percent := 100 * (used() - begin) / time.Since(at).Seconds()
+	b.t.Logf("an idle guest takes %.2f%% of a core", percent)
+	return percent
+}
+
+func TestGuestsEndInTheirWays(t *testing.T) {
+	b := newGuestBench(t)
+	for i, c := range []struct {
+		behave, reason string
+		code           int32
+	}{
+		{"exit", Exited, 0},
+		{"exit=7", Exited, 7},
+		{"panic", Panicked, 1},
+		{"reboot", Crashed, 1},
+	} {
+		t.Run(c.behave, func(t *testing.T) {
+			b.t = t
+			one := instance("2-"+strconv.Itoa(i), 1)
+			b.must(vmm.Start, one, b.image(one.UID, "blixard.behave="+c.behave))
+			if e := b.exit(one, c.reason); e.Code != c.code {
+				t.Errorf("code %d, want %d", e.Code, c.code)
+			}
+			b.must(vmm.Remove, one, nil)
+		})
+	}
+}
+
+func TestADeafGuestAndItsKill(t *testing.T) {
+	b := newGuestBench(t)
+	i := instance("1-1", 1)
+	b.must(vmm.Start, i, b.image("1-1", "blixard.behave=deaf"))
+	b.awaitConsole("1-1", "up name=")
+	b.must(vmm.Stop, i, nil)
+	b.awaitConsole("1-1", "power button, ignored")
+	b.must(vmm.Kill, i, nil)
+	b.exit(i, Killed)
+
+	// kill -9 of QEMU, and then of the shim.
+	i.Attempt = 2
+	b.must(vmm.Start, i, b.image("1-1", ""))
+	b.ready(i)
+	kill9(t, b.state(i).VM.PID)
+	if e := b.exit(i, Crashed); e.Code != 137 {
+		t.Error(e)
+	}
+	i.Attempt = 3
+	b.must(vmm.Start, i, b.image("1-1", ""))
+	b.ready(i)
+	kill9(t, b.state(i).Shim.PID)
+	if r := b.down(i); r.Exit != nil {
+		t.Errorf("%+v", r.Exit)
+	}
+
+	// A QEMU that hangs: no button, no hold-up of others, and a kill that works.
+	i.Attempt = 4
+	b.must(vmm.Start, i, b.image("1-1", ""))
+	b.ready(i)
+	freeze(t, b.state(i).VM.PID)
+	if err := b.do(vmm.Stop, i, nil); err == nil {
+		t.Error("a frozen QEMU pressed the button")
+	}
+	b.must(vmm.Kill, i, nil)
+	b.exit(i, Killed)
+}
+
+func TestAKernelThatIsNone(t *testing.T) {
+	b := newGuestBench(t)
+	a := b.image("1-1", "")
+	a.Spec.GetImage().Kernel = b.put([]byte(strings.Repeat("no kernel ", 1000)))
+	i := instance("1-1", 1)
+	if err := b.do(vmm.Build, i, a); err == nil || !strings.Contains(err.Error(), "no Linux kernel") {
+		t.Error(err)
+	}
+	// One that looks like a kernel is found out by QEMU.
+	a.Spec.GetImage().Kernel = b.put([]byte("\x7fELF and then something else entirely"))
+	b.must(vmm.Start, i, a)
+	e := b.exit(i, BootFailed)
+	if !strings.Contains(e.Message, "kernel") && !strings.Contains(e.Message, "qemu") {
+		t.Errorf("QEMU's own words are missing: %+v", e)
+	}
+}
+
+func TestAQMPThatHangsHoldsUpNothing(t *testing.T) {
+	dir, err := os.MkdirTemp("", "bx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	l, err := net.Listen("unix", filepath.Join(dir, qmpSocket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go io.Copy(io.Discard, c) // listens, and never says a word
+		}
+	}()
+	q := &qemu{log: func(string, ...any) {}}
+	begin := time.Now()
+	s := q.follow(place{run: dir}, func() { t.Error("ready") })
+	if err := s.stop(t.Context(), nil); !errors.Is(err, errNoQMP) {
+		t.Error(err)
+	}
+	s.close()
+	if took := time.Since(begin); took > 2*qmpPatience {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func TestAFullDiskFailsAStartAndLeavesNoHalfDisk(t *testing.T) {
+	b := newGuestBench(t)
+	full := fullDisk(t)
+	if full == "" {
+		t.Skip("no tmpfs can be mounted here (needs root)")
+	}
+	b.h.Close()
+	b.cfg.StateDir = full
+	b.open()
+	a := b.image("1-1", "")
+	big := make([]byte, 8<<20)
+	for i := range big {
+		big[i] = byte(i>>8) | 1
+	}
+	a.Spec.GetImage().Disks = []*blixardv1.Disk{{Name: "root", Source: b.put(big)}}
+	i := instance("1-1", 1)
+	err := b.do(vmm.Start, i, a)
+	if err == nil || !strings.Contains(err.Error(), "no space for a disk") {
+		t.Fatal(err)
+	}
+	b.exit(i, StartFailed)
+	if left, _ := os.ReadDir(filepath.Join(b.h.at.stateOf("1-1"), "disks")); len(left) != 0 {
+		t.Errorf("left %v", left)
+	}
+	b.must(vmm.Remove, i, nil)
+	if !shims.Dead(b.h.at.runOf("1-1")) {
+		t.Error("something is alive")
+	}
+}

@@ -3,7 +3,7 @@ package rpc
 import (
 	"context"
 	"io"
-	"time"
+	"os"
 
 	"github.com/blixard/blixard/core"
 	"github.com/blixard/blixard/core/cluster"
@@ -32,15 +32,13 @@ type Backend interface {
 
 // Blobs is this node's store of artifacts, by their digest.
 type Blobs interface {
-	// Put stores all that r yields, durably, or, when r fails, nothing of it.
-	// What r yields is already checked: r ends with an error unless its bytes
-	// have that digest and size. Storing what is there is no error.
-	Put(ctx context.Context, digest string, size uint64, r io.Reader) error
-	// Open fails with fs.ErrNotExist when the blob is not there.
-	Open(digest string) (io.ReadSeekCloser, error)
-	Has(digest string) bool
-	// List calls f for every blob, in any order, until f returns false.
-	List(f func(digest string, size uint64, modified time.Time) bool) error
+	// Put stores the bytes of r, durably, if they are size bytes with that
+	// digest; otherwise it fails and keeps nothing. What is there already is not
+	// read again.
+	Put(ctx context.Context, r io.Reader, digest string, size uint64) error
+	// Open gives the bytes, verified.
+	Open(ctx context.Context, digest string) (*os.File, error)
+	Has(digest string) (size uint64, ok bool)
 	Delete(digest string) error
 }
 

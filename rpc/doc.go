@@ -1,17 +1,17 @@
 // Package rpc is how a node talks: to its clients by Connect, to the other
 // nodes by a channel of frames, both on one port.
 //
-//	          clients (Connect, gRPC, curl)         other nodes
-//	                    │                               │
-//	             ┌──────▼───────────────────────────────▼──────┐
-//	   Listen ──►│ one listener, TLS 1.3 or loopback only      │
-//	             └──────┬────────────────┬──────────────┬──────┘
-//	        /blixard.v1.*/   /blixard.internal/*   /blixard.peer/v1
-//	                    │                │              │
-//	                Server ──────────► Logs, Blobs    Peers
-//	                    │                               │
-//	                Backend (Do, Read, Status)     core.Receive, PeerLost
-//	                    └───────────► the node ◄────────┘
+//	       clients (Connect, gRPC, curl)         other nodes
+//	                 │                               │
+//	          ┌──────▼───────────────────────────────▼──────┐
+//	Listen ──►│ one listener, TLS 1.3 or loopback only      │
+//	          └──────┬────────────────┬──────────────┬──────┘
+//	     /blixard.v1.*/   /blixard.internal/*   /blixard.peer/v1
+//	                 │                │              │
+//	             Server ──────────► Logs, Blobs    Peers
+//	                 │                               │
+//	             Backend (Do, Read, Status)     core.Receive, PeerLost
+//	                 └───────────► the node ◄────────┘
 //
 // A Server owns no state. A mutation becomes one blixardv1.Command, whose
 // request id, principal and payload hash are filled in here, at the edge; a

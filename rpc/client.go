@@ -1,0 +1,122 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/blixard/blixard/proto/blixard/v1/blixardv1connect"
+)
+
+// Client asks the servers of a cluster. It stays with one server while that
+// answers, and goes on to the next when it does not, or says UNAVAILABLE. A
+// mutation without a request id gets one, and is tried again under it until the
+// context ends (30 s, when it has no deadline): it happens once. A stream is
+// opened at the next server when one cannot be reached, but not resumed.
+type Client struct {
+	VM       blixardv1connect.VMServiceClient
+	Node     blixardv1connect.NodeServiceClient
+	Cluster  blixardv1connect.ClusterServiceClient
+	Artifact blixardv1connect.ArtifactServiceClient
+
+	servers []string
+	cursor  cursor
+	scheme  string
+	http    *http.Transport
+}
+
+const (
+	defaultPatience = 30 * time.Second
+	// refusedPatience is how long we go on when nobody listens anywhere.
+	refusedPatience = 2 * time.Second
+)
+
+// Dial makes a client of the servers at these HOST:PORT. Nothing is sent yet.
+func Dial(servers []string, t *TLS) *Client {
+	c := &Client{servers: servers, scheme: t.scheme(), http: transport(t)}
+	h := &http.Client{Transport: c}
+	base := c.scheme + "://blixard"
+	opts := connect.WithClientOptions(plain(), connect.WithInterceptors(connect.UnaryInterceptorFunc(c.retry)))
+	c.VM = blixardv1connect.NewVMServiceClient(h, base, opts)
+	c.Node = blixardv1connect.NewNodeServiceClient(h, base, opts)
+	c.Cluster = blixardv1connect.NewClusterServiceClient(h, base, opts)
+	c.Artifact = blixardv1connect.NewArtifactServiceClient(h, base, opts)
+	return c
+}
+
+// Close drops the idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// plain asks for no compression: it costs more than it saves here.
+func plain() connect.ClientOption { return connect.WithAcceptCompression("gzip", nil, nil) }
+
+// transport is HTTP/1.1, which for many small calls is the fastest.
+func transport(t *TLS) *http.Transport {
+	p := new(http.Protocols)
+	p.SetHTTP1(true)
+	return &http.Transport{
+		Protocols:           p,
+		TLSClientConfig:     t.client(),
+		DialContext:         (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 5 * time.Second}).DialContext,
+		TLSHandshakeTimeout: 5 * time.Second,
+		MaxIdleConnsPerHost: 512,
+		IdleConnTimeout:     time.Minute,
+		DisableCompression:  true,
+	}
+}
+
+// RoundTrip sends a request to the server of the day, and to the next ones when
+// it cannot be reached at all.
+func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
+	if len(c.servers) == 0 {
+		return nil, errors.New("no server to ask: give at least one HOST:PORT")
+	}
+	return c.cursor.send(c.http, r, c.servers)
+}
+
+// retry is what a unary call does about UNAVAILABLE.
+func (c *Client) retry(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		if m, ok := req.Any().(proto.Message); ok {
+			fillRequestID(m.ProtoReflect())
+		}
+		if _, ok := ctx.Deadline(); !ok {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, defaultPatience)
+			defer cancel()
+		}
+		begun, pause, heard := time.Now(), 10*time.Millisecond, false
+		for {
+			at := c.cursor.at.Load()
+			resp, err := next(ctx, req)
+			if err == nil || connect.CodeOf(err) != connect.CodeUnavailable {
+				return resp, err
+			}
+			heard = heard || !isDial(err)
+			if !heard && time.Since(begun) > refusedPatience {
+				return nil, err
+			}
+			c.cursor.next(at)
+			select {
+			case <-ctx.Done():
+				return nil, err // says more than the deadline does
+			case <-time.After(pause/2 + rand.N(pause)):
+			}
+			pause = min(2*pause, 500*time.Millisecond)
+		}
+	}
+}
+
+// fillRequestID gives a mutation its id.
+func fillRequestID(m protoreflect.Message) {
+	if f := m.Descriptor().Fields().ByName("request_id"); f != nil && m.Get(f).String() == "" {
+		m.Set(f, protoreflect.ValueOfString(NewRequestID()))
+	}
+}

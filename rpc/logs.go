@@ -1,0 +1,157 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"connectrpc.com/connect"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// Logs finds the VM's host in this server's own copy of the state, so that a
+// console can be read without a quorum, and streams from there.
+func (s vms) Logs(ctx context.Context, req *connect.Request[blixardv1.LogsRequest], stream *connect.ServerStream[blixardv1.LogsResponse]) error {
+	return wire(s.logs(ctx, req.Msg, func(b []byte) error {
+		return stream.Send(&blixardv1.LogsResponse{Data: b})
+	}), "")
+}
+
+func (s vms) logs(ctx context.Context, m *blixardv1.LogsRequest, send func([]byte) error) error {
+	view, vm, err := s.find(ctx, m.Name, true)
+	if err != nil || vm.Placement.GetNodeId() == 0 {
+		if view, vm, err = s.find(ctx, m.Name, false); err != nil {
+			return err
+		}
+	}
+	host := view.Node(vm.GetPlacement().GetNodeId())
+	if host == nil {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "",
+			fmt.Sprintf("the VM %s is on no host, so it has no console", vm.Name),
+			"'blixard vm explain "+vm.Name+"' says why")
+	}
+	var r io.ReadCloser
+	if host.Id == s.cfg.Backend.Status().Identity.ID {
+		r, err = s.openLogs(ctx, vm.Uid, m.Follow, m.TailBytes)
+	} else {
+		r, err = s.remoteLogs(ctx, host, vm.Uid, m.Follow, m.TailBytes)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "",
+			fmt.Sprintf("the VM %s has no console yet on %s: it was not started there", vm.Name, host.Name),
+			"wait for it with 'blixard vm logs -f "+vm.Name+"', or see 'blixard vm explain "+vm.Name+"'")
+	}
+	if err != nil {
+		return err
+	}
+	return s.pump(ctx, r, send, nil)
+}
+
+// openLogs opens a console of this host. Who follows one that is not there yet
+// waits for it.
+func (s *Server) openLogs(ctx context.Context, uid string, follow bool, tail uint64) (io.ReadCloser, error) {
+	if s.cfg.Logs == nil {
+		return nil, fs.ErrNotExist
+	}
+	r, err := s.cfg.Logs.Logs(ctx, uid, follow, tail)
+	if !follow || !errors.Is(err, fs.ErrNotExist) {
+		return r, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	return &waiting{open: func() (io.ReadCloser, error) { return s.cfg.Logs.Logs(ctx, uid, follow, tail) }, ctx: ctx, cancel: cancel}, nil
+}
+
+// waiting is a reader of what can only be opened later.
+type waiting struct {
+	open   func() (io.ReadCloser, error)
+	ctx    context.Context
+	cancel context.CancelFunc
+	r      io.ReadCloser
+}
+
+func (w *waiting) Read(b []byte) (int, error) {
+	for w.r == nil {
+		r, err := w.open()
+		if err == nil {
+			w.r = r
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return 0, err
+		}
+		select {
+		case <-w.ctx.Done():
+			return 0, w.ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	return w.r.Read(b)
+}
+
+// Close ends a Read under way by its context, which every open was given.
+func (w *waiting) Close() error {
+	w.cancel()
+	return nil
+}
+
+// pump sends what r yields until it ends, the client goes or the server stops.
+// beat, when set, is called whenever nothing came for a while.
+func (s *Server) pump(ctx context.Context, r io.ReadCloser, send func([]byte) error, beat func() error) error {
+	type piece struct {
+		b   []byte
+		err error
+	}
+	done := make(chan struct{})
+	defer close(done)
+	defer r.Close()
+	pieces := make(chan piece)
+	go func() {
+		buf := make([]byte, 2*32<<10)
+		for i := 0; ; i++ {
+			// Two halves in turn: one is being sent while the other fills.
+			half := buf[i%2*32<<10:][: 32<<10 : 32<<10]
+			n, err := r.Read(half)
+			select {
+			case pieces <- piece{half[:n], err}:
+			case <-done:
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	ticker := time.NewTicker(logsBeat)
+	defer ticker.Stop()
+	for {
+		select {
+		case p := <-pieces:
+			if len(p.b) > 0 {
+				if err := send(p.b); err != nil {
+					return err
+				}
+			}
+			if p.err == io.EOF {
+				return nil
+			}
+			if p.err != nil {
+				return p.err
+			}
+		case <-ticker.C:
+			if beat == nil {
+				continue
+			}
+			if err := beat(); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.stopping.Done():
+			return s.stoppingError()
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package rpc
+
+import (
+	"context"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+func TestLogsFromAnyServer(t *testing.T) {
+	a, b := &node{}, &node{}
+	w := serve(t, noTLS, a, b)
+	w.boot(b.id)
+	ctx := t.Context()
+	c := dial(t, nil, a)
+	if _, err := c.VM.Create(ctx, connect.NewRequest(&blixardv1.CreateRequest{Name: "web", Spec: processSpec()})); err != nil {
+		t.Fatal(err)
+	}
+	read := func(n *node, req *blixardv1.LogsRequest) (string, error) {
+		stream, err := dial(t, nil, n).VM.Logs(ctx, connect.NewRequest(req))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		for stream.Receive() {
+			out.Write(stream.Msg().Data)
+		}
+		return out.String(), stream.Err()
+	}
+	for _, n := range []*node{a, b} {
+		if _, err := read(n, &blixardv1.LogsRequest{Name: "web"}); connect.CodeOf(err) != connect.CodeFailedPrecondition {
+			t.Errorf("%s, no console yet: %v", n.name, err)
+		}
+	}
+	// Who follows waits for the console, and sees what comes.
+	r, live := io.Pipe()
+	b.logs.live = r
+	stream, err := c.VM.Logs(ctx, connect.NewRequest(&blixardv1.LogsRequest{Name: "web", Follow: true}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(250*time.Millisecond, func() { b.logs.write("hello ") })
+	if !stream.Receive() || string(stream.Msg().Data) != "hello " {
+		t.Fatalf("first: %q, %v", stream.Msg().GetData(), stream.Err())
+	}
+	go live.Write([]byte("world"))
+	if !stream.Receive() || string(stream.Msg().Data) != "world" {
+		t.Fatalf("then: %q, %v", stream.Msg().GetData(), stream.Err())
+	}
+	for _, n := range []*node{a, b} {
+		if got, err := read(n, &blixardv1.LogsRequest{Name: "web"}); got != "hello " || err != nil {
+			t.Errorf("%s: %q, %v", n.name, got, err)
+		}
+		if got, err := read(n, &blixardv1.LogsRequest{Name: "web", TailBytes: 2}); got != "o " || err != nil {
+			t.Errorf("%s, tail: %q, %v", n.name, got, err)
+		}
+		if _, err := read(n, &blixardv1.LogsRequest{Name: "nope"}); connect.CodeOf(err) != connect.CodeNotFound {
+			t.Errorf("%s, no such VM: %v", n.name, err)
+		}
+	}
+	// The host stops: the stream says why it ends.
+	down, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	go b.server.Shutdown(down)
+	if stream.Receive() || !strings.Contains(stream.Err().Error(), "shutting down") {
+		t.Errorf("the host stops: %v", stream.Err())
+	}
+	<-down.Done()
+	if _, err := read(a, &blixardv1.LogsRequest{Name: "web"}); connect.CodeOf(err) != connect.CodeUnavailable || !strings.Contains(err.Error(), "host n2") {
+		t.Errorf("the host is gone: %v", err)
+	}
+}
+
+func TestLogsOfAVMWithoutAHost(t *testing.T) {
+	n := &node{}
+	serve(t, noTLS, n)
+	c := dial(t, nil, n)
+	if _, err := c.VM.Create(t.Context(), connect.NewRequest(&blixardv1.CreateRequest{Name: "web", Spec: processSpec()})); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := c.VM.Logs(t.Context(), connect.NewRequest(&blixardv1.LogsRequest{Name: "web"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stream.Receive() || connect.CodeOf(stream.Err()) != connect.CodeFailedPrecondition {
+		t.Errorf("%v", stream.Err())
+	}
+}

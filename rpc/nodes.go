@@ -1,0 +1,75 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+
+	"connectrpc.com/connect"
+
+	"github.com/blixard/blixard/core/cluster"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// nodes is NodeService.
+type nodes struct{ *Server }
+
+func (s nodes) List(ctx context.Context, req *connect.Request[blixardv1.NodeServiceListRequest]) (*connect.Response[blixardv1.NodeServiceListResponse], error) {
+	view, err := s.read(ctx, req.Msg.Stale)
+	if err != nil {
+		return answer[blixardv1.NodeServiceListResponse](nil, "", err)
+	}
+	return answer(&blixardv1.NodeServiceListResponse{Nodes: nodesOf(view), Revision: view.Revision()}, "", nil)
+}
+
+func nodesOf(view *cluster.State) (list []*blixardv1.Node) {
+	view.Nodes(func(n *blixardv1.Node) bool {
+		list = append(list, n)
+		return true
+	})
+	return list
+}
+
+func (s nodes) Get(ctx context.Context, req *connect.Request[blixardv1.NodeServiceGetRequest]) (*connect.Response[blixardv1.NodeServiceGetResponse], error) {
+	out, err := s.get(ctx, req.Msg)
+	return answer(out, "", err)
+}
+
+func (s nodes) get(ctx context.Context, m *blixardv1.NodeServiceGetRequest) (*blixardv1.NodeServiceGetResponse, error) {
+	if err := check(cluster.ValidateName(m.Name)); err != nil {
+		return nil, err
+	}
+	view, err := s.read(ctx, m.Stale)
+	if err != nil {
+		return nil, err
+	}
+	n := view.NodeByName(m.Name)
+	if n == nil {
+		return nil, refuse(blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND, "", fmt.Sprintf("there is no node named %q", m.Name),
+			"'blixard node list' shows those there are")
+	}
+	out := &blixardv1.NodeServiceGetResponse{Node: n}
+	view.Placed(n.Id, func(vm *blixardv1.VM) bool {
+		out.Vms = append(out.Vms, vm.Name)
+		return true
+	})
+	return out, nil
+}
+
+func (s nodes) Cordon(ctx context.Context, req *connect.Request[blixardv1.CordonRequest]) (*connect.Response[blixardv1.CordonResponse], error) {
+	n, id, err := s.cordon(ctx, req.Msg.RequestId, req.Msg.Name, true)
+	return answer(&blixardv1.CordonResponse{Node: n}, id, err)
+}
+
+func (s nodes) Uncordon(ctx context.Context, req *connect.Request[blixardv1.UncordonRequest]) (*connect.Response[blixardv1.UncordonResponse], error) {
+	n, id, err := s.cordon(ctx, req.Msg.RequestId, req.Msg.Name, false)
+	return answer(&blixardv1.UncordonResponse{Node: n}, id, err)
+}
+
+func (s nodes) cordon(ctx context.Context, givenID, name string, cordoned bool) (*blixardv1.Node, string, error) {
+	if err := check(cluster.ValidateName(name)); err != nil {
+		return nil, "", err
+	}
+	resp, id, err := s.mutate(ctx, givenID, &blixardv1.Command{Op: &blixardv1.Command_Cordon{
+		Cordon: &blixardv1.CordonOp{Name: name, Cordoned: cordoned}}})
+	return resp.GetNode(), id, err
+}

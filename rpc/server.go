@@ -1,0 +1,142 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpchealth"
+	"connectrpc.com/grpcreflect"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/proto/blixard/v1/blixardv1connect"
+)
+
+// Config is what a Server is made of.
+type Config struct {
+	Backend Backend
+	Blobs   Blobs
+	// Logs may be nil on a node that is no host.
+	Logs  Logs
+	Peers *Peers
+	TLS   *TLS
+	// Version is the binary's.
+	Version string
+	// Log may be nil.
+	Log *slog.Logger
+}
+
+// Server answers everything that comes in on a node's port.
+type Server struct {
+	cfg  Config
+	http *http.Server
+	// call reaches the other nodes' ports.
+	call *http.Client
+	// stopping ends the streams.
+	stopping context.Context
+	stop     context.CancelFunc
+}
+
+const (
+	// maxRequest bounds one message of a client: a spec is small, and an upload
+	// comes in pieces of 1 MiB.
+	maxRequest = 4 << 20
+	// compressFrom is the size from which an answer is compressed for a client
+	// that wants it: gzip halves the rate of small ones.
+	compressFrom = 256 << 10
+)
+
+// NewServer makes a server; Serve starts it.
+func NewServer(cfg Config) *Server {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	s := &Server{cfg: cfg, call: &http.Client{Transport: transport(cfg.TLS)}}
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.http = &http.Server{
+		Handler:           s.Handler(),
+		Protocols:         new(http.Protocols),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       3 * time.Minute,
+		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+	}
+	s.http.Protocols.SetHTTP1(true)
+	s.http.Protocols.SetHTTP2(true)
+	s.http.Protocols.SetUnencryptedHTTP2(true) // gRPC without TLS
+	return s
+}
+
+// Handler is everything that a Server serves.
+func (s *Server) Handler() http.Handler {
+	opts := connect.WithHandlerOptions(
+		connect.WithReadMaxBytes(maxRequest),
+		connect.WithCompressMinBytes(compressFrom),
+		connect.WithCodec(strictJSON{"json"}),
+		connect.WithCodec(strictJSON{"json; charset=utf-8"}),
+		connect.WithInterceptors(connect.UnaryInterceptorFunc(refuseUnknown)),
+	)
+	api := http.NewServeMux()
+	api.Handle(blixardv1connect.NewVMServiceHandler(vms{s}, opts))
+	api.Handle(blixardv1connect.NewNodeServiceHandler(nodes{s}, opts))
+	api.Handle(blixardv1connect.NewClusterServiceHandler(members{s}, opts))
+	api.Handle(blixardv1connect.NewArtifactServiceHandler(artifacts{s}, opts))
+	names := []string{
+		blixardv1connect.VMServiceName, blixardv1connect.NodeServiceName,
+		blixardv1connect.ClusterServiceName, blixardv1connect.ArtifactServiceName,
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", s.forward(api))
+	mux.Handle(grpchealth.NewHandler(health{s, grpchealth.NewStaticChecker(names...)}))
+	reflector := grpcreflect.NewStaticReflector(names...)
+	mux.Handle(grpcreflect.NewHandlerV1(reflector))
+	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
+	mux.HandleFunc(logsPath, s.serveLogs)
+	if s.cfg.Peers != nil {
+		mux.Handle(peerPath, s.cfg.Peers)
+	}
+	return identify(s.cfg.TLS, mux)
+}
+
+// health serves as long as the server is not stopping.
+type health struct {
+	s      *Server
+	static *grpchealth.StaticChecker
+}
+
+func (h health) Check(ctx context.Context, req *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
+	out, err := h.static.Check(ctx, req)
+	if err == nil && h.s.stopping.Err() != nil {
+		out = &grpchealth.CheckResponse{Status: grpchealth.StatusNotServing}
+	}
+	return out, err
+}
+
+// Serve answers what comes in on a listener until Shutdown.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// Shutdown takes no new connections, ends the streams with a reason, and lets
+// the calls under way finish while ctx lasts. The peers' channel is not its
+// business: close Peers after it.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.stop()
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		s.http.Close()
+	}
+	s.call.CloseIdleConnections()
+	return err
+}
+
+// stoppingError is what a stream ends with when the server stops.
+func (s *Server) stoppingError() error {
+	return refuse(blixardv1.ErrorCode_ERROR_CODE_SHUTTING_DOWN, "", "this node is shutting down", "ask again: another server answers")
+}

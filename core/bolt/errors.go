@@ -3,6 +3,8 @@ package bolt
 import (
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"syscall"
 )
 
@@ -29,11 +31,20 @@ func next(err error) string {
 		return "nothing in it was changed: start the newer blixard again"
 	case errors.Is(err, ErrInUse):
 		return "stop that daemon first, or give this one a data directory of its own"
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case is(err, syscall.ENOSPC), is(err, syscall.EDQUOT):
 		return "what was acknowledged is safe: free some space and start again"
-	case errors.Is(err, syscall.EFBIG):
+	case is(err, syscall.EFBIG):
 		return "what was acknowledged is safe: raise the limit on file sizes and start again"
+	case errors.Is(err, os.ErrPermission):
+		return "give the user that runs blixard the right to read and write there"
+	case errors.Is(err, os.ErrNotExist):
+		return "make the directory first"
 	default:
 		return "what was acknowledged is safe if the drive is: check the drive and its file system, then start again"
 	}
+}
+
+// is also finds an errno of which bbolt has kept the text only.
+func is(err error, errno syscall.Errno) bool {
+	return errors.Is(err, errno) || strings.HasSuffix(err.Error(), ": "+errno.Error())
 }

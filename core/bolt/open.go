@@ -68,7 +68,7 @@ func Open(path string, opts Options) (*Disk, core.Image, error) {
 
 func open(path string, opts Options) (_ *Disk, _ core.Image, err error) {
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-		if err := create(path, opts); err != nil {
+		if err := create(path); err != nil {
 			return nil, core.Image{}, fmt.Errorf("making it: %w", err)
 		}
 	} else if err != nil {
@@ -161,7 +161,7 @@ func release(f *os.File) {
 // create makes an empty database beside path and links it there once it is
 // complete and durable. It never replaces a file: of two processes that create
 // at once, the second finds the file of the first.
-func create(path string, opts Options) error {
+func create(path string) error {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, filepath.Base(path)+".new-*")
 	if err != nil {
@@ -170,7 +170,7 @@ func create(path string, opts Options) error {
 	name := f.Name()
 	defer os.Remove(name)
 	f.Close()
-	if err := format(name, opts); err != nil {
+	if err := format(name); err != nil {
 		return err
 	}
 	if err := os.Link(name, path); err != nil && !errors.Is(err, os.ErrExist) {
@@ -189,9 +189,9 @@ func create(path string, opts Options) error {
 }
 
 // format writes an empty database into an empty file.
-func format(name string, opts Options) (err error) {
+func format(name string) (err error) {
 	defer guard(&err)()
-	db, err := bbolt.Open(name, 0o600, opts.bbolt())
+	db, err := bbolt.Open(name, 0o600, Options{}.bbolt())
 	if err != nil {
 		return err
 	}

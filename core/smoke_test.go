@@ -1,6 +1,7 @@
 package core
 
 import (
+	"crypto/rand"
 	"fmt"
 	"slices"
 	"testing"
@@ -23,9 +24,19 @@ type village struct {
 }
 
 type villager struct {
-	node *Node
-	disk [Tables]map[string][]byte
-	vms  map[string]vmm.Report
+	node   *Node
+	disk   [Tables]map[string][]byte
+	vms    map[string]vmm.Report
+	opened recording
+}
+
+// recording is how a life of a node began, and all that it was told and said.
+type recording struct {
+	cfg   Config
+	image Image
+	at    Time
+	lines [][]byte
+	said  []string
 }
 
 func (v *village) image(w *villager) (img Image) {
@@ -78,7 +89,8 @@ func (v *village) add(id uint64, b Batch) {
 
 func (v *village) open(id uint64) {
 	w := v.nodes[id]
-	n, err := Open(Config{Seed: id<<32 + uint64(v.now), BootID: "boot"}, v.image(w), v.time())
+	w.opened = recording{cfg: Config{Seed: id<<32 + uint64(v.now), BootID: "boot"}, image: v.image(w), at: v.time()}
+	n, err := Open(w.opened.cfg, w.opened.image, w.opened.at)
 	if err != nil {
 		v.t.Fatal(err)
 	}
@@ -99,10 +111,16 @@ func (v *village) step(id uint64, in Input) {
 	if w.node == nil {
 		return
 	}
+	line, err := Encode(v.time(), in)
+	if err != nil {
+		v.t.Fatal(err)
+	}
 	out, err := w.node.Step(v.time(), in)
 	if err != nil {
 		v.t.Fatal(err)
 	}
+	w.opened.lines = append(w.opened.lines, line)
+	w.opened.said = append(w.opened.said, describe(out))
 	for _, r := range out.Replies {
 		v.replies[r.ID] = r
 	}
@@ -122,6 +140,27 @@ func (v *village) step(id uint64, in Input) {
 		w.write(*out.Write)
 		v.step(id, Wrote{out.Write.Seq})
 	}
+}
+
+// describe is an output in words that are equal for equal outputs.
+func describe(out Output) string {
+	s := ""
+	if out.Write != nil {
+		s = fmt.Sprintf("write %d:", out.Write.Seq)
+		for _, op := range out.Write.Ops {
+			s += fmt.Sprintf(" %v %x=%x", op.Table, op.Key, op.Value)
+		}
+	}
+	for _, m := range out.Messages {
+		s += fmt.Sprintf(" to %d %x", m.To, encode(m.Envelope))
+	}
+	for _, a := range out.Actions {
+		s += fmt.Sprintf(" %v %v %v", a.ID, a.Verb, a.Instance)
+	}
+	for _, r := range out.Replies {
+		s += fmt.Sprintf(" reply %d %x", r.ID, encode(r.Response))
+	}
+	return s
 }
 
 func (v *village) act(id uint64, a vmm.Action) {
@@ -304,6 +343,44 @@ func TestLostHostIsReplaced(t *testing.T) {
 		t.Fatalf("left on the old host: %+v", r)
 	}
 }
+
+// What a node was told, written down and played back, makes it say the same.
+func TestReplay(t *testing.T) {
+	// Election timeouts are the one thing that Raft draws by itself.
+	random := rand.Reader
+	defer func() { rand.Reader = random }()
+	rand.Reader = zero{}
+	v := three(t)
+	v.create(1, "web")
+	v.run(5 * second)
+	for _, id := range v.ids() {
+		r := v.nodes[id].opened
+		n, err := Open(r.cfg, r.image, r.at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, line := range r.lines {
+			at, in, err := Decode(line)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := n.Step(at, in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := describe(out); got != r.said[i] {
+				t.Fatalf("node %d, input %d (%s): said\n%s\nthen\n%s", id, i, line, r.said[i], got)
+			}
+		}
+		if len(r.lines) < 100 {
+			t.Fatalf("only %d inputs", len(r.lines))
+		}
+	}
+}
+
+type zero struct{}
+
+func (zero) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 func TestRestartFromDisk(t *testing.T) {
 	v := three(t)

@@ -86,7 +86,9 @@ func push(ctx context.Context, c *rpc.Client, t *terminal, f *os.File, name stri
 	}
 	p := t.progress()
 	defer p.done()
-	return c.Push(ctx, &meter{r: f, total: st.Size(), p: p, what: f.Name()}, name)
+	return any(c).(interface {
+		Push(context.Context, io.ReadSeeker, string) (*blixardv1.ArtifactRecord, bool, error)
+	}).Push(ctx, &meter{r: f, total: st.Size(), p: p, what: f.Name()}, name)
 }
 
 func openPlain(path string) (*os.File, error) {

@@ -29,7 +29,8 @@ func (c *clients) Reply(r core.Reply) {
 func (c *clients) ask(ctx context.Context, l *loop, r core.Request) (core.Reply, error) {
 	r.ID = c.last.Add(1)
 	if d, ok := ctx.Deadline(); ok {
-		r.Timeout = max(int64(time.Until(d)), int64(time.Millisecond))
+		// A little less, so that a refusal says more than a deadline does.
+		r.Timeout = max(int64(time.Until(d))*9/10, int64(time.Millisecond))
 	}
 	answer := make(chan core.Reply, 1)
 	c.waiting.Store(r.ID, answer)

@@ -17,6 +17,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm/runner"
 )
 
 // ServeCmd is serve's flags. Each may be in the file, in the environment, or
@@ -25,7 +26,7 @@ type ServeCmd struct {
 	Config    string            `short:"c" env:"BLIXARD_CONFIG" placeholder:"FILE" help:"A TOML file."`
 	Name      string            `env:"BLIXARD_NAME" help:"The node's name (the host's)."`
 	DataDir   string            `env:"BLIXARD_DATA_DIR" placeholder:"DIR" help:"What must outlive a reboot (/var/lib/blixard)."`
-	RunDir    string            `env:"BLIXARD_RUN_DIR" placeholder:"DIR" help:"Sockets and what runs now; a short path (/run/blixard)."`
+	RunDir    string            `env:"BLIXARD_RUN_DIR" placeholder:"DIR" help:"Sockets and what runs now; a short path, in memory (/run/blixard)."`
 	Cache     string            `env:"BLIXARD_CACHE_DIR" placeholder:"DIR" help:"What can be made again (DATA_DIR/cache)."`
 	Listen    string            `env:"BLIXARD_LISTEN" placeholder:"HOST:PORT" help:"Where to listen (127.0.0.1:7946); beyond loopback only with TLS."`
 	Advertise string            `env:"BLIXARD_ADVERTISE" placeholder:"HOST:PORT" help:"Where others reach us (the same)."`

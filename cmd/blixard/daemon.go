@@ -122,7 +122,7 @@ func (d *daemon) open() (net.Listener, error) {
 	d.self.Address = or(d.cfg.Advertise, listener.Addr().String())
 	d.peers = rpc.NewPeers(rpc.PeersConfig{TLS: d.tls, Deliver: d.deliver, Log: d.log})
 	d.server = rpc.NewServer(rpc.Config{
-		Backend: d, Blobs: blobs{d.store}, Logs: d, Peers: d.peers, TLS: d.tls, Version: versionText(), Log: d.log,
+		Backend: d, Blobs: d.store, Logs: d, Peers: d.peers, TLS: d.tls, Version: versionText(), Log: d.log,
 	})
 	id, known, err := core.ReadIdentity(image)
 	if err == nil && known {
@@ -158,11 +158,13 @@ func (d *daemon) matches(id core.Identity) error {
 		what = fmt.Sprintf("it belongs to node %s, and this is %s", id.Name, d.self.Name)
 	case id.Server != d.self.Server || id.Host != d.self.Host:
 		what = fmt.Sprintf("node %s joined with other roles (server %t, host %t)", id.Name, id.Server, id.Host)
+	case id.Address != d.self.Address:
+		what = fmt.Sprintf("the others know node %s by the address %s, and this is %s", id.Name, id.Address, d.self.Address)
 	default:
 		return nil
 	}
 	return &failure{code: exitError, what: fmt.Sprintf("the data directory %s does not fit", d.cfg.DataDir), why: what,
-		next: "correct --name and --role, or give this node a data directory of its own by --data-dir"}
+		next: "correct --name, --role, --listen or --advertise, or give this node a data directory of its own by --data-dir"}
 }
 
 // start makes the node run. The disk is the world's from now on.

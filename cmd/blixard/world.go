@@ -14,6 +14,7 @@ import (
 	"github.com/blixard/blixard/rpc"
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/runner"
+	"github.com/blixard/blixard/vmm/runner/artifact"
 	"github.com/blixard/blixard/vmm/runner/lease"
 )
 
@@ -42,22 +43,21 @@ func newWorld(d *daemon, id core.Identity, image core.Image, in *inbox) (*world,
 	if err != nil {
 		return nil, err
 	}
-	cfg := core.Config{Tick: int64(tick), Seed: randomSeed(), BootID: boot, Address: d.self.Address}
+	cfg := core.Config{Tick: int64(tick), Seed: randomSeed(), BootID: boot}
 	node, err := core.Open(cfg, image, readTime(bootClock{}))
 	if err != nil {
 		return nil, fmt.Errorf("the data directory %s: %w", d.cfg.DataDir, err)
 	}
 	w := &world{inbox: in, stopTicks: make(chan struct{})}
 	env := core.Env{Clock: bootClock{}, Disk: d.disk, Network: d.peers, Clients: &w.clients, Hypervisor: noHost{}}
-	fetcher := rpc.NewFetcher(blobs{d.store}, d.tls)
+	fetcher := rpc.NewFetcher(d.tls)
 	if id.Host {
-		if w.host, err = d.openHost(id, in, fetches{fetcher, d.store}); err != nil {
+		if w.host, err = d.openHost(id, in, fetcher); err != nil {
 			return nil, err
 		}
 		env.Hypervisor = w.host
 	}
 	w.loop = newLoop(node, env, in)
-	id.Address = d.self.Address
 	d.peers.Identify(id)
 	go w.loop.run()
 	go ticks(in, w.stopTicks)
@@ -70,13 +70,13 @@ func newWorld(d *daemon, id core.Identity, image core.Image, in *inbox) (*world,
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel
 	if id.Server {
-		r := &rpc.Replicator{Backend: d, Blobs: blobs{d.store}, Fetcher: fetcher, Log: d.log}
+		r := &rpc.Replicator{Backend: d, Blobs: d.store, Fetcher: fetcher, List: d.artifacts, Log: d.log}
 		w.working.Go(func() { r.Run(ctx) })
 	}
 	return w, nil
 }
 
-func (d *daemon) openHost(id core.Identity, in *inbox, f fetches) (*runner.Host, error) {
+func (d *daemon) openHost(id core.Identity, in *inbox, f artifact.Fetcher) (*runner.Host, error) {
 	return runner.New(runner.Config{
 		ClusterID: id.ClusterID,
 		HostID:    strconv.FormatUint(id.ID, 10),
@@ -91,6 +91,16 @@ func (d *daemon) openHost(id core.Identity, in *inbox, f fetches) (*runner.Host,
 		Version:   versionText(),
 		Level:     cluster.Level,
 	})
+}
+
+// artifacts are the digests of what our store holds.
+func (d *daemon) artifacts() ([]string, error) {
+	all, err := d.store.List()
+	var digests []string
+	for _, a := range all {
+		digests = append(digests, a.Digest)
+	}
+	return digests, err
 }
 
 // stop ends the node: nothing is decided any more.

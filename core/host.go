@@ -39,6 +39,9 @@ type host struct {
 	hint    uint64           // who is believed to lead
 	try     int              // which server to try when nobody is
 
+	// sequence numbers what this host says. It begins at the process's start in
+	// BOOTTIME nanoseconds, so that a restarted daemon goes on above all that it
+	// said before, without having kept it.
 	sequence uint64
 	acked    uint64
 	told     map[string]*blixardv1.Observation // newest by uid
@@ -57,7 +60,7 @@ func newHost(n *Node) *host {
 	return &host{
 		Node: n, leases: map[uint32]int64{}, units: map[string]*vmm.Unit{},
 		sent: map[uint64]int64{}, told: map[string]*blixardv1.Observation{},
-		nonce: n.cfg.Seed, synced: -defaultRenew,
+		nonce: n.cfg.Seed, synced: n.now.Boot - defaultRenew, sequence: uint64(n.now.Boot),
 	}
 }
 
@@ -274,7 +277,7 @@ func (h *host) learn(from uint64, g *blixardv1.Grant) {
 // enter begins an epoch: nothing of the one before counts any more.
 func (h *host) enter(epoch uint64) {
 	h.epoch, h.revision, h.complete = epoch, 0, false
-	h.sequence, h.acked = 0, 0
+	h.acked = 0
 	clear(h.leases)
 	clear(h.told)
 	h.lapsed = false

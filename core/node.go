@@ -89,7 +89,6 @@ func Open(cfg Config, image Image, now Time) (*Node, error) {
 	}
 	if n.id.Host {
 		n.host = newHost(n)
-		n.host.synced = now.Boot - defaultRenew
 	}
 	return n, nil
 }
@@ -273,7 +272,8 @@ func (n *Node) Status() Status {
 	if s := n.server; s != nil {
 		b := s.raft.BasicStatus()
 		st.Leader, st.Term, st.Committed, st.Applied = b.Lead, b.GetTerm(), b.GetCommit(), s.state.Revision()
-		st.Leading, st.Quorum = s.leading != nil, b.Lead != 0
+		// Raft may have stepped down while the disk is busy: then we do not lead.
+		st.Leading, st.Quorum = s.leading != nil && b.Lead == s.id.ID && s.leading.term == st.Term, b.Lead != 0
 		st.Servers = s.serverList()
 	}
 	if h := n.host; h != nil {

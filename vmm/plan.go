@@ -36,9 +36,9 @@ func (u *Unit) settle(now int64) {
 	if u.Seen.Liveness == Alive {
 		return
 	}
-	stopping := u.stopAt != 0
+	stopping, hung := u.stopAt != 0, u.hung
 	ran := u.readyAt != 0 && now-u.readyAt >= stableRun
-	u.readyAt, u.stopAt, u.killedAt = 0, 0, 0
+	u.aliveAt, u.readyAt, u.stopAt, u.killedAt, u.hung = 0, 0, 0, 0, false
 	if u.Seen.Liveness != Down || u.ended >= u.Seen.Instance.Attempt {
 		return
 	}
@@ -53,6 +53,8 @@ func (u *Unit) settle(now int64) {
 		u.failures = 0
 	}
 	switch {
+	case hung:
+		u.fail(now, "BootTimedOut", "it did not become ready within two minutes of its start, and was killed; its console may say why")
 	case stopping:
 		u.failures, u.retryAt = 0, 0
 		u.say(blixardv1.Phase_PHASE_STOPPED, "Stopped", "it was stopped")
@@ -75,6 +77,10 @@ func (u *Unit) planAlive(now int64, c Context) *Action {
 		return u.kill(now, c)
 	case w.Remove || !w.Run || w.RunGeneration > u.runGeneration:
 		return u.stop(now, c)
+	}
+	if u.hung || !u.Seen.Ready && now-u.aliveAt >= bootTimeout {
+		u.hung = true
+		return u.kill(now, c)
 	}
 	if u.Seen.Ready {
 		u.say(blixardv1.Phase_PHASE_RUNNING, "Running", "")
@@ -202,7 +208,6 @@ func (u *Unit) planStart(now int64, c Context) *Action {
 	}
 	u.attempt++
 	u.runGeneration, u.incarnation = w.RunGeneration, w.Incarnation.GetIndex()
-	u.readyAt = 0
 	u.say(blixardv1.Phase_PHASE_STARTING, "Starting", fmt.Sprintf("attempt %d", u.attempt))
 	u.ordered = w.Lease
 	a := u.await(c, Start)

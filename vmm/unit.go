@@ -32,6 +32,8 @@ type Unit struct {
 	removed       bool   // a Remove succeeded, and nothing was seen since
 	asked         bool   // that end was asked for
 	readyAt       int64  // when the live attempt became ready; 0: not yet
+	aliveAt       int64  // when the live attempt was first seen; 0: not yet
+	hung          bool   // it is being killed because it never became ready
 	stopAt        int64  // when the grace of a Stop ends; 0: none was sent
 	killedAt      int64  // when Kill was last ordered
 	failures      uint32
@@ -51,6 +53,8 @@ const (
 	startMargin = second
 	// startSilence is how long a started attempt may go unreported.
 	startSilence = 30 * second
+	// bootTimeout is how long a live attempt may take to become ready.
+	bootTimeout = 120 * second
 	// killAgain is how long a Kill may take before it is ordered again.
 	killAgain = 5 * second
 	// stableRun forgives the failures before it.
@@ -74,6 +78,9 @@ func (u *Unit) Observe(now int64, r Report) {
 	}
 	if r.Liveness != Alive && u.order == 0 && u.expect == 0 {
 		u.ordered = 0
+	}
+	if r.Liveness == Alive && u.aliveAt == 0 {
+		u.aliveAt = max(now, 1)
 	}
 	if r.Liveness == Alive && r.Ready && u.readyAt == 0 {
 		u.readyAt = max(now, 1)

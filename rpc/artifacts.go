@@ -24,10 +24,16 @@ type artifacts struct{ *Server }
 const (
 	uploadHolders = 2
 	uploadWait    = 60 * time.Second
+	maxDrain      = 256 << 20
 )
 
 func (s artifacts) Upload(ctx context.Context, stream *connect.ClientStream[blixardv1.UploadRequest]) (*connect.Response[blixardv1.UploadResponse], error) {
 	out, err := s.upload(ctx, stream)
+	// An HTTP/1.1 client that is answered before it has sent everything may lose
+	// the answer with the connection, so we listen for a while.
+	for n := 0; n < maxDrain && ctx.Err() == nil && s.stopping.Err() == nil && stream.Receive(); {
+		n += len(stream.Msg().GetData()) + 1
+	}
 	return answer(out, "", err)
 }
 

@@ -48,7 +48,17 @@ func (s vms) logs(ctx context.Context, m *blixardv1.LogsRequest, send func([]byt
 	if err != nil {
 		return err
 	}
-	return s.pump(ctx, r, send, nil)
+	if !m.Follow {
+		return s.pump(ctx, r, send, nil)
+	}
+	// An empty piece opens the stream before anything was written, and now and
+	// then tells both sides that the other is still there.
+	beat := func() error { return send(nil) }
+	if err := beat(); err != nil {
+		r.Close()
+		return err
+	}
+	return s.pump(ctx, r, send, beat)
 }
 
 // openLogs opens a console of this host. Who follows one that is not there yet

@@ -281,10 +281,10 @@ func TestHostForwards(t *testing.T) {
 		t.Errorf("status: %v, %v", st, err)
 	}
 	data := bytes.Repeat([]byte("x"), 3<<20)
-	if _, err := upload(ctx, c, data, digestOf(data), len(data), ""); err == nil || !strings.Contains(err.Error(), "deadline") && connect.CodeOf(err) != connect.CodeUnavailable {
-		// One of two servers is down: it cannot be held twice.
-		t.Logf("upload through a host: %v", err)
-	}
+	// One of two servers is down, so it cannot be held twice: we do not wait.
+	brief, stop := context.WithTimeout(ctx, time.Second)
+	defer stop()
+	upload(brief, c, data, digestOf(data), len(data), "")
 	if _, ok := b.blobs.Has(digestOf(data)); !ok {
 		t.Error("the upload through the host did not reach a server")
 	}
@@ -345,7 +345,9 @@ func TestClientLeaves(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	if stream.Receive() || connect.CodeOf(stream.Err()) != connect.CodeCanceled {
+	for stream.Receive() {
+	}
+	if connect.CodeOf(stream.Err()) != connect.CodeCanceled {
 		t.Errorf("a stream that was left: %v", stream.Err())
 	}
 	if _, err := c.VM.Get(t.Context(), connect.NewRequest(&blixardv1.GetRequest{Name: "a"})); err != nil {

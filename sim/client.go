@@ -71,7 +71,7 @@ func (o *Operation) String() string {
 	case o.Unknown:
 		return s + " -> unknown"
 	case o.Error != nil:
-		return s + " -> " + o.Error.GetCode().String()
+		return s + " -> " + o.Error.GetCode().String() + ": " + o.Error.GetMessage()
 	case o.Verb == List:
 		return s + fmt.Sprintf(" -> %d VMs at %d", len(o.VMs), o.Revision)
 	case o.VM != nil:
@@ -167,7 +167,7 @@ func (c *client) spec() *blixardv1.VMSpec {
 	case 1:
 		s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE
 	case 2:
-		s.LeaseMs = uint32(between(c.rand, 6, 20)) * 1000
+		s.LeaseMs = c.w.settings.GetLeaseMs() + uint32(c.rand.IntN(10))*1000
 	}
 	return s
 }

@@ -82,6 +82,9 @@ var vmModel = (&porcupine.NondeterministicModel{
 			if op.Verb == Create && s.deleting { // was it gone already?
 				return []any{s, modelVM{there: true, run: true, gen: 1}}
 			}
+			if op.Verb == Start && s.run { // had it ended?
+				return []any{s, s.again()}
+			}
 			return []any{s.does(op)}
 		}
 		return only(s.answers(op, vm))
@@ -157,7 +160,19 @@ func (s modelVM) answers(op *Operation, vm *blixardv1.VM) (bool, modelVM) {
 	if !s.there || s.deleting {
 		return false, s
 	}
-	return s.does(op).sees(vm)
+	// A VM that is meant to run may have ended by itself: then Start is another
+	// run, and only its host knows.
+	if op.Verb == Start && s.run && vm.GetRunGeneration() == s.gen+1 {
+		s = s.again()
+	} else {
+		s = s.does(op)
+	}
+	return s.sees(vm)
+}
+
+func (s modelVM) again() modelVM {
+	s.gen++
+	return s
 }
 
 func historyText(ops []porcupine.Operation) string {

@@ -46,12 +46,15 @@ type host struct {
 	acked    uint64
 	told     map[string]*blixardv1.Observation // newest by uid
 	urgent   bool
+	refused  bool // the newest answer granted nothing
 }
 
 const (
 	defaultRenew = 3 * second
 	// urgentGap keeps news from becoming a flood.
 	urgentGap = 50 * milli
+	// refusedGap is how soon a host asks again that was refused.
+	refusedGap = 500 * milli
 	// patience is how long an unanswered Sync counts.
 	patience = 60 * second
 )
@@ -171,6 +174,9 @@ func (h *host) talk() {
 	if h.settings != nil {
 		renew = int64(h.settings.RenewMs) * milli
 	}
+	if h.refused {
+		renew = min(renew, refusedGap)
+	}
 	since := h.now.Boot - h.synced
 	if !h.inventory || since < renew && !(h.urgent && since >= urgentGap) {
 		return
@@ -247,6 +253,7 @@ func (h *host) grant(from uint64, g *blixardv1.Grant) {
 	}
 	delete(h.sent, g.Nonce)
 	h.learn(from, g)
+	h.refused = !g.Granted
 	if !g.Granted || g.Epoch < h.epoch || g.Epoch == 0 {
 		return
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -79,16 +81,69 @@ func lookup(ctx context.Context, c *rpc.Client, is func(*blixardv1.ArtifactRecor
 	return nil, nil
 }
 
+// push brings a file to the cluster, unless that has its bytes already, and names
+// it unless the name is empty. True means that it was there.
 func push(ctx context.Context, c *rpc.Client, t *terminal, f *os.File, name string) (*blixardv1.ArtifactRecord, bool, error) {
+	p := t.progress()
+	defer p.done()
 	st, err := f.Stat()
 	if err != nil {
 		return nil, false, err
 	}
-	p := t.progress()
-	defer p.done()
-	return any(c).(interface {
-		Push(context.Context, io.ReadSeeker, string) (*blixardv1.ArtifactRecord, bool, error)
-	}).Push(ctx, &meter{r: f, total: st.Size(), p: p, what: f.Name()}, name)
+	r := &meter{r: f, total: st.Size(), p: p, what: "reading " + f.Name()}
+	h := sha256.New()
+	size, err := io.Copy(h, r)
+	if err != nil {
+		return nil, false, err
+	}
+	header := &blixardv1.UploadHeader{Digest: hex.EncodeToString(h.Sum(nil)), Size: uint64(size), Name: name}
+	a, err := lookup(ctx, c, func(a *blixardv1.ArtifactRecord) bool {
+		return a.GetDigest() == header.Digest && a.GetSize() == header.Size && len(a.GetNodes()) > 0
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	if a != nil && name == "" {
+		return a, true, nil
+	}
+	if a != nil {
+		r, err := c.Artifact.Tag(ctx, connect.NewRequest(&blixardv1.TagRequest{Digest: header.Digest, Name: name}))
+		if err != nil {
+			return nil, true, err
+		}
+		return r.Msg.GetArtifact(), true, nil
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, false, err
+	}
+	resp, err := upload(ctx, c, header, &meter{r: f, total: size, p: p, what: "uploading " + f.Name()})
+	return resp.GetArtifact(), resp.GetExists(), err
+}
+
+// upload sends bytes. The cluster checks them against the digest.
+func upload(ctx context.Context, c *rpc.Client, header *blixardv1.UploadHeader, r io.Reader) (*blixardv1.UploadResponse, error) {
+	stream := c.Artifact.Upload(ctx)
+	err := stream.Send(&blixardv1.UploadRequest{Part: &blixardv1.UploadRequest_Header{Header: header}})
+	var broken error // reading our file failed: nothing to do with the cluster
+	for buf := make([]byte, 256<<10); err == nil && broken == nil; {
+		n, e := io.ReadFull(r, buf)
+		if n > 0 {
+			err = stream.Send(&blixardv1.UploadRequest{Part: &blixardv1.UploadRequest_Data{Data: buf[:n]}})
+		}
+		if errors.Is(e, io.EOF) || errors.Is(e, io.ErrUnexpectedEOF) {
+			break
+		}
+		broken = e
+	}
+	// When Send has failed, the server's answer says why.
+	resp, err := stream.CloseAndReceive()
+	if broken != nil {
+		return nil, broken
+	}
+	if err != nil {
+		return nil, err
+	}
+	return resp.Msg, nil
 }
 
 func openPlain(path string) (*os.File, error) {
@@ -102,9 +157,9 @@ func openPlain(path string) (*os.File, error) {
 	return os.Open(path)
 }
 
-// meter shows how far a reader has come: first it is hashed, then it is sent.
+// meter shows how far a reader has come.
 type meter struct {
-	r                  io.ReadSeeker
+	r                  io.Reader
 	p                  *progress
 	what               string
 	total, done, shown int64
@@ -117,11 +172,5 @@ func (m *meter) Read(b []byte) (int, error) {
 		m.shown = m.done
 		m.p.say("%s: %d%% of %s", m.what, min(100, 100*m.done/m.total), bytesText(uint64(m.total)))
 	}
-	return n, err
-}
-
-func (m *meter) Seek(offset int64, whence int) (int64, error) {
-	n, err := m.r.Seek(offset, whence)
-	m.done, m.shown = n, n
 	return n, err
 }

@@ -110,6 +110,9 @@ func (u *Unit) Finish(now int64, d Done) {
 	case d.Err != "" && verb == Build:
 		u.fail(now, "BuildFailed", d.Err)
 	case d.Err != "" && verb == Start:
+		if u.Seen.Liveness != Absent && u.Seen.Instance.Attempt >= u.attempt {
+			return // it was seen: its report says how it ended, or will
+		}
 		u.ended = u.attempt
 		u.fail(now, "StartFailed", d.Err)
 	case d.Err != "" && verb == Remove:

@@ -14,13 +14,13 @@ import (
 type driver interface {
 	// needs lists the artifacts of a spec; what is wrong with it is an error.
 	needs(*blixardv1.VMSpec) ([]*blixardv1.Artifact, error)
+	// check looks into the artifacts, once they are there.
+	check(context.Context, *blixardv1.VMSpec) error
 	// prepare makes what one start needs (disks), and says what to execute.
 	prepare(context.Context, place, *blixardv1.Assignment, shim.Instance) (command, error)
 	// follow watches a live instance: it calls ready once the guest was seen to
 	// run. It is ended by close.
 	follow(p place, ready func()) session
-	// lastWords are what the hypervisor itself said, or "".
-	lastWords(place) string
 }
 
 // place is where an instance has its files.

@@ -52,12 +52,12 @@ func tail(path string, lines, most int) string {
 }
 
 func lastLines(text string, lines, most int) string {
-	text = strings.TrimSpace(strings.ToValidUTF8(strings.Map(func(r rune) rune {
+	text = strings.TrimSpace(strings.Map(func(r rune) rune {
 		if r < ' ' && r != '\n' || r == 0x7f {
 			return -1
 		}
 		return r
-	}, text), ""))
+	}, text))
 	all := strings.Split(text, "\n")
 	text = strings.Join(all[max(0, len(all)-lines):], " / ")
 	if len(text) > most {

@@ -153,7 +153,7 @@ func (h *Host) findQEMU() (*qemu, error) {
 	}
 	line, _, _ := bytes.Cut(out, []byte("\n"))
 	version := strings.TrimPrefix(string(line), "QEMU emulator version ")
-	q := &qemu{store: h.cfg.Store, version: version, log: h.cfg.Log.Debug, machine: machine{program: program}}
+	q := &qemu{store: h.cfg.Store, version: version, log: h.cfg.Log.Debug, warn: h.cfg.Log.Warn, machine: machine{program: program}}
 	if h.cfg.NoKVM {
 		q.why = "KVM is not wanted"
 	} else {

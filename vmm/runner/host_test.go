@@ -38,7 +38,7 @@ const patience = 90 * time.Second
 
 // bench is a host under test, which can be closed and made again.
 type bench struct {
-	t     *testing.T
+	t     testing.TB
 	cfg   Config
 	store *artifact.Store
 	h     *Host
@@ -49,7 +49,7 @@ type bench struct {
 	more chan struct{}
 }
 
-func newBench(t *testing.T, change ...func(*Config)) *bench {
+func newBench(t testing.TB, change ...func(*Config)) *bench {
 	t.Helper()
 	run, err := os.MkdirTemp("", "bx") // t.TempDir is too long for sockets
 	if err != nil {
@@ -84,7 +84,7 @@ func newBench(t *testing.T, change ...func(*Config)) *bench {
 	return b
 }
 
-type logTo struct{ t *testing.T }
+type logTo struct{ t testing.TB }
 
 func (l logTo) Write(b []byte) (int, error) {
 	l.t.Log(strings.TrimSpace(string(b)))
@@ -403,7 +403,7 @@ func TestLeases(t *testing.T) {
 	}{{blixardv1.LeaseClass_LEASE_CLASS_LONG, 60_000}, {blixardv1.LeaseClass_LEASE_CLASS_NONE, 0}, {blixardv1.LeaseClass_LEASE_CLASS_SHORT, 1501}} {
 		a.Lease, a.LeaseMs = c.class, c.ms
 		if c.ms > 0 {
-			b.extend(c.ms, 3*time.Second)
+			b.extend(c.ms, 6*time.Second)
 		}
 		b.must(vmm.Rebind, i, a)
 		has := func(r vmm.Report) bool { return r.Liveness == vmm.Alive && r.Lease == c.class && r.LeaseMs == c.ms }
@@ -417,8 +417,8 @@ func TestLeases(t *testing.T) {
 	}
 	b.report("what it had", i, func(r vmm.Report) bool { return r.LeaseMs == 1501 })
 	// Extended, it lives; not extended, it ends.
-	b.extend(1501, 4*time.Second)
-	time.Sleep(3500 * time.Millisecond)
+	b.extend(1501, 8*time.Second)
+	time.Sleep(6500 * time.Millisecond)
 	if shims.Dead(b.h.at.runOf("1-1")) {
 		t.Fatal("it ended although its lease was extended")
 	}

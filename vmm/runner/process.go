@@ -39,6 +39,8 @@ func (process) needs(spec *blixardv1.VMSpec) ([]*blixardv1.Artifact, error) {
 	return nil, nil
 }
 
+func (process) check(context.Context, *blixardv1.VMSpec) error { return nil }
+
 func (d process) prepare(_ context.Context, p place, a *blixardv1.Assignment, i shim.Instance) (command, error) {
 	spec := a.GetSpec().GetProcess()
 	env := map[string]string{
@@ -60,8 +62,6 @@ func (process) follow(_ place, ready func()) session {
 	ready()
 	return processSession{}
 }
-
-func (process) lastWords(place) string { return "" }
 
 type processSession struct{}
 

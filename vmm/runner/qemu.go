@@ -22,6 +22,7 @@ type qemu struct {
 	version string
 	why     string // KVM is used, or not
 	log     func(msg string, args ...any)
+	warn    func(msg string, args ...any)
 }
 
 const maxCmdline = 2047 // of the kernel, on x86
@@ -61,8 +62,9 @@ func (q *qemu) needs(spec *blixardv1.VMSpec) ([]*blixardv1.Artifact, error) {
 	return all, nil
 }
 
-// checkKernel refuses what is no kernel before a guest hangs on it.
-func (q *qemu) checkKernel(ctx context.Context, digest string) error {
+// check refuses what is no kernel before a guest hangs on it.
+func (q *qemu) check(ctx context.Context, spec *blixardv1.VMSpec) error {
+	digest := spec.GetImage().Kernel.Digest
 	f, err := q.store.Open(ctx, digest)
 	if err != nil {
 		return err
@@ -80,9 +82,6 @@ func (q *qemu) checkKernel(ctx context.Context, digest string) error {
 
 func (q *qemu) prepare(ctx context.Context, p place, a *blixardv1.Assignment, i shim.Instance) (command, error) {
 	image := a.GetSpec().GetImage()
-	if err := q.checkKernel(ctx, image.Kernel.Digest); err != nil {
-		return command{}, err
-	}
 	b := boot{
 		name: a.Name, instance: i, vcpus: max(a.Spec.Vcpus, 1), memoryMib: a.Spec.MemoryMib,
 		cmdline: image.Cmdline, place: p,

@@ -28,7 +28,12 @@ type qemuSession struct {
 	client   *qmp.Client
 	shutdown qmp.Shutdown // the last event of that name
 	panicked bool
+	full     bool // QEMU paused the guest: the host's disk had no room for a write
 }
+
+// again is how long a guest that was paused by a full disk stays paused before
+// its write is tried once more.
+var again = 5 * time.Second
 
 var errNoQMP = errors.New("QEMU does not answer on its QMP socket")
 
@@ -87,11 +92,33 @@ func (s *qemuSession) serve(ctx context.Context, c *qmp.Client, told bool, ready
 			return told
 		}
 	}
-	select {
-	case <-ctx.Done():
-	case <-c.Gone():
-	}
+	s.unpause(ctx, c)
 	return told
+}
+
+// unpause has a guest go on that a full disk stopped, once there is room, until
+// the connection ends. The write that failed is made again; nothing is lost.
+func (s *qemuSession) unpause(ctx context.Context, c *qmp.Client) {
+	tick := time.NewTicker(again)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.Gone():
+			return
+		case <-tick.C:
+		}
+		s.mu.Lock()
+		full := s.full
+		s.full = false
+		s.mu.Unlock()
+		if full {
+			ask, cancel := context.WithTimeout(ctx, qmpPatience)
+			_ = c.Execute(ask, "cont", nil, nil) // refused or not: the next event tells
+			cancel()
+		}
+	}
 }
 
 func (s *qemuSession) event(e qmp.Event) {
@@ -102,6 +129,15 @@ func (s *qemuSession) event(e qmp.Event) {
 		_ = json.Unmarshal(e.Data, &s.shutdown) // what cannot be read says nothing
 	case "GUEST_PANICKED":
 		s.panicked = true
+	case "BLOCK_IO_ERROR":
+		var d struct {
+			NoSpace bool   `json:"nospace"`
+			Action  string `json:"action"`
+		}
+		_ = json.Unmarshal(e.Data, &d)
+		if s.full = d.NoSpace && d.Action == "stop"; s.full {
+			s.q.warn("a VM is paused: the host's disk is full. Free some space, and it goes on by itself", "dir", s.place.state)
+		}
 	}
 	s.q.log("QEMU event", "event", e.Name, "data", string(e.Data), "dir", s.place.run)
 }

@@ -136,10 +136,8 @@ func (v *vm) build(ctx context.Context, a *blixardv1.Assignment) (driver, error)
 			return nil, err
 		}
 	}
-	if q, ok := d.(*qemu); ok {
-		if err := q.checkKernel(ctx, a.Spec.GetImage().Kernel.Digest); err != nil {
-			return nil, err
-		}
+	if err := d.check(ctx, a.Spec); err != nil {
+		return nil, err
 	}
 	return d, nil
 }

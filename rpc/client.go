@@ -84,23 +84,26 @@ func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 // retry is what a unary call does about UNAVAILABLE.
 func (c *Client) retry(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		mutation := false
 		if m, ok := req.Any().(proto.Message); ok {
-			fillRequestID(m.ProtoReflect())
+			mutation = fillRequestID(m.ProtoReflect())
 		}
 		if _, ok := ctx.Deadline(); !ok {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, defaultPatience)
 			defer cancel()
 		}
-		begun, pause, heard := time.Now(), 10*time.Millisecond, false
+		refused, pause, seen := time.Now(), 10*time.Millisecond, false
 		for {
 			at := c.cursor.at.Load()
 			resp, err := next(ctx, req)
-			if err == nil || connect.CodeOf(err) != connect.CodeUnavailable {
+			if err == nil || ctx.Err() != nil || !again(err) {
 				return resp, err
 			}
-			heard = heard || !isDial(err)
-			if !heard && time.Since(begun) > refusedPatience {
+			if !isDial(err) {
+				refused, seen = time.Now(), mutation // it may have been executed: only a retry tells
+			}
+			if !seen && time.Since(refused) > refusedPatience {
 				return nil, err
 			}
 			c.cursor.next(at)
@@ -114,9 +117,23 @@ func (c *Client) retry(next connect.UnaryFunc) connect.UnaryFunc {
 	}
 }
 
-// fillRequestID gives a mutation its id.
-func fillRequestID(m protoreflect.Message) {
-	if f := m.Descriptor().Fields().ByName("request_id"); f != nil && m.Get(f).String() == "" {
+// again says that a call may succeed when it is tried again: a server said
+// UNAVAILABLE, or the connection broke, for which connect has several codes.
+func again(err error) bool {
+	switch connect.CodeOf(err) {
+	case connect.CodeUnavailable:
+		return true
+	case connect.CodeCanceled, connect.CodeUnknown:
+		return !connect.IsWireError(err)
+	}
+	return false
+}
+
+// fillRequestID gives a mutation its id, and says whether it is one.
+func fillRequestID(m protoreflect.Message) bool {
+	f := m.Descriptor().Fields().ByName("request_id")
+	if f != nil && m.Get(f).String() == "" {
 		m.Set(f, protoreflect.ValueOfString(NewRequestID()))
 	}
+	return f != nil
 }

@@ -43,12 +43,11 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		defer os.RemoveAll(dir)
-		for _, race := range [][]string{{"build"}} {
-			args := append(race, "-o", dir+"/", "github.com/blixard/blixard/cmd/blixard", "github.com/blixard/blixard/cmd/blixard-shim")
-			if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-				fmt.Fprintf(os.Stderr, "build the programs: %v\n%s", err, out)
-				return 1
-			}
+		build := exec.Command("go", "build", "-o", dir+"/",
+			"github.com/blixard/blixard/cmd/blixard", "github.com/blixard/blixard/cmd/blixard-shim")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build the programs: %v\n%s", err, out)
+			return 1
 		}
 		bin = dir
 		return m.Run()
@@ -57,20 +56,21 @@ func TestMain(m *testing.M) {
 
 // Cluster is some nodes on this machine, and a client.
 type Cluster struct {
-	t     *testing.T
+	t     testing.TB
 	nodes []*Node
 	dir   string
 }
 
 // Node is one serve process.
 type Node struct {
-	t     *testing.T
+	t     testing.TB
 	Name  string
 	Addr  string
 	Data  string
 	RunAt string
 	log   string
 	flags []string
+	env   []string // beside our own
 	cmd   *exec.Cmd
 	ended chan struct{}
 }
@@ -88,7 +88,7 @@ func shortLease() *blixardv1.Settings {
 }
 
 // up brings up a cluster of n nodes and waits until all may run VMs.
-func up(t *testing.T, n int, change ...func(*options)) *Cluster {
+func up(t testing.TB, n int, change ...func(*options)) *Cluster {
 	t.Helper()
 	o := options{settings: shortLease(), flags: func(int) []string { return nil }}
 	for _, f := range change {
@@ -194,7 +194,7 @@ func (c *Cluster) RunInput(input string, args ...string) result {
 	return run1(c.t, c.Command(ctx(c.t), args...), input)
 }
 
-func run1(t *testing.T, cmd *exec.Cmd, input string) result {
+func run1(t testing.TB, cmd *exec.Cmd, input string) result {
 	t.Helper()
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &errs
@@ -273,7 +273,7 @@ func (c *Cluster) Await(name string, d time.Duration, what string, is func(v *bl
 	})
 }
 
-// Status is what a node knows.
+// Leader is the node that leads.
 func (c *Cluster) Leader() *Node {
 	c.t.Helper()
 	var leader *Node
@@ -323,7 +323,7 @@ func (c *Cluster) Eventually(d time.Duration, what string, try func() error) {
 	eventually(c.t, d, what, try)
 }
 
-func eventually(t *testing.T, d time.Duration, what string, try func() error) {
+func eventually(t testing.TB, d time.Duration, what string, try func() error) {
 	t.Helper()
 	end := time.Now().Add(d)
 	for {
@@ -361,6 +361,7 @@ func (n *Node) Start() *Node {
 func (n *Node) serve(flags ...string) *exec.Cmd {
 	args := append([]string{"serve", "--name", n.Name, "--data-dir", n.Data, "--run-dir", n.RunAt, "--listen", n.Addr}, n.flags...)
 	cmd := exec.Command(filepath.Join(bin, "blixard"), append(args, flags...)...)
+	cmd.Env = append(os.Environ(), n.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return cmd
 }
@@ -394,6 +395,7 @@ func (n *Node) Client() *rpc.Client {
 	return c
 }
 
+// Status is what the node knows of itself and its cluster.
 func (n *Node) Status() (*blixardv1.StatusResponse, error) {
 	short, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
@@ -490,7 +492,7 @@ func (n *Node) PID(vm *blixardv1.VM) int {
 	return s.VM.PID
 }
 
-func ctx(t *testing.T) context.Context {
+func ctx(t testing.TB) context.Context {
 	c, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	t.Cleanup(cancel)
 	return c
@@ -498,7 +500,7 @@ func ctx(t *testing.T) context.Context {
 
 // guestFiles are a real kernel and our guest, as scripts/setup left them, and
 // skips the test where there are none or no QEMU.
-func guestFiles(t *testing.T) (kernel, initrd string) {
+func guestFiles(t testing.TB) (kernel, initrd string) {
 	t.Helper()
 	if runtime.GOARCH != "amd64" {
 		t.Skip("our guest is for amd64")

@@ -23,7 +23,7 @@ func artifacts(spec *blixardv1.VMSpec) (list []*blixardv1.Artifact) {
 			list = append(list, d.Source)
 		}
 	}
-	return list
+	return append(list, nixArtifacts(spec)...)
 }
 
 // refer counts a spec's references to its artifacts, up or down.

@@ -55,6 +55,7 @@ func need(spec *blixardv1.VMSpec) schedule.Need {
 	for _, d := range spec.GetImage().GetDisks() {
 		n.DiskMiB += d.GetSizeMib()
 	}
+	n.DiskMiB += nixosDiskMiB(spec.GetNixos())
 	switch {
 	case spec.GetHypervisor() != blixardv1.Hypervisor_HYPERVISOR_UNSPECIFIED:
 		n.Accept = []int32{int32(spec.GetHypervisor())}

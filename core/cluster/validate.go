@@ -42,7 +42,7 @@ func ValidateVM(name string, spec *blixardv1.VMSpec) *blixardv1.Error {
 		return err
 	}
 	if spec == nil {
-		return invalid("spec", "the VM has no spec", "say at least what it boots: spec.image.kernel or spec.process.argv")
+		return invalid("spec", "the VM has no spec", "say at least what it boots: spec.nixos, spec.flake, spec.image.kernel or spec.process.argv")
 	}
 	for _, check := range []func(*blixardv1.VMSpec) *blixardv1.Error{
 		checkEnums, checkSize, checkSource, checkLabels, checkTimes,
@@ -153,8 +153,13 @@ func checkSource(s *blixardv1.VMSpec) *blixardv1.Error {
 			return invalid("spec.hypervisor", fmt.Sprintf("%s cannot run spec.process", s.GetHypervisor()), "use HYPERVISOR_PROCESS, or give spec.image")
 		}
 		return checkProcess(src.Process)
+	case *blixardv1.VMSpec_Nixos:
+		return checkNixos(s)
+	case *blixardv1.VMSpec_Flake:
+		return checkFlake(s)
 	}
-	return invalid("spec.source", "nothing says what the VM boots", "give spec.image with a kernel, or spec.process with argv")
+	return invalid("spec.source", "nothing says what the VM boots",
+		"give spec.nixos with modules, spec.flake, spec.image with a kernel, or spec.process with argv")
 }
 
 func checkImage(i *blixardv1.Image) *blixardv1.Error {

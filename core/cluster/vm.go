@@ -50,6 +50,7 @@ func (s *State) complete(spec *blixardv1.VMSpec) *blixardv1.VMSpec {
 	spec = clone(spec)
 	spec.Vcpus = cmp.Or(spec.Vcpus, 1)
 	spec.MemoryMib = cmp.Or(spec.MemoryMib, 512)
+	completeNixos(spec)
 	spec.Restart = cmp.Or(spec.Restart, blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS)
 	spec.StopGraceMs = cmp.Or(spec.StopGraceMs, 20_000)
 	for _, d := range spec.GetImage().GetDisks() {
@@ -59,7 +60,7 @@ func (s *State) complete(spec *blixardv1.VMSpec) *blixardv1.VMSpec {
 	}
 	if spec.OnHostLoss == blixardv1.OnHostLoss_ON_HOST_LOSS_UNSPECIFIED {
 		spec.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE
-		if slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly }) {
+		if slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly }) || nixosKeeps(spec.GetNixos()) {
 			spec.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT
 		}
 	}

@@ -573,10 +573,846 @@ func (x *Process) GetEnv() map[string]string {
 	return nil
 }
 
+// Nixos is a NixOS system that microvm.nix makes a VM of. What can go wrong in
+// it beyond this schema is said by Nix when it is built.
+type Nixos struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 8.
+	Networks []*Network `protobuf:"bytes,1,rep,name=networks,proto3" json:"networks,omitempty"`
+	// At most 16. Without a root volume, / is a tmpfs and forgets.
+	Volumes []*Volume `protobuf:"bytes,2,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// At most 16; folders of the host. Firecracker has none.
+	Shares []*Share `protobuf:"bytes,3,rep,name=shares,proto3" json:"shares,omitempty"`
+	// NixOS modules, at most 64; they may set any option, also one of the profiles'.
+	Modules []*NixosModule `protobuf:"bytes,4,rep,name=modules,proto3" json:"modules,omitempty"`
+	// flake-parts modules that the input blixard-modules exports, by name
+	// (flakeModules.NAME), at most 16; they see the whole generated flake.
+	FlakeModules []string `protobuf:"bytes,5,rep,name=flake_modules,json=flakeModules,proto3" json:"flake_modules,omitempty"`
+	Kernel       *Kernel  `protobuf:"bytes,6,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	// A shell script that the guest runs as root at each boot (blixard-init.service);
+	// at most 64 KiB.
+	Init string `protobuf:"bytes,7,opt,name=init,proto3" json:"init,omitempty"`
+	// 3 to 4294967294; 0: derived from the uid.
+	VsockCid      uint32 `protobuf:"varint,8,opt,name=vsock_cid,json=vsockCid,proto3" json:"vsock_cid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Nixos) Reset() {
+	*x = Nixos{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Nixos) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Nixos) ProtoMessage() {}
+
+func (x *Nixos) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Nixos.ProtoReflect.Descriptor instead.
+func (*Nixos) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Nixos) GetNetworks() []*Network {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *Nixos) GetVolumes() []*Volume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+func (x *Nixos) GetShares() []*Share {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+func (x *Nixos) GetModules() []*NixosModule {
+	if x != nil {
+		return x.Modules
+	}
+	return nil
+}
+
+func (x *Nixos) GetFlakeModules() []string {
+	if x != nil {
+		return x.FlakeModules
+	}
+	return nil
+}
+
+func (x *Nixos) GetKernel() *Kernel {
+	if x != nil {
+		return x.Kernel
+	}
+	return nil
+}
+
+func (x *Nixos) GetInit() string {
+	if x != nil {
+		return x.Init
+	}
+	return ""
+}
+
+func (x *Nixos) GetVsockCid() uint32 {
+	if x != nil {
+		return x.VsockCid
+	}
+	return 0
+}
+
+// Network is one interface of the guest. Which kinds there are depends on the
+// hypervisor: QEMU has both, the others have taps only.
+type Network struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*Network_Tap
+	//	*Network_User
+	Kind          isNetwork_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Network) Reset() {
+	*x = Network{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Network) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Network) ProtoMessage() {}
+
+func (x *Network) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Network.ProtoReflect.Descriptor instead.
+func (*Network) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Network) GetKind() isNetwork_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Network) GetTap() *Tap {
+	if x != nil {
+		if x, ok := x.Kind.(*Network_Tap); ok {
+			return x.Tap
+		}
+	}
+	return nil
+}
+
+func (x *Network) GetUser() *UserNetwork {
+	if x != nil {
+		if x, ok := x.Kind.(*Network_User); ok {
+			return x.User
+		}
+	}
+	return nil
+}
+
+type isNetwork_Kind interface {
+	isNetwork_Kind()
+}
+
+type Network_Tap struct {
+	Tap *Tap `protobuf:"bytes,1,opt,name=tap,proto3,oneof"`
+}
+
+type Network_User struct {
+	User *UserNetwork `protobuf:"bytes,2,opt,name=user,proto3,oneof"`
+}
+
+func (*Network_Tap) isNetwork_Kind() {}
+
+func (*Network_User) isNetwork_Kind() {}
+
+// Tap is an interface of the host that the guest's end is plugged into.
+type Tap struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name on the host, at most 15 characters [A-Za-z0-9_-]; empty: derived from the uid.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Bridge of the host that it is attached to, likewise; empty: none.
+	Bridge string `protobuf:"bytes,2,opt,name=bridge,proto3" json:"bridge,omitempty"`
+	// The guest's address, as 02:00:00:00:00:01; empty: derived from the uid.
+	Mac           string `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tap) Reset() {
+	*x = Tap{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tap) ProtoMessage() {}
+
+func (x *Tap) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tap.ProtoReflect.Descriptor instead.
+func (*Tap) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Tap) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Tap) GetBridge() string {
+	if x != nil {
+		return x.Bridge
+	}
+	return ""
+}
+
+func (x *Tap) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+// UserNetwork reaches out through the hypervisor's own NAT; nothing reaches in.
+type UserNetwork struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As of a Tap.
+	Mac           string `protobuf:"bytes,1,opt,name=mac,proto3" json:"mac,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserNetwork) Reset() {
+	*x = UserNetwork{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserNetwork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserNetwork) ProtoMessage() {}
+
+func (x *UserNetwork) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserNetwork.ProtoReflect.Descriptor instead.
+func (*UserNetwork) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *UserNetwork) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+// Volume is a disk of the guest that outlives a restart on the same host.
+type Volume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*Volume_Root
+	//	*Volume_Data
+	Kind          isVolume_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Volume) Reset() {
+	*x = Volume{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Volume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Volume) ProtoMessage() {}
+
+func (x *Volume) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Volume.ProtoReflect.Descriptor instead.
+func (*Volume) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Volume) GetKind() isVolume_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Volume) GetRoot() *RootVolume {
+	if x != nil {
+		if x, ok := x.Kind.(*Volume_Root); ok {
+			return x.Root
+		}
+	}
+	return nil
+}
+
+func (x *Volume) GetData() *DataVolume {
+	if x != nil {
+		if x, ok := x.Kind.(*Volume_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isVolume_Kind interface {
+	isVolume_Kind()
+}
+
+type Volume_Root struct {
+	Root *RootVolume `protobuf:"bytes,1,opt,name=root,proto3,oneof"`
+}
+
+type Volume_Data struct {
+	Data *DataVolume `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+func (*Volume_Root) isVolume_Kind() {}
+
+func (*Volume_Data) isVolume_Kind() {}
+
+// RootVolume holds / of the guest, formatted when it is first used. At most one.
+type RootVolume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// MiB, at least 16; not changed once the volume is there.
+	SizeMib       uint64 `protobuf:"varint,1,opt,name=size_mib,json=sizeMib,proto3" json:"size_mib,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RootVolume) Reset() {
+	*x = RootVolume{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RootVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RootVolume) ProtoMessage() {}
+
+func (x *RootVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RootVolume.ProtoReflect.Descriptor instead.
+func (*RootVolume) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RootVolume) GetSizeMib() uint64 {
+	if x != nil {
+		return x.SizeMib
+	}
+	return 0
+}
+
+// DataVolume is another disk.
+type DataVolume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The image on the host: a name in the VM's own folder there, such as db.img,
+	// or an absolute path. [A-Za-z0-9._/+@-], unique in the VM.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// MiB, at least 16: an image that is not there is made and formatted (ext4).
+	// 0: it must be there, with a file system.
+	SizeMib  uint64 `protobuf:"varint,2,opt,name=size_mib,json=sizeMib,proto3" json:"size_mib,omitempty"`
+	ReadOnly bool   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	// Absolute path in the guest, unique in the VM; empty: not mounted.
+	MountPoint    string `protobuf:"bytes,4,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DataVolume) Reset() {
+	*x = DataVolume{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DataVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DataVolume) ProtoMessage() {}
+
+func (x *DataVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DataVolume.ProtoReflect.Descriptor instead.
+func (*DataVolume) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DataVolume) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *DataVolume) GetSizeMib() uint64 {
+	if x != nil {
+		return x.SizeMib
+	}
+	return 0
+}
+
+func (x *DataVolume) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *DataVolume) GetMountPoint() string {
+	if x != nil {
+		return x.MountPoint
+	}
+	return ""
+}
+
+// Share is a folder of the host that the guest sees live (virtiofs).
+type Share struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// [A-Za-z0-9_-]{1,36}, unique in the VM.
+	Tag string `protobuf:"bytes,1,opt,name=tag,proto3" json:"tag,omitempty"`
+	// Absolute path on the host, [A-Za-z0-9._/+@-].
+	Source string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// Absolute path in the guest, unique in the VM.
+	MountPoint    string `protobuf:"bytes,3,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
+	ReadOnly      bool   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Share) Reset() {
+	*x = Share{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Share) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Share) ProtoMessage() {}
+
+func (x *Share) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Share.ProtoReflect.Descriptor instead.
+func (*Share) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Share) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *Share) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Share) GetMountPoint() string {
+	if x != nil {
+		return x.MountPoint
+	}
+	return ""
+}
+
+func (x *Share) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+// NixosModule adds to the guest's configuration.
+type NixosModule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Source:
+	//
+	//	*NixosModule_Inline
+	//	*NixosModule_File
+	//	*NixosModule_FlakePart
+	Source        isNixosModule_Source `protobuf_oneof:"source"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NixosModule) Reset() {
+	*x = NixosModule{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NixosModule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NixosModule) ProtoMessage() {}
+
+func (x *NixosModule) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NixosModule.ProtoReflect.Descriptor instead.
+func (*NixosModule) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *NixosModule) GetSource() isNixosModule_Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *NixosModule) GetInline() string {
+	if x != nil {
+		if x, ok := x.Source.(*NixosModule_Inline); ok {
+			return x.Inline
+		}
+	}
+	return ""
+}
+
+func (x *NixosModule) GetFile() *Artifact {
+	if x != nil {
+		if x, ok := x.Source.(*NixosModule_File); ok {
+			return x.File
+		}
+	}
+	return nil
+}
+
+func (x *NixosModule) GetFlakePart() string {
+	if x != nil {
+		if x, ok := x.Source.(*NixosModule_FlakePart); ok {
+			return x.FlakePart
+		}
+	}
+	return ""
+}
+
+type isNixosModule_Source interface {
+	isNixosModule_Source()
+}
+
+type NixosModule_Inline struct {
+	// The text of a module; at most 256 KiB.
+	Inline string `protobuf:"bytes,1,opt,name=inline,proto3,oneof"`
+}
+
+type NixosModule_File struct {
+	// A file with one; at most 1 MiB.
+	File *Artifact `protobuf:"bytes,2,opt,name=file,proto3,oneof"`
+}
+
+type NixosModule_FlakePart struct {
+	// A module that the input blixard-modules exports (nixosModules.NAME), such
+	// as webserver, database, container or monitoring.
+	FlakePart string `protobuf:"bytes,3,opt,name=flake_part,json=flakePart,proto3,oneof"`
+}
+
+func (*NixosModule_Inline) isNixosModule_Source() {}
+
+func (*NixosModule_File) isNixosModule_Source() {}
+
+func (*NixosModule_FlakePart) isNixosModule_Source() {}
+
+// Kernel chooses what the guest boots.
+type Kernel struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Attribute of nixpkgs that is a set of kernel packages, such as
+	// linuxPackages_latest; empty: the default.
+	Package string `protobuf:"bytes,1,opt,name=package,proto3" json:"package,omitempty"`
+	// Arguments, at most 64, each in printable ASCII without blanks or quotes.
+	Params        []string `protobuf:"bytes,2,rep,name=params,proto3" json:"params,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Kernel) Reset() {
+	*x = Kernel{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Kernel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Kernel) ProtoMessage() {}
+
+func (x *Kernel) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Kernel.ProtoReflect.Descriptor instead.
+func (*Kernel) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Kernel) GetPackage() string {
+	if x != nil {
+		return x.Package
+	}
+	return ""
+}
+
+func (x *Kernel) GetParams() []string {
+	if x != nil {
+		return x.Params
+	}
+	return nil
+}
+
+// Flake is somebody's own flake with a microvm.nix VM in it.
+type Flake struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to From:
+	//
+	//	*Flake_Ref
+	//	*Flake_Packed
+	From isFlake_From `protobuf_oneof:"from"`
+	// What in it is the VM: the name of a nixosConfiguration or of a package that
+	// is a runner, or a whole path such as packages.x86_64-linux.web; empty: the
+	// VM's name.
+	Attribute     string `protobuf:"bytes,3,opt,name=attribute,proto3" json:"attribute,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Flake) Reset() {
+	*x = Flake{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Flake) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Flake) ProtoMessage() {}
+
+func (x *Flake) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Flake.ProtoReflect.Descriptor instead.
+func (*Flake) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Flake) GetFrom() isFlake_From {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *Flake) GetRef() string {
+	if x != nil {
+		if x, ok := x.From.(*Flake_Ref); ok {
+			return x.Ref
+		}
+	}
+	return ""
+}
+
+func (x *Flake) GetPacked() *Artifact {
+	if x != nil {
+		if x, ok := x.From.(*Flake_Packed); ok {
+			return x.Packed
+		}
+	}
+	return nil
+}
+
+func (x *Flake) GetAttribute() string {
+	if x != nil {
+		return x.Attribute
+	}
+	return ""
+}
+
+type isFlake_From interface {
+	isFlake_From()
+}
+
+type Flake_Ref struct {
+	// A flake reference that every host can reach, such as github:me/infra.
+	Ref string `protobuf:"bytes,1,opt,name=ref,proto3,oneof"`
+}
+
+type Flake_Packed struct {
+	// A folder with a flake.nix, packed (tar); at most 64 MiB.
+	Packed *Artifact `protobuf:"bytes,2,opt,name=packed,proto3,oneof"`
+}
+
+func (*Flake_Ref) isFlake_From() {}
+
+func (*Flake_Packed) isFlake_From() {}
+
 // VMSpec is everything a user says of a VM.
 type VMSpec struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Hypervisor Hypervisor             `protobuf:"varint,1,opt,name=hypervisor,proto3,enum=blixard.v1.Hypervisor" json:"hypervisor,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For nixos, unspecified means CLOUD_HYPERVISOR.
+	Hypervisor Hypervisor `protobuf:"varint,1,opt,name=hypervisor,proto3,enum=blixard.v1.Hypervisor" json:"hypervisor,omitempty"`
 	// 1 to 256; 0 means 1.
 	Vcpus uint32 `protobuf:"varint,2,opt,name=vcpus,proto3" json:"vcpus,omitempty"`
 	// MiB, 32 to 16777216; 0 means 512.
@@ -585,6 +1421,8 @@ type VMSpec struct {
 	//
 	//	*VMSpec_Image
 	//	*VMSpec_Process
+	//	*VMSpec_Nixos
+	//	*VMSpec_Flake
 	Source     isVMSpec_Source `protobuf_oneof:"source"`
 	Restart    RestartPolicy   `protobuf:"varint,6,opt,name=restart,proto3,enum=blixard.v1.RestartPolicy" json:"restart,omitempty"`
 	OnHostLoss OnHostLoss      `protobuf:"varint,7,opt,name=on_host_loss,json=onHostLoss,proto3,enum=blixard.v1.OnHostLoss" json:"on_host_loss,omitempty"`
@@ -604,7 +1442,7 @@ type VMSpec struct {
 
 func (x *VMSpec) Reset() {
 	*x = VMSpec{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[4]
+	mi := &file_blixard_v1_vm_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +1454,7 @@ func (x *VMSpec) String() string {
 func (*VMSpec) ProtoMessage() {}
 
 func (x *VMSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[4]
+	mi := &file_blixard_v1_vm_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +1467,7 @@ func (x *VMSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMSpec.ProtoReflect.Descriptor instead.
 func (*VMSpec) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{4}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *VMSpec) GetHypervisor() Hypervisor {
@@ -673,6 +1511,24 @@ func (x *VMSpec) GetProcess() *Process {
 	if x != nil {
 		if x, ok := x.Source.(*VMSpec_Process); ok {
 			return x.Process
+		}
+	}
+	return nil
+}
+
+func (x *VMSpec) GetNixos() *Nixos {
+	if x != nil {
+		if x, ok := x.Source.(*VMSpec_Nixos); ok {
+			return x.Nixos
+		}
+	}
+	return nil
+}
+
+func (x *VMSpec) GetFlake() *Flake {
+	if x != nil {
+		if x, ok := x.Source.(*VMSpec_Flake); ok {
+			return x.Flake
 		}
 	}
 	return nil
@@ -739,9 +1595,21 @@ type VMSpec_Process struct {
 	Process *Process `protobuf:"bytes,5,opt,name=process,proto3,oneof"`
 }
 
+type VMSpec_Nixos struct {
+	Nixos *Nixos `protobuf:"bytes,13,opt,name=nixos,proto3,oneof"`
+}
+
+type VMSpec_Flake struct {
+	Flake *Flake `protobuf:"bytes,14,opt,name=flake,proto3,oneof"`
+}
+
 func (*VMSpec_Image) isVMSpec_Source() {}
 
 func (*VMSpec_Process) isVMSpec_Source() {}
+
+func (*VMSpec_Nixos) isVMSpec_Source() {}
+
+func (*VMSpec_Flake) isVMSpec_Source() {}
 
 // Incarnation is one placement of a VM: the entry that placed it.
 type Incarnation struct {
@@ -756,7 +1624,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[5]
+	mi := &file_blixard_v1_vm_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +1636,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[5]
+	mi := &file_blixard_v1_vm_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +1649,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{5}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Incarnation) GetGeneration() uint64 {
@@ -823,7 +1691,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[6]
+	mi := &file_blixard_v1_vm_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +1703,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[6]
+	mi := &file_blixard_v1_vm_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +1716,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{6}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Placement) GetNodeId() uint64 {
@@ -937,7 +1805,7 @@ type VMStatus struct {
 
 func (x *VMStatus) Reset() {
 	*x = VMStatus{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[7]
+	mi := &file_blixard_v1_vm_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +1817,7 @@ func (x *VMStatus) String() string {
 func (*VMStatus) ProtoMessage() {}
 
 func (x *VMStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[7]
+	mi := &file_blixard_v1_vm_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +1830,7 @@ func (x *VMStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMStatus.ProtoReflect.Descriptor instead.
 func (*VMStatus) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{7}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VMStatus) GetPhase() Phase {
@@ -1047,7 +1915,7 @@ type VM struct {
 
 func (x *VM) Reset() {
 	*x = VM{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[8]
+	mi := &file_blixard_v1_vm_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1927,7 @@ func (x *VM) String() string {
 func (*VM) ProtoMessage() {}
 
 func (x *VM) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[8]
+	mi := &file_blixard_v1_vm_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1940,7 @@ func (x *VM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VM.ProtoReflect.Descriptor instead.
 func (*VM) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{8}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VM) GetName() string {
@@ -1165,7 +2033,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[9]
+	mi := &file_blixard_v1_vm_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +2045,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[9]
+	mi := &file_blixard_v1_vm_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +2058,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{9}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CreateRequest) GetRequestId() string {
@@ -1230,7 +2098,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[10]
+	mi := &file_blixard_v1_vm_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +2110,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[10]
+	mi := &file_blixard_v1_vm_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +2123,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{10}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateResponse) GetVm() *VM {
@@ -1276,7 +2144,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[11]
+	mi := &file_blixard_v1_vm_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +2156,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[11]
+	mi := &file_blixard_v1_vm_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +2169,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{11}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetRequest) GetName() string {
@@ -1329,7 +2197,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[12]
+	mi := &file_blixard_v1_vm_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +2209,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[12]
+	mi := &file_blixard_v1_vm_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +2222,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{12}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetResponse) GetVm() *VM {
@@ -1386,7 +2254,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[13]
+	mi := &file_blixard_v1_vm_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1398,7 +2266,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[13]
+	mi := &file_blixard_v1_vm_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1411,7 +2279,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{13}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListRequest) GetPageSize() uint32 {
@@ -1457,7 +2325,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[14]
+	mi := &file_blixard_v1_vm_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +2337,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[14]
+	mi := &file_blixard_v1_vm_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +2350,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{14}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListResponse) GetVms() []*VM {
@@ -1525,7 +2393,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[15]
+	mi := &file_blixard_v1_vm_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +2405,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[15]
+	mi := &file_blixard_v1_vm_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +2418,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{15}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeleteRequest) GetRequestId() string {
@@ -1583,7 +2451,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	mi := &file_blixard_v1_vm_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +2463,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	mi := &file_blixard_v1_vm_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +2476,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DeleteResponse) GetVm() *VM {
@@ -1628,7 +2496,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	mi := &file_blixard_v1_vm_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +2508,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	mi := &file_blixard_v1_vm_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +2521,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StartRequest) GetRequestId() string {
@@ -1679,7 +2547,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	mi := &file_blixard_v1_vm_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +2559,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	mi := &file_blixard_v1_vm_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +2572,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StartResponse) GetVm() *VM {
@@ -1724,7 +2592,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	mi := &file_blixard_v1_vm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1736,7 +2604,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	mi := &file_blixard_v1_vm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1749,7 +2617,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StopRequest) GetRequestId() string {
@@ -1775,7 +2643,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	mi := &file_blixard_v1_vm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1787,7 +2655,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	mi := &file_blixard_v1_vm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1800,7 +2668,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StopResponse) GetVm() *VM {
@@ -1820,7 +2688,7 @@ type RestartRequest struct {
 
 func (x *RestartRequest) Reset() {
 	*x = RestartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[21]
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1832,7 +2700,7 @@ func (x *RestartRequest) String() string {
 func (*RestartRequest) ProtoMessage() {}
 
 func (x *RestartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[21]
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1845,7 +2713,7 @@ func (x *RestartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartRequest.ProtoReflect.Descriptor instead.
 func (*RestartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RestartRequest) GetRequestId() string {
@@ -1871,7 +2739,7 @@ type RestartResponse struct {
 
 func (x *RestartResponse) Reset() {
 	*x = RestartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[22]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1883,7 +2751,7 @@ func (x *RestartResponse) String() string {
 func (*RestartResponse) ProtoMessage() {}
 
 func (x *RestartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[22]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1896,7 +2764,7 @@ func (x *RestartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartResponse.ProtoReflect.Descriptor instead.
 func (*RestartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RestartResponse) GetVm() *VM {
@@ -1919,7 +2787,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[23]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1931,7 +2799,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[23]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1944,7 +2812,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LogsRequest) GetName() string {
@@ -1977,7 +2845,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[24]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1989,7 +2857,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[24]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2002,7 +2870,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -2022,7 +2890,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[25]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2034,7 +2902,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[25]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2047,7 +2915,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ExplainRequest) GetName() string {
@@ -2081,7 +2949,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2961,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2974,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Verdict) GetNodeId() uint64 {
@@ -2164,7 +3032,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2176,7 +3044,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2189,7 +3057,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ExplainResponse) GetVm() *VM {
@@ -2244,7 +3112,60 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x03env\x18\x02 \x03(\v2\x1c.blixard.v1.Process.EnvEntryR\x03env\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc6\x02\n" +
+	"\x05Nixos\x12/\n" +
+	"\bnetworks\x18\x01 \x03(\v2\x13.blixard.v1.NetworkR\bnetworks\x12,\n" +
+	"\avolumes\x18\x02 \x03(\v2\x12.blixard.v1.VolumeR\avolumes\x12)\n" +
+	"\x06shares\x18\x03 \x03(\v2\x11.blixard.v1.ShareR\x06shares\x121\n" +
+	"\amodules\x18\x04 \x03(\v2\x17.blixard.v1.NixosModuleR\amodules\x12#\n" +
+	"\rflake_modules\x18\x05 \x03(\tR\fflakeModules\x12*\n" +
+	"\x06kernel\x18\x06 \x01(\v2\x12.blixard.v1.KernelR\x06kernel\x12\x12\n" +
+	"\x04init\x18\a \x01(\tR\x04init\x12\x1b\n" +
+	"\tvsock_cid\x18\b \x01(\rR\bvsockCid\"e\n" +
+	"\aNetwork\x12#\n" +
+	"\x03tap\x18\x01 \x01(\v2\x0f.blixard.v1.TapH\x00R\x03tap\x12-\n" +
+	"\x04user\x18\x02 \x01(\v2\x17.blixard.v1.UserNetworkH\x00R\x04userB\x06\n" +
+	"\x04kind\"?\n" +
+	"\x03Tap\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06bridge\x18\x02 \x01(\tR\x06bridge\x12\x10\n" +
+	"\x03mac\x18\x03 \x01(\tR\x03mac\"\x1f\n" +
+	"\vUserNetwork\x12\x10\n" +
+	"\x03mac\x18\x01 \x01(\tR\x03mac\"l\n" +
+	"\x06Volume\x12,\n" +
+	"\x04root\x18\x01 \x01(\v2\x16.blixard.v1.RootVolumeH\x00R\x04root\x12,\n" +
+	"\x04data\x18\x02 \x01(\v2\x16.blixard.v1.DataVolumeH\x00R\x04dataB\x06\n" +
+	"\x04kind\"'\n" +
+	"\n" +
+	"RootVolume\x12\x19\n" +
+	"\bsize_mib\x18\x01 \x01(\x04R\asizeMib\"y\n" +
+	"\n" +
+	"DataVolume\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x19\n" +
+	"\bsize_mib\x18\x02 \x01(\x04R\asizeMib\x12\x1b\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12\x1f\n" +
+	"\vmount_point\x18\x04 \x01(\tR\n" +
+	"mountPoint\"o\n" +
+	"\x05Share\x12\x10\n" +
+	"\x03tag\x18\x01 \x01(\tR\x03tag\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12\x1f\n" +
+	"\vmount_point\x18\x03 \x01(\tR\n" +
+	"mountPoint\x12\x1b\n" +
+	"\tread_only\x18\x04 \x01(\bR\breadOnly\"~\n" +
+	"\vNixosModule\x12\x18\n" +
+	"\x06inline\x18\x01 \x01(\tH\x00R\x06inline\x12*\n" +
+	"\x04file\x18\x02 \x01(\v2\x14.blixard.v1.ArtifactH\x00R\x04file\x12\x1f\n" +
+	"\n" +
+	"flake_part\x18\x03 \x01(\tH\x00R\tflakePartB\b\n" +
+	"\x06source\":\n" +
+	"\x06Kernel\x12\x18\n" +
+	"\apackage\x18\x01 \x01(\tR\apackage\x12\x16\n" +
+	"\x06params\x18\x02 \x03(\tR\x06params\"q\n" +
+	"\x05Flake\x12\x12\n" +
+	"\x03ref\x18\x01 \x01(\tH\x00R\x03ref\x12.\n" +
+	"\x06packed\x18\x02 \x01(\v2\x14.blixard.v1.ArtifactH\x00R\x06packed\x12\x1c\n" +
+	"\tattribute\x18\x03 \x01(\tR\tattributeB\x06\n" +
+	"\x04from\"\xe5\x05\n" +
 	"\x06VMSpec\x126\n" +
 	"\n" +
 	"hypervisor\x18\x01 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
@@ -2253,7 +3174,9 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\n" +
 	"memory_mib\x18\x03 \x01(\x04R\tmemoryMib\x12)\n" +
 	"\x05image\x18\x04 \x01(\v2\x11.blixard.v1.ImageH\x00R\x05image\x12/\n" +
-	"\aprocess\x18\x05 \x01(\v2\x13.blixard.v1.ProcessH\x00R\aprocess\x123\n" +
+	"\aprocess\x18\x05 \x01(\v2\x13.blixard.v1.ProcessH\x00R\aprocess\x12)\n" +
+	"\x05nixos\x18\r \x01(\v2\x11.blixard.v1.NixosH\x00R\x05nixos\x12)\n" +
+	"\x05flake\x18\x0e \x01(\v2\x11.blixard.v1.FlakeH\x00R\x05flake\x123\n" +
 	"\arestart\x18\x06 \x01(\x0e2\x19.blixard.v1.RestartPolicyR\arestart\x128\n" +
 	"\fon_host_loss\x18\a \x01(\x0e2\x16.blixard.v1.OnHostLossR\n" +
 	"onHostLoss\x126\n" +
@@ -2452,7 +3375,7 @@ func file_blixard_v1_vm_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_blixard_v1_vm_proto_goTypes = []any{
 	(Hypervisor)(0),               // 0: blixard.v1.Hypervisor
 	(RestartPolicy)(0),            // 1: blixard.v1.RestartPolicy
@@ -2463,95 +3386,119 @@ var file_blixard_v1_vm_proto_goTypes = []any{
 	(*Image)(nil),                 // 6: blixard.v1.Image
 	(*Disk)(nil),                  // 7: blixard.v1.Disk
 	(*Process)(nil),               // 8: blixard.v1.Process
-	(*VMSpec)(nil),                // 9: blixard.v1.VMSpec
-	(*Incarnation)(nil),           // 10: blixard.v1.Incarnation
-	(*Placement)(nil),             // 11: blixard.v1.Placement
-	(*VMStatus)(nil),              // 12: blixard.v1.VMStatus
-	(*VM)(nil),                    // 13: blixard.v1.VM
-	(*CreateRequest)(nil),         // 14: blixard.v1.CreateRequest
-	(*CreateResponse)(nil),        // 15: blixard.v1.CreateResponse
-	(*GetRequest)(nil),            // 16: blixard.v1.GetRequest
-	(*GetResponse)(nil),           // 17: blixard.v1.GetResponse
-	(*ListRequest)(nil),           // 18: blixard.v1.ListRequest
-	(*ListResponse)(nil),          // 19: blixard.v1.ListResponse
-	(*DeleteRequest)(nil),         // 20: blixard.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 21: blixard.v1.DeleteResponse
-	(*StartRequest)(nil),          // 22: blixard.v1.StartRequest
-	(*StartResponse)(nil),         // 23: blixard.v1.StartResponse
-	(*StopRequest)(nil),           // 24: blixard.v1.StopRequest
-	(*StopResponse)(nil),          // 25: blixard.v1.StopResponse
-	(*RestartRequest)(nil),        // 26: blixard.v1.RestartRequest
-	(*RestartResponse)(nil),       // 27: blixard.v1.RestartResponse
-	(*LogsRequest)(nil),           // 28: blixard.v1.LogsRequest
-	(*LogsResponse)(nil),          // 29: blixard.v1.LogsResponse
-	(*ExplainRequest)(nil),        // 30: blixard.v1.ExplainRequest
-	(*Verdict)(nil),               // 31: blixard.v1.Verdict
-	(*ExplainResponse)(nil),       // 32: blixard.v1.ExplainResponse
-	nil,                           // 33: blixard.v1.Process.EnvEntry
-	nil,                           // 34: blixard.v1.VMSpec.LabelsEntry
-	nil,                           // 35: blixard.v1.VMSpec.RequireEntry
-	nil,                           // 36: blixard.v1.ListRequest.LabelsEntry
-	nil,                           // 37: blixard.v1.ListResponse.NodesEntry
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*Nixos)(nil),                 // 9: blixard.v1.Nixos
+	(*Network)(nil),               // 10: blixard.v1.Network
+	(*Tap)(nil),                   // 11: blixard.v1.Tap
+	(*UserNetwork)(nil),           // 12: blixard.v1.UserNetwork
+	(*Volume)(nil),                // 13: blixard.v1.Volume
+	(*RootVolume)(nil),            // 14: blixard.v1.RootVolume
+	(*DataVolume)(nil),            // 15: blixard.v1.DataVolume
+	(*Share)(nil),                 // 16: blixard.v1.Share
+	(*NixosModule)(nil),           // 17: blixard.v1.NixosModule
+	(*Kernel)(nil),                // 18: blixard.v1.Kernel
+	(*Flake)(nil),                 // 19: blixard.v1.Flake
+	(*VMSpec)(nil),                // 20: blixard.v1.VMSpec
+	(*Incarnation)(nil),           // 21: blixard.v1.Incarnation
+	(*Placement)(nil),             // 22: blixard.v1.Placement
+	(*VMStatus)(nil),              // 23: blixard.v1.VMStatus
+	(*VM)(nil),                    // 24: blixard.v1.VM
+	(*CreateRequest)(nil),         // 25: blixard.v1.CreateRequest
+	(*CreateResponse)(nil),        // 26: blixard.v1.CreateResponse
+	(*GetRequest)(nil),            // 27: blixard.v1.GetRequest
+	(*GetResponse)(nil),           // 28: blixard.v1.GetResponse
+	(*ListRequest)(nil),           // 29: blixard.v1.ListRequest
+	(*ListResponse)(nil),          // 30: blixard.v1.ListResponse
+	(*DeleteRequest)(nil),         // 31: blixard.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 32: blixard.v1.DeleteResponse
+	(*StartRequest)(nil),          // 33: blixard.v1.StartRequest
+	(*StartResponse)(nil),         // 34: blixard.v1.StartResponse
+	(*StopRequest)(nil),           // 35: blixard.v1.StopRequest
+	(*StopResponse)(nil),          // 36: blixard.v1.StopResponse
+	(*RestartRequest)(nil),        // 37: blixard.v1.RestartRequest
+	(*RestartResponse)(nil),       // 38: blixard.v1.RestartResponse
+	(*LogsRequest)(nil),           // 39: blixard.v1.LogsRequest
+	(*LogsResponse)(nil),          // 40: blixard.v1.LogsResponse
+	(*ExplainRequest)(nil),        // 41: blixard.v1.ExplainRequest
+	(*Verdict)(nil),               // 42: blixard.v1.Verdict
+	(*ExplainResponse)(nil),       // 43: blixard.v1.ExplainResponse
+	nil,                           // 44: blixard.v1.Process.EnvEntry
+	nil,                           // 45: blixard.v1.VMSpec.LabelsEntry
+	nil,                           // 46: blixard.v1.VMSpec.RequireEntry
+	nil,                           // 47: blixard.v1.ListRequest.LabelsEntry
+	nil,                           // 48: blixard.v1.ListResponse.NodesEntry
+	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
 }
 var file_blixard_v1_vm_proto_depIdxs = []int32{
 	5,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
 	5,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
 	7,  // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
 	5,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
-	33, // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
-	0,  // 5: blixard.v1.VMSpec.hypervisor:type_name -> blixard.v1.Hypervisor
-	6,  // 6: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
-	8,  // 7: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
-	1,  // 8: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
-	2,  // 9: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
-	34, // 10: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
-	35, // 11: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
-	10, // 12: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
-	3,  // 13: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
-	3,  // 14: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
-	0,  // 15: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
-	4,  // 16: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
-	38, // 17: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
-	9,  // 18: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
-	11, // 19: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
-	12, // 20: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
-	38, // 21: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
-	9,  // 22: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
-	13, // 23: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
-	13, // 24: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
-	36, // 25: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
-	13, // 26: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
-	37, // 27: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
-	13, // 28: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
-	13, // 29: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
-	13, // 30: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
-	13, // 31: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
-	13, // 32: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
-	31, // 33: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
-	14, // 34: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
-	16, // 35: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
-	18, // 36: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
-	20, // 37: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
-	22, // 38: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
-	24, // 39: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
-	26, // 40: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
-	28, // 41: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
-	30, // 42: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
-	15, // 43: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
-	17, // 44: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
-	19, // 45: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
-	21, // 46: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
-	23, // 47: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
-	25, // 48: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
-	27, // 49: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
-	29, // 50: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
-	32, // 51: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
-	43, // [43:52] is the sub-list for method output_type
-	34, // [34:43] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	44, // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
+	10, // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
+	13, // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
+	16, // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
+	17, // 8: blixard.v1.Nixos.modules:type_name -> blixard.v1.NixosModule
+	18, // 9: blixard.v1.Nixos.kernel:type_name -> blixard.v1.Kernel
+	11, // 10: blixard.v1.Network.tap:type_name -> blixard.v1.Tap
+	12, // 11: blixard.v1.Network.user:type_name -> blixard.v1.UserNetwork
+	14, // 12: blixard.v1.Volume.root:type_name -> blixard.v1.RootVolume
+	15, // 13: blixard.v1.Volume.data:type_name -> blixard.v1.DataVolume
+	5,  // 14: blixard.v1.NixosModule.file:type_name -> blixard.v1.Artifact
+	5,  // 15: blixard.v1.Flake.packed:type_name -> blixard.v1.Artifact
+	0,  // 16: blixard.v1.VMSpec.hypervisor:type_name -> blixard.v1.Hypervisor
+	6,  // 17: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
+	8,  // 18: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
+	9,  // 19: blixard.v1.VMSpec.nixos:type_name -> blixard.v1.Nixos
+	19, // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
+	1,  // 21: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
+	2,  // 22: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
+	45, // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
+	46, // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
+	21, // 25: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
+	3,  // 26: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
+	3,  // 27: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
+	0,  // 28: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
+	4,  // 29: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
+	49, // 30: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
+	20, // 31: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
+	22, // 32: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
+	23, // 33: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
+	49, // 34: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
+	20, // 35: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
+	24, // 36: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
+	24, // 37: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
+	47, // 38: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
+	24, // 39: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
+	48, // 40: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
+	24, // 41: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
+	24, // 42: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
+	24, // 43: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
+	24, // 44: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
+	24, // 45: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
+	42, // 46: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
+	25, // 47: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
+	27, // 48: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
+	29, // 49: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
+	31, // 50: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
+	33, // 51: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
+	35, // 52: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
+	37, // 53: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
+	39, // 54: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
+	41, // 55: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
+	26, // 56: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
+	28, // 57: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
+	30, // 58: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
+	32, // 59: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
+	34, // 60: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
+	36, // 61: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
+	38, // 62: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
+	40, // 63: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
+	43, // 64: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
+	56, // [56:65] is the sub-list for method output_type
+	47, // [47:56] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_vm_proto_init() }
@@ -2559,9 +3506,28 @@ func file_blixard_v1_vm_proto_init() {
 	if File_blixard_v1_vm_proto != nil {
 		return
 	}
-	file_blixard_v1_vm_proto_msgTypes[4].OneofWrappers = []any{
+	file_blixard_v1_vm_proto_msgTypes[5].OneofWrappers = []any{
+		(*Network_Tap)(nil),
+		(*Network_User)(nil),
+	}
+	file_blixard_v1_vm_proto_msgTypes[8].OneofWrappers = []any{
+		(*Volume_Root)(nil),
+		(*Volume_Data)(nil),
+	}
+	file_blixard_v1_vm_proto_msgTypes[12].OneofWrappers = []any{
+		(*NixosModule_Inline)(nil),
+		(*NixosModule_File)(nil),
+		(*NixosModule_FlakePart)(nil),
+	}
+	file_blixard_v1_vm_proto_msgTypes[14].OneofWrappers = []any{
+		(*Flake_Ref)(nil),
+		(*Flake_Packed)(nil),
+	}
+	file_blixard_v1_vm_proto_msgTypes[15].OneofWrappers = []any{
 		(*VMSpec_Image)(nil),
 		(*VMSpec_Process)(nil),
+		(*VMSpec_Nixos)(nil),
+		(*VMSpec_Flake)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2569,7 +3535,7 @@ func file_blixard_v1_vm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_vm_proto_rawDesc), len(file_blixard_v1_vm_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   33,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

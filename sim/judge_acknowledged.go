@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"math"
+
 	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
@@ -9,10 +11,14 @@ import (
 // asked for what undid it: a VM that was created is there with its uid unless a
 // Delete of its name was called, and one that was deleted is not there.
 func judgeAcknowledged(w *World, v *cluster.State) {
-	deletes := map[string]int64{} // when the last one was called
+	deletes := map[string]int64{} // until when one may have happened
 	for _, op := range w.history {
 		if op.Verb == Delete {
-			deletes[op.Name] = max(deletes[op.Name], op.Call)
+			end := op.Return
+			if op.Unknown || end == 0 {
+				end = math.MaxInt64
+			}
+			deletes[op.Name] = max(deletes[op.Name], end)
 		}
 	}
 	for _, op := range w.history {
@@ -24,7 +30,7 @@ func judgeAcknowledged(w *World, v *cluster.State) {
 			w.fail("acknowledged is never lost", "%v: the state ends at %d", op, v.Revision())
 		}
 		switch vm := v.VMByUID(op.VM.Uid); {
-		case op.Verb == Create && vm == nil && deletes[op.Name] <= op.Call && !op.VM.Deleting:
+		case op.Verb == Create && vm == nil && deletes[op.Name] < op.Call && !op.VM.Deleting:
 			w.fail("acknowledged is never lost", "%v: it is not there, and nobody deleted it", op)
 		case op.Verb == Delete && vm != nil && !vm.Deleting:
 			w.fail("acknowledged is never lost", "%v: it is there and is not being deleted", op)

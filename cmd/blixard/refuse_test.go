@@ -24,13 +24,8 @@ func TestBadInput(t *testing.T) {
 	with := func(a ...string) []string { return append(append([]string{"vm", "create"}, a...), sleep...) }
 
 	for _, name := range []string{"Web", "-web", "web-", "we b", "web/..", "../web", "wéb", "web\n", "$(reboot)", "'; drop",
-		"web\x00", strings.Repeat("a", 64), "..", ".", "%2e", `a"b`, "a\\b", "a\x1b[2Jb"} {
-		if strings.ContainsRune(name, 0) {
-			continue // no such argument can be passed
-		}
-		args := with("--", name)
-		args = append([]string{"vm", "create", "--process", "--", name}, sleep[2:]...)
-		r := c.Fails(exitUsage, nil, args...)
+		strings.Repeat("a", 64), "..", ".", "%2e", `a"b`, "a\\b", "a\x1b[2Jb"} {
+		r := c.Fails(exitUsage, nil, append([]string{"vm", "create", "--process", "--", name}, sleep[2:]...)...)
 		if strings.Contains(r.err, "\x1b[2J") {
 			t.Errorf("the name %q draws on the terminal", name)
 		}

@@ -120,6 +120,7 @@ func TestServeRefuses(t *testing.T) {
 	expect("the data directory of another node", run1(t, n.serve("--name", "somebody"), ""), 1, "belongs to node n1", "somebody")
 	expect("other roles", run1(t, n.serve("--role", "server"), ""), 1, "other roles")
 	n.Start().Await()
+	os.RemoveAll(other.RunAt)
 	c.nodes = c.nodes[:1]
 	c.AwaitReady()
 }

@@ -25,7 +25,7 @@ var faultTypes = map[string]reflect.Type{}
 
 func init() {
 	for _, f := range []Fault{
-		Isolate{}, Split{}, OneWay{}, Clog{}, Crash{}, Pause{}, PowerLoss{}, ShimKill{}, ShimPause{}, GuestCrash{},
+		Isolate{}, Split{}, OneWay{}, Clog{}, Crash{}, Pause{}, Freeze{}, PowerLoss{}, ShimKill{}, ShimPause{}, GuestCrash{},
 		DiskSlow{}, DiskStall{}, DiskError{}, WallJump{},
 	} {
 		t := reflect.TypeOf(f)
@@ -212,6 +212,28 @@ func (f Pause) strike(w *World) bool {
 		if m.daemon == d {
 			d.resume()
 		}
+	})
+	return true
+}
+
+// Freeze stops everything of ours on a machine, daemon and shims; the guests
+// run on, which is the worst that a starved machine can do.
+type Freeze struct {
+	Node N
+	For  time.Duration
+}
+
+func (f Freeze) strike(w *World) bool {
+	m := w.node(f.Node)
+	if m == nil || !m.on || !(Pause{f.Node, f.For}).strike(w) {
+		return false
+	}
+	m.dirs.Scan(func(_ string, d *vmDir) bool {
+		if s := d.shim; s != nil && !s.paused {
+			s.paused = true
+			w.until(f, f.For, s.resume)
+		}
+		return true
 	})
 	return true
 }

@@ -288,7 +288,7 @@ func (d *Daemon) look(dir *vmDir) {
 
 // inventory is the first observation of a life: everything that is here.
 func (d *Daemon) inventory() {
-	in := core.Observed{Inventory: true, Facts: d.m.facts()}
+	in := core.Observed{Inventory: true, Facts: d.m.w.mutateFacts(d.m.facts())}
 	d.m.dirs.Scan(func(_ string, dir *vmDir) bool {
 		in.Reports = append(in.Reports, d.m.report(dir))
 		return true

@@ -55,6 +55,9 @@ func (w *World) newMachine(index int, server, host bool) *Machine {
 	m.entropy = w.chance.stream(m.Name + "/entropy")
 	m.disk = newDisk(w.chance.stream(m.Name + "/disk"))
 	m.capacity = &blixardv1.Resources{Vcpus: 8, MemoryMib: 8192, DiskMib: 100 << 10}
+	if w.mix.Small {
+		m.capacity.Vcpus, m.capacity.MemoryMib = uint32(1+m.rand.IntN(4)), uint64(1024<<m.rand.IntN(3))
+	}
 	m.labels = map[string]string{"name": m.Name}
 	return m
 }

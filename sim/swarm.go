@@ -21,6 +21,8 @@ type Mix struct {
 	Clients int
 	Names   int
 	Think   time.Duration
+	// Small machines, so that not everything has room.
+	Small bool
 	// Every is the mean time between two faults; 0: none are drawn.
 	Every time.Duration
 	// Weights of the faults that are drawn, by name.
@@ -56,6 +58,7 @@ func drawMix(r *rand.Rand) Mix {
 		Every:   time.Duration(between(r, 2*time.Second, 20*time.Second)),
 		Longest: time.Duration(between(r, 5*time.Second, 60*time.Second)),
 		Safety:  60 * time.Second,
+		Small:   r.IntN(3) == 0,
 		Weights: map[string]int{},
 	}
 	for _, name := range faultNames {
@@ -68,7 +71,7 @@ func drawMix(r *rand.Rand) Mix {
 
 // faultNames in the order in which they are drawn from.
 var faultNames = []string{
-	"Isolate", "Split", "OneWay", "Clog", "Crash", "Pause", "PowerLoss", "ShimKill", "ShimPause", "GuestCrash",
+	"Isolate", "Split", "OneWay", "Clog", "Crash", "Pause", "Freeze", "PowerLoss", "ShimKill", "ShimPause", "GuestCrash",
 	"DiskSlow", "DiskStall", "DiskError", "WallJump",
 }
 
@@ -103,6 +106,8 @@ func drawFault(r *rand.Rand, mix *Mix, machines int) Fault {
 			return Crash{n(), d() / 5}
 		case "Pause":
 			return Pause{n(), d()}
+		case "Freeze":
+			return Freeze{n(), d()}
 		case "PowerLoss":
 			return PowerLoss{n(), d()}
 		case "ShimKill":

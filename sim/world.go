@@ -279,6 +279,7 @@ func (m *Machine) tick() int64 {
 
 func (w *World) receive(m *Machine, b []byte) {
 	env := decodeEnvelope(b)
+	w.mutateArrival(env)
 	if env.GetRaft() == nil {
 		w.keep(m, b)
 	}

@@ -1,0 +1,40 @@
+package sim
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// BenchmarkFullSystem is simulated seconds per core-second: three servers,
+// twenty more hosts, 200 VMs, and clients that do about 100 things a second. No
+// fault strikes, and every judge that looks at each event does.
+func BenchmarkFullSystem(b *testing.B) {
+	mix := calm()
+	mix.Names, mix.Think = 200, 100*time.Millisecond
+	w := New(Config{Seed: 1, Servers: 3, Hosts: 20, Mix: &mix})
+	defer w.Close()
+	w.Found()
+	w.phase = safety
+	for i := range mix.Names {
+		w.Do(&Operation{Verb: Create, Name: fmt.Sprintf("vm%d", i), Spec: replaceVM()})
+	}
+	for range 10 {
+		w.newClient(true).think()
+	}
+	w.RunFor(10 * time.Second)
+	if w.failure != nil {
+		b.Fatal(w.failure.Promise, w.failure.Text)
+	}
+	done, at := len(w.history), w.now
+	b.ResetTimer()
+	for range b.N {
+		w.RunFor(time.Second)
+	}
+	if w.failure != nil {
+		b.Fatal(w.failure.Promise, w.failure.Text)
+	}
+	simulated := time.Duration(w.now - at).Seconds()
+	b.ReportMetric(simulated/b.Elapsed().Seconds(), "sim-s/core-s")
+	b.ReportMetric(float64(len(w.history)-done)/simulated, "ops/s")
+}

@@ -13,7 +13,6 @@ import (
 type clients struct {
 	waiting map[string]*mutation // by principal and request id
 	order   []string             // the same, oldest first
-	reads   []read
 }
 
 type mutation struct {

@@ -28,8 +28,6 @@ type server struct {
 	clients clients
 	rounds  rounds
 	leading *leader // nil: some other node leads, or none
-	heard   int64   // when a leader was last heard of
-	ticked  int64
 }
 
 const (
@@ -100,10 +98,6 @@ func (s *server) receive(e *blixardv1.Envelope) {
 	}
 	if m.GetType() == raftpb.MsgSnap && m.Snapshot != nil {
 		m.Snapshot.Data = e.Snapshot
-	}
-	switch m.GetType() {
-	case raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgSnap:
-		s.heard = s.now.Boot
 	}
 	// An error is a message that Raft has no use for now.
 	_ = s.raft.Step(m)

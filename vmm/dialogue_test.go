@@ -145,7 +145,9 @@ func (k *talk) plan() (out string) {
 		if a == nil {
 			break
 		}
-		k.last = *a
+		if a.Verb != Stop && a.Verb != Kill { // those are not waited for
+			k.last = *a
+		}
 		out += fmt.Sprintf("orders %v %v\n", a.Verb, a.Instance)
 	}
 	return out

@@ -164,6 +164,9 @@ func (u *Unit) planDown(now int64, c Context) *Action {
 
 func (u *Unit) planAbsent(now int64, c Context) *Action {
 	switch {
+	case u.order == Build && !u.cancelled && (u.Want == nil || u.Want.Remove || !u.Want.Run):
+		u.cancelled = true
+		return u.act(c, Kill) // what it fetches is not needed any more
 	case u.busy() || u.Want == nil:
 		return nil
 	case u.Want.Remove:
@@ -171,7 +174,7 @@ func (u *Unit) planAbsent(now int64, c Context) *Action {
 			u.say(blixardv1.Phase_PHASE_DELETING, "Removed", "nothing of it is left on this host")
 			return nil
 		}
-		if now < u.retryAt {
+		if now < u.retryAt && u.reason == "RemoveFailed" {
 			return nil
 		}
 		return u.await(c, Remove)

@@ -27,6 +27,7 @@ type Unit struct {
 	runGeneration uint32 // of the newest attempt
 	incarnation   uint64 // of the newest attempt: its index
 	builtFor      uint64 // incarnation for which Build succeeded
+	cancelled     bool   // the Build under way was told to end
 	expect        int64  // until when the first report of a started attempt may come; 0: it came
 	ended         uint32 // attempt whose end has been counted
 	removed       bool   // a Remove succeeded, and nothing was seen since
@@ -96,9 +97,11 @@ func (u *Unit) Finish(now int64, d Done) {
 	if d.Action != u.orderID || u.order == 0 {
 		return
 	}
-	verb := u.order
-	u.order, u.orderID = 0, 0
+	verb, cancelled := u.order, u.cancelled
+	u.order, u.orderID, u.cancelled = 0, 0, false
 	switch {
+	case cancelled:
+		u.say(blixardv1.Phase_PHASE_PENDING, "Cancelled", "what it needs is not fetched any more")
 	case d.Err == "" && verb == Build:
 		u.builtFor = u.Want.GetIncarnation().GetIndex()
 	case d.Err == "" && verb == Remove:

@@ -1,0 +1,137 @@
+package cluster
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// The dialogues of testdata apply commands and show where VMs are and why.
+// Rewrite them with go test ./core/cluster -rewrite.
+func TestDialogues(t *testing.T) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		if strings.Contains(path, "rapid") {
+			return
+		}
+		d := newDriver()
+		datadriven.RunTest(t, path, func(t *testing.T, td *datadriven.TestData) string { return d.line(t, td) })
+	})
+}
+
+func arg(td *datadriven.TestData, key, otherwise string) string {
+	for _, a := range td.CmdArgs {
+		if a.Key == key {
+			if len(a.Vals) == 0 {
+				return "yes"
+			}
+			return strings.Join(a.Vals, ",")
+		}
+	}
+	return otherwise
+}
+
+func number(td *datadriven.TestData, key string, otherwise uint64) uint64 {
+	n, err := strconv.ParseUint(arg(td, key, fmt.Sprint(otherwise)), 10, 64)
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+func labels(s string) map[string]string {
+	m := map[string]string{}
+	for _, pair := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' }) {
+		k, v, _ := strings.Cut(pair, ":")
+		m[k] = v
+	}
+	return m
+}
+
+func (d *driver) line(t *testing.T, td *datadriven.TestData) string {
+	name := ""
+	if len(td.CmdArgs) > 0 {
+		name = td.CmdArgs[0].Key
+	}
+	var resp *blixardv1.Response
+	switch td.Cmd {
+	case "host": // a new host, or the first one, comes up
+		if d.NodeByName(name) == nil {
+			resp = d.request(&blixardv1.Command{Op: &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{Name: name, Address: "a", Host: true, Level: 1}}})
+		}
+		f := facts()
+		f.Capacity = &blixardv1.Resources{Vcpus: uint32(number(td, "vcpus", 4)), MemoryMib: number(td, "memory", 4096), DiskMib: 10000}
+		f.Labels = labels(arg(td, "labels", ""))
+		n := d.NodeByName(name)
+		d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostBoot{HostBoot: &blixardv1.HostBootOp{NodeId: n.Id, BootId: arg(td, "boot", "b"), Epoch: n.Host.Epoch, Facts: f}}})
+	case "create":
+		cmd := createOp(name, number(td, "memory", 512), 1)
+		spec := cmd.GetCreateVm().Spec
+		spec.Vcpus, spec.Require = uint32(number(td, "vcpus", 1)), labels(arg(td, "require", ""))
+		spec.Priority = int32(number(td, "priority", 0))
+		if arg(td, "wait", "") != "" {
+			spec.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT
+		}
+		resp = d.request(cmd)
+	case "delete":
+		resp = d.request(&blixardv1.Command{Op: &blixardv1.Command_DeleteVm{DeleteVm: &blixardv1.DeleteVMOp{Name: name}}})
+	case "stop", "start":
+		resp = d.request(&blixardv1.Command{Op: &blixardv1.Command_Power{Power: &blixardv1.PowerOp{Name: name, Run: td.Cmd == "start"}}})
+	case "cordon", "uncordon":
+		resp = d.request(&blixardv1.Command{Op: &blixardv1.Command_Cordon{Cordon: &blixardv1.CordonOp{Name: name, Cordoned: td.Cmd == "cordon"}}})
+	case "removed", "running":
+		vm := d.VM(name)
+		o := seen(vm, blixardv1.Phase_PHASE_RUNNING)
+		o.Removed = td.Cmd == "removed"
+		d.report(vm.Placement.NodeId, o)
+	case "fence":
+		n := d.NodeByName(name)
+		d.apply(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{NodeId: n.Id, Epoch: n.Host.Epoch, Term: d.term, Long: arg(td, "long", "") != ""}}})
+	case "suspect":
+		n := d.NodeByName(name)
+		d.apply(&blixardv1.Command{Op: &blixardv1.Command_Suspect{Suspect: &blixardv1.SuspectOp{NodeId: n.Id, Epoch: n.Host.Epoch, Suspect: true}}})
+	case "explain":
+		e, err := d.Explain(name)
+		if err != nil {
+			return err.Message + "\n"
+		}
+		out := e.Summary + "\n"
+		for _, v := range e.Verdicts {
+			out += fmt.Sprintf("  %s load %d%%", v.Node, v.Load/10000)
+			if v.Chosen {
+				out += " CHOSEN"
+			}
+			if v.Fits {
+				out += " fits"
+			}
+			for _, r := range v.Reasons {
+				out += "; " + r
+			}
+			out += "\n"
+		}
+		return out
+	case "show":
+	default:
+		t.Fatalf("%s: unknown command %q", td.Pos, td.Cmd)
+	}
+	if e := resp.GetError(); e != nil {
+		return "refused: " + e.Message + "\n"
+	}
+	return d.show()
+}
+
+func (d *driver) show() (out string) {
+	d.VMs("", func(vm *blixardv1.VM) bool {
+		where := "nowhere"
+		if p := vm.Placement; p != nil {
+			where = fmt.Sprintf("on %s (epoch %d, %s)", d.Node(p.NodeId).Name, p.Epoch, strings.TrimPrefix(p.Lease.String(), "LEASE_CLASS_"))
+		}
+		out += fmt.Sprintf("%s: %s, %s %s\n", vm.Name, where, strings.TrimPrefix(vm.Status.Phase.String(), "PHASE_"), vm.Status.Reason)
+		return true
+	})
+	return out
+}

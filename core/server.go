@@ -28,6 +28,7 @@ type server struct {
 	clients clients
 	rounds  rounds
 	leading *leader // nil: some other node leads, or none
+	orphan  int     // ticks for which to go on asking for votes after the leader died
 }
 
 const (
@@ -83,6 +84,7 @@ func newServer(n *Node, d *disk) (*server, error) {
 // tick moves Raft's clock and does what is due.
 func (s *server) tick() {
 	s.raft.Tick()
+	s.campaign()
 	s.clients.expire(s.Node)
 	s.rounds.retry(s)
 	if s.leading != nil {
@@ -115,11 +117,28 @@ func (s *server) lost(peer uint64) {
 	for _, v := range s.state.Meta().GetVoters() {
 		if v != peer {
 			if v == s.id.ID {
+				s.orphan = orphanTicks
 				_ = s.raft.Campaign()
 			}
 			return
 		}
 	}
+}
+
+// orphanTicks is for how long a follower asks again: the others refuse it until
+// they have heard of the leader's death too.
+const orphanTicks = 5
+
+func (s *server) campaign() {
+	if s.orphan == 0 {
+		return
+	}
+	s.orphan--
+	if s.leaderID() != 0 || s.leading != nil {
+		s.orphan = 0
+		return
+	}
+	_ = s.raft.Campaign()
 }
 
 // pump moves Raft on as far as it goes without waiting for the disk.

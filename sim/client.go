@@ -226,7 +226,11 @@ func (c *client) uuid() string {
 // try asks some server.
 func (c *client) try() {
 	w := c.w
-	if c.attempts >= mostAttempts || c.attempts > 0 && w.phase == safety && maybe(c.rand, 0.1) {
+	tired := c.attempts >= mostAttempts || c.attempts > 0 && maybe(c.rand, 0.1)
+	if !c.random { // the operator insists
+		tired = w.now-c.op.Call > int64(time.Minute)
+	}
+	if tired {
 		c.end(nil)
 		return
 	}

@@ -57,7 +57,7 @@ func drawMix(r *rand.Rand) Mix {
 		Think:   time.Duration(between(r, 200*time.Millisecond, 3*time.Second)),
 		Every:   time.Duration(between(r, 2*time.Second, 20*time.Second)),
 		Longest: time.Duration(between(r, 5*time.Second, 60*time.Second)),
-		Safety:  60 * time.Second,
+		Safety:  pick(r, time.Minute, time.Minute, time.Minute, 4*time.Minute),
 		Small:   r.IntN(3) == 0,
 		Weights: map[string]int{},
 	}

@@ -12,7 +12,7 @@ import (
 
 var (
 	oneSeed = flag.Uint64("seed", 0, "run this seed only, and with -v print its trace hash")
-	seeds   = flag.Uint64("seeds", 150, "how many seeds TestSeeds runs")
+	seeds   = flag.Uint64("seeds", 60, "how many seeds TestSeeds runs")
 	first   = flag.Uint64("first", 1, "the first of them")
 	until   = flag.Duration("until", 0, "stop the seed at this simulated time, before any judgement of the end")
 	words   = flag.Bool("words", false, "print every line of what happens")

@@ -68,7 +68,11 @@ func (s *session) create(d *draft, validateOnly bool) error {
 
 func (s *session) showVM(vm *blixardv1.VM, node string) error {
 	return s.show(s.g, vm, func() table {
-		return vmTable([]*blixardv1.VM{vm}, func(*blixardv1.VM) string { return node }, time.Now())
+		t := vmTable([]*blixardv1.VM{vm}, func(*blixardv1.VM) string { return node }, time.Now())
+		if st := vm.GetStatus(); st.GetMessage() != "" {
+			t.notes = []string{st.GetReason() + ": " + st.GetMessage()}
+		}
+		return t
 	})
 }
 

@@ -37,6 +37,9 @@ import (
 var bin string
 
 func TestMain(m *testing.M) {
+	if file := os.Getenv(witnessEnv); file != "" {
+		witness(file)
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "blixard-e2e-")
 		if err != nil {
@@ -131,6 +134,9 @@ func (c *Cluster) Add(flags ...string) *Node {
 func (c *Cluster) down() {
 	for _, n := range c.nodes {
 		n.Lose()
+	}
+	c.neverTwo()
+	for _, n := range c.nodes {
 		if c.t.Failed() {
 			c.t.Logf("--- the end of %s's log\n%s", n.Name, tail(n.log, 6000))
 		}
@@ -305,7 +311,7 @@ func (c *Cluster) AwaitReady() {
 			return err
 		}
 		for _, n := range r.Msg.GetNodes() {
-			if c.Named(n.GetName()).Alive() && (nodeStatus(n) != "Ready" ||
+			if c.Named(n.GetName()).Alive() && (strings.TrimSuffix(nodeStatus(n), ",Cordoned") != "Ready" ||
 				n.GetServer() != blixardv1.ServerState_SERVER_STATE_VOTER && n.GetServer() != 0) {
 				return fmt.Errorf("%s is %s, server: %s", n.GetName(), nodeStatus(n), serverText(n))
 			}

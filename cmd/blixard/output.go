@@ -23,6 +23,7 @@ import (
 type table struct {
 	head, wide []string
 	rows       [][]string // head's cells, then wide's
+	notes      []string   // lines below
 	names      []string   // for -o name
 }
 
@@ -113,7 +114,15 @@ func (t table) print(w io.Writer, wide bool) error {
 		}
 		line(r)
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	for _, n := range t.notes {
+		if _, err := fmt.Fprintln(w, oneLine(n)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // oneLine keeps what a stranger wrote from drawing on our terminal.

@@ -11,9 +11,15 @@ type CLI struct {
 	Cluster ClusterCmd `cmd:"" help:"Make, grow, shrink and look at a cluster."`
 	VM      VMCmd      `cmd:"" name:"vm" help:"Create virtual machines and rule their lives."`
 	Node    NodeCmd    `cmd:"" help:"Look at nodes, and say which may take new VMs."`
+	Modules ModulesCmd `cmd:"" help:"Write our NixOS and flake-parts modules into a folder (-o DIR)."`
 	Image   ImageCmd   `cmd:"" help:"Bring kernels, initrds and disks to the cluster."`
 	Version VersionCmd `cmd:"" help:"Say which version this is."`
 }
+
+// Outputs are what -o takes, wherever it names no folder.
+var outputs = []string{defaultOutput, "wide", "json", "yaml", "name"}
+
+const defaultOutput = "table"
 
 // Globals are the flags of every command.
 type Globals struct {
@@ -21,7 +27,7 @@ type Globals struct {
 	TLSCert   string        `name:"tls-cert" env:"BLIXARD_TLS_CERT" placeholder:"FILE" help:"Our certificate (PEM)."`
 	TLSKey    string        `name:"tls-key" env:"BLIXARD_TLS_KEY" placeholder:"FILE" help:"Its key (PEM)."`
 	TLSCA     string        `name:"tls-ca" env:"BLIXARD_TLS_CA" placeholder:"FILE" help:"Who signed the nodes' certificates (PEM)."`
-	Output    string        `short:"o" enum:"table,wide,json,yaml,name" default:"table" help:"table, wide, json, yaml or name."`
+	Output    string        `short:"o" default:"table" help:"table, wide, json, yaml or name; of vm render and modules, the folder to write."`
 	Timeout   time.Duration `env:"BLIXARD_TIMEOUT" default:"2m" help:"Give up after this long."`
 	RequestID string        `name:"request-id" placeholder:"UUIDv7" help:"Name this change: the same id again returns the first answer."`
 	Wait      bool          `negatable:"" default:"true" help:"Wait until it is so, not only accepted."`
@@ -62,6 +68,7 @@ type VMCmd struct {
 	Delete  VMDeleteCmd  `cmd:"" aliases:"rm" help:"End VMs and everything they own."`
 	Logs    VMLogsCmd    `cmd:"" help:"Show the console of a VM."`
 	Explain VMExplainCmd `cmd:"" help:"Say why a VM is where it is, and why not elsewhere."`
+	Render  VMRenderCmd  `cmd:"" help:"Write the flake that a VM would be built from (-o DIR); asks no cluster."`
 }
 
 type VMCreateCmd struct {
@@ -126,6 +133,19 @@ type VMExplainCmd struct {
 	Name  string `arg:"" help:"The VM."`
 	Stale bool   `help:"From the asked server's own copy, which may lag."`
 }
+
+type VMRenderCmd struct {
+	File           string `short:"f" required:"" placeholder:"FILE" help:"Specs as YAML; several VMs go to DIR/NAME each; - is standard input."`
+	UID            string `name:"uid" help:"The uid that addresses are derived from (the name)."`
+	ClusterID      string `name:"cluster-id" help:"The cluster's id, likewise (none)."`
+	Nixpkgs        string `placeholder:"FLAKE" help:"Where nixpkgs is (its unstable branch)."`
+	FlakeParts     string `placeholder:"FLAKE" help:"Where flake-parts is."`
+	Microvm        string `placeholder:"FLAKE" help:"Where microvm.nix is."`
+	BlixardModules string `placeholder:"FLAKE" help:"Where our modules are (written beside the flake)."`
+	Lock           string `placeholder:"FILE" help:"A flake.lock to go with it."`
+}
+
+type ModulesCmd struct{}
 
 type NodeCmd struct {
 	List     NodeListCmd     `cmd:"" aliases:"ls" help:"List nodes."`

@@ -21,6 +21,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -65,6 +67,9 @@ func run(args []string, in io.Reader, out, err io.Writer) int {
 	}
 	if e != nil {
 		return explain(err, usageError(args, e), "")
+	}
+	if _, folder := k.Selected().Target.Addr().Interface().(folderWriter); !folder && !slices.Contains(outputs, cli.Output) {
+		return explain(err, usagef("--output must be one of %s, not %q", strings.Join(outputs, ", "), cli.Output), "")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -130,7 +131,7 @@ func (r *specReader) message(n *yaml.Node, m protoreflect.Message, path string) 
 		seen[f.FullName()] = true
 		if o := f.ContainingOneof(); o != nil {
 			if other := m.WhichOneof(o); other != nil {
-				return r.fail(k, "a VM has either %s or %s, not both", other.Name(), f.Name())
+				return r.fail(k, "%s has either %s or %s, not both", cmp.Or(strings.TrimSuffix(path, "."), "a VM"), other.Name(), f.Name())
 			}
 		}
 		if err := r.field(v, m, f, path+k.Value); err != nil {

@@ -1,0 +1,49 @@
+# Written by blixard from the spec of a VM: change the spec, not this file.
+{
+  description = "VM ch-shares";
+
+  inputs = {
+    nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
+    flake-parts.url = "github:hercules-ci/flake-parts";
+    flake-parts.inputs.nixpkgs-lib.follows = "nixpkgs";
+    microvm.url = "github:microvm-nix/microvm.nix";
+    microvm.inputs.nixpkgs.follows = "nixpkgs";
+    microvm.inputs.spectrum.follows = "";
+    blixard-modules.url = "path:./blixard-modules";
+  };
+
+  outputs = inputs: inputs.flake-parts.lib.mkFlake { inherit inputs; } {
+    systems = [ "x86_64-linux" "aarch64-linux" ];
+    imports = [
+      inputs.blixard-modules.flakeModules.default
+    ];
+
+    blixard.vms."ch-shares" = {
+      hypervisor = "cloud-hypervisor";
+      vcpus = 1;
+      memory = 640;
+      machineId = "db3f57e9-af03-8eb7-a8c3-8b868dfbaf35";
+      vsockCid = 1812485215;
+      accounted = true;
+      networks = [
+        { tap = {
+          id = "bxpnldb7kayaxye";
+          mac = "aa:fc:47:7b:1a:ed";
+        }; }
+      ];
+      shares = [
+        {
+          tag = "src";
+          source = "/srv/src";
+          mountPoint = "/src";
+        }
+        {
+          tag = "ro";
+          source = "/srv/data@1";
+          mountPoint = "/mnt/data";
+          readOnly = true;
+        }
+      ];
+    };
+  };
+}

@@ -1,0 +1,54 @@
+# Written by blixard from the spec of a VM: change the spec, not this file.
+{
+  description = "VM fc-two-profiles";
+
+  inputs = {
+    nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
+    flake-parts.url = "github:hercules-ci/flake-parts";
+    flake-parts.inputs.nixpkgs-lib.follows = "nixpkgs";
+    microvm.url = "github:microvm-nix/microvm.nix";
+    microvm.inputs.nixpkgs.follows = "nixpkgs";
+    microvm.inputs.spectrum.follows = "";
+    blixard-modules.url = "path:./blixard-modules";
+  };
+
+  outputs = inputs: inputs.flake-parts.lib.mkFlake { inherit inputs; } {
+    systems = [ "x86_64-linux" "aarch64-linux" ];
+    imports = [
+      inputs.blixard-modules.flakeModules.default
+    ];
+
+    blixard.vms."fc-two-profiles" = {
+      hypervisor = "firecracker";
+      vcpus = 2;
+      memory = 2560;
+      machineId = "db3f57e9-af03-8eb7-a8c3-8b868dfbaf35";
+      vsockCid = 1812485215;
+      accounted = true;
+      networks = [
+        { tap = {
+          id = "bxpnldb7kayaxye";
+          mac = "aa:fc:47:7b:1a:ed";
+          bridge = "br0";
+        }; }
+      ];
+      volumes = [
+        { data = {
+          path = "www.img";
+          size = 1024;
+          mountPoint = "/var/www";
+        }; }
+        { data = {
+          path = "db.img";
+          size = 4096;
+          mountPoint = "/var/lib/postgresql";
+        }; }
+      ];
+      modules = [
+        inputs.blixard-modules.nixosModules."webserver"
+        inputs.blixard-modules.nixosModules."database"
+        ./modules/02-inline.nix
+      ];
+    };
+  };
+}

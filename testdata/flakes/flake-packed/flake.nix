@@ -1,0 +1,39 @@
+# Written by blixard from the spec of a VM: change the spec, not this file.
+{
+  description = "VM packed";
+
+  inputs.source.url = "path:./source";
+
+  outputs = { source, ... }:
+    let
+      name = "packed";
+      path = [
+      ];
+      at = path: set:
+        if path == [ ] then set
+        else if set ? ${builtins.head path} then at (builtins.tail path) set.${builtins.head path}
+        else null;
+      runnerOf = found:
+        if found == null then null
+        else if found ? config.microvm.declaredRunner then found.config.microvm.declaredRunner
+        else if found.type or null == "derivation" then found
+        else null;
+      first = list:
+        if list == [ ] then null
+        else if builtins.head list != null then builtins.head list
+        else first (builtins.tail list);
+      runner = system:
+        let
+          found = first (map (p: runnerOf (at p source)) (
+            if path != [ ] then [ path ]
+            else [ [ "packages" system name ] [ "nixosConfigurations" name ] ]
+          ));
+        in
+        if found != null then found
+        else throw "the flake has no microVM ${name} for ${system}: neither packages.${system}.${name} is a runner nor nixosConfigurations.${name} a system with microvm.nix";
+    in
+    {
+      packages.x86_64-linux."packed" = runner "x86_64-linux";
+      packages.aarch64-linux."packed" = runner "aarch64-linux";
+    };
+}

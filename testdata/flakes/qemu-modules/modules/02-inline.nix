@@ -1,0 +1,1 @@
+{ users.users.guest = { isNormalUser = true; extraGroups = [ "wheel" ]; }; }

@@ -1,0 +1,44 @@
+# Written by blixard from the spec of a VM: change the spec, not this file.
+{
+  description = "VM qemu-networks";
+
+  inputs = {
+    nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
+    flake-parts.url = "github:hercules-ci/flake-parts";
+    flake-parts.inputs.nixpkgs-lib.follows = "nixpkgs";
+    microvm.url = "github:microvm-nix/microvm.nix";
+    microvm.inputs.nixpkgs.follows = "nixpkgs";
+    microvm.inputs.spectrum.follows = "";
+    blixard-modules.url = "path:./blixard-modules";
+  };
+
+  outputs = inputs: inputs.flake-parts.lib.mkFlake { inherit inputs; } {
+    systems = [ "x86_64-linux" "aarch64-linux" ];
+    imports = [
+      inputs.blixard-modules.flakeModules.default
+    ];
+
+    blixard.vms."qemu-networks" = {
+      hypervisor = "qemu";
+      vcpus = 1;
+      memory = 512;
+      machineId = "db3f57e9-af03-8eb7-a8c3-8b868dfbaf35";
+      vsockCid = 4242;
+      accounted = true;
+      networks = [
+        { tap = {
+          id = "bxpnldb7kayaxye";
+          mac = "aa:fc:47:7b:1a:ed";
+          bridge = "br0";
+        }; }
+        { tap = {
+          id = "tap-b";
+          mac = "02:00:00:00:00:0B";
+        }; }
+        { user = {
+          mac = "6a:d1:67:9b:e4:a4";
+        }; }
+      ];
+    };
+  };
+}

@@ -1,0 +1,4 @@
+{
+  blixard.profiles.webserver.port = 8080;
+  services.nginx.recommendedGzipSettings = false;
+}

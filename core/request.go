@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 
@@ -63,6 +64,11 @@ func (c *clients) add(s *server, r Request, deadline int64) {
 		c.waiting[key] = m
 		c.order = append(c.order, key)
 		s.propose(m)
+	}
+	if !bytes.Equal(m.cmd.PayloadHash, r.Command.PayloadHash) {
+		s.refuse(r.ID, blixardv1.ErrorCode_ERROR_CODE_REQUEST_ID_REUSED,
+			"the request id is in use, for another request", "use a new request id")
+		return
 	}
 	m.replies = append(m.replies, reply{r.ID, deadline})
 }

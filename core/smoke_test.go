@@ -344,6 +344,31 @@ func TestLostHostIsReplaced(t *testing.T) {
 	}
 }
 
+// While a request waits, the same id for another one is refused, and the same
+// one again gets the same answer.
+func TestReusedRequestIDWhileItWaits(t *testing.T) {
+	v := three(t)
+	leader := v.nodes[1].node.Status().Leader
+	v.cut[leader] = true // nothing is committed for a while
+	cordon := func(id uint64, on bool, hash string) Request {
+		return Request{ID: id, Command: &blixardv1.Command{RequestId: "00000000-1", PayloadHash: []byte(hash),
+			Op: &blixardv1.Command_Cordon{Cordon: &blixardv1.CordonOp{Name: "n1", Cordoned: on}}}}
+	}
+	v.step(leader, cordon(901, true, "on"))
+	v.step(leader, cordon(902, false, "off"))
+	v.step(leader, cordon(903, true, "on"))
+	if code := v.replies[902].Response.GetError().GetCode(); code != blixardv1.ErrorCode_ERROR_CODE_REQUEST_ID_REUSED {
+		t.Fatalf("another payload got %v", code)
+	}
+	v.cut[leader] = false
+	v.run(5 * second)
+	for _, id := range []uint64{901, 903} {
+		if n := v.replies[id].Response.GetNode(); !n.GetCordoned() {
+			t.Fatalf("request %d got %v", id, v.replies[id].Response)
+		}
+	}
+}
+
 // What a node was told, written down and played back, makes it say the same.
 func TestReplay(t *testing.T) {
 	// Election timeouts are the one thing that Raft draws by itself.

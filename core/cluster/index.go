@@ -22,6 +22,9 @@ func (s *State) index(m proto.Message) {
 		}
 	case *blixardv1.Node:
 		s.names.Set(m.Name, m.Id)
+		if m.Server != blixardv1.ServerState_SERVER_STATE_UNSPECIFIED {
+			s.server.Set(m.Id, struct{}{})
+		}
 		if m.Host != nil {
 			s.hostCount++
 		}
@@ -52,6 +55,7 @@ func (s *State) unindex(m proto.Message) {
 		}
 	case *blixardv1.Node:
 		s.names.Delete(m.Name)
+		s.server.Delete(m.Id)
 		if m.Host != nil {
 			s.hostCount--
 		}

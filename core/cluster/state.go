@@ -22,6 +22,7 @@ type State struct {
 	// Derived from the records, never stored.
 	uids    *btree.Map[string, string]   // uid -> name
 	names   *btree.Map[string, uint64]   // node name -> id
+	server  *btree.Map[uint64, struct{}] // ids of servers
 	placed  *btree.Map[string, struct{}] // node uid
 	changes *btree.Map[string, string]   // node assignment_revision uid -> name
 	hosts   *btree.Map[string, uint64]   // load id -> id: schedulable hosts, emptiest first
@@ -57,6 +58,7 @@ func New() *State {
 		meta:    &blixardv1.Meta{},
 		uids:    btree.NewMap[string, string](0),
 		names:   btree.NewMap[string, uint64](0),
+		server:  btree.NewMap[uint64, struct{}](0),
 		placed:  btree.NewMap[string, struct{}](0),
 		changes: btree.NewMap[string, string](0),
 		hosts:   btree.NewMap[string, uint64](0),
@@ -72,7 +74,7 @@ func New() *State {
 func (s *State) Freeze() *State {
 	c := *s
 	c.records = s.records.Copy()
-	c.uids, c.names, c.placed = s.uids.Copy(), s.names.Copy(), s.placed.Copy()
+	c.uids, c.names, c.server, c.placed = s.uids.Copy(), s.names.Copy(), s.server.Copy(), s.placed.Copy()
 	c.changes, c.hosts, c.pending = s.changes.Copy(), s.hosts.Copy(), s.pending.Copy()
 	c.old, c.idle = s.old.Copy(), s.idle.Copy()
 	c.dirty, c.track = nil, false

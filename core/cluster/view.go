@@ -48,6 +48,12 @@ func (s *State) NodeByName(name string) *blixardv1.Node {
 // Nodes calls f for every node by ascending id until f returns false.
 func (s *State) Nodes(f func(*blixardv1.Node) bool) { ascend(s, nodePrefix, "", f) }
 
+// Servers calls f for every server, whatever its place in the Raft
+// configuration, by ascending id until f returns false.
+func (s *State) Servers(f func(*blixardv1.Node) bool) {
+	s.server.Scan(func(id uint64, _ struct{}) bool { return f(s.Node(id)) })
+}
+
 // Artifact returns what is known of an artifact, or nil.
 func (s *State) Artifact(digest string) *blixardv1.ArtifactRecord {
 	return get[*blixardv1.ArtifactRecord](s, artifactKey(digest))

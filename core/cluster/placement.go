@@ -27,6 +27,7 @@ func scheduleHost(n *blixardv1.Node, overcommitMilli uint64) *schedule.Host {
 		},
 		Instances: h.GetInstances(),
 		Labels:    f.GetLabels(),
+		Nix:       f.GetNix(),
 		Cordoned:  n.Cordoned,
 		Suspect:   h.GetSuspect(),
 		Away:      h.GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE || f == nil,
@@ -51,6 +52,7 @@ func need(spec *blixardv1.VMSpec) schedule.Need {
 			MemoryMiB: spec.GetMemoryMib(),
 		},
 		Require: spec.GetRequire(),
+		Nix:     spec.GetNixos() != nil || spec.GetFlake() != nil,
 	}
 	for _, d := range spec.GetImage().GetDisks() {
 		n.DiskMiB += d.GetSizeMib()

@@ -14,6 +14,7 @@ const (
 	Suspect
 	Away
 	Hypervisors
+	Nix
 	Label
 	CPU
 	Memory
@@ -40,6 +41,8 @@ func (o Obstacle) String() string {
 		return "holds no lease (joining, fenced or gone)"
 	case Hypervisors:
 		return "has no hypervisor that can run it"
+	case Nix:
+		return "cannot build NixOS systems"
 	case Label:
 		if o.Have == "" {
 			return fmt.Sprintf("lacks the label %s=%s", o.Label, o.Want)
@@ -76,6 +79,9 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 	}
 	if Hypervisor(h, need) == 0 {
 		to = append(to, Obstacle{Kind: Hypervisors})
+	}
+	if need.Nix && !h.Nix {
+		to = append(to, Obstacle{Kind: Nix})
 	}
 	if len(need.Require) > 0 {
 		to = labels(to, h, need)

@@ -28,6 +28,8 @@ type Host struct {
 	Labels    map[string]string
 	// Hypervisors that it has, as numbers of the caller's.
 	Hypervisors []int32
+	// Nix: it can build NixOS systems.
+	Nix bool
 	// Cordoned hosts keep what they have and get nothing new.
 	Cordoned bool
 	// Suspect hosts have missed their Syncs.
@@ -42,6 +44,8 @@ type Need struct {
 	// Accept lists the hypervisors that can run it, the preferred first. At
 	// least one.
 	Accept []int32
+	// Nix: it must be built first.
+	Nix bool
 	// Require are labels that the host must have with just these values.
 	Require map[string]string
 }

@@ -210,7 +210,9 @@ type HostFacts struct {
 	// A program that forks is held by a cgroup or a PID namespace.
 	HoldsForks bool `protobuf:"varint,6,opt,name=holds_forks,json=holdsForks,proto3" json:"holds_forks,omitempty"`
 	// Highest Level that this binary can apply.
-	Level         uint32 `protobuf:"varint,7,opt,name=level,proto3" json:"level,omitempty"`
+	Level uint32 `protobuf:"varint,7,opt,name=level,proto3" json:"level,omitempty"`
+	// It can build NixOS systems and flakes.
+	Nix           bool `protobuf:"varint,8,opt,name=nix,proto3" json:"nix,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -292,6 +294,13 @@ func (x *HostFacts) GetLevel() uint32 {
 		return x.Level
 	}
 	return 0
+}
+
+func (x *HostFacts) GetNix() bool {
+	if x != nil {
+		return x.Nix
+	}
+	return false
 }
 
 type HypervisorFact struct {
@@ -984,7 +993,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12\x1d\n" +
 	"\n" +
 	"memory_mib\x18\x02 \x01(\x04R\tmemoryMib\x12\x19\n" +
-	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\xdd\x02\n" +
+	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\xef\x02\n" +
 	"\tHostFacts\x121\n" +
 	"\bcapacity\x18\x01 \x01(\v2\x15.blixard.v1.ResourcesR\bcapacity\x12<\n" +
 	"\vhypervisors\x18\x02 \x03(\v2\x1a.blixard.v1.HypervisorFactR\vhypervisors\x129\n" +
@@ -993,7 +1002,8 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\amachine\x18\x05 \x01(\tR\amachine\x12\x1f\n" +
 	"\vholds_forks\x18\x06 \x01(\bR\n" +
 	"holdsForks\x12\x14\n" +
-	"\x05level\x18\a \x01(\rR\x05level\x1a9\n" +
+	"\x05level\x18\a \x01(\rR\x05level\x12\x10\n" +
+	"\x03nix\x18\b \x01(\bR\x03nix\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"t\n" +

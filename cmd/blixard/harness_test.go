@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -40,6 +41,11 @@ func TestMain(m *testing.M) {
 	if file := os.Getenv(witnessEnv); file != "" {
 		witness(file)
 	}
+	// These tests mostly wait, also where there are few cores.
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		f.Value.Set("4")
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "blixard-e2e-")
 		if err != nil {
@@ -59,9 +65,12 @@ func TestMain(m *testing.M) {
 
 // Cluster is some nodes on this machine, and a client.
 type Cluster struct {
-	t     testing.TB
-	nodes []*Node
-	dir   string
+	t       testing.TB
+	nodes   []*Node
+	dir     string
+	network *network // nil: all on loopback
+	tls     *rpc.TLS
+	env     []string // of command lines
 }
 
 // Node is one serve process.
@@ -74,6 +83,8 @@ type Node struct {
 	log   string
 	flags []string
 	env   []string // beside our own
+	ns    string   // network namespace; empty: ours
+	tls   *rpc.TLS
 	cmd   *exec.Cmd
 	ended chan struct{}
 }
@@ -82,6 +93,7 @@ type Node struct {
 type options struct {
 	settings *blixardv1.Settings
 	flags    func(i int) []string // of node i, from 1
+	network  *network
 }
 
 // shortLease makes losses be noticed in seconds. K stays: kills are as slow as
@@ -97,7 +109,10 @@ func up(t testing.TB, n int, change ...func(*options)) *Cluster {
 	for _, f := range change {
 		f(&o)
 	}
-	c := &Cluster{t: t, dir: t.TempDir()}
+	c := &Cluster{t: t, dir: t.TempDir(), network: o.network}
+	if c.network != nil {
+		c.tls, c.env = c.network.client()
+	}
 	t.Cleanup(c.down)
 	for i := 1; i <= n; i++ {
 		c.Add(o.flags(i)...).Start()
@@ -128,6 +143,10 @@ func (c *Cluster) Add(flags ...string) *Node {
 	n := &Node{t: c.t, Name: name, Addr: addr, Data: filepath.Join(c.dir, name), RunAt: run,
 		log: filepath.Join(c.dir, name+".log"), flags: append([]string{"--vcpus", "8", "--memory", "4096", "--disk", "8192"}, flags...)}
 	c.nodes = append(c.nodes, n)
+	if c.network != nil {
+		n.tls = c.tls
+		c.network.add(len(c.nodes), n)
+	}
 	return n
 }
 
@@ -171,7 +190,7 @@ func (c *Cluster) servers() string {
 
 // Client asks whichever nodes run now.
 func (c *Cluster) Client() *rpc.Client {
-	r := rpc.Dial(strings.Split(c.servers(), ","), nil)
+	r := rpc.Dial(strings.Split(c.servers(), ","), c.tls)
 	c.t.Cleanup(r.Close)
 	return r
 }
@@ -188,6 +207,7 @@ func (r result) String() string { return fmt.Sprintf("exit %d\n%s%s", r.code, r.
 func (c *Cluster) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, "blixard"), args...)
 	cmd.Env = append(os.Environ(), "BLIXARD_SERVER="+c.servers(), "BLIXARD_TIMEOUT=60s")
+	cmd.Env = append(cmd.Env, c.env...)
 	return cmd
 }
 
@@ -367,6 +387,9 @@ func (n *Node) Start() *Node {
 func (n *Node) serve(flags ...string) *exec.Cmd {
 	args := append([]string{"serve", "--name", n.Name, "--data-dir", n.Data, "--run-dir", n.RunAt, "--listen", n.Addr}, n.flags...)
 	cmd := exec.Command(filepath.Join(bin, "blixard"), append(args, flags...)...)
+	if n.ns != "" { // nsenter becomes the daemon
+		cmd = exec.Command("nsenter", append([]string{"--net=/var/run/netns/" + n.ns, "--"}, cmd.Args...)...)
+	}
 	cmd.Env = append(os.Environ(), n.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return cmd
@@ -396,7 +419,7 @@ func (n *Node) Join(other *Node) {
 
 // Client asks this node only.
 func (n *Node) Client() *rpc.Client {
-	c := rpc.Dial([]string{n.Addr}, nil)
+	c := rpc.Dial([]string{n.Addr}, n.tls)
 	n.t.Cleanup(c.Close)
 	return c
 }

@@ -66,7 +66,7 @@ func (c *Cluster) awaitBeat(uid string, n int) {
 // stays watches for a while that a VM is the same process.
 func (c *Cluster) stays(n *Node, vm *blixardv1.VM, pid int, d time.Duration) {
 	c.t.Helper()
-	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
 		if now := n.PID(vm); now != pid {
 			c.t.Fatalf("%s was process %d and is %d", vm.GetName(), pid, now)
 		}
@@ -329,6 +329,7 @@ func TestStopDaemon(t *testing.T) {
 	t.Parallel()
 	for _, leads := range []bool{false, true} {
 		t.Run(fmt.Sprintf("leads=%t", leads), func(t *testing.T) {
+			t.Parallel()
 			c := up(t, 3)
 			host := c.Leader()
 			if !leads {

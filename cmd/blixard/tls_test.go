@@ -48,7 +48,7 @@ func (a *authority) write(name, kind string, der []byte) {
 }
 
 // flags are those of a party of that name: a node serves, a user does not.
-func (a *authority) flags(name string, serves bool) []string {
+func (a *authority) flags(name string, serves bool, ips ...string) []string {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		a.t.Fatal(err)
@@ -59,6 +59,9 @@ func (a *authority) flags(name string, serves bool) []string {
 	}
 	c := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, ExtKeyUsage: use,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	for _, ip := range ips {
+		c.IPAddresses = append(c.IPAddresses, net.ParseIP(ip))
+	}
 	der, err := x509.CreateCertificate(rand.Reader, c, a.cert, key.Public(), a.key)
 	if err != nil {
 		a.t.Fatal(err)

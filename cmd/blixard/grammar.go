@@ -13,6 +13,7 @@ type CLI struct {
 	Node    NodeCmd    `cmd:"" help:"Look at nodes, and say which may take new VMs."`
 	Modules ModulesCmd `cmd:"" help:"Write our NixOS and flake-parts modules into a folder (-o DIR)."`
 	Image   ImageCmd   `cmd:"" help:"Bring kernels, initrds and disks to the cluster."`
+	Sim     SimCmd     `cmd:"" help:"Run simulated clusters, each from one seed (executes blixard-sim)."`
 	Version VersionCmd `cmd:"" help:"Say which version this is."`
 }
 

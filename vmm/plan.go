@@ -193,9 +193,10 @@ func (u *Unit) planStart(now int64, c Context) *Action {
 		u.say(blixardv1.Phase_PHASE_STOPPED, "Stopped", "it was stopped by its user")
 		return nil
 	}
-	if w.RunGeneration > u.runGeneration {
-		u.failures, u.retryAt = 0, 0
-	} else if !u.restarts() {
+	switch {
+	case w.RunGeneration > max(u.runGeneration, u.wished):
+		u.wished, u.failures, u.retryAt = w.RunGeneration, 0, 0
+	case w.RunGeneration <= u.runGeneration && !u.restarts():
 		return nil
 	}
 	if now < u.retryAt {

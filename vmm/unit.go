@@ -25,6 +25,7 @@ type Unit struct {
 
 	attempt       uint32 // the highest that was ever started
 	runGeneration uint32 // of the newest attempt
+	wished        uint32 // run generation for which the backoff was last forgotten
 	incarnation   uint64 // of the newest attempt: its index
 	builtFor      uint64 // incarnation for which Build succeeded
 	cancelled     bool   // the Build under way was told to end

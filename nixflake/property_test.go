@@ -127,8 +127,8 @@ func TestRenderedFlakesAreData(t *testing.T) {
 		let
 		  dir = `+nixflake.Quote(dir)+`;
 		  named = builtins.listToAttrs (map (name: { inherit name; value = name; }) (builtins.fromJSON (builtins.readFile (dir + "/names.json")) ++ [ "default" ]));
-		  inputs = { blixard-modules = { flakeModules = named; nixosModules = named; }; flake-parts.lib.mkFlake = _: m: m; };
-		  one = i: let f = import (dir + "/${toString i}.nix"); m = f.outputs inputs; in { inherit (f) description; nixpkgs = f.inputs.nixpkgs.url; inherit (m.blixard) vms; inherit (m) imports; };
+		  inputs = { blixard-modules = { flakeModules = named; nixosModules = named; }; flake-parts.lib.mkFlake = _: m: { packages = m; }; };
+		  one = i: let f = import (dir + "/${toString i}.nix"); m = (f.outputs inputs).packages; in { inherit (f) description; nixpkgs = f.inputs.nixpkgs.url; inherit (m.blixard) vms; inherit (m) imports; };
 		in builtins.genList one `+fmt.Sprint(len(vms)))
 	var got []struct {
 		Description, Nixpkgs string

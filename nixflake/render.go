@@ -140,12 +140,14 @@ func renderNixos(cluster string, vm VM, pins Pins) ([]File, error) {
 	t.line(`    flake-parts.inputs.nixpkgs-lib.follows = "nixpkgs";`)
 	t.set("    ", "microvm.url", cmp.Or(pins.Microvm, DefaultMicrovm))
 	t.line(`    microvm.inputs.nixpkgs.follows = "nixpkgs";`)
-	// Only microvm.nix's graphics want it, from a server of its own.
-	t.line(`    microvm.inputs.spectrum.follows = "";`)
+	// Only microvm.nix's graphics want it, from a server of its own: anything will do.
+	t.line(`    microvm.inputs.spectrum.follows = "nixpkgs";`)
 	t.set("    ", "blixard-modules.url", cmp.Or(pins.Modules, "path:./"+ModulesDir))
 	t.line("  };")
 	t.line("")
-	t.line("  outputs = inputs: inputs.flake-parts.lib.mkFlake { inherit inputs; } {")
+	// The names of the outputs are said without a look at the inputs: Nix 2.26
+	// comes to a locked path:./ input by way of them, and would turn in circles.
+	t.line("  outputs = inputs: let flake = inputs.flake-parts.lib.mkFlake { inherit inputs; } {")
 	t.line(`    systems = [ "` + strings.Join(Systems, `" "`) + `" ];`)
 	t.line("    imports = [")
 	t.line("      inputs.blixard-modules.flakeModules.default")
@@ -182,7 +184,7 @@ func renderNixos(cluster string, vm VM, pins Pins) ([]File, error) {
 	}
 	modules := t.modules(n.GetModules())
 	t.line("    };")
-	t.line("  };")
+	t.line("  }; in { inherit (flake) nixosConfigurations packages checks; };")
 	t.line("}")
 	if t.err != nil {
 		return nil, t.err

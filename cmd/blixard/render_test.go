@@ -203,10 +203,6 @@ func TestMatrix(t *testing.T) {
 	}
 	pins := []string{"--nixpkgs", input("nixpkgs"), "--flake-parts", input("flake-parts"), "--microvm", input("microvm"),
 		"--uid", "1-17", "--cluster-id", "golden"}
-	evaluate, err := filepath.Abs(testdata + "/evaluate.nix")
-	if err != nil {
-		t.Fatal(err)
-	}
 	// The operator's part: the inputs are locked once, for all.
 	first := filepath.Join(t.TempDir(), "first")
 	renderTo(t, filepath.Join(testdata, "specs", "minimal.yaml"), first, pins...)
@@ -222,18 +218,7 @@ func TestMatrix(t *testing.T) {
 			spec := filepath.Join(testdata, "specs", name+".yaml")
 			dir := filepath.Join(t.TempDir(), "flake")
 			renderTo(t, spec, dir, pins...)
-			cmd := exec.Command(nix, "eval", "--offline", "--impure", "--json", "--expr",
-				"import (builtins.toPath (builtins.getEnv \"EVALUATE\")) (builtins.getEnv \"FLAKE\") (builtins.getEnv \"NAME\")")
-			cmd.Env = append(os.Environ(), "EVALUATE="+evaluate, "FLAKE="+dir, "NAME="+name)
-			var errs bytes.Buffer
-			cmd.Stderr = &errs
-			out, err := cmd.Output()
-			if err != nil {
-				t.Fatalf("%v\n%s", err, last(errs.String(), 3000))
-			}
-			if said := errs.String(); strings.Contains(said, "warning:") {
-				t.Errorf("it warns: %s", said)
-			}
+			out := evaluate(t, nix, dir, name)
 			compareEvaluated(t, name, out)
 			d, err := readSpecs(spec, nil)
 			if err != nil {
@@ -246,6 +231,53 @@ func TestMatrix(t *testing.T) {
 			e.check(t, d[0])
 		})
 	}
+	t.Run("template-vm", func(t *testing.T) { matrixTemplate(t, nix, input) })
+}
+
+// evaluate asks testdata/evaluate.nix what a VM of a flake comes to.
+func evaluate(t *testing.T, nix, dir, name string) []byte {
+	t.Helper()
+	expr, err := filepath.Abs(testdata + "/evaluate.nix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(nix, "eval", "--offline", "--impure", "--json", "--expr",
+		`import (builtins.toPath (builtins.getEnv "EVALUATE")) (builtins.getEnv "FLAKE") (builtins.getEnv "NAME")`)
+	cmd.Env = append(os.Environ(), "EVALUATE="+expr, "FLAKE="+dir, "NAME="+name)
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, last(errs.String(), 3000))
+	}
+	if said := errs.String(); strings.Contains(said, "warning:") {
+		t.Errorf("it warns: %s", said)
+	}
+	return out
+}
+
+// What nix flake init gives works as it stands, without our daemon: the
+// template, with its inputs from the copies.
+func matrixTemplate(t *testing.T, nix string, input func(string) string) {
+	dir, ours := filepath.Join(t.TempDir(), "flake"), filepath.Join(t.TempDir(), "modules")
+	var out, errs bytes.Buffer
+	if code := run([]string{"modules", "-o", ours}, nil, &out, &errs); code != 0 {
+		t.Fatal(&errs)
+	}
+	b, err := os.ReadFile("../../nixflake/templates/vm/flake.nix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.NewReplacer("github:NixOS/nixpkgs/nixos-unstable", input("nixpkgs"), "github:hercules-ci/flake-parts", input("flake-parts"),
+		"github:microvm-nix/microvm.nix", input("microvm"), `"github:blixard/blixard"`, `"path:`+ours+`"`,
+		`    blixard.inputs.nixpkgs.follows = "nixpkgs";`, `    microvm.inputs.spectrum.follows = "nixpkgs";`).Replace(string(b))
+	if err := writeFile(filepath.Join(dir, "flake.nix"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(nix, "flake", "lock", "--offline", "path:"+dir).CombinedOutput(); err != nil {
+		t.Fatalf("nix flake lock: %v\n%s", err, out)
+	}
+	compareEvaluated(t, "template-vm", evaluate(t, nix, dir, "web"))
 }
 
 func compareEvaluated(t *testing.T, name string, out []byte) {

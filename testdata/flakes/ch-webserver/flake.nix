@@ -8,11 +8,11 @@
     flake-parts.inputs.nixpkgs-lib.follows = "nixpkgs";
     microvm.url = "github:microvm-nix/microvm.nix";
     microvm.inputs.nixpkgs.follows = "nixpkgs";
-    microvm.inputs.spectrum.follows = "";
+    microvm.inputs.spectrum.follows = "nixpkgs";
     blixard-modules.url = "path:./blixard-modules";
   };
 
-  outputs = inputs: inputs.flake-parts.lib.mkFlake { inherit inputs; } {
+  outputs = inputs: let flake = inputs.flake-parts.lib.mkFlake { inherit inputs; } {
     systems = [ "x86_64-linux" "aarch64-linux" ];
     imports = [
       inputs.blixard-modules.flakeModules.default
@@ -44,5 +44,5 @@
         ./modules/01-inline.nix
       ];
     };
-  };
+  }; in { inherit (flake) nixosConfigurations packages checks; };
 }

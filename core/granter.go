@@ -36,8 +36,8 @@ func (s *server) sync(m *blixardv1.Sync) {
 func (l *leader) news(v *hostView, n *blixardv1.Node, m *blixardv1.Sync) {
 	h := n.Host
 	if h.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE {
-		if l.now.Boot-v.proposed >= proposeHostAgain && (m.Facts != nil || h.BootId == m.BootId) {
-			v.proposed = l.now.Boot
+		if l.now.Boot-v.booted >= proposeHostAgain && (m.Facts != nil || h.BootId == m.BootId) {
+			v.booted = l.now.Boot
 			l.propose(&blixardv1.Command{Op: &blixardv1.Command_HostBoot{HostBoot: &blixardv1.HostBootOp{
 				NodeId: n.Id, BootId: m.BootId, Epoch: h.Epoch, Facts: m.Facts,
 			}}})
@@ -67,13 +67,15 @@ func (l *leader) report(v *hostView, h *blixardv1.HostState, m *blixardv1.Sync) 
 	if len(fresh) == 0 && facts == nil {
 		return
 	}
+	v.toldAt = l.now.Boot
+	if !l.propose(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{
+		NodeId: m.NodeId, BootId: m.BootId, Epoch: m.Epoch, Observations: fresh, Facts: facts,
+	}}}) {
+		return // a later report without these would make them count as old
+	}
 	for _, o := range fresh {
 		v.reported = max(v.reported, o.Sequence)
 	}
-	v.toldAt = l.now.Boot
-	l.propose(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{
-		NodeId: m.NodeId, BootId: m.BootId, Epoch: m.Epoch, Observations: fresh, Facts: facts,
-	}}})
 }
 
 // grant answers a Sync whose round has been proven.

@@ -20,7 +20,6 @@ type host struct {
 	*Node
 	inventory bool
 	facts     *blixardv1.HostFacts
-	toldFacts bool // a leader has answered a Sync that carried them
 
 	epoch    uint64
 	complete bool // all assignments of the epoch are known
@@ -70,7 +69,7 @@ func newHost(n *Node) *host {
 // observed takes what the real side saw.
 func (h *host) observed(o Observed) {
 	if o.Facts != nil {
-		h.facts, h.toldFacts = o.Facts, false
+		h.facts = o.Facts
 		h.urgent = true
 	}
 	h.inventory = h.inventory || o.Inventory
@@ -138,7 +137,13 @@ func (h *host) nextAction() uint64 {
 	return h.actions
 }
 
-func (h *host) deadline(lengthMs uint32) int64 { return h.leases[lengthMs] }
+// deadline is 0 once the epoch is over for us: nothing more is started under it.
+func (h *host) deadline(lengthMs uint32) int64 {
+	if h.lapsed {
+		return 0
+	}
+	return h.leases[lengthMs]
+}
 
 func (h *host) identity() shim.Host {
 	return shim.Host{ID: strconv.FormatUint(h.id.ID, 10), Generation: h.id.Generation, Boot: h.cfg.BootID, Epoch: h.epoch}
@@ -194,7 +199,8 @@ func (h *host) talk() {
 		NodeId: h.id.ID, BootId: h.cfg.BootID, Epoch: h.epoch, Nonce: h.nonce, Revision: h.revision,
 		Observations: h.unacknowledged(), Lapsed: h.lapsed,
 	}
-	if !h.toldFacts || h.epoch == 0 {
+	// Not once only: no answer says that they have come into the state.
+	if since >= renew || h.epoch == 0 {
 		s.Facts = h.facts
 	}
 	h.send(Message{To: to, Address: h.address(to), Envelope: &blixardv1.Envelope{Body: &blixardv1.Envelope_Sync{Sync: s}}})
@@ -261,7 +267,6 @@ func (h *host) grant(from uint64, g *blixardv1.Grant) {
 		h.enter(g.Epoch)
 	}
 	h.granted = max(h.granted, sent)
-	h.toldFacts = true
 	h.settings = g.Settings
 	h.take(g)
 	h.extend(sent)
@@ -339,8 +344,10 @@ func (h *host) forget() {
 	}
 }
 
-// extend counts every lease in use from the moment at which it was asked for. A
-// deadline that has passed is never extended: the page keeps to that too.
+// extend counts every lease from the moment at which it was asked for. A
+// deadline that has passed is never extended: the page keeps to that too. So a
+// length once in use is kept up for the rest of the epoch, needed or not: the
+// next VM with it needs that page, and one that passes ends the epoch.
 func (h *host) extend(sent int64) {
 	lengths := map[uint32]struct{}{h.settings.LeaseMs: {}, h.settings.LongLeaseMs: {}}
 	// any order: collected in a set
@@ -348,6 +355,10 @@ func (h *host) extend(sent int64) {
 		if ms := u.Want.GetLeaseMs(); ms != 0 {
 			lengths[ms] = struct{}{}
 		}
+	}
+	// any order: collected in a set
+	for ms := range h.leases {
+		lengths[ms] = struct{}{}
 	}
 	a := vmm.Action{ID: h.nextAction(), Verb: vmm.Extend, Host: h.identity()}
 	for _, ms := range slices.Sorted(maps.Keys(lengths)) {

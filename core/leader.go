@@ -33,7 +33,8 @@ type hostView struct {
 	granted  int64  // last grant
 	fencing  uint64 // epoch for which a fence was proposed in this term
 	long     bool   // it was the long one
-	proposed int64  // when a change of its epoch or of its being suspect was last proposed
+	proposed int64  // when a fence or its being suspect was last proposed
+	booted   int64  // when an epoch for it was last proposed; not to hold up the fence before it
 	current  uint64 // the epoch that granted is about
 	toldAt   int64  // when a report was last proposed
 	reported uint64 // highest sequence in a proposed report, and of which epoch
@@ -65,12 +66,12 @@ func (l *leader) host(id uint64) *hostView {
 // loggedTime is the last one plus what has passed since.
 func (l *leader) loggedTime() uint64 { return l.logged + uint64(l.now.Boot-l.loggedAt) }
 
-// propose appends a command to the log.
-func (l *leader) propose(cmd *blixardv1.Command) {
+// propose appends a command to the log, and says whether Raft has taken it. Who
+// waits for one that was dropped proposes again.
+func (l *leader) propose(cmd *blixardv1.Command) bool {
 	cmd = proto.Clone(cmd).(*blixardv1.Command)
 	cmd.LoggedTime, cmd.WallTime = l.loggedTime(), l.now.Wall
-	// An error is a dropped proposal: who waits for it proposes again.
-	_ = l.raft.Propose(encode(cmd))
+	return l.raft.Propose(encode(cmd)) == nil
 }
 
 // applied keeps our logged time from falling behind what is in the log.
@@ -162,7 +163,9 @@ func (l *leader) configure() {
 			change = conf(raftpb.ConfChangeAddLearnerNode, n.Id)
 		case n.Server == blixardv1.ServerState_SERVER_STATE_LEARNER && l.caughtUp(n.Id):
 			change = conf(raftpb.ConfChangeAddNode, n.Id)
-		case n.Server == blixardv1.ServerState_SERVER_STATE_LEAVING && in:
+		case n.Server == blixardv1.ServerState_SERVER_STATE_LEAVING && !slices.Equal(meta.Voters, []uint64{n.Id}):
+			// The last voter stays until another can vote. One that is not in yet is
+			// removed too: that ends it in the state, and an entry that would add it.
 			change = conf(raftpb.ConfChangeRemoveNode, n.Id)
 		}
 		return change == nil
@@ -181,11 +184,13 @@ func conf(t raftpb.ConfChangeType, id uint64) *raftpb.ConfChangeSingle {
 	return &raftpb.ConfChangeSingle{Type: &t, NodeId: &id}
 }
 
-// caughtUp says that a learner has (nearly) all of the log and answers.
+// caughtUp says that a learner has (nearly) all of the log and answers. Raft
+// counts one that was just added as active: that it has something shows that it
+// was ever there.
 func (l *leader) caughtUp(id uint64) (ok bool) {
 	l.raft.WithProgress(func(peer uint64, _ raft.ProgressType, pr progress) {
 		if peer == id {
-			ok = pr.RecentActive && pr.Match+64 >= l.raft.BasicStatus().GetCommit()
+			ok = pr.RecentActive && pr.Match > 0 && pr.Match+64 >= l.raft.BasicStatus().GetCommit()
 		}
 	})
 	return ok

@@ -33,6 +33,7 @@ func (s *State) hostBoot(e *entry, op *blixardv1.HostBootOp) *blixardv1.Response
 		h.Facts = op.Facts
 	}
 	s.newEpoch(e, n, reboot)
+	s.heldAnew(e, old, op.Facts)
 	s.event(e, "HostEpoch", "", n.Name, "epoch %d for boot %s", h.Epoch, h.BootId)
 	s.freed()
 	return nodeResponse(n)
@@ -40,23 +41,32 @@ func (s *State) hostBoot(e *entry, op *blixardv1.HostBootOp) *blixardv1.Response
 
 // mayReboot says whether nothing of the boot before can be alive any more.
 func (s *State) mayReboot(n *blixardv1.Node, facts *blixardv1.HostFacts) bool {
-	if m := n.Host.GetFacts().GetMachine(); m != "" && m == facts.GetMachine() {
+	was, is := n.Host.GetFacts().GetMachine(), facts.GetMachine()
+	if was != "" && was == is {
 		return true
 	}
 	if n.Host.EpochState == blixardv1.EpochState_EPOCH_STATE_FENCED_LONG {
 		return true
 	}
-	long := false
+	// Nothing ends what no lease binds. Where machines cannot be told apart, a
+	// cluster of one host must still come back from a reboot.
+	another, may := was != "" && is != "", true
 	s.Placed(n.Id, func(vm *blixardv1.VM) bool {
-		long = vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_LONG
-		return !long
+		switch vm.Placement.Lease {
+		case blixardv1.LeaseClass_LEASE_CLASS_LONG:
+			may = false
+		case blixardv1.LeaseClass_LEASE_CLASS_NONE:
+			may = !another
+		}
+		return may
 	})
-	return !long
+	return may
 }
 
 // newEpoch carries what is still placed on a host over into its new epoch, and
-// stores both. After a reboot nothing of it is alive, and its host numbers
-// attempts from one again: each gets a new incarnation.
+// stores both. After a reboot nothing of it is alive; it stays the incarnation
+// that it was, so that its host keeps its files, with the count of attempts
+// among them: the files of another incarnation are removed.
 func (s *State) newEpoch(e *entry, n *blixardv1.Node, reboot bool) {
 	var placed []*blixardv1.VM
 	s.Placed(n.Id, func(vm *blixardv1.VM) bool {
@@ -67,7 +77,6 @@ func (s *State) newEpoch(e *entry, n *blixardv1.Node, reboot bool) {
 		vm = clone(vm)
 		vm.Placement.Epoch = n.Host.Epoch
 		if reboot {
-			vm.Placement.Incarnation = &blixardv1.Incarnation{Generation: s.meta.Generation, Index: e.index}
 			vm.Placement.TargetLease = s.leaseFor(vm, n)
 			vm.Placement.Lease = vm.Placement.TargetLease
 		}

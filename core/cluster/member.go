@@ -86,6 +86,10 @@ func (s *State) removeNode(e *entry, op *blixardv1.RemoveNodeOp) *blixardv1.Resp
 	if server && old.Server != blixardv1.ServerState_SERVER_STATE_LEAVING && s.servers() == 1 {
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, op.Name+" is the last server", "add another server first")
 	}
+	if slices.Equal(s.meta.Voters, []uint64{old.Id}) {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, op.Name+" is the only server that votes yet",
+			"'blixard cluster status' shows when another one is a voter; remove it then")
+	}
 	n := clone(old)
 	n.Host, n.Revision, n.Cordoned = nil, e.index, true
 	s.event(e, "NodeRemoved", "", n.Name, "removed")

@@ -27,7 +27,15 @@ func (s *State) hostReport(e *entry, op *blixardv1.HostReportOp) *blixardv1.Resp
 		s.observe(e, n, o)
 	}
 	s.put(nodeKey(n.Id), n)
+	s.heldAnew(e, old, op.Facts)
 	return nil
+}
+
+// heldAnew: whether a host can hold what forks decides the lease of its programs.
+func (s *State) heldAnew(e *entry, old *blixardv1.Node, facts *blixardv1.HostFacts) {
+	if facts != nil && facts.GetHoldsForks() != old.GetHost().GetFacts().GetHoldsForks() {
+		s.retarget(e)
+	}
 }
 
 // observe takes one observation; the node is the caller's own copy.

@@ -1,0 +1,90 @@
+package cluster
+
+import (
+	"fmt"
+	"testing"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+func (d *driver) bootAs(node uint64, boot, machine string) {
+	f := facts()
+	f.Machine = machine
+	d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostBoot{HostBoot: &blixardv1.HostBootOp{
+		NodeId: node, BootId: boot, Epoch: d.Node(node).Host.Epoch, Facts: f,
+	}}})
+}
+
+func (d *driver) fenceHost(node uint64, long bool) {
+	d.apply(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{
+		NodeId: node, Epoch: d.Node(node).Host.Epoch, Term: d.term, Long: long,
+	}}})
+}
+
+// A host removes the files of another incarnation: those of a VM that waits for
+// its host must come through the host's reboot.
+func TestARebootKeepsTheIncarnation(t *testing.T) {
+	d := newDriver()
+	d.bootAs(FirstID, "b1", "m")
+	d.request(createOp("a", 64, 2))
+	before := d.VM("a").Placement
+	d.fenceHost(FirstID, false)
+	d.bootAs(FirstID, "b2", "m")
+	after := d.VM("a").Placement
+	if after.Epoch != 2 || !sameIncarnation(before.Incarnation, after.Incarnation) {
+		t.Fatalf("before %v, after %v", before, after)
+	}
+}
+
+// What no lease binds may live on the original of a clone for ever.
+func TestACloneGetsNoEpochWhileSomethingIsUnbound(t *testing.T) {
+	for machine, want := range map[string]uint64{"m": 2, "another": 1, "": 2} {
+		d := newDriver()
+		d.bootAs(FirstID, "b1", "m")
+		d.request(createOp("a", 64, 1))
+		d.fenceHost(FirstID, false)
+		d.bootAs(FirstID, "b2", machine)
+		if h := d.Node(FirstID).Host; h.Epoch != want {
+			t.Errorf("machine %q: epoch %d, want %d", machine, h.Epoch, want)
+		}
+	}
+}
+
+// The only voter cannot go, whoever else has been announced.
+func TestTheOnlyVoterCannotGo(t *testing.T) {
+	d := newDriver()
+	d.index++
+	d.Reconfigure(d.index, d.term, []uint64{FirstID}, nil)
+	d.request(&blixardv1.Command{Op: &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{Name: "n2", Address: "a", Server: true, Level: 1}}})
+	remove := func() *blixardv1.Response {
+		return d.request(&blixardv1.Command{Op: &blixardv1.Command_RemoveNode{RemoveNode: &blixardv1.RemoveNodeOp{Name: "n1"}}})
+	}
+	if r := remove(); r.Error == nil {
+		t.Fatal("the only voter was removed")
+	}
+	d.index++
+	d.Reconfigure(d.index, d.term, []uint64{FirstID, d.NodeByName("n2").Id}, nil)
+	if r := remove(); r.Error != nil {
+		t.Fatal(fmt.Sprint(r.Error))
+	}
+}
+
+// A host that can no longer hold what forks loosens the lease of its programs.
+func TestAHostThatHoldsNoForksLoosens(t *testing.T) {
+	d := newDriver()
+	d.boot(FirstID)
+	d.request(&blixardv1.Command{Op: &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{Name: "n2", Address: "a", Host: true, Level: 1}}})
+	d.request(createOp("a", 64, 1))
+	if l := d.VM("a").Placement.Lease; l != blixardv1.LeaseClass_LEASE_CLASS_SHORT {
+		t.Fatal(l)
+	}
+	f, n := facts(), d.Node(FirstID)
+	f.HoldsForks = false
+	d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{
+		NodeId: FirstID, BootId: n.Host.BootId, Epoch: n.Host.Epoch, Facts: f,
+	}}})
+	p := d.VM("a").Placement
+	if p.Lease != blixardv1.LeaseClass_LEASE_CLASS_LONG || p.TargetLease != p.Lease || d.VM("a").AssignmentRevision != d.index {
+		t.Fatalf("%v, told at %d of %d", p, d.VM("a").AssignmentRevision, d.index)
+	}
+}

@@ -38,7 +38,7 @@ func (u *Unit) settle(now int64) {
 	}
 	stopping, hung := u.stopAt != 0, u.hung
 	ran := u.readyAt != 0 && now-u.readyAt >= stableRun
-	u.aliveAt, u.readyAt, u.stopAt, u.killedAt, u.hung = 0, 0, 0, 0, false
+	u.aliveAt, u.readyAt, u.stopAt, u.killedAt, u.hung, u.unsure = 0, 0, 0, 0, false, false
 	if u.Seen.Liveness != Down || u.ended >= u.Seen.Instance.Attempt {
 		return
 	}
@@ -131,7 +131,7 @@ func (u *Unit) kill(now int64, c Context) *Action {
 // lease is there.
 func (u *Unit) rebind(now int64, c Context) *Action {
 	w := u.Want
-	if w.Lease == u.lease() && w.Lease == u.Seen.Lease && (w.Lease == blixardv1.LeaseClass_LEASE_CLASS_NONE ||
+	if !u.unsure && w.Lease == u.lease() && w.Lease == u.Seen.Lease && (w.Lease == blixardv1.LeaseClass_LEASE_CLASS_NONE ||
 		w.LeaseMs == u.Seen.LeaseMs && c.Host.Epoch == u.Seen.Epoch) {
 		return nil
 	}
@@ -139,7 +139,10 @@ func (u *Unit) rebind(now int64, c Context) *Action {
 		return nil
 	}
 	u.retryAt = now + second
-	u.ordered = w.Lease
+	u.rebinding = w.Lease
+	if u.ordered == 0 || w.Lease < u.ordered {
+		u.ordered = w.Lease
+	}
 	return u.await(c, Rebind)
 }
 

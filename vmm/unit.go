@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"cmp"
+	"strings"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/shim"
@@ -19,9 +20,12 @@ type Unit struct {
 	order   Verb // 0: none
 	orderID uint64
 
-	// ordered is the lease of the newest Start or Rebind, until a report shows
-	// that nothing came of it: what lives may have it, whatever was seen.
-	ordered blixardv1.LeaseClass
+	// ordered is the loosest lease of the newest Start and of the Rebinds after
+	// it, until one of those has succeeded, or a report shows that nothing came of
+	// the start: what lives may have it, or get it yet, whatever was seen.
+	ordered   blixardv1.LeaseClass
+	rebinding blixardv1.LeaseClass // what the newest Rebind was for
+	unsure    bool                 // that Rebind failed: it may still come to be
 
 	attempt       uint32 // the highest that was ever started
 	runGeneration uint32 // of the newest attempt
@@ -105,6 +109,10 @@ func (u *Unit) Finish(now int64, d Done) {
 		u.say(blixardv1.Phase_PHASE_PENDING, "Cancelled", "what it needs is not fetched any more")
 	case d.Err == "" && verb == Build:
 		u.builtFor = u.Want.GetIncarnation().GetIndex()
+	case verb == Rebind:
+		if u.unsure = d.Err != ""; !u.unsure {
+			u.ordered = u.rebinding
+		}
 	case d.Err == "" && verb == Remove:
 		u.removed = true
 	case d.Err == "" && verb == Start:
@@ -133,7 +141,19 @@ func (u *Unit) fail(now int64, reason, message string) {
 }
 
 func (u *Unit) say(phase blixardv1.Phase, reason, message string) {
-	u.phase, u.reason, u.message = phase, reason, message
+	u.phase, u.reason, u.message = phase, reason, sayable(message)
+}
+
+// mostSaid bounds a message, which is replicated.
+const mostSaid = 4096
+
+// sayable makes what a program or a file system has said fit for the wire, which
+// carries no invalid UTF-8.
+func sayable(s string) string {
+	if len(s) > mostSaid {
+		s = s[:mostSaid]
+	}
+	return strings.ToValidUTF8(s, "?")
 }
 
 // backoff doubles with each failure, with a jitter of a fifth that is the VM's own.

@@ -101,7 +101,11 @@ func (h *Host) observe(o core.Observed) { h.out.put(func() { h.cfg.Observe(o) })
 // Do carries out an order. It never waits: what comes of it is observed.
 func (h *Host) Do(a vmm.Action) {
 	if a.Verb == vmm.Extend {
-		h.grants.put(func() { h.leases.extend(a.Host, a.Leases) })
+		h.grants.put(func() {
+			if h.leases.extend(a.Host, a.Leases) {
+				h.observe(core.Observed{Lapsed: a.Host.Epoch})
+			}
+		})
 		return
 	}
 	if err := checkUID(a.Instance.UID); err != nil {

@@ -424,6 +424,7 @@ func TestLeases(t *testing.T) {
 	}
 	b.exit(i, Lapsed)
 	b.extend(1501, time.Minute)
+	b.await("word that the epoch is over", func(o core.Observed) bool { return o.Lapsed == 3 })
 	a.LeaseMs = 1501
 	i.Attempt = 3
 	if err := b.do(vmm.Start, i, a); err == nil {

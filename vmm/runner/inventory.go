@@ -109,7 +109,9 @@ func (v *vm) adopt() {
 		v.shim, v.alive = s, true
 		if st.Shim != nil {
 			rec.Instance = st.Shim.Instance
-			rec.settle(*st.Shim)
+			if st.Fate == shims.Alive { // shim.json may be older than an order to bind it anew
+				rec.settle(*st.Shim)
+			}
 		}
 	case ran && rec.Exit == nil:
 		rec.Exit = v.howEnded()

@@ -28,17 +28,20 @@ func (l *leases) page(host shim.Host, ms uint32) string {
 	return filepath.Join(l.dir, shim.PageName(shim.Page{Host: host, Lease: uint64(ms) * 1e6}))
 }
 
-func (l *leases) extend(host shim.Host, all []vmm.Lease) {
+// extend says whether a page had lapsed: the core need not know it, as after
+// the daemon was away for as long as a lease lasts.
+func (l *leases) extend(host shim.Host, all []vmm.Lease) (lapsed bool) {
 	for _, x := range all {
 		path := l.page(host, x.Length)
 		err := l.extendOne(path, host, x)
 		if errors.Is(err, lease.ErrLapsed) {
-			// The core knows: it asked for an epoch when it saw the time pass.
+			lapsed = true
 			l.log.Debug("a lease that has lapsed is not extended", "page", path)
 		} else if err != nil {
 			l.log.Error("a lease could not be extended: what it binds will end", "page", path, "err", err)
 		}
 	}
+	return lapsed
 }
 
 func (l *leases) extendOne(path string, host shim.Host, x vmm.Lease) error {

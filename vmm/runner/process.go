@@ -42,6 +42,10 @@ func (process) needs(spec *blixardv1.VMSpec) ([]*blixardv1.Artifact, error) {
 func (process) check(context.Context, *blixardv1.VMSpec) error { return nil }
 
 func (d process) prepare(_ context.Context, p place, a *blixardv1.Assignment, i shim.Instance) (command, error) {
+	if !d.pidNamespace && a.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT {
+		// What it forks would outlive the lease, and the cluster would not know.
+		return command{}, errors.New("this host cannot hold what a program forks (it has no PID namespaces for us): it waits until the cluster knows")
+	}
 	spec := a.GetSpec().GetProcess()
 	env := map[string]string{
 		"PATH":         "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

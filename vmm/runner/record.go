@@ -70,12 +70,12 @@ func readRecord(dir string) (*record, error) {
 }
 
 // settle decides between what an instance had and what it was to get, by what
-// its shim says is in effect.
+// its shim says is in effect. What it was to get it may get yet: the order for it
+// may be on its way, from us or from the daemon before us.
 func (r *record) settle(state shim.State) {
 	if r.Next != nil && r.Next.Page == state.Page {
-		r.Bound = *r.Next
+		r.Bound, r.Next = *r.Next, nil
 	}
-	r.Next = nil
 	if r.Bound.Page == state.Page {
 		return
 	}

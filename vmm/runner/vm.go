@@ -7,14 +7,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/blixard/blixard/core"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/runner/shims"
+	"github.com/blixard/blixard/vmm/runner/vmdir"
 	"github.com/blixard/blixard/vmm/shim"
 )
 
@@ -263,10 +267,12 @@ func (v *vm) rebind(ctx context.Context, a vmm.Action) error {
 	if err := v.mine(a.Instance); err != nil {
 		return err
 	}
-	next := v.bound(a)
-	v.rec.Next = &next
+	next, before := v.bound(a), v.rec.Next
+	if before == nil || next.Lease <= before.Lease { // of what may come to be, the loosest
+		v.rec.Next = &next
+	}
 	if err := v.rec.write(v.at.state); err != nil {
-		v.rec.Next = nil
+		v.rec.Next = before
 		return err
 	}
 	err := v.ask(ctx, func(ctx context.Context, s *shims.Shim) error { return s.Rebind(ctx, next.Page) })
@@ -275,14 +281,19 @@ func (v *vm) rebind(ctx context.Context, a vmm.Action) error {
 		v.note()
 		return nil
 	}
-	// Refused, or not known: the shim says which it has, when it answers.
-	again, st, adoptErr := shims.Adopt(v.at.run)
-	if again != nil {
-		again.Close()
-	}
-	if adoptErr == nil && st.Shim != nil {
-		v.rec.settle(*st.Shim)
-		v.note()
+	// Unless it was refused, the shim may do it yet: it counts as having the looser
+	// of the two. A shim does one after the other, so what it says once it has
+	// refused is what came of everything before.
+	if refused := new(shims.RefusedError); errors.As(err, &refused) && !strings.HasPrefix(refused.Text, shim.ErrorPhase) {
+		_ = v.ask(ctx, func(ctx context.Context, s *shims.Shim) error {
+			st, err := s.Status(ctx)
+			if err == nil {
+				v.rec.settle(st)
+				v.rec.Next = nil
+				v.note()
+			}
+			return err
+		})
 	}
 	return fmt.Errorf("bind it by its lease: %w", err)
 }
@@ -296,6 +307,14 @@ func (v *vm) remove(i shim.Instance) error {
 	}
 	if v.rec != nil && v.rec.Instance.Index != 0 && !sameIncarnation(v.rec.Instance, i) {
 		return fmt.Errorf("%v cannot be removed: what is here is %v", i, v.rec.Instance)
+	}
+	// A shim that an earlier daemon has spawned may not have come to its lock yet:
+	// until its order to start is gone, we hold the lock.
+	lock, err := vmdir.Lock(v.at.run)
+	if err == nil {
+		defer unix.Close(lock)
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%v cannot be removed: %w", i, err)
 	}
 	if err := os.RemoveAll(v.at.run); err != nil {
 		return fmt.Errorf("remove its run directory: %w", err)

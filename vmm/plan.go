@@ -36,14 +36,14 @@ func (u *Unit) settle(now int64) {
 	if u.Seen.Liveness == Alive {
 		return
 	}
-	stopping, hung := u.stopAt != 0, u.hung
+	stopping, killed, hung := u.stopAt != 0, u.killedAt != 0, u.hung
 	ran := u.readyAt != 0 && now-u.readyAt >= stableRun
 	u.aliveAt, u.readyAt, u.stopAt, u.killedAt, u.hung, u.unsure = 0, 0, 0, 0, false, false
 	if u.Seen.Liveness != Down || u.ended >= u.Seen.Instance.Attempt {
 		return
 	}
 	u.ended = u.Seen.Instance.Attempt
-	u.asked = stopping
+	u.asked, u.forced = stopping, stopping && killed
 	exit := u.Seen.Exit
 	if exit == nil {
 		exit = &Exit{Code: 137, Reason: "Killed", Message: "its shim was killed, and the VM with it"}
@@ -193,7 +193,11 @@ func (u *Unit) planStart(now int64, c Context) *Action {
 	}
 	if !w.Run {
 		u.failures, u.retryAt = 0, 0
-		u.say(blixardv1.Phase_PHASE_STOPPED, "Stopped", "it was stopped by its user")
+		message := "it was stopped by its user"
+		if u.forced {
+			message += "; it did not power off in its grace time, and was killed"
+		}
+		u.say(blixardv1.Phase_PHASE_STOPPED, "Stopped", message)
 		return nil
 	}
 	switch {

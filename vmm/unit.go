@@ -37,6 +37,7 @@ type Unit struct {
 	ended         uint32 // attempt whose end has been counted
 	removed       bool   // a Remove succeeded, and nothing was seen since
 	asked         bool   // that end was asked for
+	forced        bool   // and took a kill
 	readyAt       int64  // when the live attempt became ready; 0: not yet
 	aliveAt       int64  // when the live attempt was first seen; 0: not yet
 	hung          bool   // it is being killed because it never became ready

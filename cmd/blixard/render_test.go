@@ -218,7 +218,7 @@ func TestMatrix(t *testing.T) {
 			spec := filepath.Join(testdata, "specs", name+".yaml")
 			dir := filepath.Join(t.TempDir(), "flake")
 			renderTo(t, spec, dir, pins...)
-			out := evaluate(t, nix, dir, name)
+			out := mustEvaluate(t, nix, dir, name)
 			compareEvaluated(t, name, out)
 			d, err := readSpecs(spec, nil)
 			if err != nil {
@@ -231,11 +231,40 @@ func TestMatrix(t *testing.T) {
 			e.check(t, d[0])
 		})
 	}
+	for name, c := range map[string]struct{ spec, want string }{
+		"memory-behind-placement": {
+			"name: x\nnixos: {modules: [{inline: '{ lib, ... }: { microvm.mem = lib.mkForce 4096; }'}]}",
+			"a module changes microvm.mem, vcpu, hypervisor or hotplugMem"},
+		"volume-behind-placement": {
+			"name: x\nnixos: {modules: [{inline: '{ microvm.volumes = [ { image = \"x.img\"; mountPoint = \"/x\"; size = 1; } ]; }'}]}",
+			"a module adds to microvm.volumes"},
+		"state-without-a-volume": {
+			"name: x\nnixos: {modules: [{flake_part: database}]}",
+			"- data: {path: database.img, size_mib: 4096, mount_point: /var/lib/postgresql}"},
+		"no-such-module": {
+			"name: x\nnixos: {modules: [{flake_part: webserfer}]}",
+			"attribute 'webserfer' missing"},
+		"no-such-kernel": {
+			"name: x\nnixos: {kernel: {package: linuxPackages_best}}",
+			"nixpkgs has no kernel packages linuxPackages_best"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec, dir := filepath.Join(t.TempDir(), "spec.yaml"), filepath.Join(t.TempDir(), "flake")
+			if err := os.WriteFile(spec, []byte(c.spec), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			renderTo(t, spec, dir, pins...)
+			out, errs, err := evaluate(t, nix, dir, "x")
+			if err == nil || !strings.Contains(errs, c.want) {
+				t.Errorf("%v %s\n%s\nwant %s", err, out, last(errs, 3000), c.want)
+			}
+		})
+	}
 	t.Run("template-vm", func(t *testing.T) { matrixTemplate(t, nix, input) })
 }
 
 // evaluate asks testdata/evaluate.nix what a VM of a flake comes to.
-func evaluate(t *testing.T, nix, dir, name string) []byte {
+func evaluate(t *testing.T, nix, dir, name string) (out []byte, said string, err error) {
 	t.Helper()
 	expr, err := filepath.Abs(testdata + "/evaluate.nix")
 	if err != nil {
@@ -246,11 +275,17 @@ func evaluate(t *testing.T, nix, dir, name string) []byte {
 	cmd.Env = append(os.Environ(), "EVALUATE="+expr, "FLAKE="+dir, "NAME="+name)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
-	out, err := cmd.Output()
+	out, err = cmd.Output()
+	return out, errs.String(), err
+}
+
+func mustEvaluate(t *testing.T, nix, dir, name string) []byte {
+	t.Helper()
+	out, said, err := evaluate(t, nix, dir, name)
 	if err != nil {
-		t.Fatalf("%v\n%s", err, last(errs.String(), 3000))
+		t.Fatalf("%v\n%s", err, last(said, 3000))
 	}
-	if said := errs.String(); strings.Contains(said, "warning:") {
+	if strings.Contains(said, "warning:") {
 		t.Errorf("it warns: %s", said)
 	}
 	return out
@@ -277,7 +312,7 @@ func matrixTemplate(t *testing.T, nix string, input func(string) string) {
 	if out, err := exec.Command(nix, "flake", "lock", "--offline", "path:"+dir).CombinedOutput(); err != nil {
 		t.Fatalf("nix flake lock: %v\n%s", err, out)
 	}
-	compareEvaluated(t, "template-vm", evaluate(t, nix, dir, "web"))
+	compareEvaluated(t, "template-vm", mustEvaluate(t, nix, dir, "web"))
 }
 
 func compareEvaluated(t *testing.T, name string, out []byte) {

@@ -36,7 +36,10 @@ in
 
     fileSystems = lib.listToAttrs (map
       (v: lib.nameValuePair v.data.mountPoint { options = [ "ro" "noload" ]; })
-      readOnly);
+      readOnly
+    ++ map
+      (s: lib.nameValuePair s.mountPoint { options = [ "ro" ]; })
+      (lib.filter (s: s.readOnly) cfg.shares));
 
     assertions = [
       {

@@ -69,9 +69,7 @@ func (s *session) create(d *draft, validateOnly bool) error {
 func (s *session) showVM(vm *blixardv1.VM, node string) error {
 	return s.show(s.g, vm, func() table {
 		t := vmTable([]*blixardv1.VM{vm}, func(*blixardv1.VM) string { return node }, time.Now())
-		if st := vm.GetStatus(); st.GetMessage() != "" {
-			t.notes = []string{st.GetReason() + ": " + st.GetMessage()}
-		}
+		t.notes = statusNotes(vm)
 		return t
 	})
 }
@@ -237,7 +235,11 @@ func (c *VMExplainCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 		return err
 	}
 	if g.Output == "table" || g.Output == "wide" {
-		fmt.Fprintf(t.out, "%s\n\n", oneLine(r.Msg.GetSummary()))
+		fmt.Fprintf(t.out, "%s\n", oneLine(r.Msg.GetSummary()))
+		for _, n := range statusNotes(r.Msg.GetVm()) {
+			fmt.Fprintf(t.out, "%s: %s\n", phaseText(r.Msg.GetVm()), oneLine(n))
+		}
+		fmt.Fprintln(t.out)
 	}
 	return s.show(g, r.Msg, func() table { return verdictTable(r.Msg.GetVerdicts()) })
 }

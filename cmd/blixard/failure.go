@@ -110,6 +110,9 @@ func fromConnect(err error, c *connect.Error) *failure {
 	if doing, ok := strings.CutSuffix(err.Error(), ": "+c.Error()); ok && doing != "" {
 		f.what, f.why = doing, f.what
 	}
+	if detail == nil {
+		noChannel(f, c.Message())
+	}
 	switch c.Code() {
 	case connect.CodeInvalidArgument:
 		f.code = exitUsage
@@ -129,6 +132,21 @@ func fromConnect(err error, c *connect.Error) *failure {
 		}
 	}
 	return f
+}
+
+// noChannel explains what went wrong before a server could read what we asked.
+func noChannel(f *failure, message string) {
+	switch {
+	case message == "400 Bad Request": // Go's answer to plain HTTP on a TLS port
+		f.what, f.why = "the server did not take us for a client of its own", "it listens with TLS, and we came without"
+		f.next = "give --tls-cert, --tls-key and --tls-ca"
+	case strings.Contains(message, "server gave HTTP response to HTTPS client"):
+		f.what, f.why = "the server listens without TLS, and we came with it", message
+		f.next = "leave out --tls-cert, --tls-key and --tls-ca"
+	case strings.Contains(message, "x509: "), strings.Contains(message, "tls: "):
+		f.what, f.why = "the server and we do not believe each other's certificates", message
+		f.next = "--tls-ca must have signed the server's certificate, the server's own CA must have signed --tls-cert, and the server's must name the address in --server"
+	}
 }
 
 func or(a, b string) string {

@@ -63,16 +63,21 @@ func (c *Cluster) awaitBeat(uid string, n int) {
 	})
 }
 
-// stays watches for a while that a VM is the same process.
+// stays watches for a while that a VM is the same process, and beats.
 func (c *Cluster) stays(n *Node, vm *blixardv1.VM, pid int, d time.Duration) {
+	c.t.Helper()
+	c.samePID(n, vm, pid, d)
+	if !c.beats(vm.GetUid()) {
+		c.t.Errorf("%s shows no sign of life", vm.GetName())
+	}
+}
+
+func (c *Cluster) samePID(n *Node, vm *blixardv1.VM, pid int, d time.Duration) {
 	c.t.Helper()
 	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
 		if now := n.PID(vm); now != pid {
 			c.t.Fatalf("%s was process %d and is %d", vm.GetName(), pid, now)
 		}
-	}
-	if !c.beats(vm.GetUid()) {
-		c.t.Errorf("%s shows no sign of life", vm.GetName())
 	}
 }
 

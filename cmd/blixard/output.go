@@ -152,6 +152,15 @@ func vmTable(vms []*blixardv1.VM, node func(*blixardv1.VM) string, now time.Time
 	return t
 }
 
+// statusNotes are what a VM's status has to say beyond its phase.
+func statusNotes(v *blixardv1.VM) []string {
+	st := v.GetStatus()
+	if st.GetMessage() == "" {
+		return nil
+	}
+	return []string{st.GetReason() + ": " + st.GetMessage()}
+}
+
 func memoryOf(v *blixardv1.VM) uint64 {
 	if m := v.GetSpec().GetMemoryMib(); m != 0 {
 		return m

@@ -102,11 +102,17 @@ func TestTLS(t *testing.T) {
 	if out := c.Must(as(c.Node(2), "vm", "logs", "on-n1")...); !strings.Contains(out, "tick 1\n") {
 		t.Errorf("logs: %s", out)
 	}
-	if r := c.Run("--server", c.Node(1).Addr, "--timeout", "5s", "vm", "list"); r.code == 0 {
+	if r := c.Run("--server", c.Node(1).Addr, "--timeout", "5s", "vm", "list"); r.code == 0 || !strings.Contains(r.err, "--tls-cert") {
 		t.Errorf("a client without a certificate got %v", r)
 	}
 	stranger := newAuthority(t).flags("mallory", true)
-	if r := c.Run(append([]string{"--server", c.Node(1).Addr, "--timeout", "5s"}, append(stranger, "vm", "list")...)...); r.code == 0 {
+	if r := c.Run(append([]string{"--server", c.Node(1).Addr, "--timeout", "5s"}, append(stranger, "vm", "list")...)...); r.code == 0 || !strings.Contains(r.err, "certificate") {
 		t.Errorf("another CA's client got %v", r)
+	} else {
+		t.Logf("another CA's client: %s", r.err)
+	}
+	plain := up(t, 1)
+	if r := plain.Run(append(alice, "--timeout", "5s", "vm", "list")...); r.code == 0 || !strings.Contains(r.err, "without TLS") {
+		t.Errorf("a client with a certificate got of a server without: %v", r)
 	}
 }

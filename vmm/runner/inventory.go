@@ -116,7 +116,23 @@ func (v *vm) adopt() {
 	case ran && rec.Exit == nil:
 		rec.Exit = v.howEnded()
 	}
+	if !v.alive && orderErr == nil {
+		v.note() // once its order is gone, only the record tells
+		v.withdraw()
+	}
 	if v.alive {
 		rec.Exit = nil
+	}
+}
+
+// withdraw makes sure that what counts as dead stays dead; what cannot be made
+// sure of counts as alive.
+func (v *vm) withdraw() {
+	switch gone, err := withdraw(v.at.run); {
+	case err != nil:
+		v.h.cfg.Log.Error("an order to start cannot be taken back, and its VM counts as alive", "vm", v.rec.Instance, "err", err)
+		v.alive = true
+	case !gone:
+		v.alive = true
 	}
 }

@@ -33,7 +33,12 @@ func (v *vm) spawn(ctx context.Context, a vmm.Action, c command) error {
 	if v.h.ctx.Err() != nil {
 		return err // being closed: the next daemon finds out
 	}
-	if !shims.Dead(v.at.run) { // it may run after all
+	dead := shims.Dead(v.at.run)
+	if dead {
+		v.withdraw()
+		dead = !v.alive
+	}
+	if !dead { // it may run after all
 		v.alive, v.ready = true, false
 		v.resume()
 		return fmt.Errorf("start: %w", err)

@@ -123,7 +123,7 @@ func (s *server) sendGrant(to uint64, g *blixardv1.Grant) {
 }
 
 func (s *server) serverList() (list []*blixardv1.Node) {
-	s.state.Nodes(func(n *blixardv1.Node) bool {
+	s.state.Servers(func(n *blixardv1.Node) bool {
 		if n.Server == blixardv1.ServerState_SERVER_STATE_VOTER || n.Server == blixardv1.ServerState_SERVER_STATE_LEARNER {
 			list = append(list, &blixardv1.Node{Id: n.Id, Name: n.Name, Address: n.Address, Server: n.Server})
 		}

@@ -156,7 +156,7 @@ func (l *leader) configure() {
 	}
 	meta := l.state.Meta()
 	var change *raftpb.ConfChangeSingle
-	l.state.Nodes(func(n *blixardv1.Node) bool {
+	l.state.Servers(func(n *blixardv1.Node) bool {
 		in := slices.Contains(meta.Voters, n.Id) || slices.Contains(meta.Learners, n.Id)
 		switch {
 		case n.Server == blixardv1.ServerState_SERVER_STATE_JOINING && !in:

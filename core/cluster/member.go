@@ -61,8 +61,8 @@ func (s *State) addNode(e *entry, op *blixardv1.AddNodeOp) *blixardv1.Response {
 const FirstID = 1
 
 func (s *State) servers() (n int) {
-	s.Nodes(func(node *blixardv1.Node) bool {
-		if node.Server != blixardv1.ServerState_SERVER_STATE_UNSPECIFIED && node.Server != blixardv1.ServerState_SERVER_STATE_LEAVING {
+	s.Servers(func(node *blixardv1.Node) bool {
+		if node.Server != blixardv1.ServerState_SERVER_STATE_LEAVING {
 			n++
 		}
 		return true
@@ -127,7 +127,7 @@ func (s *State) Reconfigure(index, term uint64, voters, learners []uint64) {
 	s.Apply(index, term, nil)
 	s.meta.Voters, s.meta.Learners = slices.Clone(voters), slices.Clone(learners)
 	var nodes []*blixardv1.Node
-	s.Nodes(func(n *blixardv1.Node) bool {
+	s.Servers(func(n *blixardv1.Node) bool {
 		nodes = append(nodes, n)
 		return true
 	})

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,7 +48,9 @@ func TestAShimThatComesLateFindsNoOrder(t *testing.T) {
 	if r := b.down(i); r.Instance != i {
 		t.Fatalf("%+v", r)
 	}
-	late := exec.Command(os.Args[0], "-dir", run) // this test binary is a shim by its first argument
+	soon, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	late := exec.CommandContext(soon, os.Args[0], "-dir", run) // this test binary is a shim by its first argument
 	late.Args[0] = "blixard-shim"
 	err = late.Run()
 	if late.ProcessState.ExitCode() != shim.CodeStart {

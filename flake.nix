@@ -16,8 +16,9 @@
         pname = "blixard";
         version = self.shortRev or "dirty";
         src = self;
-        # Changes with go.sum; nix prints the right one when it is stale.
-        vendorHash = lib.fakeHash;
+        # Changes with go.sum (go mod vendor -o DIR && nix hash path DIR); nix prints
+        # the right one when it is stale.
+        vendorHash = "sha256-TWESkofO8kHQfoTLTjFdOV+vcqt9MYYXUP2vuX2Jjjs=";
         subPackages = [ "cmd/blixard" "cmd/blixard-shim" "cmd/blixard-sim" ];
         env.CGO_ENABLED = 0;
         meta = {

@@ -47,7 +47,7 @@ func (r ref) find(ctx context.Context, c *rpc.Client, t *terminal) (*blixardv1.A
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(r.base, path)
 	}
-	f, err := openPlain(path)
+	f, err := openOrPack(path)
 	if errors.Is(err, os.ErrNotExist) {
 		a, err := lookup(ctx, c, func(a *blixardv1.ArtifactRecord) bool { return a.GetName() == r.text })
 		if a == nil && err == nil {

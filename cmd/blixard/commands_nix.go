@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -136,6 +137,32 @@ func readOrPack(path string) ([]byte, error) {
 	}
 	f.Close()
 	return os.ReadFile(path)
+}
+
+// openOrPack opens a file, or a folder with a flake as the one file that it
+// travels as, which is nowhere else.
+func openOrPack(path string) (*os.File, error) {
+	if st, err := os.Stat(path); err != nil || !st.IsDir() {
+		return openPlain(path)
+	}
+	b, err := nixflake.Pack(os.DirFS(path))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	f, err := os.CreateTemp("", "blixard-flake-")
+	if err != nil {
+		return nil, err
+	}
+	os.Remove(f.Name())
+	_, err = f.Write(b)
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // ours are the names at the top of what render and modules write. They are

@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/blixard/blixard/nixflake"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -138,6 +139,21 @@ func TestRenderRefuses(t *testing.T) {
 		if code := run(args, nil, &out, &errs); code != exitUsage {
 			t.Errorf("%v: exit %d, %s", args, code, &errs)
 		}
+	}
+}
+
+func TestFolderTravelsAsOneFile(t *testing.T) {
+	f, err := openOrPack(testdata + "/runner-flake")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	names := 0
+	if err := nixflake.Unpack(f, func(string, bool, []byte) error { names++; return nil }); err != nil || names != 2 {
+		t.Errorf("%d files, %v", names, err)
+	}
+	if _, err := openOrPack(testdata); err == nil || !strings.Contains(err.Error(), "flake.nix") {
+		t.Errorf("a folder without a flake: %v", err)
 	}
 }
 

@@ -142,8 +142,8 @@ func readOrPack(path string) ([]byte, error) {
 // openOrPack opens a file, or a folder with a flake as the one file that it
 // travels as, which is nowhere else.
 func openOrPack(path string) (*os.File, error) {
-	if st, err := os.Stat(path); err != nil || !st.IsDir() {
-		return openPlain(path)
+	if _, err := os.Stat(filepath.Join(path, "flake.nix")); err != nil {
+		return openPlain(path) // which says what is wrong with a folder
 	}
 	b, err := nixflake.Pack(os.DirFS(path))
 	if err != nil {

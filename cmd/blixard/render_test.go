@@ -152,7 +152,7 @@ func TestFolderTravelsAsOneFile(t *testing.T) {
 	if err := nixflake.Unpack(f, func(string, bool, []byte) error { names++; return nil }); err != nil || names != 2 {
 		t.Errorf("%d files, %v", names, err)
 	}
-	if _, err := openOrPack(testdata); err == nil || !strings.Contains(err.Error(), "flake.nix") {
+	if _, err := openOrPack(testdata); err == nil || !strings.Contains(err.Error(), "no plain file") {
 		t.Errorf("a folder without a flake: %v", err)
 	}
 }

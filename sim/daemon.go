@@ -30,7 +30,6 @@ type Daemon struct {
 	nextID   uint64
 	observed int64 // when the last observation will be told
 	applied  uint64
-	term     uint64
 }
 
 // startDaemon opens the node from what the disk holds.

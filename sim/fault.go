@@ -225,7 +225,7 @@ type Freeze struct {
 
 func (f Freeze) strike(w *World) bool {
 	m := w.node(f.Node)
-	if m == nil || !m.on || !(Pause{f.Node, f.For}).strike(w) {
+	if m == nil || !m.on || !Pause(f).strike(w) {
 		return false
 	}
 	m.dirs.Scan(func(_ string, d *vmDir) bool {

@@ -21,15 +21,14 @@ type Machine struct {
 	Server bool
 	Host   bool
 
-	w       *World
-	on      bool
-	boots   uint64
-	bootID  string
-	clock   clock
-	disk    *Disk
-	member  bool // its disk holds an identity
-	leaving bool
-	id      uint64
+	w      *World
+	on     bool
+	boots  uint64
+	bootID string
+	clock  clock
+	disk   *Disk
+	member bool // its disk holds an identity
+	id     uint64
 
 	daemon *Daemon // nil: not running
 	lives  uint64  // of daemons, shims and guests: none is used twice

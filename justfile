@@ -40,7 +40,7 @@ up *flags: build
 bench pattern=".":
     scripts/bench {{pattern}}
 
-# Many seeds of the simulator, and the kill tests again and again
+# Many seeds of the simulator, and the kill tests again and again (either may be 0)
 soak seeds="1000" kills="20":
     scripts/soak {{seeds}} {{kills}}
 

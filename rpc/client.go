@@ -3,9 +3,11 @@ package rpc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -18,8 +20,10 @@ import (
 // Client asks the servers of a cluster. It stays with one server while that
 // answers, and goes on to the next when it does not, or says UNAVAILABLE. A
 // mutation without a request id gets one, and is tried again under it until the
-// context ends (30 s, when it has no deadline): it happens once. A stream is
-// opened at the next server when one cannot be reached, but not resumed.
+// context ends (30 s, when it has no deadline): it happens once. Where there are
+// several servers, one that takes a call and then is silent is left for the
+// next. A stream is opened at the next server when one cannot be reached, but
+// not resumed.
 type Client struct {
 	VM       blixardv1connect.VMServiceClient
 	Node     blixardv1connect.NodeServiceClient
@@ -30,17 +34,21 @@ type Client struct {
 	cursor  cursor
 	scheme  string
 	http    *http.Transport
+	silent  time.Duration // silentPatience
 }
 
 const (
 	defaultPatience = 30 * time.Second
 	// refusedPatience is how long we go on when nobody listens anywhere.
 	refusedPatience = 2 * time.Second
+	// silentPatience is how long one of several servers may take over an answer.
+	// One that is stopped or stuck still takes connections: its kernel does.
+	silentPatience = 5 * time.Second
 )
 
 // Dial makes a client of the servers at these HOST:PORT. Nothing is sent yet.
 func Dial(servers []string, t *TLS) *Client {
-	c := &Client{servers: servers, scheme: t.scheme(), http: transport(t)}
+	c := &Client{servers: servers, scheme: t.scheme(), http: transport(t), silent: silentPatience}
 	h := &http.Client{Transport: c}
 	base := c.scheme + "://blixard"
 	opts := connect.WithClientOptions(plain(), connect.WithInterceptors(connect.UnaryInterceptorFunc(c.retry)))
@@ -94,11 +102,18 @@ func (c *Client) retry(next connect.UnaryFunc) connect.UnaryFunc {
 			defer cancel()
 		}
 		refused, pause, seen := time.Now(), 10*time.Millisecond, false
+		var last error // a server's own words
 		for {
 			at := c.cursor.at.Load()
-			resp, err := next(ctx, req)
+			resp, err := c.try(ctx, next, req)
+			if err != nil && ctx.Err() != nil && last != nil {
+				return nil, last // says more than the deadline does
+			}
 			if err == nil || ctx.Err() != nil || !again(err) {
 				return resp, err
+			}
+			if detail, _ := Refused(err); detail != nil {
+				last = err
 			}
 			if !isDial(err) {
 				refused, seen = time.Now(), mutation // it may have been executed: only a retry tells
@@ -115,6 +130,36 @@ func (c *Client) retry(next connect.UnaryFunc) connect.UnaryFunc {
 			pause = min(2*pause, 500*time.Millisecond)
 		}
 	}
+}
+
+// try asks once. Of several servers, none may take all the time there is.
+func (c *Client) try(ctx context.Context, next connect.UnaryFunc, req connect.AnyRequest) (connect.AnyResponse, error) {
+	one, cancel := ctx, func() {}
+	if len(c.servers) > 1 && !meantForOne[req.Spec().Procedure] {
+		one, cancel = context.WithTimeout(ctx, c.silent)
+	}
+	defer cancel()
+	resp, err := next(one, req)
+	switch {
+	case err == nil || connect.CodeOf(err) != connect.CodeDeadlineExceeded:
+		return resp, err
+	case ctx.Err() == nil && one != ctx:
+		return nil, connect.NewError(connect.CodeUnavailable, c.noAnswer())
+	case !connect.IsWireError(err):
+		return nil, connect.NewError(connect.CodeDeadlineExceeded, c.noAnswer())
+	}
+	return nil, err
+}
+
+func (c *Client) noAnswer() error {
+	return fmt.Errorf("no answer from %s in time", strings.Join(c.servers, ", "))
+}
+
+// meantForOne are the calls about the very node that is asked, without an id
+// under which they could be repeated.
+var meantForOne = map[string]bool{
+	blixardv1connect.ClusterServiceInitProcedure: true,
+	blixardv1connect.ClusterServiceJoinProcedure: true,
 }
 
 // again says that a call may succeed when it is tried again: a server said

@@ -96,7 +96,7 @@ func (s *Server) remoteLogs(ctx context.Context, host *blixardv1.Node, uid strin
 		return nil, fs.ErrNotExist
 	}
 	why, _ := io.ReadAll(io.LimitReader(resp.Body, 500))
-	return nil, r.unreachable(fmt.Errorf("%s: %s", resp.Status, bytes.TrimSpace(why)))
+	return nil, fmt.Errorf("the host %s (%s) cannot show the console: %s (%s)", host.Name, host.Address, bytes.TrimSpace(why), resp.Status)
 }
 
 type remoteLogs struct {
@@ -143,6 +143,10 @@ func (r *remoteLogs) Close() error {
 func (r *remoteLogs) unreachable(err error) error {
 	if errors.Is(err, context.Canceled) {
 		err = fmt.Errorf("nothing came from it for %s", logsSilent)
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err // a request of ours tells nobody anything
 	}
 	return refuse(blixardv1.ErrorCode_ERROR_CODE_NO_QUORUM, "",
 		fmt.Sprintf("the console is on the host %s (%s), which cannot be reached: %v", r.host.Name, r.host.Address, err),

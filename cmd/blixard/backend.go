@@ -19,6 +19,7 @@ import (
 	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/rpc"
+	"github.com/blixard/blixard/vmm/runner"
 )
 
 // The daemon is rpc's Backend and Logs: it passes on to its node.
@@ -58,7 +59,11 @@ func (d *daemon) Logs(ctx context.Context, uid string, follow bool, tail uint64)
 	if w == nil || w.host == nil {
 		return nil, fs.ErrNotExist
 	}
-	return w.host.Logs(ctx, uid, follow, tail)
+	r, err := w.host.Logs(ctx, uid, follow, tail)
+	if errors.Is(err, runner.ErrNoLog) {
+		return nil, fs.ErrNotExist // rpc.Logs' word for it
+	}
+	return r, err
 }
 
 func (d *daemon) Init(ctx context.Context, req *blixardv1.InitRequest) (*blixardv1.InitResponse, error) {
@@ -105,7 +110,9 @@ func (d *daemon) Join(ctx context.Context, req *blixardv1.JoinRequest) (*blixard
 	if err != nil {
 		detail, _ := rpc.Refused(err)
 		if detail == nil {
-			return nil, connect.NewError(connect.CodeOf(err), fmt.Errorf("ask %s to admit this node: %w", req.GetServer(), err))
+			// Not UNAVAILABLE, which would say that this node could not be asked.
+			return nil, precondition(fmt.Sprintf("cannot ask %s to admit this node: %v", req.GetServer(), errors.Unwrap(err)),
+				"see that a server of the cluster listens there, with the same TLS or lack of it; then join again")
 		}
 		if detail.GetCode() == blixardv1.ErrorCode_ERROR_CODE_REQUEST_ID_EXPIRED {
 			os.Remove(d.joining())

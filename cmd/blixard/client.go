@@ -2,7 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/blixard/blixard/rpc"
@@ -23,12 +27,41 @@ func open(g *Globals, t *terminal, ctx context.Context) (*session, error) {
 	if g.Timeout <= 0 {
 		return nil, usagef("--timeout %s: want more than nothing", g.Timeout)
 	}
+	var err error
+	if g.Server, err = addresses(g.Server); err != nil {
+		return nil, err
+	}
 	tls, err := rpc.LoadTLS(g.TLSCert, g.TLSKey, g.TLSCA)
 	if err != nil {
 		return nil, usagef("%v", err)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, g.Timeout, errTimeout(g.Timeout))
 	return &session{Client: rpc.Dial(g.Server, tls), terminal: t, g: g, ctx: ctx, cancel: cancel}, nil
+}
+
+// defaultPort is where serve listens when nobody says otherwise.
+const defaultPort = "7946"
+
+// addresses completes what --server says: without a port, ours is meant.
+func addresses(given []string) ([]string, error) {
+	var list []string
+	for _, a := range given {
+		if a = strings.TrimSpace(a); a == "" {
+			continue
+		}
+		host, port, err := net.SplitHostPort(a)
+		if err != nil {
+			host, port = strings.Trim(a, "[]"), defaultPort
+		}
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || strings.ContainsAny(host, "/ ") {
+			return nil, usagef("--server %s: want HOST:PORT, such as 10.0.0.1:%s", a, defaultPort)
+		}
+		list = append(list, net.JoinHostPort(host, port))
+	}
+	if len(list) == 0 {
+		return nil, usagef("--server names no node: want HOST:PORT, such as 10.0.0.1:%s", defaultPort)
+	}
+	return list, nil
 }
 
 func (s *session) close() {
@@ -62,6 +95,9 @@ func (s *session) each(names []string, do func(name string) error) error {
 	for _, n := range names {
 		if err := do(n); err != nil {
 			failed++
+			if errors.Is(s.ctx.Err(), context.Canceled) {
+				return err // nobody waits for the others
+			}
 			if first == nil {
 				first = err
 			}

@@ -101,8 +101,8 @@ func (c *ClusterRemoveCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	if err := t.confirm(g, fmt.Sprintf("Take node %s out of the cluster?", c.Name)); err != nil {
 		return err
 	}
-	return cordon(g, t, ctx, func(s *session, id string) (*blixardv1.Node, error) {
-		r, err := s.Cluster.RemoveMember(s.ctx, connect.NewRequest(&blixardv1.RemoveMemberRequest{RequestId: id, Name: c.Name}))
+	return change(g, t, ctx, []string{c.Name}, func(s *session, id, name string) (*blixardv1.Node, error) {
+		r, err := s.Cluster.RemoveMember(s.ctx, connect.NewRequest(&blixardv1.RemoveMemberRequest{RequestId: id, Name: name}))
 		if err != nil {
 			return nil, err
 		}
@@ -111,6 +111,13 @@ func (c *ClusterRemoveCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 }
 
 func (c *VersionCmd) Run(g *Globals, t *terminal) error {
+	switch g.Output {
+	case "json", "yaml":
+		return t.show(g, &blixardv1.StatusResponse{Version: versionText()}, nil)
+	case "name":
+		fmt.Fprintln(t.out, versionText())
+		return nil
+	}
 	fmt.Fprintf(t.out, "blixard %s\n", versionText())
 	return nil
 }

@@ -41,8 +41,8 @@ func (c *NodeGetCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 }
 
 func (c *NodeCordonCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
-	return cordon(g, t, ctx, func(s *session, id string) (*blixardv1.Node, error) {
-		r, err := s.Node.Cordon(s.ctx, connect.NewRequest(&blixardv1.CordonRequest{RequestId: id, Name: c.Name}))
+	return change(g, t, ctx, c.Names, func(s *session, id, name string) (*blixardv1.Node, error) {
+		r, err := s.Node.Cordon(s.ctx, connect.NewRequest(&blixardv1.CordonRequest{RequestId: id, Name: name}))
 		if err != nil {
 			return nil, err
 		}
@@ -51,8 +51,8 @@ func (c *NodeCordonCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 }
 
 func (c *NodeUncordonCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
-	return cordon(g, t, ctx, func(s *session, id string) (*blixardv1.Node, error) {
-		r, err := s.Node.Uncordon(s.ctx, connect.NewRequest(&blixardv1.UncordonRequest{RequestId: id, Name: c.Name}))
+	return change(g, t, ctx, c.Names, func(s *session, id, name string) (*blixardv1.Node, error) {
+		r, err := s.Node.Uncordon(s.ctx, connect.NewRequest(&blixardv1.UncordonRequest{RequestId: id, Name: name}))
 		if err != nil {
 			return nil, err
 		}
@@ -60,18 +60,20 @@ func (c *NodeUncordonCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	})
 }
 
-// cordon carries out one change of a node and shows the node.
-func cordon(g *Globals, t *terminal, ctx *runContext, ask func(s *session, id string) (*blixardv1.Node, error)) error {
+// change carries out one change of each node and shows the node.
+func change(g *Globals, t *terminal, ctx *runContext, names []string, ask func(s *session, id, name string) (*blixardv1.Node, error)) error {
 	s, err := open(g, t, ctx)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	return s.change(func(id string) error {
-		n, err := ask(s, id)
-		if err != nil {
-			return err
-		}
-		return s.show(g, n, func() table { return nodeTable([]*blixardv1.Node{n}, time.Now()) })
+	return s.each(names, func(name string) error {
+		return s.change(func(id string) error {
+			n, err := ask(s, id, name)
+			if err != nil {
+				return err
+			}
+			return s.show(g, n, func() table { return nodeTable([]*blixardv1.Node{n}, time.Now()) })
+		})
 	})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -33,7 +34,7 @@ func (c *VMCreateCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 }
 
 func (c *VMCreateCmd) drafts(t *terminal) ([]*draft, error) {
-	if c.File == "" {
+	if len(c.File) == 0 {
 		d, err := c.draft()
 		return []*draft{d}, err
 	}
@@ -41,7 +42,15 @@ func (c *VMCreateCmd) drafts(t *terminal) ([]*draft, error) {
 	if fmt.Sprint(alone) != fmt.Sprint(*c) {
 		return nil, usagef("-f says everything of a VM: no name and no other flag goes with it")
 	}
-	return readSpecs(c.File, t.in)
+	var all []*draft
+	for _, f := range c.File {
+		d, err := readSpecs(f, t.in)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, d...)
+	}
+	return all, nil
 }
 
 func (s *session) create(d *draft, validateOnly bool) error {
@@ -56,7 +65,7 @@ func (s *session) create(d *draft, validateOnly bool) error {
 		}
 		vm := r.Msg.GetVm()
 		if validateOnly || !s.g.Wait {
-			return s.showVM(vm, "")
+			return s.showVM(vm, s.nodeOf(vm))
 		}
 		vm, node, err := s.await(d.name, vm.GetUid(), "create", running(0, nil))
 		if err != nil {
@@ -193,9 +202,27 @@ func power(g *Globals, t *terminal, ctx *runContext, names []string, what string
 					}
 				}
 			}
+			if node == "" {
+				node = s.nodeOf(vm)
+			}
 			return s.showVM(vm, node)
 		})
 	})
+}
+
+// nodeOf is the name of the node that a VM was placed on, if that is soon known:
+// what changes a VM answers with the VM alone.
+func (s *session) nodeOf(vm *blixardv1.VM) string {
+	if vm.GetPlacement().GetNodeId() == 0 {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, time.Second)
+	defer cancel()
+	r, err := s.VM.Get(ctx, connect.NewRequest(&blixardv1.GetRequest{Name: vm.GetName(), Stale: true}))
+	if err != nil || r.Msg.GetVm().GetPlacement().GetNodeId() != vm.GetPlacement().GetNodeId() {
+		return ""
+	}
+	return r.Msg.GetNode()
 }
 
 func (c *VMLogsCmd) Run(g *Globals, t *terminal, ctx *runContext) error {

@@ -168,7 +168,7 @@ func (c *Config) defaults() (err error) {
 		}
 	}
 	c.Cache = or(c.Cache, filepath.Join(c.DataDir, "cache"))
-	c.Listen = or(c.Listen, "127.0.0.1:7946")
+	c.Listen = or(c.Listen, "127.0.0.1:"+defaultPort)
 	c.Log.Level = or(c.Log.Level, "info")
 	c.Log.Format = or(c.Log.Format, "text")
 	if len(c.Roles) == 0 {

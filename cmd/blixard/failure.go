@@ -23,6 +23,8 @@ const (
 	exitNoQuorum = 5
 	exitTimeout  = 6
 	exitPartial  = 7
+	// exitInterrupted is what shells make of a SIGINT.
+	exitInterrupted = 130
 )
 
 // failure is an error as a user should see it.

@@ -76,8 +76,8 @@ type VMCreateCmd struct {
 	Name string   `arg:"" optional:"" help:"Its name; in a file, the name there."`
 	Argv []string `arg:"" optional:"" help:"With --process: the program and its arguments, after --."`
 
-	File         string `short:"f" placeholder:"FILE" help:"Specs as YAML, one or more documents; - is standard input."`
-	ValidateOnly bool   `help:"Check everything and change nothing."`
+	File         []string `short:"f" sep:"none" placeholder:"FILE" help:"Specs as YAML, one or more documents; - is standard input. May be repeated."`
+	ValidateOnly bool     `help:"Check everything and change nothing."`
 
 	Hypervisor string            `placeholder:"NAME" help:"qemu, cloud-hypervisor, firecracker or process; any that fits when not given."`
 	Kernel     string            `placeholder:"WHAT" help:"A file, sha256:DIGEST, or a name given by image push."`
@@ -151,8 +151,8 @@ type ModulesCmd struct{}
 type NodeCmd struct {
 	List     NodeListCmd     `cmd:"" aliases:"ls" help:"List nodes."`
 	Get      NodeGetCmd      `cmd:"" help:"Show one node."`
-	Cordon   NodeCordonCmd   `cmd:"" help:"Keep new VMs off a node; those on it stay."`
-	Uncordon NodeUncordonCmd `cmd:"" help:"Let a node take new VMs again."`
+	Cordon   NodeCordonCmd   `cmd:"" help:"Keep new VMs off nodes; those on them stay."`
+	Uncordon NodeUncordonCmd `cmd:"" help:"Let nodes take new VMs again."`
 }
 
 type NodeListCmd struct {
@@ -165,11 +165,11 @@ type NodeGetCmd struct {
 }
 
 type NodeCordonCmd struct {
-	Name string `arg:"" help:"The node."`
+	Names []string `arg:"" name:"name" help:"Nodes."`
 }
 
 type NodeUncordonCmd struct {
-	Name string `arg:"" help:"The node."`
+	Names []string `arg:"" name:"name" help:"Nodes."`
 }
 
 type ImageCmd struct {

@@ -77,7 +77,7 @@ func run(args []string, in io.Reader, out, err io.Writer) int {
 	e = k.Run(&cli.Globals, t, &runContext{ctx})
 	if e != nil && ctx.Err() != nil && errors.Is(e, context.Canceled) {
 		fmt.Fprintln(err, "blixard: interrupted")
-		return 130
+		return exitInterrupted
 	}
 	return explain(err, e, cli.Globals.RequestID)
 }

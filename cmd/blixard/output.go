@@ -220,6 +220,8 @@ func serverText(n *blixardv1.Node) string {
 func nodeStatus(n *blixardv1.Node) string {
 	var s []string
 	switch h := n.GetHost(); {
+	case n.GetServer() == blixardv1.ServerState_SERVER_STATE_LEAVING:
+		s = append(s, "Leaving")
 	case h == nil:
 		s = append(s, "Ready")
 	case h.GetEpoch() == 0:

@@ -19,6 +19,7 @@ func (s *session) await(name, uid, what string, done func(*blixardv1.VM) (bool, 
 	defer p.done()
 	start := time.Now()
 	last := "no answer yet"
+	var said word
 	for pause := 20 * time.Millisecond; ; pause = min(pause*3/2, 500*time.Millisecond) {
 		r, err := s.VM.Get(s.ctx, connect.NewRequest(&blixardv1.GetRequest{Name: name}))
 		vm := r0(r).GetVm()
@@ -34,25 +35,51 @@ func (s *session) await(name, uid, what string, done func(*blixardv1.VM) (bool, 
 				return vm, r0(r).GetNode(), err
 			}
 			last = phaseText(vm)
+			if n := r0(r).GetNode(); n != "" {
+				last += " on " + n
+			}
 			if m := vm.GetStatus().GetMessage(); m != "" {
 				last += ": " + oneLine(m)
 			}
-		} else {
+		} else if s.ctx.Err() == nil {
 			last = asFailure(err).what
 		}
 		p.say("%s %s: %s (%ds)", what, name, last, int(time.Since(start).Seconds()))
+		if p.w == nil && said.due(last, time.Now()) {
+			fmt.Fprintf(s.err, "%s %s: %s\n", what, name, last)
+		}
 		select {
 		case <-time.After(pause):
 		case <-s.ctx.Done():
-			if errors.Is(s.ctx.Err(), context.Canceled) {
-				return nil, "", s.ctx.Err()
-			}
-			return nil, "", &failure{code: exitTimeout,
+			f := &failure{code: exitTimeout,
 				what: fmt.Sprintf("%s %s: not done within %s; it goes on in the cluster", what, name, s.g.Timeout),
 				why:  "last seen: " + last,
 				next: fmt.Sprintf("blixard vm get %s -o wide, or blixard vm explain %s", name, name)}
+			if errors.Is(s.ctx.Err(), context.Canceled) {
+				f.code, f.what = exitInterrupted, fmt.Sprintf("%s %s: interrupted; it goes on in the cluster", what, name)
+			}
+			return nil, "", f
 		}
 	}
+}
+
+// word is what was last said where no line can be drawn over, as in a script's
+// log: what does not change for a while is worth a line, once.
+type word struct {
+	text string
+	at   time.Time
+	said bool
+}
+
+func (w *word) due(text string, now time.Time) bool {
+	if text != w.text {
+		*w = word{text: text, at: now}
+	}
+	if w.said || now.Sub(w.at) < 3*time.Second {
+		return false
+	}
+	w.said = true
+	return true
 }
 
 func r0(r *connect.Response[blixardv1.GetResponse]) *blixardv1.GetResponse {

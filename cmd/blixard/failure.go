@@ -27,6 +27,9 @@ const (
 	exitInterrupted = 130
 )
 
+const exitCodes = "Exit codes: 1 error, 2 wrong usage or input, 3 not found, 4 refused as things are, 5 no quorum, " +
+	"6 out of time, 7 some of several failed, 130 interrupted."
+
 // failure is an error as a user should see it.
 type failure struct {
 	code int

@@ -46,7 +46,7 @@ func run(args []string, in io.Reader, out, err io.Writer) int {
 	exited := -1
 	parser, e := kong.New(&cli,
 		kong.Name("blixard"),
-		kong.Description("One machine out of many, for microVMs."),
+		kong.Description("One machine out of many, for microVMs.\n\n"+exitCodes),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Writers(out, err),
 		kong.Exit(func(code int) {

@@ -26,7 +26,7 @@ func (s *session) await(name, uid, what string, done func(*blixardv1.VM) (bool, 
 		switch {
 		case err == nil && vm.GetUid() != uid, connect.CodeOf(err) == connect.CodeNotFound:
 			vm, err = nil, nil
-		case err != nil && s.ctx.Err() == nil && connect.CodeOf(err) != connect.CodeUnavailable:
+		case err != nil && !s.late(err) && connect.CodeOf(err) != connect.CodeUnavailable:
 			return nil, "", err
 		}
 		if err == nil {
@@ -41,7 +41,7 @@ func (s *session) await(name, uid, what string, done func(*blixardv1.VM) (bool, 
 			if m := vm.GetStatus().GetMessage(); m != "" {
 				last += ": " + oneLine(m)
 			}
-		} else if s.ctx.Err() == nil {
+		} else if !s.late(err) {
 			last = asFailure(err).what
 		}
 		p.say("%s %s: %s (%ds)", what, name, last, int(time.Since(start).Seconds()))
@@ -61,6 +61,14 @@ func (s *session) await(name, uid, what string, done func(*blixardv1.VM) (bool, 
 			return nil, "", f
 		}
 	}
+}
+
+// late says that an error is only our own time being up: it tells nothing that
+// was not known before. The call can notice it before the context itself does.
+func (s *session) late(err error) bool {
+	at, ok := s.ctx.Deadline()
+	return s.ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) || connect.CodeOf(err) == connect.CodeDeadlineExceeded ||
+		ok && time.Until(at) < 20*time.Millisecond
 }
 
 // word is what was last said where no line can be drawn over, as in a script's

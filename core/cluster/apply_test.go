@@ -274,6 +274,25 @@ func TestWhateverHappens(t *testing.T) {
 	})
 }
 
+// A VM that has ended for good and is started again does not go on saying that
+// it has ended.
+func TestStartForgetsTheEnd(t *testing.T) {
+	d := newDriver()
+	d.boot(FirstID)
+	d.request(createOp("a", 64, 1))
+	d.report(FirstID, seen(d.VM("a"), blixardv1.Phase_PHASE_FAILED))
+	generation := d.VM("a").RunGeneration
+	start := func() *blixardv1.VM {
+		return d.request(&blixardv1.Command{Op: &blixardv1.Command_Power{Power: &blixardv1.PowerOp{Name: "a", Run: true}}}).GetVm()
+	}
+	if vm := start(); vm.Status.Phase != blixardv1.Phase_PHASE_PENDING || vm.RunGeneration != generation+1 {
+		t.Fatalf("%v", vm)
+	}
+	if vm := start(); vm.RunGeneration != generation+1 {
+		t.Fatalf("started twice: %v", vm)
+	}
+}
+
 func TestFrozenStaysFrozen(t *testing.T) {
 	d := newDriver()
 	d.boot(FirstID)

@@ -131,6 +131,9 @@ func (s *State) power(e *entry, op *blixardv1.PowerOp) *blixardv1.Response {
 	vm.Run, vm.Revision = op.Run, e.index
 	if op.Restart || op.Run {
 		vm.RunGeneration++
+		if ended(vm) { // how it ended is no answer to whoever waits for the start
+			s.setPhase(e, vm, blixardv1.Phase_PHASE_PENDING, "StartAsked", "its user asked for it to be started")
+		}
 	}
 	switch {
 	case vm.Placement != nil:

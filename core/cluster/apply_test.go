@@ -263,9 +263,8 @@ func (d *driver) rebuilt(t *rapid.T) {
 
 func TestWhateverHappens(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		d, twin := newDriver(), newDriver()
+		d := newDriver()
 		d.boot(FirstID)
-		twin.boot(FirstID)
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			d.step(t)
 			d.ledger(t)

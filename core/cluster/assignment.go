@@ -42,12 +42,3 @@ func (s *State) assignment(vm *blixardv1.VM) *blixardv1.Assignment {
 	}
 	return a
 }
-
-// HasShort says whether a host's loss would release anything placed there.
-func (s *State) HasShort(node uint64) (has bool) {
-	s.Placed(node, func(vm *blixardv1.VM) bool {
-		has = vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT
-		return !has
-	})
-	return has
-}

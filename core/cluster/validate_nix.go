@@ -497,3 +497,30 @@ func nixArtifacts(spec *blixardv1.VMSpec) (list []*blixardv1.Artifact) {
 	}
 	return list
 }
+
+// ValidatePins checks where the inputs of NixOS VMs come from. Unlike a user, the
+// operator may name a folder of the hosts: it is theirs to keep alike.
+func ValidatePins(p *blixardv1.Pins) *blixardv1.Error {
+	for _, f := range []struct{ field, ref string }{
+		{"pins.nixpkgs", p.GetNixpkgs()}, {"pins.flake_parts", p.GetFlakeParts()},
+		{"pins.microvm", p.GetMicrovm()}, {"pins.modules", p.GetModules()},
+	} {
+		if f.ref == "" {
+			continue
+		}
+		if local, ok := strings.CutPrefix(strings.TrimPrefix(strings.TrimPrefix(f.ref, "git+file://"), "path:"), "/"); ok {
+			folder, _, _ := strings.Cut("/"+local, "?")
+			if err := checkPath(f.field, folder); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := checkFlakeRef(f.field, f.ref); err != nil {
+			return err
+		}
+	}
+	if p.GetLock() == nil {
+		return nil
+	}
+	return checkPacked("pins.lock", p.Lock, maxModuleBytes, "1 MiB")
+}

@@ -756,12 +756,196 @@ func (x *RemoveMemberResponse) GetNode() *Node {
 	return nil
 }
 
+type GetPinsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stale         bool                   `protobuf:"varint,1,opt,name=stale,proto3" json:"stale,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPinsRequest) Reset() {
+	*x = GetPinsRequest{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPinsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPinsRequest) ProtoMessage() {}
+
+func (x *GetPinsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPinsRequest.ProtoReflect.Descriptor instead.
+func (*GetPinsRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *GetPinsRequest) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+type GetPinsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pins          *Pins                  `protobuf:"bytes,1,opt,name=pins,proto3" json:"pins,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPinsResponse) Reset() {
+	*x = GetPinsResponse{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPinsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPinsResponse) ProtoMessage() {}
+
+func (x *GetPinsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPinsResponse.ProtoReflect.Descriptor instead.
+func (*GetPinsResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *GetPinsResponse) GetPins() *Pins {
+	if x != nil {
+		return x.Pins
+	}
+	return nil
+}
+
+type SetPinsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Pins          *Pins                  `protobuf:"bytes,2,opt,name=pins,proto3" json:"pins,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPinsRequest) Reset() {
+	*x = SetPinsRequest{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPinsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPinsRequest) ProtoMessage() {}
+
+func (x *SetPinsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPinsRequest.ProtoReflect.Descriptor instead.
+func (*SetPinsRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SetPinsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *SetPinsRequest) GetPins() *Pins {
+	if x != nil {
+		return x.Pins
+	}
+	return nil
+}
+
+type SetPinsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pins          *Pins                  `protobuf:"bytes,1,opt,name=pins,proto3" json:"pins,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPinsResponse) Reset() {
+	*x = SetPinsResponse{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPinsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPinsResponse) ProtoMessage() {}
+
+func (x *SetPinsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPinsResponse.ProtoReflect.Descriptor instead.
+func (*SetPinsResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SetPinsResponse) GetPins() *Pins {
+	if x != nil {
+		return x.Pins
+	}
+	return nil
+}
+
 var File_blixard_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_blixard_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x18blixard/v1/cluster.proto\x12\n" +
-	"blixard.v1\x1a\x15blixard/v1/node.proto\"\x8e\x02\n" +
+	"blixard.v1\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\x8e\x02\n" +
 	"\bSettings\x12\x19\n" +
 	"\brenew_ms\x18\x01 \x01(\rR\arenewMs\x12\x19\n" +
 	"\blease_ms\x18\x02 \x01(\rR\aleaseMs\x12\"\n" +
@@ -824,13 +1008,25 @@ const file_blixard_v1_cluster_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"<\n" +
 	"\x14RemoveMemberResponse\x12$\n" +
-	"\x04node\x18\x01 \x01(\v2\x10.blixard.v1.NodeR\x04node2\xe9\x02\n" +
+	"\x04node\x18\x01 \x01(\v2\x10.blixard.v1.NodeR\x04node\"&\n" +
+	"\x0eGetPinsRequest\x12\x14\n" +
+	"\x05stale\x18\x01 \x01(\bR\x05stale\"7\n" +
+	"\x0fGetPinsResponse\x12$\n" +
+	"\x04pins\x18\x01 \x01(\v2\x10.blixard.v1.PinsR\x04pins\"U\n" +
+	"\x0eSetPinsRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12$\n" +
+	"\x04pins\x18\x02 \x01(\v2\x10.blixard.v1.PinsR\x04pins\"7\n" +
+	"\x0fSetPinsResponse\x12$\n" +
+	"\x04pins\x18\x01 \x01(\v2\x10.blixard.v1.PinsR\x04pins2\xf6\x03\n" +
 	"\x0eClusterService\x12D\n" +
 	"\x06Status\x12\x19.blixard.v1.StatusRequest\x1a\x1a.blixard.v1.StatusResponse\"\x03\x90\x02\x01\x129\n" +
 	"\x04Init\x12\x17.blixard.v1.InitRequest\x1a\x18.blixard.v1.InitResponse\x129\n" +
 	"\x04Join\x12\x17.blixard.v1.JoinRequest\x1a\x18.blixard.v1.JoinResponse\x12H\n" +
 	"\tAddMember\x12\x1c.blixard.v1.AddMemberRequest\x1a\x1d.blixard.v1.AddMemberResponse\x12Q\n" +
-	"\fRemoveMember\x12\x1f.blixard.v1.RemoveMemberRequest\x1a .blixard.v1.RemoveMemberResponseB7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
+	"\fRemoveMember\x12\x1f.blixard.v1.RemoveMemberRequest\x1a .blixard.v1.RemoveMemberResponse\x12G\n" +
+	"\aGetPins\x12\x1a.blixard.v1.GetPinsRequest\x1a\x1b.blixard.v1.GetPinsResponse\"\x03\x90\x02\x01\x12B\n" +
+	"\aSetPins\x12\x1a.blixard.v1.SetPinsRequest\x1a\x1b.blixard.v1.SetPinsResponseB7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
 
 var (
 	file_blixard_v1_cluster_proto_rawDescOnce sync.Once
@@ -844,7 +1040,7 @@ func file_blixard_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_blixard_v1_cluster_proto_rawDescData
 }
 
-var file_blixard_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_blixard_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_blixard_v1_cluster_proto_goTypes = []any{
 	(*Settings)(nil),             // 0: blixard.v1.Settings
 	(*StatusRequest)(nil),        // 1: blixard.v1.StatusRequest
@@ -857,29 +1053,41 @@ var file_blixard_v1_cluster_proto_goTypes = []any{
 	(*AddMemberResponse)(nil),    // 8: blixard.v1.AddMemberResponse
 	(*RemoveMemberRequest)(nil),  // 9: blixard.v1.RemoveMemberRequest
 	(*RemoveMemberResponse)(nil), // 10: blixard.v1.RemoveMemberResponse
-	(*Node)(nil),                 // 11: blixard.v1.Node
+	(*GetPinsRequest)(nil),       // 11: blixard.v1.GetPinsRequest
+	(*GetPinsResponse)(nil),      // 12: blixard.v1.GetPinsResponse
+	(*SetPinsRequest)(nil),       // 13: blixard.v1.SetPinsRequest
+	(*SetPinsResponse)(nil),      // 14: blixard.v1.SetPinsResponse
+	(*Node)(nil),                 // 15: blixard.v1.Node
+	(*Pins)(nil),                 // 16: blixard.v1.Pins
 }
 var file_blixard_v1_cluster_proto_depIdxs = []int32{
-	11, // 0: blixard.v1.StatusResponse.nodes:type_name -> blixard.v1.Node
+	15, // 0: blixard.v1.StatusResponse.nodes:type_name -> blixard.v1.Node
 	0,  // 1: blixard.v1.StatusResponse.settings:type_name -> blixard.v1.Settings
 	0,  // 2: blixard.v1.InitRequest.settings:type_name -> blixard.v1.Settings
-	11, // 3: blixard.v1.AddMemberResponse.servers:type_name -> blixard.v1.Node
-	11, // 4: blixard.v1.RemoveMemberResponse.node:type_name -> blixard.v1.Node
-	1,  // 5: blixard.v1.ClusterService.Status:input_type -> blixard.v1.StatusRequest
-	3,  // 6: blixard.v1.ClusterService.Init:input_type -> blixard.v1.InitRequest
-	5,  // 7: blixard.v1.ClusterService.Join:input_type -> blixard.v1.JoinRequest
-	7,  // 8: blixard.v1.ClusterService.AddMember:input_type -> blixard.v1.AddMemberRequest
-	9,  // 9: blixard.v1.ClusterService.RemoveMember:input_type -> blixard.v1.RemoveMemberRequest
-	2,  // 10: blixard.v1.ClusterService.Status:output_type -> blixard.v1.StatusResponse
-	4,  // 11: blixard.v1.ClusterService.Init:output_type -> blixard.v1.InitResponse
-	6,  // 12: blixard.v1.ClusterService.Join:output_type -> blixard.v1.JoinResponse
-	8,  // 13: blixard.v1.ClusterService.AddMember:output_type -> blixard.v1.AddMemberResponse
-	10, // 14: blixard.v1.ClusterService.RemoveMember:output_type -> blixard.v1.RemoveMemberResponse
-	10, // [10:15] is the sub-list for method output_type
-	5,  // [5:10] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	15, // 3: blixard.v1.AddMemberResponse.servers:type_name -> blixard.v1.Node
+	15, // 4: blixard.v1.RemoveMemberResponse.node:type_name -> blixard.v1.Node
+	16, // 5: blixard.v1.GetPinsResponse.pins:type_name -> blixard.v1.Pins
+	16, // 6: blixard.v1.SetPinsRequest.pins:type_name -> blixard.v1.Pins
+	16, // 7: blixard.v1.SetPinsResponse.pins:type_name -> blixard.v1.Pins
+	1,  // 8: blixard.v1.ClusterService.Status:input_type -> blixard.v1.StatusRequest
+	3,  // 9: blixard.v1.ClusterService.Init:input_type -> blixard.v1.InitRequest
+	5,  // 10: blixard.v1.ClusterService.Join:input_type -> blixard.v1.JoinRequest
+	7,  // 11: blixard.v1.ClusterService.AddMember:input_type -> blixard.v1.AddMemberRequest
+	9,  // 12: blixard.v1.ClusterService.RemoveMember:input_type -> blixard.v1.RemoveMemberRequest
+	11, // 13: blixard.v1.ClusterService.GetPins:input_type -> blixard.v1.GetPinsRequest
+	13, // 14: blixard.v1.ClusterService.SetPins:input_type -> blixard.v1.SetPinsRequest
+	2,  // 15: blixard.v1.ClusterService.Status:output_type -> blixard.v1.StatusResponse
+	4,  // 16: blixard.v1.ClusterService.Init:output_type -> blixard.v1.InitResponse
+	6,  // 17: blixard.v1.ClusterService.Join:output_type -> blixard.v1.JoinResponse
+	8,  // 18: blixard.v1.ClusterService.AddMember:output_type -> blixard.v1.AddMemberResponse
+	10, // 19: blixard.v1.ClusterService.RemoveMember:output_type -> blixard.v1.RemoveMemberResponse
+	12, // 20: blixard.v1.ClusterService.GetPins:output_type -> blixard.v1.GetPinsResponse
+	14, // 21: blixard.v1.ClusterService.SetPins:output_type -> blixard.v1.SetPinsResponse
+	15, // [15:22] is the sub-list for method output_type
+	8,  // [8:15] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_cluster_proto_init() }
@@ -888,13 +1096,14 @@ func file_blixard_v1_cluster_proto_init() {
 		return
 	}
 	file_blixard_v1_node_proto_init()
+	file_blixard_v1_vm_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_cluster_proto_rawDesc), len(file_blixard_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -123,6 +123,10 @@ type Command struct {
 	//	*Command_Tag
 	//	*Command_Collect
 	//	*Command_Place
+	//	*Command_UpdateVm
+	//	*Command_RollbackVm
+	//	*Command_BuildVm
+	//	*Command_SetPins
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -335,6 +339,42 @@ func (x *Command) GetPlace() *PlaceOp {
 	return nil
 }
 
+func (x *Command) GetUpdateVm() *UpdateVMOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_UpdateVm); ok {
+			return x.UpdateVm
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRollbackVm() *RollbackVMOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RollbackVm); ok {
+			return x.RollbackVm
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetBuildVm() *BuildVMOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_BuildVm); ok {
+			return x.BuildVm
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetPins() *SetPinsOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_SetPins); ok {
+			return x.SetPins
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -399,6 +439,22 @@ type Command_Place struct {
 	Place *PlaceOp `protobuf:"bytes,24,opt,name=place,proto3,oneof"`
 }
 
+type Command_UpdateVm struct {
+	UpdateVm *UpdateVMOp `protobuf:"bytes,25,opt,name=update_vm,json=updateVm,proto3,oneof"`
+}
+
+type Command_RollbackVm struct {
+	RollbackVm *RollbackVMOp `protobuf:"bytes,26,opt,name=rollback_vm,json=rollbackVm,proto3,oneof"`
+}
+
+type Command_BuildVm struct {
+	BuildVm *BuildVMOp `protobuf:"bytes,27,opt,name=build_vm,json=buildVm,proto3,oneof"`
+}
+
+type Command_SetPins struct {
+	SetPins *SetPinsOp `protobuf:"bytes,28,opt,name=set_pins,json=setPins,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Op() {}
 
 func (*Command_CreateVm) isCommand_Op() {}
@@ -428,6 +484,14 @@ func (*Command_Tag) isCommand_Op() {}
 func (*Command_Collect) isCommand_Op() {}
 
 func (*Command_Place) isCommand_Op() {}
+
+func (*Command_UpdateVm) isCommand_Op() {}
+
+func (*Command_RollbackVm) isCommand_Op() {}
+
+func (*Command_BuildVm) isCommand_Op() {}
+
+func (*Command_SetPins) isCommand_Op() {}
 
 // InitOp is the first entry of a cluster.
 type InitOp struct {
@@ -558,6 +622,246 @@ func (x *CreateVMOp) GetValidateOnly() bool {
 	return false
 }
 
+type UpdateVMOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Spec          *VMSpec                `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	ValidateOnly  bool                   `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	Restart       bool                   `protobuf:"varint,4,opt,name=restart,proto3" json:"restart,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateVMOp) Reset() {
+	*x = UpdateVMOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateVMOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateVMOp) ProtoMessage() {}
+
+func (x *UpdateVMOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateVMOp.ProtoReflect.Descriptor instead.
+func (*UpdateVMOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *UpdateVMOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UpdateVMOp) GetSpec() *VMSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *UpdateVMOp) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *UpdateVMOp) GetRestart() bool {
+	if x != nil {
+		return x.Restart
+	}
+	return false
+}
+
+type RollbackVMOp struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	SpecGeneration uint32                 `protobuf:"varint,2,opt,name=spec_generation,json=specGeneration,proto3" json:"spec_generation,omitempty"`
+	Restart        bool                   `protobuf:"varint,3,opt,name=restart,proto3" json:"restart,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RollbackVMOp) Reset() {
+	*x = RollbackVMOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackVMOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackVMOp) ProtoMessage() {}
+
+func (x *RollbackVMOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackVMOp.ProtoReflect.Descriptor instead.
+func (*RollbackVMOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RollbackVMOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RollbackVMOp) GetSpecGeneration() uint32 {
+	if x != nil {
+		return x.SpecGeneration
+	}
+	return 0
+}
+
+func (x *RollbackVMOp) GetRestart() bool {
+	if x != nil {
+		return x.Restart
+	}
+	return false
+}
+
+type BuildVMOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Refresh       bool                   `protobuf:"varint,2,opt,name=refresh,proto3" json:"refresh,omitempty"`
+	Prebuild      *uint32                `protobuf:"varint,3,opt,name=prebuild,proto3,oneof" json:"prebuild,omitempty"`
+	Restart       bool                   `protobuf:"varint,4,opt,name=restart,proto3" json:"restart,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BuildVMOp) Reset() {
+	*x = BuildVMOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BuildVMOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BuildVMOp) ProtoMessage() {}
+
+func (x *BuildVMOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BuildVMOp.ProtoReflect.Descriptor instead.
+func (*BuildVMOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *BuildVMOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BuildVMOp) GetRefresh() bool {
+	if x != nil {
+		return x.Refresh
+	}
+	return false
+}
+
+func (x *BuildVMOp) GetPrebuild() uint32 {
+	if x != nil && x.Prebuild != nil {
+		return *x.Prebuild
+	}
+	return 0
+}
+
+func (x *BuildVMOp) GetRestart() bool {
+	if x != nil {
+		return x.Restart
+	}
+	return false
+}
+
+type SetPinsOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pins          *Pins                  `protobuf:"bytes,1,opt,name=pins,proto3" json:"pins,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPinsOp) Reset() {
+	*x = SetPinsOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPinsOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPinsOp) ProtoMessage() {}
+
+func (x *SetPinsOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPinsOp.ProtoReflect.Descriptor instead.
+func (*SetPinsOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SetPinsOp) GetPins() *Pins {
+	if x != nil {
+		return x.Pins
+	}
+	return nil
+}
+
 type DeleteVMOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -568,7 +872,7 @@ type DeleteVMOp struct {
 
 func (x *DeleteVMOp) Reset() {
 	*x = DeleteVMOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[3]
+	mi := &file_blixard_v1_log_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -580,7 +884,7 @@ func (x *DeleteVMOp) String() string {
 func (*DeleteVMOp) ProtoMessage() {}
 
 func (x *DeleteVMOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[3]
+	mi := &file_blixard_v1_log_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -593,7 +897,7 @@ func (x *DeleteVMOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVMOp.ProtoReflect.Descriptor instead.
 func (*DeleteVMOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{3}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DeleteVMOp) GetName() string {
@@ -621,7 +925,7 @@ type PowerOp struct {
 
 func (x *PowerOp) Reset() {
 	*x = PowerOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[4]
+	mi := &file_blixard_v1_log_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +937,7 @@ func (x *PowerOp) String() string {
 func (*PowerOp) ProtoMessage() {}
 
 func (x *PowerOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[4]
+	mi := &file_blixard_v1_log_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +950,7 @@ func (x *PowerOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOp.ProtoReflect.Descriptor instead.
 func (*PowerOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{4}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PowerOp) GetName() string {
@@ -680,7 +984,7 @@ type CordonOp struct {
 
 func (x *CordonOp) Reset() {
 	*x = CordonOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[5]
+	mi := &file_blixard_v1_log_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +996,7 @@ func (x *CordonOp) String() string {
 func (*CordonOp) ProtoMessage() {}
 
 func (x *CordonOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[5]
+	mi := &file_blixard_v1_log_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +1009,7 @@ func (x *CordonOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonOp.ProtoReflect.Descriptor instead.
 func (*CordonOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{5}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CordonOp) GetName() string {
@@ -735,7 +1039,7 @@ type AddNodeOp struct {
 
 func (x *AddNodeOp) Reset() {
 	*x = AddNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[6]
+	mi := &file_blixard_v1_log_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -747,7 +1051,7 @@ func (x *AddNodeOp) String() string {
 func (*AddNodeOp) ProtoMessage() {}
 
 func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[6]
+	mi := &file_blixard_v1_log_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -760,7 +1064,7 @@ func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeOp.ProtoReflect.Descriptor instead.
 func (*AddNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{6}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AddNodeOp) GetName() string {
@@ -807,7 +1111,7 @@ type RemoveNodeOp struct {
 
 func (x *RemoveNodeOp) Reset() {
 	*x = RemoveNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[7]
+	mi := &file_blixard_v1_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +1123,7 @@ func (x *RemoveNodeOp) String() string {
 func (*RemoveNodeOp) ProtoMessage() {}
 
 func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[7]
+	mi := &file_blixard_v1_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +1136,7 @@ func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeOp.ProtoReflect.Descriptor instead.
 func (*RemoveNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{7}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RemoveNodeOp) GetName() string {
@@ -856,7 +1160,7 @@ type HostBootOp struct {
 
 func (x *HostBootOp) Reset() {
 	*x = HostBootOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[8]
+	mi := &file_blixard_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -868,7 +1172,7 @@ func (x *HostBootOp) String() string {
 func (*HostBootOp) ProtoMessage() {}
 
 func (x *HostBootOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[8]
+	mi := &file_blixard_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -881,7 +1185,7 @@ func (x *HostBootOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostBootOp.ProtoReflect.Descriptor instead.
 func (*HostBootOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{8}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HostBootOp) GetNodeId() uint64 {
@@ -920,14 +1224,16 @@ type HostReportOp struct {
 	Epoch        uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Observations []*Observation         `protobuf:"bytes,4,rep,name=observations,proto3" json:"observations,omitempty"`
 	// When set, replaces the host's facts.
-	Facts         *HostFacts `protobuf:"bytes,5,opt,name=facts,proto3" json:"facts,omitempty"`
+	Facts *HostFacts `protobuf:"bytes,5,opt,name=facts,proto3" json:"facts,omitempty"`
+	// Runners that the host has made ready for VMs that it does not run.
+	Prepared      []*Prepared `protobuf:"bytes,6,rep,name=prepared,proto3" json:"prepared,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HostReportOp) Reset() {
 	*x = HostReportOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[9]
+	mi := &file_blixard_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1245,7 @@ func (x *HostReportOp) String() string {
 func (*HostReportOp) ProtoMessage() {}
 
 func (x *HostReportOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[9]
+	mi := &file_blixard_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1258,7 @@ func (x *HostReportOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReportOp.ProtoReflect.Descriptor instead.
 func (*HostReportOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HostReportOp) GetNodeId() uint64 {
@@ -990,6 +1296,65 @@ func (x *HostReportOp) GetFacts() *HostFacts {
 	return nil
 }
 
+func (x *HostReportOp) GetPrepared() []*Prepared {
+	if x != nil {
+		return x.Prepared
+	}
+	return nil
+}
+
+type Prepared struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	StorePath     string                 `protobuf:"bytes,2,opt,name=store_path,json=storePath,proto3" json:"store_path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Prepared) Reset() {
+	*x = Prepared{}
+	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Prepared) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Prepared) ProtoMessage() {}
+
+func (x *Prepared) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Prepared.ProtoReflect.Descriptor instead.
+func (*Prepared) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Prepared) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *Prepared) GetStorePath() string {
+	if x != nil {
+		return x.StorePath
+	}
+	return ""
+}
+
 // Observation is what a host saw of one instance.
 type Observation struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -1010,13 +1375,19 @@ type Observation struct {
 	Removed bool `protobuf:"varint,11,opt,name=removed,proto3" json:"removed,omitempty"`
 	// Assignment revision that the host acted on.
 	AssignmentRevision uint64 `protobuf:"varint,12,opt,name=assignment_revision,json=assignmentRevision,proto3" json:"assignment_revision,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// As of VMStatus.
+	SpecGeneration  uint32 `protobuf:"varint,13,opt,name=spec_generation,json=specGeneration,proto3" json:"spec_generation,omitempty"`
+	BuiltGeneration uint32 `protobuf:"varint,14,opt,name=built_generation,json=builtGeneration,proto3" json:"built_generation,omitempty"`
+	BuildMessage    string `protobuf:"bytes,15,opt,name=build_message,json=buildMessage,proto3" json:"build_message,omitempty"`
+	// Of built_generation; its nodes are empty.
+	Runner        *Runner `protobuf:"bytes,16,opt,name=runner,proto3" json:"runner,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_blixard_v1_log_proto_msgTypes[10]
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1399,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[10]
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1412,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Observation) GetUid() string {
@@ -1128,6 +1499,34 @@ func (x *Observation) GetAssignmentRevision() uint64 {
 	return 0
 }
 
+func (x *Observation) GetSpecGeneration() uint32 {
+	if x != nil {
+		return x.SpecGeneration
+	}
+	return 0
+}
+
+func (x *Observation) GetBuiltGeneration() uint32 {
+	if x != nil {
+		return x.BuiltGeneration
+	}
+	return 0
+}
+
+func (x *Observation) GetBuildMessage() string {
+	if x != nil {
+		return x.BuildMessage
+	}
+	return ""
+}
+
+func (x *Observation) GetRunner() *Runner {
+	if x != nil {
+		return x.Runner
+	}
+	return nil
+}
+
 type SuspectOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -1139,7 +1538,7 @@ type SuspectOp struct {
 
 func (x *SuspectOp) Reset() {
 	*x = SuspectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[11]
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1550,7 @@ func (x *SuspectOp) String() string {
 func (*SuspectOp) ProtoMessage() {}
 
 func (x *SuspectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[11]
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1563,7 @@ func (x *SuspectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectOp.ProtoReflect.Descriptor instead.
 func (*SuspectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SuspectOp) GetNodeId() uint64 {
@@ -1202,7 +1601,7 @@ type FenceOp struct {
 
 func (x *FenceOp) Reset() {
 	*x = FenceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[12]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1613,7 @@ func (x *FenceOp) String() string {
 func (*FenceOp) ProtoMessage() {}
 
 func (x *FenceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[12]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1626,7 @@ func (x *FenceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceOp.ProtoReflect.Descriptor instead.
 func (*FenceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FenceOp) GetNodeId() uint64 {
@@ -1270,7 +1669,7 @@ type AnnounceOp struct {
 
 func (x *AnnounceOp) Reset() {
 	*x = AnnounceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1681,7 @@ func (x *AnnounceOp) String() string {
 func (*AnnounceOp) ProtoMessage() {}
 
 func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1694,7 @@ func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceOp.ProtoReflect.Descriptor instead.
 func (*AnnounceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AnnounceOp) GetDigest() string {
@@ -1336,7 +1735,7 @@ type TagOp struct {
 
 func (x *TagOp) Reset() {
 	*x = TagOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1747,7 @@ func (x *TagOp) String() string {
 func (*TagOp) ProtoMessage() {}
 
 func (x *TagOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1760,7 @@ func (x *TagOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagOp.ProtoReflect.Descriptor instead.
 func (*TagOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TagOp) GetDigest() string {
@@ -1387,7 +1786,7 @@ type CollectOp struct {
 
 func (x *CollectOp) Reset() {
 	*x = CollectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1798,7 @@ func (x *CollectOp) String() string {
 func (*CollectOp) ProtoMessage() {}
 
 func (x *CollectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1811,7 @@ func (x *CollectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectOp.ProtoReflect.Descriptor instead.
 func (*CollectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 // PlaceOp goes on placing what waits, when one entry could not place everything.
@@ -1424,7 +1823,7 @@ type PlaceOp struct {
 
 func (x *PlaceOp) Reset() {
 	*x = PlaceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1835,7 @@ func (x *PlaceOp) String() string {
 func (*PlaceOp) ProtoMessage() {}
 
 func (x *PlaceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1848,7 @@ func (x *PlaceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOp.ProtoReflect.Descriptor instead.
 func (*PlaceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 // Error is a refusal, in words: what, why, what to do next. It is also the
@@ -1468,7 +1867,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1879,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1892,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Error) GetCode() ErrorCode {
@@ -1541,7 +1940,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1553,7 +1952,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1566,7 +1965,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Response) GetError() *Error {
@@ -1654,7 +2053,7 @@ type DedupeRecord struct {
 
 func (x *DedupeRecord) Reset() {
 	*x = DedupeRecord{}
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1666,7 +2065,7 @@ func (x *DedupeRecord) String() string {
 func (*DedupeRecord) ProtoMessage() {}
 
 func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1679,7 +2078,7 @@ func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeRecord.ProtoReflect.Descriptor instead.
 func (*DedupeRecord) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DedupeRecord) GetKey() string {
@@ -1728,7 +2127,7 @@ type DedupeFloor struct {
 
 func (x *DedupeFloor) Reset() {
 	*x = DedupeFloor{}
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1740,7 +2139,7 @@ func (x *DedupeFloor) String() string {
 func (*DedupeFloor) ProtoMessage() {}
 
 func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1753,7 +2152,7 @@ func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeFloor.ProtoReflect.Descriptor instead.
 func (*DedupeFloor) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DedupeFloor) GetPrincipal() string {
@@ -1787,7 +2186,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +2198,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +2211,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -1881,13 +2280,14 @@ type Meta struct {
 	// The Raft configuration as of applied.
 	Voters        []uint64 `protobuf:"varint,8,rep,packed,name=voters,proto3" json:"voters,omitempty"`
 	Learners      []uint64 `protobuf:"varint,9,rep,packed,name=learners,proto3" json:"learners,omitempty"`
+	Pins          *Pins    `protobuf:"bytes,11,opt,name=pins,proto3" json:"pins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1899,7 +2299,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1912,7 +2312,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Meta) GetClusterId() string {
@@ -1985,6 +2385,13 @@ func (x *Meta) GetLearners() []uint64 {
 	return nil
 }
 
+func (x *Meta) GetPins() *Pins {
+	if x != nil {
+		return x.Pins
+	}
+	return nil
+}
+
 // Snapshot is a whole state, as it travels to a server that is far behind.
 type Snapshot struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1995,7 +2402,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2414,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2427,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Snapshot) GetRecords() []*Record {
@@ -2040,7 +2447,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2459,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2472,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Record) GetKey() []byte {
@@ -2087,7 +2494,7 @@ var File_blixard_v1_log_proto protoreflect.FileDescriptor
 const file_blixard_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"\x14blixard/v1/log.proto\x12\n" +
-	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xa4\a\n" +
+	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\x80\t\n" +
 	"\aCommand\x12\x1f\n" +
 	"\vlogged_time\x18\x01 \x01(\x04R\n" +
 	"loggedTime\x12\x1b\n" +
@@ -2113,7 +2520,12 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\bannounce\x18\x15 \x01(\v2\x16.blixard.v1.AnnounceOpH\x00R\bannounce\x12%\n" +
 	"\x03tag\x18\x16 \x01(\v2\x11.blixard.v1.TagOpH\x00R\x03tag\x121\n" +
 	"\acollect\x18\x17 \x01(\v2\x15.blixard.v1.CollectOpH\x00R\acollect\x12+\n" +
-	"\x05place\x18\x18 \x01(\v2\x13.blixard.v1.PlaceOpH\x00R\x05placeB\x04\n" +
+	"\x05place\x18\x18 \x01(\v2\x13.blixard.v1.PlaceOpH\x00R\x05place\x125\n" +
+	"\tupdate_vm\x18\x19 \x01(\v2\x16.blixard.v1.UpdateVMOpH\x00R\bupdateVm\x12;\n" +
+	"\vrollback_vm\x18\x1a \x01(\v2\x18.blixard.v1.RollbackVMOpH\x00R\n" +
+	"rollbackVm\x122\n" +
+	"\bbuild_vm\x18\x1b \x01(\v2\x15.blixard.v1.BuildVMOpH\x00R\abuildVm\x122\n" +
+	"\bset_pins\x18\x1c \x01(\v2\x15.blixard.v1.SetPinsOpH\x00R\asetPinsB\x04\n" +
 	"\x02op\"\xa4\x01\n" +
 	"\x06InitOp\x12\x1d\n" +
 	"\n" +
@@ -2127,7 +2539,25 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"CreateVMOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.blixard.v1.VMSpecR\x04spec\x12#\n" +
-	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"2\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\x87\x01\n" +
+	"\n" +
+	"UpdateVMOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12&\n" +
+	"\x04spec\x18\x02 \x01(\v2\x12.blixard.v1.VMSpecR\x04spec\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12\x18\n" +
+	"\arestart\x18\x04 \x01(\bR\arestart\"e\n" +
+	"\fRollbackVMOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
+	"\x0fspec_generation\x18\x02 \x01(\rR\x0especGeneration\x12\x18\n" +
+	"\arestart\x18\x03 \x01(\bR\arestart\"\x81\x01\n" +
+	"\tBuildVMOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\arefresh\x18\x02 \x01(\bR\arefresh\x12\x1f\n" +
+	"\bprebuild\x18\x03 \x01(\rH\x00R\bprebuild\x88\x01\x01\x12\x18\n" +
+	"\arestart\x18\x04 \x01(\bR\arestartB\v\n" +
+	"\t_prebuild\"1\n" +
+	"\tSetPinsOp\x12$\n" +
+	"\x04pins\x18\x01 \x01(\v2\x10.blixard.v1.PinsR\x04pins\"2\n" +
 	"\n" +
 	"DeleteVMOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
@@ -2152,13 +2582,18 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12+\n" +
-	"\x05facts\x18\x04 \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\"\xc0\x01\n" +
+	"\x05facts\x18\x04 \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\"\xf2\x01\n" +
 	"\fHostReportOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12;\n" +
 	"\fobservations\x18\x04 \x03(\v2\x17.blixard.v1.ObservationR\fobservations\x12+\n" +
-	"\x05facts\x18\x05 \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\"\x9d\x03\n" +
+	"\x05facts\x18\x05 \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\x120\n" +
+	"\bprepared\x18\x06 \x03(\v2\x14.blixard.v1.PreparedR\bprepared\";\n" +
+	"\bPrepared\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1d\n" +
+	"\n" +
+	"store_path\x18\x02 \x01(\tR\tstorePath\"\xc2\x04\n" +
 	"\vObservation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x129\n" +
 	"\vincarnation\x18\x02 \x01(\v2\x17.blixard.v1.IncarnationR\vincarnation\x12\x18\n" +
@@ -2172,7 +2607,11 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x05lease\x18\n" +
 	" \x01(\x0e2\x16.blixard.v1.LeaseClassR\x05lease\x12\x18\n" +
 	"\aremoved\x18\v \x01(\bR\aremoved\x12/\n" +
-	"\x13assignment_revision\x18\f \x01(\x04R\x12assignmentRevision\"T\n" +
+	"\x13assignment_revision\x18\f \x01(\x04R\x12assignmentRevision\x12'\n" +
+	"\x0fspec_generation\x18\r \x01(\rR\x0especGeneration\x12)\n" +
+	"\x10built_generation\x18\x0e \x01(\rR\x0fbuiltGeneration\x12#\n" +
+	"\rbuild_message\x18\x0f \x01(\tR\fbuildMessage\x12*\n" +
+	"\x06runner\x18\x10 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\"T\n" +
 	"\tSuspectOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
@@ -2223,7 +2662,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x02vm\x18\x04 \x01(\tR\x02vm\x12\x12\n" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\tR\amessage\x12\x1c\n" +
-	"\tprincipal\x18\a \x01(\tR\tprincipal\"\xc9\x02\n" +
+	"\tprincipal\x18\a \x01(\tR\tprincipal\"\xef\x02\n" +
 	"\x04Meta\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
@@ -2241,7 +2680,8 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	" \x01(\fR\n" +
 	"placeAfter\x12\x16\n" +
 	"\x06voters\x18\b \x03(\x04R\x06voters\x12\x1a\n" +
-	"\blearners\x18\t \x03(\x04R\blearners\"8\n" +
+	"\blearners\x18\t \x03(\x04R\blearners\x12$\n" +
+	"\x04pins\x18\v \x01(\v2\x10.blixard.v1.PinsR\x04pins\"8\n" +
 	"\bSnapshot\x12,\n" +
 	"\arecords\x18\x01 \x03(\v2\x12.blixard.v1.RecordR\arecords\"0\n" +
 	"\x06Record\x12\x10\n" +
@@ -2272,81 +2712,97 @@ func file_blixard_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_blixard_v1_log_proto_goTypes = []any{
 	(ErrorCode)(0),         // 0: blixard.v1.ErrorCode
 	(*Command)(nil),        // 1: blixard.v1.Command
 	(*InitOp)(nil),         // 2: blixard.v1.InitOp
 	(*CreateVMOp)(nil),     // 3: blixard.v1.CreateVMOp
-	(*DeleteVMOp)(nil),     // 4: blixard.v1.DeleteVMOp
-	(*PowerOp)(nil),        // 5: blixard.v1.PowerOp
-	(*CordonOp)(nil),       // 6: blixard.v1.CordonOp
-	(*AddNodeOp)(nil),      // 7: blixard.v1.AddNodeOp
-	(*RemoveNodeOp)(nil),   // 8: blixard.v1.RemoveNodeOp
-	(*HostBootOp)(nil),     // 9: blixard.v1.HostBootOp
-	(*HostReportOp)(nil),   // 10: blixard.v1.HostReportOp
-	(*Observation)(nil),    // 11: blixard.v1.Observation
-	(*SuspectOp)(nil),      // 12: blixard.v1.SuspectOp
-	(*FenceOp)(nil),        // 13: blixard.v1.FenceOp
-	(*AnnounceOp)(nil),     // 14: blixard.v1.AnnounceOp
-	(*TagOp)(nil),          // 15: blixard.v1.TagOp
-	(*CollectOp)(nil),      // 16: blixard.v1.CollectOp
-	(*PlaceOp)(nil),        // 17: blixard.v1.PlaceOp
-	(*Error)(nil),          // 18: blixard.v1.Error
-	(*Response)(nil),       // 19: blixard.v1.Response
-	(*DedupeRecord)(nil),   // 20: blixard.v1.DedupeRecord
-	(*DedupeFloor)(nil),    // 21: blixard.v1.DedupeFloor
-	(*Event)(nil),          // 22: blixard.v1.Event
-	(*Meta)(nil),           // 23: blixard.v1.Meta
-	(*Snapshot)(nil),       // 24: blixard.v1.Snapshot
-	(*Record)(nil),         // 25: blixard.v1.Record
-	(*Settings)(nil),       // 26: blixard.v1.Settings
-	(*VMSpec)(nil),         // 27: blixard.v1.VMSpec
-	(*HostFacts)(nil),      // 28: blixard.v1.HostFacts
-	(*Incarnation)(nil),    // 29: blixard.v1.Incarnation
-	(Phase)(0),             // 30: blixard.v1.Phase
-	(LeaseClass)(0),        // 31: blixard.v1.LeaseClass
-	(*VM)(nil),             // 32: blixard.v1.VM
-	(*Node)(nil),           // 33: blixard.v1.Node
-	(*ArtifactRecord)(nil), // 34: blixard.v1.ArtifactRecord
+	(*UpdateVMOp)(nil),     // 4: blixard.v1.UpdateVMOp
+	(*RollbackVMOp)(nil),   // 5: blixard.v1.RollbackVMOp
+	(*BuildVMOp)(nil),      // 6: blixard.v1.BuildVMOp
+	(*SetPinsOp)(nil),      // 7: blixard.v1.SetPinsOp
+	(*DeleteVMOp)(nil),     // 8: blixard.v1.DeleteVMOp
+	(*PowerOp)(nil),        // 9: blixard.v1.PowerOp
+	(*CordonOp)(nil),       // 10: blixard.v1.CordonOp
+	(*AddNodeOp)(nil),      // 11: blixard.v1.AddNodeOp
+	(*RemoveNodeOp)(nil),   // 12: blixard.v1.RemoveNodeOp
+	(*HostBootOp)(nil),     // 13: blixard.v1.HostBootOp
+	(*HostReportOp)(nil),   // 14: blixard.v1.HostReportOp
+	(*Prepared)(nil),       // 15: blixard.v1.Prepared
+	(*Observation)(nil),    // 16: blixard.v1.Observation
+	(*SuspectOp)(nil),      // 17: blixard.v1.SuspectOp
+	(*FenceOp)(nil),        // 18: blixard.v1.FenceOp
+	(*AnnounceOp)(nil),     // 19: blixard.v1.AnnounceOp
+	(*TagOp)(nil),          // 20: blixard.v1.TagOp
+	(*CollectOp)(nil),      // 21: blixard.v1.CollectOp
+	(*PlaceOp)(nil),        // 22: blixard.v1.PlaceOp
+	(*Error)(nil),          // 23: blixard.v1.Error
+	(*Response)(nil),       // 24: blixard.v1.Response
+	(*DedupeRecord)(nil),   // 25: blixard.v1.DedupeRecord
+	(*DedupeFloor)(nil),    // 26: blixard.v1.DedupeFloor
+	(*Event)(nil),          // 27: blixard.v1.Event
+	(*Meta)(nil),           // 28: blixard.v1.Meta
+	(*Snapshot)(nil),       // 29: blixard.v1.Snapshot
+	(*Record)(nil),         // 30: blixard.v1.Record
+	(*Settings)(nil),       // 31: blixard.v1.Settings
+	(*VMSpec)(nil),         // 32: blixard.v1.VMSpec
+	(*Pins)(nil),           // 33: blixard.v1.Pins
+	(*HostFacts)(nil),      // 34: blixard.v1.HostFacts
+	(*Incarnation)(nil),    // 35: blixard.v1.Incarnation
+	(Phase)(0),             // 36: blixard.v1.Phase
+	(LeaseClass)(0),        // 37: blixard.v1.LeaseClass
+	(*Runner)(nil),         // 38: blixard.v1.Runner
+	(*VM)(nil),             // 39: blixard.v1.VM
+	(*Node)(nil),           // 40: blixard.v1.Node
+	(*ArtifactRecord)(nil), // 41: blixard.v1.ArtifactRecord
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
 	2,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
 	3,  // 1: blixard.v1.Command.create_vm:type_name -> blixard.v1.CreateVMOp
-	4,  // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
-	5,  // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
-	6,  // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
-	7,  // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
-	8,  // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
-	9,  // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
-	10, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
-	12, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
-	13, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
-	14, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
-	15, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
-	16, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
-	17, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
-	26, // 15: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
-	7,  // 16: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
-	27, // 17: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
-	28, // 18: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
-	11, // 19: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
-	28, // 20: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
-	29, // 21: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
-	30, // 22: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
-	31, // 23: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
-	0,  // 24: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
-	18, // 25: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	32, // 26: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	33, // 27: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	34, // 28: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	26, // 29: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	25, // 30: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	8,  // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
+	9,  // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
+	10, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
+	11, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
+	12, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
+	13, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
+	14, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
+	17, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
+	18, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
+	19, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
+	20, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
+	21, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
+	22, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
+	4,  // 15: blixard.v1.Command.update_vm:type_name -> blixard.v1.UpdateVMOp
+	5,  // 16: blixard.v1.Command.rollback_vm:type_name -> blixard.v1.RollbackVMOp
+	6,  // 17: blixard.v1.Command.build_vm:type_name -> blixard.v1.BuildVMOp
+	7,  // 18: blixard.v1.Command.set_pins:type_name -> blixard.v1.SetPinsOp
+	31, // 19: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
+	11, // 20: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
+	32, // 21: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
+	32, // 22: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
+	33, // 23: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
+	34, // 24: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
+	16, // 25: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
+	34, // 26: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
+	15, // 27: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
+	35, // 28: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
+	36, // 29: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
+	37, // 30: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
+	38, // 31: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
+	0,  // 32: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
+	23, // 33: blixard.v1.Response.error:type_name -> blixard.v1.Error
+	39, // 34: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	40, // 35: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	41, // 36: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	31, // 37: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	33, // 38: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	30, // 39: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }
@@ -2374,8 +2830,13 @@ func file_blixard_v1_log_proto_init() {
 		(*Command_Tag)(nil),
 		(*Command_Collect)(nil),
 		(*Command_Place)(nil),
+		(*Command_UpdateVm)(nil),
+		(*Command_RollbackVm)(nil),
+		(*Command_BuildVm)(nil),
+		(*Command_SetPins)(nil),
 	}
-	file_blixard_v1_log_proto_msgTypes[18].OneofWrappers = []any{
+	file_blixard_v1_log_proto_msgTypes[5].OneofWrappers = []any{}
+	file_blixard_v1_log_proto_msgTypes[23].OneofWrappers = []any{
 		(*Response_Vm)(nil),
 		(*Response_Node)(nil),
 		(*Response_Artifact)(nil),
@@ -2386,7 +2847,7 @@ func file_blixard_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_log_proto_rawDesc), len(file_blixard_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

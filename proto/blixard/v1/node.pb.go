@@ -382,8 +382,10 @@ type HostState struct {
 	Sequence uint64 `protobuf:"varint,9,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// Longest short lease that any instance here had in this epoch, milliseconds.
 	LongestLeaseMs uint32 `protobuf:"varint,10,opt,name=longest_lease_ms,json=longestLeaseMs,proto3" json:"longest_lease_ms,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Log index of the last change to the runners that it holds ready.
+	PrepareRevision uint64 `protobuf:"varint,11,opt,name=prepare_revision,json=prepareRevision,proto3" json:"prepare_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *HostState) Reset() {
@@ -482,6 +484,13 @@ func (x *HostState) GetSequence() uint64 {
 func (x *HostState) GetLongestLeaseMs() uint32 {
 	if x != nil {
 		return x.LongestLeaseMs
+	}
+	return 0
+}
+
+func (x *HostState) GetPrepareRevision() uint64 {
+	if x != nil {
+		return x.PrepareRevision
 	}
 	return 0
 }
@@ -1012,7 +1021,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"hypervisor\x18\x01 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
 	"hypervisor\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x10\n" +
-	"\x03kvm\x18\x03 \x01(\bR\x03kvm\"\xef\x02\n" +
+	"\x03kvm\x18\x03 \x01(\bR\x03kvm\"\x9a\x03\n" +
 	"\tHostState\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x127\n" +
@@ -1025,7 +1034,8 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\brevision\x18\b \x01(\x04R\brevision\x12\x1a\n" +
 	"\bsequence\x18\t \x01(\x04R\bsequence\x12(\n" +
 	"\x10longest_lease_ms\x18\n" +
-	" \x01(\rR\x0elongestLeaseMs\"\x95\x02\n" +
+	" \x01(\rR\x0elongestLeaseMs\x12)\n" +
+	"\x10prepare_revision\x18\v \x01(\x04R\x0fprepareRevision\"\x95\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +

@@ -196,7 +196,11 @@ type Sync struct {
 	Facts *HostFacts `protobuf:"bytes,7,opt,name=facts,proto3" json:"facts,omitempty"`
 	// A short lease of this epoch has passed: it can never be extended, so the
 	// host asks for the next epoch.
-	Lapsed        bool `protobuf:"varint,8,opt,name=lapsed,proto3" json:"lapsed,omitempty"`
+	Lapsed bool `protobuf:"varint,8,opt,name=lapsed,proto3" json:"lapsed,omitempty"`
+	// Revision of the list of runners to hold ready that the host has.
+	PrepareRevision uint64 `protobuf:"varint,9,opt,name=prepare_revision,json=prepareRevision,proto3" json:"prepare_revision,omitempty"`
+	// What the host holds ready, once when that changes.
+	Prepared      []*Prepared `protobuf:"bytes,10,rep,name=prepared,proto3" json:"prepared,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -287,6 +291,20 @@ func (x *Sync) GetLapsed() bool {
 	return false
 }
 
+func (x *Sync) GetPrepareRevision() uint64 {
+	if x != nil {
+		return x.PrepareRevision
+	}
+	return 0
+}
+
+func (x *Sync) GetPrepared() []*Prepared {
+	if x != nil {
+		return x.Prepared
+	}
+	return nil
+}
+
 // Grant answers a Sync. lease_ms and the assignments count only when the
 // epoch is the host's and the nonce is known to it.
 type Grant struct {
@@ -309,9 +327,12 @@ type Grant struct {
 	// Where the servers are.
 	Servers []*Node `protobuf:"bytes,12,rep,name=servers,proto3" json:"servers,omitempty"`
 	// Who leads, when the asked server does not.
-	LeaderId      uint64 `protobuf:"varint,13,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	LeaderId uint64 `protobuf:"varint,13,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
+	// When it is not the host's: all the runners to hold ready.
+	PrepareRevision uint64         `protobuf:"varint,14,opt,name=prepare_revision,json=prepareRevision,proto3" json:"prepare_revision,omitempty"`
+	Preparations    []*Preparation `protobuf:"bytes,15,rep,name=preparations,proto3" json:"preparations,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Grant) Reset() {
@@ -435,6 +456,82 @@ func (x *Grant) GetLeaderId() uint64 {
 	return 0
 }
 
+func (x *Grant) GetPrepareRevision() uint64 {
+	if x != nil {
+		return x.PrepareRevision
+	}
+	return 0
+}
+
+func (x *Grant) GetPreparations() []*Preparation {
+	if x != nil {
+		return x.Preparations
+	}
+	return nil
+}
+
+// Preparation is a runner that a host holds ready for a VM that it does not run.
+type Preparation struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Uid    string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Runner *Runner                `protobuf:"bytes,2,opt,name=runner,proto3" json:"runner,omitempty"`
+	// host:port of hosts that have it.
+	Addresses     []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Preparation) Reset() {
+	*x = Preparation{}
+	mi := &file_blixard_v1_peer_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Preparation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Preparation) ProtoMessage() {}
+
+func (x *Preparation) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_peer_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Preparation.ProtoReflect.Descriptor instead.
+func (*Preparation) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Preparation) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *Preparation) GetRunner() *Runner {
+	if x != nil {
+		return x.Runner
+	}
+	return nil
+}
+
+func (x *Preparation) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 // Assignment tells a host about one VM that is placed on it.
 type Assignment struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -453,14 +550,21 @@ type Assignment struct {
 	LeaseMs    uint32     `protobuf:"varint,10,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
 	Hypervisor Hypervisor `protobuf:"varint,11,opt,name=hypervisor,proto3,enum=blixard.v1.Hypervisor" json:"hypervisor,omitempty"`
 	// Where its artifacts can be fetched.
-	Sources       []*ArtifactSource `protobuf:"bytes,12,rep,name=sources,proto3" json:"sources,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Sources          []*ArtifactSource `protobuf:"bytes,12,rep,name=sources,proto3" json:"sources,omitempty"`
+	SpecGeneration   uint32            `protobuf:"varint,13,opt,name=spec_generation,json=specGeneration,proto3" json:"spec_generation,omitempty"`
+	RestartWhenBuilt bool              `protobuf:"varint,14,opt,name=restart_when_built,json=restartWhenBuilt,proto3" json:"restart_when_built,omitempty"`
+	Pins             *Pins             `protobuf:"bytes,15,opt,name=pins,proto3" json:"pins,omitempty"`
+	// Built before, perhaps on another host; then nothing is evaluated.
+	Runner *Runner `protobuf:"bytes,16,opt,name=runner,proto3" json:"runner,omitempty"`
+	// host:port of hosts that have the runner.
+	RunnerAddresses []string `protobuf:"bytes,17,rep,name=runner_addresses,json=runnerAddresses,proto3" json:"runner_addresses,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_blixard_v1_peer_proto_msgTypes[3]
+	mi := &file_blixard_v1_peer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -472,7 +576,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_peer_proto_msgTypes[3]
+	mi := &file_blixard_v1_peer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -485,7 +589,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{3}
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Assignment) GetUid() string {
@@ -572,6 +676,41 @@ func (x *Assignment) GetSources() []*ArtifactSource {
 	return nil
 }
 
+func (x *Assignment) GetSpecGeneration() uint32 {
+	if x != nil {
+		return x.SpecGeneration
+	}
+	return 0
+}
+
+func (x *Assignment) GetRestartWhenBuilt() bool {
+	if x != nil {
+		return x.RestartWhenBuilt
+	}
+	return false
+}
+
+func (x *Assignment) GetPins() *Pins {
+	if x != nil {
+		return x.Pins
+	}
+	return nil
+}
+
+func (x *Assignment) GetRunner() *Runner {
+	if x != nil {
+		return x.Runner
+	}
+	return nil
+}
+
+func (x *Assignment) GetRunnerAddresses() []string {
+	if x != nil {
+		return x.RunnerAddresses
+	}
+	return nil
+}
+
 type ArtifactSource struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Artifact *Artifact              `protobuf:"bytes,1,opt,name=artifact,proto3" json:"artifact,omitempty"`
@@ -583,7 +722,7 @@ type ArtifactSource struct {
 
 func (x *ArtifactSource) Reset() {
 	*x = ArtifactSource{}
-	mi := &file_blixard_v1_peer_proto_msgTypes[4]
+	mi := &file_blixard_v1_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +734,7 @@ func (x *ArtifactSource) String() string {
 func (*ArtifactSource) ProtoMessage() {}
 
 func (x *ArtifactSource) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_peer_proto_msgTypes[4]
+	mi := &file_blixard_v1_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +747,7 @@ func (x *ArtifactSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArtifactSource.ProtoReflect.Descriptor instead.
 func (*ArtifactSource) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ArtifactSource) GetArtifact() *Artifact {
@@ -636,7 +775,7 @@ type Forward struct {
 
 func (x *Forward) Reset() {
 	*x = Forward{}
-	mi := &file_blixard_v1_peer_proto_msgTypes[5]
+	mi := &file_blixard_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +787,7 @@ func (x *Forward) String() string {
 func (*Forward) ProtoMessage() {}
 
 func (x *Forward) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_peer_proto_msgTypes[5]
+	mi := &file_blixard_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +800,7 @@ func (x *Forward) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forward.ProtoReflect.Descriptor instead.
 func (*Forward) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Forward) GetCommands() []*Command {
@@ -690,7 +829,7 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x05grant\x18\a \x01(\v2\x11.blixard.v1.GrantH\x00R\x05grant\x12/\n" +
 	"\aforward\x18\b \x01(\v2\x13.blixard.v1.ForwardH\x00R\aforward\x12\x1a\n" +
 	"\bsnapshot\x18\t \x01(\fR\bsnapshotB\x06\n" +
-	"\x04body\"\x82\x02\n" +
+	"\x04body\"\xdf\x02\n" +
 	"\x04Sync\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
@@ -699,7 +838,10 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\brevision\x18\x05 \x01(\x04R\brevision\x12;\n" +
 	"\fobservations\x18\x06 \x03(\v2\x17.blixard.v1.ObservationR\fobservations\x12+\n" +
 	"\x05facts\x18\a \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\x12\x16\n" +
-	"\x06lapsed\x18\b \x01(\bR\x06lapsed\"\x8e\x03\n" +
+	"\x06lapsed\x18\b \x01(\bR\x06lapsed\x12)\n" +
+	"\x10prepare_revision\x18\t \x01(\x04R\x0fprepareRevision\x120\n" +
+	"\bprepared\x18\n" +
+	" \x03(\v2\x14.blixard.v1.PreparedR\bprepared\"\xf6\x03\n" +
 	"\x05Grant\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
@@ -714,7 +856,13 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	" \x01(\x04R\x02to\x128\n" +
 	"\vassignments\x18\v \x03(\v2\x16.blixard.v1.AssignmentR\vassignments\x12*\n" +
 	"\aservers\x18\f \x03(\v2\x10.blixard.v1.NodeR\aservers\x12\x1b\n" +
-	"\tleader_id\x18\r \x01(\x04R\bleaderId\"\xb9\x03\n" +
+	"\tleader_id\x18\r \x01(\x04R\bleaderId\x12)\n" +
+	"\x10prepare_revision\x18\x0e \x01(\x04R\x0fprepareRevision\x12;\n" +
+	"\fpreparations\x18\x0f \x03(\v2\x17.blixard.v1.PreparationR\fpreparations\"i\n" +
+	"\vPreparation\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12*\n" +
+	"\x06runner\x18\x02 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"\x8d\x05\n" +
 	"\n" +
 	"Assignment\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
@@ -731,7 +879,12 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"hypervisor\x18\v \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
 	"hypervisor\x124\n" +
-	"\asources\x18\f \x03(\v2\x1a.blixard.v1.ArtifactSourceR\asources\"`\n" +
+	"\asources\x18\f \x03(\v2\x1a.blixard.v1.ArtifactSourceR\asources\x12'\n" +
+	"\x0fspec_generation\x18\r \x01(\rR\x0especGeneration\x12,\n" +
+	"\x12restart_when_built\x18\x0e \x01(\bR\x10restartWhenBuilt\x12$\n" +
+	"\x04pins\x18\x0f \x01(\v2\x10.blixard.v1.PinsR\x04pins\x12*\n" +
+	"\x06runner\x18\x10 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12)\n" +
+	"\x10runner_addresses\x18\x11 \x03(\tR\x0frunnerAddresses\"`\n" +
 	"\x0eArtifactSource\x120\n" +
 	"\bartifact\x18\x01 \x01(\v2\x14.blixard.v1.ArtifactR\bartifact\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\":\n" +
@@ -750,46 +903,55 @@ func file_blixard_v1_peer_proto_rawDescGZIP() []byte {
 	return file_blixard_v1_peer_proto_rawDescData
 }
 
-var file_blixard_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_blixard_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_blixard_v1_peer_proto_goTypes = []any{
 	(*Envelope)(nil),       // 0: blixard.v1.Envelope
 	(*Sync)(nil),           // 1: blixard.v1.Sync
 	(*Grant)(nil),          // 2: blixard.v1.Grant
-	(*Assignment)(nil),     // 3: blixard.v1.Assignment
-	(*ArtifactSource)(nil), // 4: blixard.v1.ArtifactSource
-	(*Forward)(nil),        // 5: blixard.v1.Forward
-	(*Observation)(nil),    // 6: blixard.v1.Observation
-	(*HostFacts)(nil),      // 7: blixard.v1.HostFacts
-	(*Settings)(nil),       // 8: blixard.v1.Settings
-	(*Node)(nil),           // 9: blixard.v1.Node
-	(*Incarnation)(nil),    // 10: blixard.v1.Incarnation
-	(*VMSpec)(nil),         // 11: blixard.v1.VMSpec
-	(LeaseClass)(0),        // 12: blixard.v1.LeaseClass
-	(Hypervisor)(0),        // 13: blixard.v1.Hypervisor
-	(*Artifact)(nil),       // 14: blixard.v1.Artifact
-	(*Command)(nil),        // 15: blixard.v1.Command
+	(*Preparation)(nil),    // 3: blixard.v1.Preparation
+	(*Assignment)(nil),     // 4: blixard.v1.Assignment
+	(*ArtifactSource)(nil), // 5: blixard.v1.ArtifactSource
+	(*Forward)(nil),        // 6: blixard.v1.Forward
+	(*Observation)(nil),    // 7: blixard.v1.Observation
+	(*HostFacts)(nil),      // 8: blixard.v1.HostFacts
+	(*Prepared)(nil),       // 9: blixard.v1.Prepared
+	(*Settings)(nil),       // 10: blixard.v1.Settings
+	(*Node)(nil),           // 11: blixard.v1.Node
+	(*Runner)(nil),         // 12: blixard.v1.Runner
+	(*Incarnation)(nil),    // 13: blixard.v1.Incarnation
+	(*VMSpec)(nil),         // 14: blixard.v1.VMSpec
+	(LeaseClass)(0),        // 15: blixard.v1.LeaseClass
+	(Hypervisor)(0),        // 16: blixard.v1.Hypervisor
+	(*Pins)(nil),           // 17: blixard.v1.Pins
+	(*Artifact)(nil),       // 18: blixard.v1.Artifact
+	(*Command)(nil),        // 19: blixard.v1.Command
 }
 var file_blixard_v1_peer_proto_depIdxs = []int32{
 	1,  // 0: blixard.v1.Envelope.sync:type_name -> blixard.v1.Sync
 	2,  // 1: blixard.v1.Envelope.grant:type_name -> blixard.v1.Grant
-	5,  // 2: blixard.v1.Envelope.forward:type_name -> blixard.v1.Forward
-	6,  // 3: blixard.v1.Sync.observations:type_name -> blixard.v1.Observation
-	7,  // 4: blixard.v1.Sync.facts:type_name -> blixard.v1.HostFacts
-	8,  // 5: blixard.v1.Grant.settings:type_name -> blixard.v1.Settings
-	3,  // 6: blixard.v1.Grant.assignments:type_name -> blixard.v1.Assignment
-	9,  // 7: blixard.v1.Grant.servers:type_name -> blixard.v1.Node
-	10, // 8: blixard.v1.Assignment.incarnation:type_name -> blixard.v1.Incarnation
-	11, // 9: blixard.v1.Assignment.spec:type_name -> blixard.v1.VMSpec
-	12, // 10: blixard.v1.Assignment.lease:type_name -> blixard.v1.LeaseClass
-	13, // 11: blixard.v1.Assignment.hypervisor:type_name -> blixard.v1.Hypervisor
-	4,  // 12: blixard.v1.Assignment.sources:type_name -> blixard.v1.ArtifactSource
-	14, // 13: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
-	15, // 14: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	6,  // 2: blixard.v1.Envelope.forward:type_name -> blixard.v1.Forward
+	7,  // 3: blixard.v1.Sync.observations:type_name -> blixard.v1.Observation
+	8,  // 4: blixard.v1.Sync.facts:type_name -> blixard.v1.HostFacts
+	9,  // 5: blixard.v1.Sync.prepared:type_name -> blixard.v1.Prepared
+	10, // 6: blixard.v1.Grant.settings:type_name -> blixard.v1.Settings
+	4,  // 7: blixard.v1.Grant.assignments:type_name -> blixard.v1.Assignment
+	11, // 8: blixard.v1.Grant.servers:type_name -> blixard.v1.Node
+	3,  // 9: blixard.v1.Grant.preparations:type_name -> blixard.v1.Preparation
+	12, // 10: blixard.v1.Preparation.runner:type_name -> blixard.v1.Runner
+	13, // 11: blixard.v1.Assignment.incarnation:type_name -> blixard.v1.Incarnation
+	14, // 12: blixard.v1.Assignment.spec:type_name -> blixard.v1.VMSpec
+	15, // 13: blixard.v1.Assignment.lease:type_name -> blixard.v1.LeaseClass
+	16, // 14: blixard.v1.Assignment.hypervisor:type_name -> blixard.v1.Hypervisor
+	5,  // 15: blixard.v1.Assignment.sources:type_name -> blixard.v1.ArtifactSource
+	17, // 16: blixard.v1.Assignment.pins:type_name -> blixard.v1.Pins
+	12, // 17: blixard.v1.Assignment.runner:type_name -> blixard.v1.Runner
+	18, // 18: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
+	19, // 19: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_peer_proto_init() }
@@ -813,7 +975,7 @@ func file_blixard_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_peer_proto_rawDesc), len(file_blixard_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

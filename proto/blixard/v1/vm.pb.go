@@ -188,6 +188,58 @@ func (OnHostLoss) EnumDescriptor() ([]byte, []int) {
 }
 
 // LeaseClass orders what may bound the life of an instance, tightest last.
+type OnUpdate int32
+
+const (
+	// Means ON_UPDATE_NEXT_START.
+	OnUpdate_ON_UPDATE_UNSPECIFIED OnUpdate = 0
+	// The new spec counts from the next start, whenever that is.
+	OnUpdate_ON_UPDATE_NEXT_START OnUpdate = 1
+	// The VM is restarted once what the new spec needs has been built.
+	OnUpdate_ON_UPDATE_RESTART OnUpdate = 2
+)
+
+// Enum value maps for OnUpdate.
+var (
+	OnUpdate_name = map[int32]string{
+		0: "ON_UPDATE_UNSPECIFIED",
+		1: "ON_UPDATE_NEXT_START",
+		2: "ON_UPDATE_RESTART",
+	}
+	OnUpdate_value = map[string]int32{
+		"ON_UPDATE_UNSPECIFIED": 0,
+		"ON_UPDATE_NEXT_START":  1,
+		"ON_UPDATE_RESTART":     2,
+	}
+)
+
+func (x OnUpdate) Enum() *OnUpdate {
+	p := new(OnUpdate)
+	*p = x
+	return p
+}
+
+func (x OnUpdate) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OnUpdate) Descriptor() protoreflect.EnumDescriptor {
+	return file_blixard_v1_vm_proto_enumTypes[3].Descriptor()
+}
+
+func (OnUpdate) Type() protoreflect.EnumType {
+	return &file_blixard_v1_vm_proto_enumTypes[3]
+}
+
+func (x OnUpdate) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OnUpdate.Descriptor instead.
+func (OnUpdate) EnumDescriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{3}
+}
+
 type LeaseClass int32
 
 const (
@@ -227,11 +279,11 @@ func (x LeaseClass) String() string {
 }
 
 func (LeaseClass) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[3].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[4].Descriptor()
 }
 
 func (LeaseClass) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[3]
+	return &file_blixard_v1_vm_proto_enumTypes[4]
 }
 
 func (x LeaseClass) Number() protoreflect.EnumNumber {
@@ -240,7 +292,7 @@ func (x LeaseClass) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LeaseClass.Descriptor instead.
 func (LeaseClass) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{3}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{4}
 }
 
 // Phase is where a VM is in its life, as operators see it.
@@ -305,11 +357,11 @@ func (x Phase) String() string {
 }
 
 func (Phase) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[4].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[5].Descriptor()
 }
 
 func (Phase) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[4]
+	return &file_blixard_v1_vm_proto_enumTypes[5]
 }
 
 func (x Phase) Number() protoreflect.EnumNumber {
@@ -318,7 +370,7 @@ func (x Phase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Phase.Descriptor instead.
 func (Phase) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{4}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{5}
 }
 
 // Artifact names content by its SHA-256.
@@ -1435,7 +1487,11 @@ type VMSpec struct {
 	// Grace between the power button and the kill in milliseconds, at most 600000; 0 means 20000.
 	StopGraceMs uint32 `protobuf:"varint,11,opt,name=stop_grace_ms,json=stopGraceMs,proto3" json:"stop_grace_ms,omitempty"`
 	// -1000 to 1000; higher is placed first after a loss.
-	Priority      int32 `protobuf:"varint,12,opt,name=priority,proto3" json:"priority,omitempty"`
+	Priority int32    `protobuf:"varint,12,opt,name=priority,proto3" json:"priority,omitempty"`
+	OnUpdate OnUpdate `protobuf:"varint,15,opt,name=on_update,json=onUpdate,proto3,enum=blixard.v1.OnUpdate" json:"on_update,omitempty"`
+	// Of nixos and flake: hosts, besides its own, that hold its runner ready, so
+	// that a move needs no copy; at most 16.
+	Prebuild      uint32 `protobuf:"varint,16,opt,name=prebuild,proto3" json:"prebuild,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1583,6 +1639,20 @@ func (x *VMSpec) GetPriority() int32 {
 	return 0
 }
 
+func (x *VMSpec) GetOnUpdate() OnUpdate {
+	if x != nil {
+		return x.OnUpdate
+	}
+	return OnUpdate_ON_UPDATE_UNSPECIFIED
+}
+
+func (x *VMSpec) GetPrebuild() uint32 {
+	if x != nil {
+		return x.Prebuild
+	}
+	return 0
+}
+
 type isVMSpec_Source interface {
 	isVMSpec_Source()
 }
@@ -1611,6 +1681,247 @@ func (*VMSpec_Nixos) isVMSpec_Source() {}
 
 func (*VMSpec_Flake) isVMSpec_Source() {}
 
+// Pins are where the inputs of every NixOS VM's flake come from: set by the
+// operator for the whole cluster, and kept with each VM as they were when its
+// spec was given, so that a build repeats.
+type Pins struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Flake references; empty: the default.
+	Nixpkgs    string `protobuf:"bytes,1,opt,name=nixpkgs,proto3" json:"nixpkgs,omitempty"`
+	FlakeParts string `protobuf:"bytes,2,opt,name=flake_parts,json=flakeParts,proto3" json:"flake_parts,omitempty"`
+	Microvm    string `protobuf:"bytes,3,opt,name=microvm,proto3" json:"microvm,omitempty"`
+	// blixard-modules; empty: those of the daemon that builds.
+	Modules string `protobuf:"bytes,4,opt,name=modules,proto3" json:"modules,omitempty"`
+	// A flake.lock with just these inputs; unset: the first build locks them.
+	Lock          *Artifact `protobuf:"bytes,5,opt,name=lock,proto3" json:"lock,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pins) Reset() {
+	*x = Pins{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pins) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pins) ProtoMessage() {}
+
+func (x *Pins) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pins.ProtoReflect.Descriptor instead.
+func (*Pins) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Pins) GetNixpkgs() string {
+	if x != nil {
+		return x.Nixpkgs
+	}
+	return ""
+}
+
+func (x *Pins) GetFlakeParts() string {
+	if x != nil {
+		return x.FlakeParts
+	}
+	return ""
+}
+
+func (x *Pins) GetMicrovm() string {
+	if x != nil {
+		return x.Microvm
+	}
+	return ""
+}
+
+func (x *Pins) GetModules() string {
+	if x != nil {
+		return x.Modules
+	}
+	return ""
+}
+
+func (x *Pins) GetLock() *Artifact {
+	if x != nil {
+		return x.Lock
+	}
+	return nil
+}
+
+// Runner is what Nix built for one spec of one VM.
+type Runner struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the Nix store of every host that has it.
+	StorePath string `protobuf:"bytes,1,opt,name=store_path,json=storePath,proto3" json:"store_path,omitempty"`
+	// Bytes of it and all that it refers to.
+	ClosureBytes uint64 `protobuf:"varint,2,opt,name=closure_bytes,json=closureBytes,proto3" json:"closure_bytes,omitempty"`
+	// What it runs, as it says itself.
+	Hypervisor Hypervisor `protobuf:"varint,3,opt,name=hypervisor,proto3,enum=blixard.v1.Hypervisor" json:"hypervisor,omitempty"`
+	// The flake.lock of the build, when the spec and the pins left something open.
+	Locked string `protobuf:"bytes,4,opt,name=locked,proto3" json:"locked,omitempty"`
+	// Hosts that have it, by id; a hint: one may have lost it.
+	Nodes         []uint64 `protobuf:"varint,5,rep,packed,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Runner) Reset() {
+	*x = Runner{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Runner) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Runner) ProtoMessage() {}
+
+func (x *Runner) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Runner.ProtoReflect.Descriptor instead.
+func (*Runner) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Runner) GetStorePath() string {
+	if x != nil {
+		return x.StorePath
+	}
+	return ""
+}
+
+func (x *Runner) GetClosureBytes() uint64 {
+	if x != nil {
+		return x.ClosureBytes
+	}
+	return 0
+}
+
+func (x *Runner) GetHypervisor() Hypervisor {
+	if x != nil {
+		return x.Hypervisor
+	}
+	return Hypervisor_HYPERVISOR_UNSPECIFIED
+}
+
+func (x *Runner) GetLocked() string {
+	if x != nil {
+		return x.Locked
+	}
+	return ""
+}
+
+func (x *Runner) GetNodes() []uint64 {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// Generation is a spec that a VM had.
+type Generation struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	SpecGeneration uint32                 `protobuf:"varint,1,opt,name=spec_generation,json=specGeneration,proto3" json:"spec_generation,omitempty"`
+	Spec           *VMSpec                `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	Pins           *Pins                  `protobuf:"bytes,3,opt,name=pins,proto3" json:"pins,omitempty"`
+	Runner         *Runner                `protobuf:"bytes,4,opt,name=runner,proto3" json:"runner,omitempty"`
+	CreateTime     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Generation) Reset() {
+	*x = Generation{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Generation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Generation) ProtoMessage() {}
+
+func (x *Generation) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Generation.ProtoReflect.Descriptor instead.
+func (*Generation) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Generation) GetSpecGeneration() uint32 {
+	if x != nil {
+		return x.SpecGeneration
+	}
+	return 0
+}
+
+func (x *Generation) GetSpec() *VMSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *Generation) GetPins() *Pins {
+	if x != nil {
+		return x.Pins
+	}
+	return nil
+}
+
+func (x *Generation) GetRunner() *Runner {
+	if x != nil {
+		return x.Runner
+	}
+	return nil
+}
+
+func (x *Generation) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
 // Incarnation is one placement of a VM: the entry that placed it.
 type Incarnation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1624,7 +1935,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	mi := &file_blixard_v1_vm_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +1947,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	mi := &file_blixard_v1_vm_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +1960,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Incarnation) GetGeneration() uint64 {
@@ -1691,7 +2002,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	mi := &file_blixard_v1_vm_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +2014,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	mi := &file_blixard_v1_vm_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +2027,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Placement) GetNodeId() uint64 {
@@ -1798,14 +2109,20 @@ type VMStatus struct {
 	Failures   uint32                 `protobuf:"varint,6,opt,name=failures,proto3" json:"failures,omitempty"`
 	ChangeTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=change_time,json=changeTime,proto3" json:"change_time,omitempty"`
 	// The host's report that said so, for ordering.
-	Sequence      uint64 `protobuf:"varint,8,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Sequence uint64 `protobuf:"varint,8,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Spec generation that the newest attempt was started with.
+	SpecGeneration uint32 `protobuf:"varint,9,opt,name=spec_generation,json=specGeneration,proto3" json:"spec_generation,omitempty"`
+	// Spec generation for which its host has everything ready.
+	BuiltGeneration uint32 `protobuf:"varint,10,opt,name=built_generation,json=builtGeneration,proto3" json:"built_generation,omitempty"`
+	// Why the newest spec could not be built, while an older one runs on.
+	BuildMessage  string `protobuf:"bytes,11,opt,name=build_message,json=buildMessage,proto3" json:"build_message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VMStatus) Reset() {
 	*x = VMStatus{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	mi := &file_blixard_v1_vm_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1817,7 +2134,7 @@ func (x *VMStatus) String() string {
 func (*VMStatus) ProtoMessage() {}
 
 func (x *VMStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	mi := &file_blixard_v1_vm_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1830,7 +2147,7 @@ func (x *VMStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMStatus.ProtoReflect.Descriptor instead.
 func (*VMStatus) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *VMStatus) GetPhase() Phase {
@@ -1889,6 +2206,27 @@ func (x *VMStatus) GetSequence() uint64 {
 	return 0
 }
 
+func (x *VMStatus) GetSpecGeneration() uint32 {
+	if x != nil {
+		return x.SpecGeneration
+	}
+	return 0
+}
+
+func (x *VMStatus) GetBuiltGeneration() uint32 {
+	if x != nil {
+		return x.BuiltGeneration
+	}
+	return 0
+}
+
+func (x *VMStatus) GetBuildMessage() string {
+	if x != nil {
+		return x.BuildMessage
+	}
+	return ""
+}
+
 // VM is one virtual machine: what its user wants, where it is, what it does.
 type VM struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1909,13 +2247,24 @@ type VM struct {
 	Revision uint64 `protobuf:"varint,10,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Log index at which its host's assignment last changed.
 	AssignmentRevision uint64 `protobuf:"varint,11,opt,name=assignment_revision,json=assignmentRevision,proto3" json:"assignment_revision,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Counts the specs that it had, from 1.
+	SpecGeneration uint32 `protobuf:"varint,12,opt,name=spec_generation,json=specGeneration,proto3" json:"spec_generation,omitempty"`
+	Pins           *Pins  `protobuf:"bytes,13,opt,name=pins,proto3" json:"pins,omitempty"`
+	// Of this spec; unset until a host has built it.
+	Runner *Runner `protobuf:"bytes,14,opt,name=runner,proto3" json:"runner,omitempty"`
+	// The specs before, the newest last; at most 5.
+	History []*Generation `protobuf:"bytes,15,rep,name=history,proto3" json:"history,omitempty"`
+	// The newest spec counts at once: it is restarted when that is built.
+	RestartWhenBuilt bool `protobuf:"varint,16,opt,name=restart_when_built,json=restartWhenBuilt,proto3" json:"restart_when_built,omitempty"`
+	// Hosts, besides its own, that hold its runner ready.
+	PreparedNodes []uint64 `protobuf:"varint,17,rep,packed,name=prepared_nodes,json=preparedNodes,proto3" json:"prepared_nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VM) Reset() {
 	*x = VM{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	mi := &file_blixard_v1_vm_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2276,7 @@ func (x *VM) String() string {
 func (*VM) ProtoMessage() {}
 
 func (x *VM) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	mi := &file_blixard_v1_vm_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2289,7 @@ func (x *VM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VM.ProtoReflect.Descriptor instead.
 func (*VM) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *VM) GetName() string {
@@ -2020,6 +2369,48 @@ func (x *VM) GetAssignmentRevision() uint64 {
 	return 0
 }
 
+func (x *VM) GetSpecGeneration() uint32 {
+	if x != nil {
+		return x.SpecGeneration
+	}
+	return 0
+}
+
+func (x *VM) GetPins() *Pins {
+	if x != nil {
+		return x.Pins
+	}
+	return nil
+}
+
+func (x *VM) GetRunner() *Runner {
+	if x != nil {
+		return x.Runner
+	}
+	return nil
+}
+
+func (x *VM) GetHistory() []*Generation {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
+func (x *VM) GetRestartWhenBuilt() bool {
+	if x != nil {
+		return x.RestartWhenBuilt
+	}
+	return false
+}
+
+func (x *VM) GetPreparedNodes() []uint64 {
+	if x != nil {
+		return x.PreparedNodes
+	}
+	return nil
+}
+
 type CreateRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -2033,7 +2424,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	mi := &file_blixard_v1_vm_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2045,7 +2436,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	mi := &file_blixard_v1_vm_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2058,7 +2449,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateRequest) GetRequestId() string {
@@ -2098,7 +2489,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[21]
+	mi := &file_blixard_v1_vm_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2110,7 +2501,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[21]
+	mi := &file_blixard_v1_vm_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2123,7 +2514,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreateResponse) GetVm() *VM {
@@ -2144,7 +2535,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[22]
+	mi := &file_blixard_v1_vm_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2156,7 +2547,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[22]
+	mi := &file_blixard_v1_vm_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2169,7 +2560,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetRequest) GetName() string {
@@ -2197,7 +2588,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[23]
+	mi := &file_blixard_v1_vm_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +2600,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[23]
+	mi := &file_blixard_v1_vm_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +2613,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetResponse) GetVm() *VM {
@@ -2254,7 +2645,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[24]
+	mi := &file_blixard_v1_vm_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2266,7 +2657,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[24]
+	mi := &file_blixard_v1_vm_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2279,7 +2670,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListRequest) GetPageSize() uint32 {
@@ -2325,7 +2716,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[25]
+	mi := &file_blixard_v1_vm_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2337,7 +2728,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[25]
+	mi := &file_blixard_v1_vm_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2350,7 +2741,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListResponse) GetVms() []*VM {
@@ -2393,7 +2784,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	mi := &file_blixard_v1_vm_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2796,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	mi := &file_blixard_v1_vm_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,7 +2809,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeleteRequest) GetRequestId() string {
@@ -2451,7 +2842,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	mi := &file_blixard_v1_vm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +2854,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	mi := &file_blixard_v1_vm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +2867,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeleteResponse) GetVm() *VM {
@@ -2496,7 +2887,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[28]
+	mi := &file_blixard_v1_vm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2508,7 +2899,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[28]
+	mi := &file_blixard_v1_vm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2521,7 +2912,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StartRequest) GetRequestId() string {
@@ -2547,7 +2938,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[29]
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2559,7 +2950,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[29]
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2572,7 +2963,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StartResponse) GetVm() *VM {
@@ -2592,7 +2983,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[30]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +2995,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[30]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +3008,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StopRequest) GetRequestId() string {
@@ -2643,7 +3034,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[31]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2655,7 +3046,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[31]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2668,7 +3059,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StopResponse) GetVm() *VM {
@@ -2688,7 +3079,7 @@ type RestartRequest struct {
 
 func (x *RestartRequest) Reset() {
 	*x = RestartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2700,7 +3091,7 @@ func (x *RestartRequest) String() string {
 func (*RestartRequest) ProtoMessage() {}
 
 func (x *RestartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2713,7 +3104,7 @@ func (x *RestartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartRequest.ProtoReflect.Descriptor instead.
 func (*RestartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RestartRequest) GetRequestId() string {
@@ -2739,7 +3130,7 @@ type RestartResponse struct {
 
 func (x *RestartResponse) Reset() {
 	*x = RestartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +3142,7 @@ func (x *RestartResponse) String() string {
 func (*RestartResponse) ProtoMessage() {}
 
 func (x *RestartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2764,10 +3155,370 @@ func (x *RestartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartResponse.ProtoReflect.Descriptor instead.
 func (*RestartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RestartResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+type UpdateRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Spec      *VMSpec                `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	// Check everything and change nothing.
+	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Restart it once the new spec is built, whatever spec.on_update says.
+	Restart       bool `protobuf:"varint,5,opt,name=restart,proto3" json:"restart,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateRequest) Reset() {
+	*x = UpdateRequest{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateRequest) ProtoMessage() {}
+
+func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
+func (*UpdateRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *UpdateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UpdateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UpdateRequest) GetSpec() *VMSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *UpdateRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *UpdateRequest) GetRestart() bool {
+	if x != nil {
+		return x.Restart
+	}
+	return false
+}
+
+type UpdateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateResponse) Reset() {
+	*x = UpdateResponse{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateResponse) ProtoMessage() {}
+
+func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
+func (*UpdateResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *UpdateResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+type RollbackRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// One of VM.history; 0 means the newest of them.
+	SpecGeneration uint32 `protobuf:"varint,3,opt,name=spec_generation,json=specGeneration,proto3" json:"spec_generation,omitempty"`
+	// As of Update.
+	Restart       bool `protobuf:"varint,4,opt,name=restart,proto3" json:"restart,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackRequest) Reset() {
+	*x = RollbackRequest{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackRequest) ProtoMessage() {}
+
+func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
+func (*RollbackRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *RollbackRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RollbackRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RollbackRequest) GetSpecGeneration() uint32 {
+	if x != nil {
+		return x.SpecGeneration
+	}
+	return 0
+}
+
+func (x *RollbackRequest) GetRestart() bool {
+	if x != nil {
+		return x.Restart
+	}
+	return false
+}
+
+type RollbackResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackResponse) Reset() {
+	*x = RollbackResponse{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackResponse) ProtoMessage() {}
+
+func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
+func (*RollbackResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *RollbackResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+type BuildRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Build again, from the newest of what the spec and the cluster's pins refer
+	// to: a new spec generation with the same spec.
+	Refresh bool `protobuf:"varint,3,opt,name=refresh,proto3" json:"refresh,omitempty"`
+	// When set, replaces spec.prebuild.
+	Prebuild *uint32 `protobuf:"varint,4,opt,name=prebuild,proto3,oneof" json:"prebuild,omitempty"`
+	// As of Update.
+	Restart       bool `protobuf:"varint,5,opt,name=restart,proto3" json:"restart,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BuildRequest) Reset() {
+	*x = BuildRequest{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BuildRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BuildRequest) ProtoMessage() {}
+
+func (x *BuildRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BuildRequest.ProtoReflect.Descriptor instead.
+func (*BuildRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *BuildRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *BuildRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BuildRequest) GetRefresh() bool {
+	if x != nil {
+		return x.Refresh
+	}
+	return false
+}
+
+func (x *BuildRequest) GetPrebuild() uint32 {
+	if x != nil && x.Prebuild != nil {
+		return *x.Prebuild
+	}
+	return 0
+}
+
+func (x *BuildRequest) GetRestart() bool {
+	if x != nil {
+		return x.Restart
+	}
+	return false
+}
+
+type BuildResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BuildResponse) Reset() {
+	*x = BuildResponse{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BuildResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BuildResponse) ProtoMessage() {}
+
+func (x *BuildResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BuildResponse.ProtoReflect.Descriptor instead.
+func (*BuildResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *BuildResponse) GetVm() *VM {
 	if x != nil {
 		return x.Vm
 	}
@@ -2780,14 +3531,16 @@ type LogsRequest struct {
 	// Stay and send what comes.
 	Follow bool `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"`
 	// Only the last bytes; 0 means everything that is kept.
-	TailBytes     uint64 `protobuf:"varint,3,opt,name=tail_bytes,json=tailBytes,proto3" json:"tail_bytes,omitempty"`
+	TailBytes uint64 `protobuf:"varint,3,opt,name=tail_bytes,json=tailBytes,proto3" json:"tail_bytes,omitempty"`
+	// The log of its newest build instead of its console.
+	Build         bool `protobuf:"varint,4,opt,name=build,proto3" json:"build,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +3552,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +3565,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LogsRequest) GetName() string {
@@ -2836,6 +3589,13 @@ func (x *LogsRequest) GetTailBytes() uint64 {
 	return 0
 }
 
+func (x *LogsRequest) GetBuild() bool {
+	if x != nil {
+		return x.Build
+	}
+	return false
+}
+
 type LogsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
@@ -2845,7 +3605,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2857,7 +3617,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2870,7 +3630,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -2890,7 +3650,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +3662,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +3675,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ExplainRequest) GetName() string {
@@ -2949,7 +3709,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2961,7 +3721,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2974,7 +3734,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Verdict) GetNodeId() uint64 {
@@ -3032,7 +3792,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3044,7 +3804,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3057,7 +3817,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ExplainResponse) GetVm() *VM {
@@ -3165,7 +3925,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x03ref\x18\x01 \x01(\tH\x00R\x03ref\x12.\n" +
 	"\x06packed\x18\x02 \x01(\v2\x14.blixard.v1.ArtifactH\x00R\x06packed\x12\x1c\n" +
 	"\tattribute\x18\x03 \x01(\tR\tattributeB\x06\n" +
-	"\x04from\"\xe5\x05\n" +
+	"\x04from\"\xb4\x06\n" +
 	"\x06VMSpec\x126\n" +
 	"\n" +
 	"hypervisor\x18\x01 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
@@ -3185,14 +3945,40 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\blease_ms\x18\n" +
 	" \x01(\rR\aleaseMs\x12\"\n" +
 	"\rstop_grace_ms\x18\v \x01(\rR\vstopGraceMs\x12\x1a\n" +
-	"\bpriority\x18\f \x01(\x05R\bpriority\x1a9\n" +
+	"\bpriority\x18\f \x01(\x05R\bpriority\x121\n" +
+	"\ton_update\x18\x0f \x01(\x0e2\x14.blixard.v1.OnUpdateR\bonUpdate\x12\x1a\n" +
+	"\bprebuild\x18\x10 \x01(\rR\bprebuild\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
 	"\fRequireEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
-	"\x06source\"C\n" +
+	"\x06source\"\x9f\x01\n" +
+	"\x04Pins\x12\x18\n" +
+	"\anixpkgs\x18\x01 \x01(\tR\anixpkgs\x12\x1f\n" +
+	"\vflake_parts\x18\x02 \x01(\tR\n" +
+	"flakeParts\x12\x18\n" +
+	"\amicrovm\x18\x03 \x01(\tR\amicrovm\x12\x18\n" +
+	"\amodules\x18\x04 \x01(\tR\amodules\x12(\n" +
+	"\x04lock\x18\x05 \x01(\v2\x14.blixard.v1.ArtifactR\x04lock\"\xb2\x01\n" +
+	"\x06Runner\x12\x1d\n" +
+	"\n" +
+	"store_path\x18\x01 \x01(\tR\tstorePath\x12#\n" +
+	"\rclosure_bytes\x18\x02 \x01(\x04R\fclosureBytes\x126\n" +
+	"\n" +
+	"hypervisor\x18\x03 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
+	"hypervisor\x12\x16\n" +
+	"\x06locked\x18\x04 \x01(\tR\x06locked\x12\x14\n" +
+	"\x05nodes\x18\x05 \x03(\x04R\x05nodes\"\xec\x01\n" +
+	"\n" +
+	"Generation\x12'\n" +
+	"\x0fspec_generation\x18\x01 \x01(\rR\x0especGeneration\x12&\n" +
+	"\x04spec\x18\x02 \x01(\v2\x12.blixard.v1.VMSpecR\x04spec\x12$\n" +
+	"\x04pins\x18\x03 \x01(\v2\x10.blixard.v1.PinsR\x04pins\x12*\n" +
+	"\x06runner\x18\x04 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12;\n" +
+	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\"C\n" +
 	"\vIncarnation\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -3210,7 +3996,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x05vcpus\x18\a \x01(\rR\x05vcpus\x12\x1d\n" +
 	"\n" +
 	"memory_mib\x18\b \x01(\x04R\tmemoryMib\x12\x19\n" +
-	"\bdisk_mib\x18\t \x01(\x04R\adiskMib\"\x91\x02\n" +
+	"\bdisk_mib\x18\t \x01(\x04R\adiskMib\"\x8a\x03\n" +
 	"\bVMStatus\x12'\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x11.blixard.v1.PhaseR\x05phase\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -3220,7 +4006,11 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\bfailures\x18\x06 \x01(\rR\bfailures\x12;\n" +
 	"\vchange_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"changeTime\x12\x1a\n" +
-	"\bsequence\x18\b \x01(\x04R\bsequence\"\x94\x03\n" +
+	"\bsequence\x18\b \x01(\x04R\bsequence\x12'\n" +
+	"\x0fspec_generation\x18\t \x01(\rR\x0especGeneration\x12)\n" +
+	"\x10built_generation\x18\n" +
+	" \x01(\rR\x0fbuiltGeneration\x12#\n" +
+	"\rbuild_message\x18\v \x01(\tR\fbuildMessage\"\x96\x05\n" +
 	"\x02VM\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12&\n" +
@@ -3234,7 +4024,13 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"createTime\x12\x1a\n" +
 	"\brevision\x18\n" +
 	" \x01(\x04R\brevision\x12/\n" +
-	"\x13assignment_revision\x18\v \x01(\x04R\x12assignmentRevision\"\x8f\x01\n" +
+	"\x13assignment_revision\x18\v \x01(\x04R\x12assignmentRevision\x12'\n" +
+	"\x0fspec_generation\x18\f \x01(\rR\x0especGeneration\x12$\n" +
+	"\x04pins\x18\r \x01(\v2\x10.blixard.v1.PinsR\x04pins\x12*\n" +
+	"\x06runner\x18\x0e \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x120\n" +
+	"\ahistory\x18\x0f \x03(\v2\x16.blixard.v1.GenerationR\ahistory\x12,\n" +
+	"\x12restart_when_built\x18\x10 \x01(\bR\x10restartWhenBuilt\x12%\n" +
+	"\x0eprepared_nodes\x18\x11 \x03(\x04R\rpreparedNodes\"\x8f\x01\n" +
 	"\rCreateRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -3292,12 +4088,40 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"1\n" +
 	"\x0fRestartResponse\x12\x1e\n" +
-	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"X\n" +
+	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"\xa9\x01\n" +
+	"\rUpdateRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12&\n" +
+	"\x04spec\x18\x03 \x01(\v2\x12.blixard.v1.VMSpecR\x04spec\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12\x18\n" +
+	"\arestart\x18\x05 \x01(\bR\arestart\"0\n" +
+	"\x0eUpdateResponse\x12\x1e\n" +
+	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"\x87\x01\n" +
+	"\x0fRollbackRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12'\n" +
+	"\x0fspec_generation\x18\x03 \x01(\rR\x0especGeneration\x12\x18\n" +
+	"\arestart\x18\x04 \x01(\bR\arestart\"2\n" +
+	"\x10RollbackResponse\x12\x1e\n" +
+	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"\xa3\x01\n" +
+	"\fBuildRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\arefresh\x18\x03 \x01(\bR\arefresh\x12\x1f\n" +
+	"\bprebuild\x18\x04 \x01(\rH\x00R\bprebuild\x88\x01\x01\x12\x18\n" +
+	"\arestart\x18\x05 \x01(\bR\arestartB\v\n" +
+	"\t_prebuild\"/\n" +
+	"\rBuildResponse\x12\x1e\n" +
+	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"n\n" +
 	"\vLogsRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x1d\n" +
 	"\n" +
-	"tail_bytes\x18\x03 \x01(\x04R\ttailBytes\"\"\n" +
+	"tail_bytes\x18\x03 \x01(\x04R\ttailBytes\x12\x14\n" +
+	"\x05build\x18\x04 \x01(\bR\x05build\"\"\n" +
 	"\fLogsResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\":\n" +
 	"\x0eExplainRequest\x12\x12\n" +
@@ -3331,7 +4155,11 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"OnHostLoss\x12\x1c\n" +
 	"\x18ON_HOST_LOSS_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14ON_HOST_LOSS_REPLACE\x10\x01\x12\x15\n" +
-	"\x11ON_HOST_LOSS_WAIT\x10\x02*l\n" +
+	"\x11ON_HOST_LOSS_WAIT\x10\x02*V\n" +
+	"\bOnUpdate\x12\x19\n" +
+	"\x15ON_UPDATE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14ON_UPDATE_NEXT_START\x10\x01\x12\x15\n" +
+	"\x11ON_UPDATE_RESTART\x10\x02*l\n" +
 	"\n" +
 	"LeaseClass\x12\x1b\n" +
 	"\x17LEASE_CLASS_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -3350,7 +4178,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\fPHASE_FAILED\x10\b\x12\x15\n" +
 	"\x11PHASE_UNREACHABLE\x10\t\x12\x12\n" +
 	"\x0ePHASE_DELETING\x10\n" +
-	"2\xcd\x04\n" +
+	"2\x93\x06\n" +
 	"\tVMService\x12?\n" +
 	"\x06Create\x12\x19.blixard.v1.CreateRequest\x1a\x1a.blixard.v1.CreateResponse\x12;\n" +
 	"\x03Get\x12\x16.blixard.v1.GetRequest\x1a\x17.blixard.v1.GetResponse\"\x03\x90\x02\x01\x12>\n" +
@@ -3358,7 +4186,10 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x06Delete\x12\x19.blixard.v1.DeleteRequest\x1a\x1a.blixard.v1.DeleteResponse\x12<\n" +
 	"\x05Start\x12\x18.blixard.v1.StartRequest\x1a\x19.blixard.v1.StartResponse\x129\n" +
 	"\x04Stop\x12\x17.blixard.v1.StopRequest\x1a\x18.blixard.v1.StopResponse\x12B\n" +
-	"\aRestart\x12\x1a.blixard.v1.RestartRequest\x1a\x1b.blixard.v1.RestartResponse\x12;\n" +
+	"\aRestart\x12\x1a.blixard.v1.RestartRequest\x1a\x1b.blixard.v1.RestartResponse\x12?\n" +
+	"\x06Update\x12\x19.blixard.v1.UpdateRequest\x1a\x1a.blixard.v1.UpdateResponse\x12E\n" +
+	"\bRollback\x12\x1b.blixard.v1.RollbackRequest\x1a\x1c.blixard.v1.RollbackResponse\x12<\n" +
+	"\x05Build\x12\x18.blixard.v1.BuildRequest\x1a\x19.blixard.v1.BuildResponse\x12;\n" +
 	"\x04Logs\x12\x17.blixard.v1.LogsRequest\x1a\x18.blixard.v1.LogsResponse0\x01\x12G\n" +
 	"\aExplain\x12\x1a.blixard.v1.ExplainRequest\x1a\x1b.blixard.v1.ExplainResponse\"\x03\x90\x02\x01B7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
 
@@ -3374,131 +4205,161 @@ func file_blixard_v1_vm_proto_rawDescGZIP() []byte {
 	return file_blixard_v1_vm_proto_rawDescData
 }
 
-var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_blixard_v1_vm_proto_goTypes = []any{
 	(Hypervisor)(0),               // 0: blixard.v1.Hypervisor
 	(RestartPolicy)(0),            // 1: blixard.v1.RestartPolicy
 	(OnHostLoss)(0),               // 2: blixard.v1.OnHostLoss
-	(LeaseClass)(0),               // 3: blixard.v1.LeaseClass
-	(Phase)(0),                    // 4: blixard.v1.Phase
-	(*Artifact)(nil),              // 5: blixard.v1.Artifact
-	(*Image)(nil),                 // 6: blixard.v1.Image
-	(*Disk)(nil),                  // 7: blixard.v1.Disk
-	(*Process)(nil),               // 8: blixard.v1.Process
-	(*Nixos)(nil),                 // 9: blixard.v1.Nixos
-	(*Network)(nil),               // 10: blixard.v1.Network
-	(*Tap)(nil),                   // 11: blixard.v1.Tap
-	(*UserNetwork)(nil),           // 12: blixard.v1.UserNetwork
-	(*Volume)(nil),                // 13: blixard.v1.Volume
-	(*RootVolume)(nil),            // 14: blixard.v1.RootVolume
-	(*DataVolume)(nil),            // 15: blixard.v1.DataVolume
-	(*Share)(nil),                 // 16: blixard.v1.Share
-	(*NixosModule)(nil),           // 17: blixard.v1.NixosModule
-	(*Kernel)(nil),                // 18: blixard.v1.Kernel
-	(*Flake)(nil),                 // 19: blixard.v1.Flake
-	(*VMSpec)(nil),                // 20: blixard.v1.VMSpec
-	(*Incarnation)(nil),           // 21: blixard.v1.Incarnation
-	(*Placement)(nil),             // 22: blixard.v1.Placement
-	(*VMStatus)(nil),              // 23: blixard.v1.VMStatus
-	(*VM)(nil),                    // 24: blixard.v1.VM
-	(*CreateRequest)(nil),         // 25: blixard.v1.CreateRequest
-	(*CreateResponse)(nil),        // 26: blixard.v1.CreateResponse
-	(*GetRequest)(nil),            // 27: blixard.v1.GetRequest
-	(*GetResponse)(nil),           // 28: blixard.v1.GetResponse
-	(*ListRequest)(nil),           // 29: blixard.v1.ListRequest
-	(*ListResponse)(nil),          // 30: blixard.v1.ListResponse
-	(*DeleteRequest)(nil),         // 31: blixard.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 32: blixard.v1.DeleteResponse
-	(*StartRequest)(nil),          // 33: blixard.v1.StartRequest
-	(*StartResponse)(nil),         // 34: blixard.v1.StartResponse
-	(*StopRequest)(nil),           // 35: blixard.v1.StopRequest
-	(*StopResponse)(nil),          // 36: blixard.v1.StopResponse
-	(*RestartRequest)(nil),        // 37: blixard.v1.RestartRequest
-	(*RestartResponse)(nil),       // 38: blixard.v1.RestartResponse
-	(*LogsRequest)(nil),           // 39: blixard.v1.LogsRequest
-	(*LogsResponse)(nil),          // 40: blixard.v1.LogsResponse
-	(*ExplainRequest)(nil),        // 41: blixard.v1.ExplainRequest
-	(*Verdict)(nil),               // 42: blixard.v1.Verdict
-	(*ExplainResponse)(nil),       // 43: blixard.v1.ExplainResponse
-	nil,                           // 44: blixard.v1.Process.EnvEntry
-	nil,                           // 45: blixard.v1.VMSpec.LabelsEntry
-	nil,                           // 46: blixard.v1.VMSpec.RequireEntry
-	nil,                           // 47: blixard.v1.ListRequest.LabelsEntry
-	nil,                           // 48: blixard.v1.ListResponse.NodesEntry
-	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
+	(OnUpdate)(0),                 // 3: blixard.v1.OnUpdate
+	(LeaseClass)(0),               // 4: blixard.v1.LeaseClass
+	(Phase)(0),                    // 5: blixard.v1.Phase
+	(*Artifact)(nil),              // 6: blixard.v1.Artifact
+	(*Image)(nil),                 // 7: blixard.v1.Image
+	(*Disk)(nil),                  // 8: blixard.v1.Disk
+	(*Process)(nil),               // 9: blixard.v1.Process
+	(*Nixos)(nil),                 // 10: blixard.v1.Nixos
+	(*Network)(nil),               // 11: blixard.v1.Network
+	(*Tap)(nil),                   // 12: blixard.v1.Tap
+	(*UserNetwork)(nil),           // 13: blixard.v1.UserNetwork
+	(*Volume)(nil),                // 14: blixard.v1.Volume
+	(*RootVolume)(nil),            // 15: blixard.v1.RootVolume
+	(*DataVolume)(nil),            // 16: blixard.v1.DataVolume
+	(*Share)(nil),                 // 17: blixard.v1.Share
+	(*NixosModule)(nil),           // 18: blixard.v1.NixosModule
+	(*Kernel)(nil),                // 19: blixard.v1.Kernel
+	(*Flake)(nil),                 // 20: blixard.v1.Flake
+	(*VMSpec)(nil),                // 21: blixard.v1.VMSpec
+	(*Pins)(nil),                  // 22: blixard.v1.Pins
+	(*Runner)(nil),                // 23: blixard.v1.Runner
+	(*Generation)(nil),            // 24: blixard.v1.Generation
+	(*Incarnation)(nil),           // 25: blixard.v1.Incarnation
+	(*Placement)(nil),             // 26: blixard.v1.Placement
+	(*VMStatus)(nil),              // 27: blixard.v1.VMStatus
+	(*VM)(nil),                    // 28: blixard.v1.VM
+	(*CreateRequest)(nil),         // 29: blixard.v1.CreateRequest
+	(*CreateResponse)(nil),        // 30: blixard.v1.CreateResponse
+	(*GetRequest)(nil),            // 31: blixard.v1.GetRequest
+	(*GetResponse)(nil),           // 32: blixard.v1.GetResponse
+	(*ListRequest)(nil),           // 33: blixard.v1.ListRequest
+	(*ListResponse)(nil),          // 34: blixard.v1.ListResponse
+	(*DeleteRequest)(nil),         // 35: blixard.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 36: blixard.v1.DeleteResponse
+	(*StartRequest)(nil),          // 37: blixard.v1.StartRequest
+	(*StartResponse)(nil),         // 38: blixard.v1.StartResponse
+	(*StopRequest)(nil),           // 39: blixard.v1.StopRequest
+	(*StopResponse)(nil),          // 40: blixard.v1.StopResponse
+	(*RestartRequest)(nil),        // 41: blixard.v1.RestartRequest
+	(*RestartResponse)(nil),       // 42: blixard.v1.RestartResponse
+	(*UpdateRequest)(nil),         // 43: blixard.v1.UpdateRequest
+	(*UpdateResponse)(nil),        // 44: blixard.v1.UpdateResponse
+	(*RollbackRequest)(nil),       // 45: blixard.v1.RollbackRequest
+	(*RollbackResponse)(nil),      // 46: blixard.v1.RollbackResponse
+	(*BuildRequest)(nil),          // 47: blixard.v1.BuildRequest
+	(*BuildResponse)(nil),         // 48: blixard.v1.BuildResponse
+	(*LogsRequest)(nil),           // 49: blixard.v1.LogsRequest
+	(*LogsResponse)(nil),          // 50: blixard.v1.LogsResponse
+	(*ExplainRequest)(nil),        // 51: blixard.v1.ExplainRequest
+	(*Verdict)(nil),               // 52: blixard.v1.Verdict
+	(*ExplainResponse)(nil),       // 53: blixard.v1.ExplainResponse
+	nil,                           // 54: blixard.v1.Process.EnvEntry
+	nil,                           // 55: blixard.v1.VMSpec.LabelsEntry
+	nil,                           // 56: blixard.v1.VMSpec.RequireEntry
+	nil,                           // 57: blixard.v1.ListRequest.LabelsEntry
+	nil,                           // 58: blixard.v1.ListResponse.NodesEntry
+	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
 }
 var file_blixard_v1_vm_proto_depIdxs = []int32{
-	5,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
-	5,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
-	7,  // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
-	5,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
-	44, // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
-	10, // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
-	13, // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
-	16, // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
-	17, // 8: blixard.v1.Nixos.modules:type_name -> blixard.v1.NixosModule
-	18, // 9: blixard.v1.Nixos.kernel:type_name -> blixard.v1.Kernel
-	11, // 10: blixard.v1.Network.tap:type_name -> blixard.v1.Tap
-	12, // 11: blixard.v1.Network.user:type_name -> blixard.v1.UserNetwork
-	14, // 12: blixard.v1.Volume.root:type_name -> blixard.v1.RootVolume
-	15, // 13: blixard.v1.Volume.data:type_name -> blixard.v1.DataVolume
-	5,  // 14: blixard.v1.NixosModule.file:type_name -> blixard.v1.Artifact
-	5,  // 15: blixard.v1.Flake.packed:type_name -> blixard.v1.Artifact
+	6,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
+	6,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
+	8,  // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
+	6,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
+	54, // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
+	11, // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
+	14, // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
+	17, // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
+	18, // 8: blixard.v1.Nixos.modules:type_name -> blixard.v1.NixosModule
+	19, // 9: blixard.v1.Nixos.kernel:type_name -> blixard.v1.Kernel
+	12, // 10: blixard.v1.Network.tap:type_name -> blixard.v1.Tap
+	13, // 11: blixard.v1.Network.user:type_name -> blixard.v1.UserNetwork
+	15, // 12: blixard.v1.Volume.root:type_name -> blixard.v1.RootVolume
+	16, // 13: blixard.v1.Volume.data:type_name -> blixard.v1.DataVolume
+	6,  // 14: blixard.v1.NixosModule.file:type_name -> blixard.v1.Artifact
+	6,  // 15: blixard.v1.Flake.packed:type_name -> blixard.v1.Artifact
 	0,  // 16: blixard.v1.VMSpec.hypervisor:type_name -> blixard.v1.Hypervisor
-	6,  // 17: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
-	8,  // 18: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
-	9,  // 19: blixard.v1.VMSpec.nixos:type_name -> blixard.v1.Nixos
-	19, // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
+	7,  // 17: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
+	9,  // 18: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
+	10, // 19: blixard.v1.VMSpec.nixos:type_name -> blixard.v1.Nixos
+	20, // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
 	1,  // 21: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
 	2,  // 22: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
-	45, // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
-	46, // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
-	21, // 25: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
-	3,  // 26: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
-	3,  // 27: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
-	0,  // 28: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
-	4,  // 29: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
-	49, // 30: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
-	20, // 31: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
-	22, // 32: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
-	23, // 33: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
-	49, // 34: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
-	20, // 35: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
-	24, // 36: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
-	24, // 37: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
-	47, // 38: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
-	24, // 39: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
-	48, // 40: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
-	24, // 41: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
-	24, // 42: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
-	24, // 43: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
-	24, // 44: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
-	24, // 45: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
-	42, // 46: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
-	25, // 47: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
-	27, // 48: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
-	29, // 49: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
-	31, // 50: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
-	33, // 51: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
-	35, // 52: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
-	37, // 53: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
-	39, // 54: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
-	41, // 55: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
-	26, // 56: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
-	28, // 57: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
-	30, // 58: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
-	32, // 59: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
-	34, // 60: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
-	36, // 61: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
-	38, // 62: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
-	40, // 63: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
-	43, // 64: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
-	56, // [56:65] is the sub-list for method output_type
-	47, // [47:56] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	55, // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
+	56, // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
+	3,  // 25: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
+	6,  // 26: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
+	0,  // 27: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
+	21, // 28: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
+	22, // 29: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
+	23, // 30: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
+	59, // 31: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
+	25, // 32: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
+	4,  // 33: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
+	4,  // 34: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
+	0,  // 35: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
+	5,  // 36: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
+	59, // 37: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
+	21, // 38: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
+	26, // 39: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
+	27, // 40: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
+	59, // 41: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
+	22, // 42: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
+	23, // 43: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
+	24, // 44: blixard.v1.VM.history:type_name -> blixard.v1.Generation
+	21, // 45: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
+	28, // 46: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
+	28, // 47: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
+	57, // 48: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
+	28, // 49: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
+	58, // 50: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
+	28, // 51: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
+	28, // 52: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
+	28, // 53: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
+	28, // 54: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
+	21, // 55: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
+	28, // 56: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
+	28, // 57: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
+	28, // 58: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
+	28, // 59: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
+	52, // 60: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
+	29, // 61: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
+	31, // 62: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
+	33, // 63: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
+	35, // 64: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
+	37, // 65: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
+	39, // 66: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
+	41, // 67: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
+	43, // 68: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
+	45, // 69: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
+	47, // 70: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
+	49, // 71: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
+	51, // 72: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
+	30, // 73: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
+	32, // 74: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
+	34, // 75: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
+	36, // 76: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
+	38, // 77: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
+	40, // 78: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
+	42, // 79: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
+	44, // 80: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
+	46, // 81: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
+	48, // 82: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
+	50, // 83: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
+	53, // 84: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
+	73, // [73:85] is the sub-list for method output_type
+	61, // [61:73] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_vm_proto_init() }
@@ -3529,13 +4390,14 @@ func file_blixard_v1_vm_proto_init() {
 		(*VMSpec_Nixos)(nil),
 		(*VMSpec_Flake)(nil),
 	}
+	file_blixard_v1_vm_proto_msgTypes[41].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_vm_proto_rawDesc), len(file_blixard_v1_vm_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   44,
+			NumEnums:      6,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -45,6 +45,10 @@ const (
 	// ClusterServiceRemoveMemberProcedure is the fully-qualified name of the ClusterService's
 	// RemoveMember RPC.
 	ClusterServiceRemoveMemberProcedure = "/blixard.v1.ClusterService/RemoveMember"
+	// ClusterServiceGetPinsProcedure is the fully-qualified name of the ClusterService's GetPins RPC.
+	ClusterServiceGetPinsProcedure = "/blixard.v1.ClusterService/GetPins"
+	// ClusterServiceSetPinsProcedure is the fully-qualified name of the ClusterService's SetPins RPC.
+	ClusterServiceSetPinsProcedure = "/blixard.v1.ClusterService/SetPins"
 )
 
 // ClusterServiceClient is a client for the blixard.v1.ClusterService service.
@@ -60,6 +64,11 @@ type ClusterServiceClient interface {
 	// RemoveMember takes a node out. FAILED_PRECONDITION: VMs may still run on it,
 	// or it is the last server.
 	RemoveMember(context.Context, *connect.Request[v1.RemoveMemberRequest]) (*connect.Response[v1.RemoveMemberResponse], error)
+	// GetPins returns where NixOS VMs that are created now get their inputs.
+	GetPins(context.Context, *connect.Request[v1.GetPinsRequest]) (*connect.Response[v1.GetPinsResponse], error)
+	// SetPins changes that. VMs that exist keep theirs until they are updated, or
+	// built with refresh.
+	SetPins(context.Context, *connect.Request[v1.SetPinsRequest]) (*connect.Response[v1.SetPinsResponse], error)
 }
 
 // NewClusterServiceClient constructs a client for the blixard.v1.ClusterService service. By
@@ -104,6 +113,19 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(clusterServiceMethods.ByName("RemoveMember")),
 			connect.WithClientOptions(opts...),
 		),
+		getPins: connect.NewClient[v1.GetPinsRequest, v1.GetPinsResponse](
+			httpClient,
+			baseURL+ClusterServiceGetPinsProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("GetPins")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		setPins: connect.NewClient[v1.SetPinsRequest, v1.SetPinsResponse](
+			httpClient,
+			baseURL+ClusterServiceSetPinsProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("SetPins")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -114,6 +136,8 @@ type clusterServiceClient struct {
 	join         *connect.Client[v1.JoinRequest, v1.JoinResponse]
 	addMember    *connect.Client[v1.AddMemberRequest, v1.AddMemberResponse]
 	removeMember *connect.Client[v1.RemoveMemberRequest, v1.RemoveMemberResponse]
+	getPins      *connect.Client[v1.GetPinsRequest, v1.GetPinsResponse]
+	setPins      *connect.Client[v1.SetPinsRequest, v1.SetPinsResponse]
 }
 
 // Status calls blixard.v1.ClusterService.Status.
@@ -141,6 +165,16 @@ func (c *clusterServiceClient) RemoveMember(ctx context.Context, req *connect.Re
 	return c.removeMember.CallUnary(ctx, req)
 }
 
+// GetPins calls blixard.v1.ClusterService.GetPins.
+func (c *clusterServiceClient) GetPins(ctx context.Context, req *connect.Request[v1.GetPinsRequest]) (*connect.Response[v1.GetPinsResponse], error) {
+	return c.getPins.CallUnary(ctx, req)
+}
+
+// SetPins calls blixard.v1.ClusterService.SetPins.
+func (c *clusterServiceClient) SetPins(ctx context.Context, req *connect.Request[v1.SetPinsRequest]) (*connect.Response[v1.SetPinsResponse], error) {
+	return c.setPins.CallUnary(ctx, req)
+}
+
 // ClusterServiceHandler is an implementation of the blixard.v1.ClusterService service.
 type ClusterServiceHandler interface {
 	// Status never needs a quorum: it says what this node knows.
@@ -154,6 +188,11 @@ type ClusterServiceHandler interface {
 	// RemoveMember takes a node out. FAILED_PRECONDITION: VMs may still run on it,
 	// or it is the last server.
 	RemoveMember(context.Context, *connect.Request[v1.RemoveMemberRequest]) (*connect.Response[v1.RemoveMemberResponse], error)
+	// GetPins returns where NixOS VMs that are created now get their inputs.
+	GetPins(context.Context, *connect.Request[v1.GetPinsRequest]) (*connect.Response[v1.GetPinsResponse], error)
+	// SetPins changes that. VMs that exist keep theirs until they are updated, or
+	// built with refresh.
+	SetPins(context.Context, *connect.Request[v1.SetPinsRequest]) (*connect.Response[v1.SetPinsResponse], error)
 }
 
 // NewClusterServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -194,6 +233,19 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(clusterServiceMethods.ByName("RemoveMember")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceGetPinsHandler := connect.NewUnaryHandler(
+		ClusterServiceGetPinsProcedure,
+		svc.GetPins,
+		connect.WithSchema(clusterServiceMethods.ByName("GetPins")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceSetPinsHandler := connect.NewUnaryHandler(
+		ClusterServiceSetPinsProcedure,
+		svc.SetPins,
+		connect.WithSchema(clusterServiceMethods.ByName("SetPins")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/blixard.v1.ClusterService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ClusterServiceStatusProcedure:
@@ -206,6 +258,10 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 			clusterServiceAddMemberHandler.ServeHTTP(w, r)
 		case ClusterServiceRemoveMemberProcedure:
 			clusterServiceRemoveMemberHandler.ServeHTTP(w, r)
+		case ClusterServiceGetPinsProcedure:
+			clusterServiceGetPinsHandler.ServeHTTP(w, r)
+		case ClusterServiceSetPinsProcedure:
+			clusterServiceSetPinsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -233,4 +289,12 @@ func (UnimplementedClusterServiceHandler) AddMember(context.Context, *connect.Re
 
 func (UnimplementedClusterServiceHandler) RemoveMember(context.Context, *connect.Request[v1.RemoveMemberRequest]) (*connect.Response[v1.RemoveMemberResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.ClusterService.RemoveMember is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) GetPins(context.Context, *connect.Request[v1.GetPinsRequest]) (*connect.Response[v1.GetPinsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.ClusterService.GetPins is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) SetPins(context.Context, *connect.Request[v1.SetPinsRequest]) (*connect.Response[v1.SetPinsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.ClusterService.SetPins is not implemented"))
 }

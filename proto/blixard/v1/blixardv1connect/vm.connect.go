@@ -47,6 +47,12 @@ const (
 	VMServiceStopProcedure = "/blixard.v1.VMService/Stop"
 	// VMServiceRestartProcedure is the fully-qualified name of the VMService's Restart RPC.
 	VMServiceRestartProcedure = "/blixard.v1.VMService/Restart"
+	// VMServiceUpdateProcedure is the fully-qualified name of the VMService's Update RPC.
+	VMServiceUpdateProcedure = "/blixard.v1.VMService/Update"
+	// VMServiceRollbackProcedure is the fully-qualified name of the VMService's Rollback RPC.
+	VMServiceRollbackProcedure = "/blixard.v1.VMService/Rollback"
+	// VMServiceBuildProcedure is the fully-qualified name of the VMService's Build RPC.
+	VMServiceBuildProcedure = "/blixard.v1.VMService/Build"
 	// VMServiceLogsProcedure is the fully-qualified name of the VMService's Logs RPC.
 	VMServiceLogsProcedure = "/blixard.v1.VMService/Logs"
 	// VMServiceExplainProcedure is the fully-qualified name of the VMService's Explain RPC.
@@ -70,8 +76,20 @@ type VMServiceClient interface {
 	// Stop asks the guest to power off and kills it after the grace time.
 	// A VM that its user stopped stays stopped.
 	Stop(context.Context, *connect.Request[v1.StopRequest]) (*connect.Response[v1.StopResponse], error)
-	// Restart stops and starts a VM on the same host.
+	// Restart stops and starts a VM on the same host. When its spec was updated
+	// since, what it needs is built first, while it runs on.
 	Restart(context.Context, *connect.Request[v1.RestartRequest]) (*connect.Response[v1.RestartResponse], error)
+	// Update gives a VM another spec. Its host builds what that needs while the VM
+	// runs on; the new spec counts from the next start, which Update can ask for.
+	// FAILED_PRECONDITION: its host has no room for the new spec, or the change is
+	// one that only a new VM can have (another kind of source, another disk).
+	Update(context.Context, *connect.Request[v1.UpdateRequest]) (*connect.Response[v1.UpdateResponse], error)
+	// Rollback gives a VM one of its earlier specs again, with the runner that was
+	// built for it.
+	Rollback(context.Context, *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error)
+	// Build builds anew what a VM needs, from the newest of what its spec refers
+	// to, or prepares more hosts for it.
+	Build(context.Context, *connect.Request[v1.BuildRequest]) (*connect.Response[v1.BuildResponse], error)
 	// Logs streams the VM's console, from any server.
 	Logs(context.Context, *connect.Request[v1.LogsRequest]) (*connect.ServerStreamForClient[v1.LogsResponse], error)
 	// Explain says for every host why it was chosen or was not.
@@ -133,6 +151,24 @@ func NewVMServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...c
 			connect.WithSchema(vMServiceMethods.ByName("Restart")),
 			connect.WithClientOptions(opts...),
 		),
+		update: connect.NewClient[v1.UpdateRequest, v1.UpdateResponse](
+			httpClient,
+			baseURL+VMServiceUpdateProcedure,
+			connect.WithSchema(vMServiceMethods.ByName("Update")),
+			connect.WithClientOptions(opts...),
+		),
+		rollback: connect.NewClient[v1.RollbackRequest, v1.RollbackResponse](
+			httpClient,
+			baseURL+VMServiceRollbackProcedure,
+			connect.WithSchema(vMServiceMethods.ByName("Rollback")),
+			connect.WithClientOptions(opts...),
+		),
+		build: connect.NewClient[v1.BuildRequest, v1.BuildResponse](
+			httpClient,
+			baseURL+VMServiceBuildProcedure,
+			connect.WithSchema(vMServiceMethods.ByName("Build")),
+			connect.WithClientOptions(opts...),
+		),
 		logs: connect.NewClient[v1.LogsRequest, v1.LogsResponse](
 			httpClient,
 			baseURL+VMServiceLogsProcedure,
@@ -151,15 +187,18 @@ func NewVMServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...c
 
 // vMServiceClient implements VMServiceClient.
 type vMServiceClient struct {
-	create  *connect.Client[v1.CreateRequest, v1.CreateResponse]
-	get     *connect.Client[v1.GetRequest, v1.GetResponse]
-	list    *connect.Client[v1.ListRequest, v1.ListResponse]
-	delete  *connect.Client[v1.DeleteRequest, v1.DeleteResponse]
-	start   *connect.Client[v1.StartRequest, v1.StartResponse]
-	stop    *connect.Client[v1.StopRequest, v1.StopResponse]
-	restart *connect.Client[v1.RestartRequest, v1.RestartResponse]
-	logs    *connect.Client[v1.LogsRequest, v1.LogsResponse]
-	explain *connect.Client[v1.ExplainRequest, v1.ExplainResponse]
+	create   *connect.Client[v1.CreateRequest, v1.CreateResponse]
+	get      *connect.Client[v1.GetRequest, v1.GetResponse]
+	list     *connect.Client[v1.ListRequest, v1.ListResponse]
+	delete   *connect.Client[v1.DeleteRequest, v1.DeleteResponse]
+	start    *connect.Client[v1.StartRequest, v1.StartResponse]
+	stop     *connect.Client[v1.StopRequest, v1.StopResponse]
+	restart  *connect.Client[v1.RestartRequest, v1.RestartResponse]
+	update   *connect.Client[v1.UpdateRequest, v1.UpdateResponse]
+	rollback *connect.Client[v1.RollbackRequest, v1.RollbackResponse]
+	build    *connect.Client[v1.BuildRequest, v1.BuildResponse]
+	logs     *connect.Client[v1.LogsRequest, v1.LogsResponse]
+	explain  *connect.Client[v1.ExplainRequest, v1.ExplainResponse]
 }
 
 // Create calls blixard.v1.VMService.Create.
@@ -197,6 +236,21 @@ func (c *vMServiceClient) Restart(ctx context.Context, req *connect.Request[v1.R
 	return c.restart.CallUnary(ctx, req)
 }
 
+// Update calls blixard.v1.VMService.Update.
+func (c *vMServiceClient) Update(ctx context.Context, req *connect.Request[v1.UpdateRequest]) (*connect.Response[v1.UpdateResponse], error) {
+	return c.update.CallUnary(ctx, req)
+}
+
+// Rollback calls blixard.v1.VMService.Rollback.
+func (c *vMServiceClient) Rollback(ctx context.Context, req *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error) {
+	return c.rollback.CallUnary(ctx, req)
+}
+
+// Build calls blixard.v1.VMService.Build.
+func (c *vMServiceClient) Build(ctx context.Context, req *connect.Request[v1.BuildRequest]) (*connect.Response[v1.BuildResponse], error) {
+	return c.build.CallUnary(ctx, req)
+}
+
 // Logs calls blixard.v1.VMService.Logs.
 func (c *vMServiceClient) Logs(ctx context.Context, req *connect.Request[v1.LogsRequest]) (*connect.ServerStreamForClient[v1.LogsResponse], error) {
 	return c.logs.CallServerStream(ctx, req)
@@ -224,8 +278,20 @@ type VMServiceHandler interface {
 	// Stop asks the guest to power off and kills it after the grace time.
 	// A VM that its user stopped stays stopped.
 	Stop(context.Context, *connect.Request[v1.StopRequest]) (*connect.Response[v1.StopResponse], error)
-	// Restart stops and starts a VM on the same host.
+	// Restart stops and starts a VM on the same host. When its spec was updated
+	// since, what it needs is built first, while it runs on.
 	Restart(context.Context, *connect.Request[v1.RestartRequest]) (*connect.Response[v1.RestartResponse], error)
+	// Update gives a VM another spec. Its host builds what that needs while the VM
+	// runs on; the new spec counts from the next start, which Update can ask for.
+	// FAILED_PRECONDITION: its host has no room for the new spec, or the change is
+	// one that only a new VM can have (another kind of source, another disk).
+	Update(context.Context, *connect.Request[v1.UpdateRequest]) (*connect.Response[v1.UpdateResponse], error)
+	// Rollback gives a VM one of its earlier specs again, with the runner that was
+	// built for it.
+	Rollback(context.Context, *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error)
+	// Build builds anew what a VM needs, from the newest of what its spec refers
+	// to, or prepares more hosts for it.
+	Build(context.Context, *connect.Request[v1.BuildRequest]) (*connect.Response[v1.BuildResponse], error)
 	// Logs streams the VM's console, from any server.
 	Logs(context.Context, *connect.Request[v1.LogsRequest], *connect.ServerStream[v1.LogsResponse]) error
 	// Explain says for every host why it was chosen or was not.
@@ -283,6 +349,24 @@ func NewVMServiceHandler(svc VMServiceHandler, opts ...connect.HandlerOption) (s
 		connect.WithSchema(vMServiceMethods.ByName("Restart")),
 		connect.WithHandlerOptions(opts...),
 	)
+	vMServiceUpdateHandler := connect.NewUnaryHandler(
+		VMServiceUpdateProcedure,
+		svc.Update,
+		connect.WithSchema(vMServiceMethods.ByName("Update")),
+		connect.WithHandlerOptions(opts...),
+	)
+	vMServiceRollbackHandler := connect.NewUnaryHandler(
+		VMServiceRollbackProcedure,
+		svc.Rollback,
+		connect.WithSchema(vMServiceMethods.ByName("Rollback")),
+		connect.WithHandlerOptions(opts...),
+	)
+	vMServiceBuildHandler := connect.NewUnaryHandler(
+		VMServiceBuildProcedure,
+		svc.Build,
+		connect.WithSchema(vMServiceMethods.ByName("Build")),
+		connect.WithHandlerOptions(opts...),
+	)
 	vMServiceLogsHandler := connect.NewServerStreamHandler(
 		VMServiceLogsProcedure,
 		svc.Logs,
@@ -312,6 +396,12 @@ func NewVMServiceHandler(svc VMServiceHandler, opts ...connect.HandlerOption) (s
 			vMServiceStopHandler.ServeHTTP(w, r)
 		case VMServiceRestartProcedure:
 			vMServiceRestartHandler.ServeHTTP(w, r)
+		case VMServiceUpdateProcedure:
+			vMServiceUpdateHandler.ServeHTTP(w, r)
+		case VMServiceRollbackProcedure:
+			vMServiceRollbackHandler.ServeHTTP(w, r)
+		case VMServiceBuildProcedure:
+			vMServiceBuildHandler.ServeHTTP(w, r)
 		case VMServiceLogsProcedure:
 			vMServiceLogsHandler.ServeHTTP(w, r)
 		case VMServiceExplainProcedure:
@@ -351,6 +441,18 @@ func (UnimplementedVMServiceHandler) Stop(context.Context, *connect.Request[v1.S
 
 func (UnimplementedVMServiceHandler) Restart(context.Context, *connect.Request[v1.RestartRequest]) (*connect.Response[v1.RestartResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.VMService.Restart is not implemented"))
+}
+
+func (UnimplementedVMServiceHandler) Update(context.Context, *connect.Request[v1.UpdateRequest]) (*connect.Response[v1.UpdateResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.VMService.Update is not implemented"))
+}
+
+func (UnimplementedVMServiceHandler) Rollback(context.Context, *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.VMService.Rollback is not implemented"))
+}
+
+func (UnimplementedVMServiceHandler) Build(context.Context, *connect.Request[v1.BuildRequest]) (*connect.Response[v1.BuildResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.VMService.Build is not implemented"))
 }
 
 func (UnimplementedVMServiceHandler) Logs(context.Context, *connect.Request[v1.LogsRequest], *connect.ServerStream[v1.LogsResponse]) error {

@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,6 +36,9 @@ func init() {
 
 // FaultString prints a fault.
 func FaultString(f Fault) string {
+	if s, ok := f.(fmt.Stringer); ok {
+		return s.String()
+	}
 	v := reflect.ValueOf(f)
 	words := []string{v.Type().Name()}
 	for i := range v.NumField() {
@@ -53,6 +57,13 @@ func ParseFault(s string) (Fault, error) {
 	words := strings.Fields(strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(s), "("), ")"))
 	if len(words) == 0 {
 		return nil, fmt.Errorf("fault %q: want (Name field ...)", s)
+	}
+	if slices.Contains(mishapNames, words[0]) {
+		f, err := parseMishap(words)
+		if err != nil {
+			return nil, fmt.Errorf("fault %q: %w", s, err)
+		}
+		return f, nil
 	}
 	t, ok := faultTypes[words[0]]
 	if !ok {
@@ -372,8 +383,5 @@ func (w *World) someShim(node, n N) *shimProc {
 // FaultNames are all faults that a soak must have seen: those that strike, and
 // those that are a chance in each event.
 func FaultNames() []string {
-	return append([]string{
-		"Drop", "Duplicate", "Late", "ShimSlow", "ForkFails", "Deaf", "BootHangs", "BootSlow", "EarlyExit",
-		"LateExit", "SlowKill", "BuildFails", "BuildSlow", "Lapse", "WriteError",
-	}, faultNames...)
+	return slices.Concat(mishapNames, []string{"Lapse", "WriteError"}, faultNames)
 }

@@ -66,9 +66,8 @@ func (d *Daemon) next(o *orders) {
 	after := between(m.rand, 100*time.Microsecond, 10*time.Millisecond)
 	if o.queue[0].Verb == vmm.Build {
 		after += between(m.rand, 0, time.Second)
-		if w.chancy(m.faults, "BuildSlow", w.mix.BuildSlow) {
-			after += between(m.faults, 0, 40*time.Second)
-		}
+		slow, _ := w.mishap("BuildSlow", m.place(), w.mix.BuildSlow, 0, 40*time.Second)
+		after += int64(slow)
 	}
 	w.push(event{at: w.now + after, kind: evAction, m: m, life: d.life, ref: o})
 }
@@ -92,7 +91,7 @@ func (d *Daemon) act(o *orders) {
 	switch a.Verb {
 	case vmm.Build:
 		err := ""
-		if w.chancy(m.faults, "BuildFails", w.mix.BuildFails) {
+		if _, fails := w.mishap("BuildFails", m.place(), w.mix.BuildFails, 0, 0); fails {
 			err = "the build failed: out of luck"
 		}
 		d.finish(o.uid, a.ID, err)

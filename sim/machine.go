@@ -37,7 +37,6 @@ type Machine struct {
 	pages map[string]*shim.Page      // by path; in memory
 
 	rand    *rand.Rand // processes and their delays
-	faults  *rand.Rand // what goes wrong with them
 	entropy *rand.Rand // what its daemon draws
 
 	capacity *blixardv1.Resources
@@ -50,7 +49,6 @@ func (w *World) newMachine(index int, server, host bool) *Machine {
 		dirs: btree.NewMap[string, *vmDir](0), pages: map[string]*shim.Page{},
 	}
 	m.rand = w.chance.stream(m.Name + "/process")
-	m.faults = w.chance.stream(m.Name + "/faults")
 	m.entropy = w.chance.stream(m.Name + "/entropy")
 	m.disk = newDisk(w.chance.stream(m.Name + "/disk"))
 	m.capacity = &blixardv1.Resources{Vcpus: 8, MemoryMib: 8192, DiskMib: 100 << 10}

@@ -73,17 +73,18 @@ func (w *World) transmit(from, to *Machine, b []byte) bool {
 	if w.net.cut[l] > 0 {
 		return false
 	}
-	if w.chancy(r, "Drop", mix.Drop) {
+	way := place{N(from.Index), N(to.Index)}
+	if _, lost := w.mishap("Drop", way, mix.Drop, 0, 0); lost {
 		return false
 	}
 	copies := 1
-	if w.chancy(r, "Duplicate", mix.Duplicate) {
+	if _, twice := w.mishap("Duplicate", way, mix.Duplicate, 0, 0); twice {
 		copies = 2
 	}
 	for range copies {
 		at := w.now + between(r, mix.Latency/2, mix.Latency) + tail(r, mix.Latency, 100*mix.Latency)
-		if w.chancy(r, "Late", mix.Late) {
-			at += between(r, 100*time.Millisecond, mix.Lateness)
+		if late, ok := w.mishap("Late", way, mix.Late, 100*time.Millisecond, mix.Lateness); ok {
+			at += int64(late)
 		}
 		at = max(at, w.net.clog[l])
 		w.push(event{at: at, kind: evArrive, m: to, n: uint64(from.Index), ref: b})

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -89,7 +90,15 @@ func TestFaultsPrintAndParse(t *testing.T) {
 	if len(seen) != len(faultTypes) {
 		t.Errorf("of %d faults %d are drawn", len(faultTypes), len(seen))
 	}
-	for _, bad := range []string{"", "(Nothing n1)", "(Crash n1)", "(Crash x 1s)", "(Isolate n1 soon)"} {
+	for _, f := range []Mishap{
+		{Name: "Drop", At: place{1, 2}}, {Name: "Late", At: place{1, 12}, For: 1500 * time.Millisecond},
+		{Name: "Deaf", At: place{From: 3}}, {Name: "Duplicate", At: place{2, 1}, Skip: 2}, {Name: "SlowKill", At: place{From: 1}, For: 1},
+	} {
+		if back, err := ParseFault(f.String()); err != nil || back != f {
+			t.Errorf("%s parses to %v: %v", f, back, err)
+		}
+	}
+	for _, bad := range []string{"", "(Nothing n1)", "(Crash n1)", "(Crash x 1s)", "(Isolate n1 soon)", "(Drop)", "(Drop x)", "(Drop n1>n2>n3)", "(Late n1>n2 soon)", "(Late n1>n2 1s +x)"} {
 		if _, err := ParseFault(bad); err == nil {
 			t.Errorf("%q parses", bad)
 		}

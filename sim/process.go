@@ -85,9 +85,8 @@ func (s *shimProc) wake() {
 	}
 	s.busy = true
 	after := between(s.m.rand, 10*time.Microsecond, 3*time.Millisecond)
-	if maybe(s.m.faults, s.m.w.mix.ShimSlow) {
-		s.m.w.fired("ShimSlow")
-		after = between(s.m.faults, 100*time.Millisecond, 20*time.Second)
+	if slow, ok := s.m.w.mishap("ShimSlow", s.m.place(), s.m.w.mix.ShimSlow, 100*time.Millisecond, 20*time.Second); ok {
+		after = int64(slow)
 	}
 	s.m.w.push(event{at: s.m.w.now + after, kind: evShim, m: s.m, life: s.life, ref: s})
 }
@@ -220,9 +219,8 @@ func (s *shimProc) rang(n uint64) {
 }
 
 func (s *shimProc) fork() {
-	m, w, f := s.m, s.m.w, s.m.faults
-	if maybe(f, w.mix.ForkFails) {
-		w.fired("ForkFails")
+	m, w, here := s.m, s.m.w, s.m.place()
+	if _, fails := w.mishap("ForkFails", here, w.mix.ForkFails, 0, 0); fails {
 		s.happened(shim.Input{Kind: shim.Forked, Err: "exec format error"})
 		return
 	}
@@ -230,26 +228,32 @@ func (s *shimProc) fork() {
 	s.dir.guest = g
 	w.say(m, fmt.Sprintf("VM %s runs", g.instance))
 	w.forked(g)
-	g.deaf = w.chancy(f, "Deaf", w.mix.Deaf)
-	switch {
-	case w.chancy(f, "BootHangs", w.mix.BootHangs):
-	case w.chancy(f, "EarlyExit", w.mix.EarlyExit):
-		g.exitIn(between(f, 0, 2*time.Second))
-	default:
-		up := between(m.rand, 50*time.Millisecond, 2*time.Second)
-		if w.chancy(f, "BootSlow", w.mix.BootSlow) {
-			up = between(f, 5*time.Second, 30*time.Second)
-		}
-		w.push(event{at: w.now + up, kind: evReady, m: m, life: g.life, ref: g})
-		if w.chancy(f, "LateExit", w.mix.LateExit) {
-			g.exitIn(up + between(f, 0, 30*time.Second))
-		}
+	_, g.deaf = w.mishap("Deaf", here, w.mix.Deaf, 0, 0)
+	if _, hangs := w.mishap("BootHangs", here, w.mix.BootHangs, 0, 0); !hangs {
+		g.boots()
 	}
 	s.happened(shim.Input{Kind: shim.Forked, PID: int(g.life)})
 }
 
+// boots: the guest will be up, unless it ends first.
+func (g *guest) boots() {
+	m, w := g.m, g.m.w
+	if early, ok := w.mishap("EarlyExit", m.place(), w.mix.EarlyExit, 0, 2*time.Second); ok {
+		g.exitIn(int64(early))
+		return
+	}
+	up := between(m.rand, 50*time.Millisecond, 2*time.Second)
+	if slow, ok := w.mishap("BootSlow", m.place(), w.mix.BootSlow, 5*time.Second, 30*time.Second); ok {
+		up = int64(slow)
+	}
+	w.push(event{at: w.now + up, kind: evReady, m: m, life: g.life, ref: g})
+	if late, ok := w.mishap("LateExit", m.place(), w.mix.LateExit, 0, 30*time.Second); ok {
+		g.exitIn(up + int64(late))
+	}
+}
+
 func (g *guest) exitIn(after int64) {
-	code := uint64(g.m.faults.IntN(2))
+	code := uint64(g.m.rand.IntN(2))
 	g.m.w.push(event{at: g.m.w.now + after, kind: evExit, m: g.m, life: g.life, n: code, ref: g})
 }
 
@@ -298,10 +302,10 @@ func (g *guest) kill() {
 		return
 	}
 	g.dying = true
-	w, f := g.m.w, g.m.faults
+	w, longest := g.m.w, time.Duration(g.m.w.settings.GetKillMs())*time.Millisecond
 	after := between(g.m.rand, 100*time.Microsecond, 50*time.Millisecond)
-	if w.chancy(f, "SlowKill", w.mix.SlowKill) {
-		after = between(f, 0, time.Duration(w.settings.GetKillMs())*time.Millisecond)
+	if slow, ok := w.mishap("SlowKill", g.m.place(), w.mix.SlowKill, 0, longest); ok {
+		after = int64(slow)
 	}
 	w.push(event{at: w.now + after, kind: evDead, m: g.m, life: g.life, n: 9, ref: g})
 }

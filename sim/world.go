@@ -40,6 +40,7 @@ type World struct {
 
 	entropy  *rand.Rand
 	nemesis  *rand.Rand
+	luck     *rand.Rand // mishaps
 	stepping *Machine
 
 	machines  []*Machine
@@ -56,7 +57,9 @@ type World struct {
 	broken   map[*ended]uint64 // faults in effect, by when they began
 	unpaused map[int]int64
 	counts   map[string]int
+	mishaps  mishaps
 	struck   []Strike
+	record   bool // keep every decision, not only what struck
 	steps    uint64
 
 	judges  judges
@@ -80,7 +83,7 @@ func New(cfg Config) *World {
 		counts: map[string]int{}, clusterID: "11111111-2222-4333-8444-555555555555",
 	}
 	w.trace.log = cfg.Log
-	w.entropy, w.nemesis = w.chance.stream("entropy"), w.chance.stream("nemesis")
+	w.entropy, w.nemesis, w.luck = w.chance.stream("entropy"), w.chance.stream("nemesis"), w.chance.stream("luck")
 	w.net = newNetwork(w.chance.stream("network"))
 	w.judges.reset()
 	for i := 1; i <= cfg.Servers+cfg.Hosts; i++ {
@@ -99,15 +102,6 @@ func (w *World) Close() { giveEntropyBack(w) }
 func (w *World) push(e event) { w.queue.push(e) }
 
 func (w *World) seqNow() uint64 { return w.queue.seq }
-
-// chancy is maybe, and counts what it causes.
-func (w *World) chancy(r *rand.Rand, name string, p float64) bool {
-	if w.phase == healed || !maybe(r, p) {
-		return false
-	}
-	w.fired(name)
-	return true
-}
 
 func (w *World) fired(name string) { w.counts[name]++ }
 

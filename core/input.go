@@ -41,6 +41,9 @@ type Observed struct {
 	// Lapsed, when not 0, is an epoch of which a lease page was found to have
 	// passed when it was to be extended.
 	Lapsed uint64
+	// Prepared, when not nil, is all that the host holds ready of what
+	// vmm.Prepare asked for.
+	Prepared []*blixardv1.Prepared
 }
 
 // Request brings one question or order of a client. It is answered by exactly

@@ -15,12 +15,13 @@ import (
 type record struct {
 	Boot, Wall int64
 	Kind       string
-	Message    []byte       `json:",omitempty"` // envelope, facts or command
-	Reports    []vmm.Report `json:",omitempty"`
-	Done       []vmm.Done   `json:",omitempty"`
-	Request    *Request     `json:",omitempty"`
-	Number     uint64       `json:",omitempty"` // peer, recipient, sequence, lapsed epoch
-	Flag       bool         `json:",omitempty"` // ok, inventory
+	Message    []byte                `json:",omitempty"` // envelope, facts or command
+	Reports    []vmm.Report          `json:",omitempty"`
+	Done       []vmm.Done            `json:",omitempty"`
+	Prepared   []*blixardv1.Prepared `json:",omitempty"`
+	Request    *Request              `json:",omitempty"`
+	Number     uint64                `json:",omitempty"` // peer, recipient, sequence, lapsed epoch
+	Flag       bool                  `json:",omitempty"` // ok, inventory
 }
 
 // Encode writes an input, and when it came, down as one line.
@@ -38,7 +39,7 @@ func Encode(at Time, in Input) ([]byte, error) {
 	case Wrote:
 		r.Kind, r.Number = "Wrote", in.Seq
 	case Observed:
-		r.Kind, r.Flag, r.Number, r.Reports, r.Done = "Observed", in.Inventory, in.Lapsed, in.Reports, in.Done
+		r.Kind, r.Flag, r.Number, r.Reports, r.Done, r.Prepared = "Observed", in.Inventory, in.Lapsed, in.Reports, in.Done, in.Prepared
 		if in.Facts != nil {
 			r.Message = append(encode(in.Facts), 0) // told apart from none
 		}
@@ -83,7 +84,7 @@ func (r *record) input() (Input, error) {
 	case "Wrote":
 		return Wrote{r.Number}, nil
 	case "Observed":
-		in := Observed{Inventory: r.Flag, Lapsed: r.Number, Reports: r.Reports, Done: r.Done}
+		in := Observed{Inventory: r.Flag, Lapsed: r.Number, Reports: r.Reports, Done: r.Done, Prepared: r.Prepared}
 		if len(r.Message) > 0 {
 			in.Facts = &blixardv1.HostFacts{}
 			return in, proto.Unmarshal(r.Message[:len(r.Message)-1], in.Facts)

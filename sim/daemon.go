@@ -23,7 +23,8 @@ type Daemon struct {
 	held   []event
 	ticks  bool // a tick is among the held
 
-	work     map[string]*orders   // the hypervisor's adapter, by uid
+	work     map[string]*orders // the hypervisor's adapter, by uid
+	builds   map[string]vmm.Action
 	waiting  map[uint64]*request  // by Request.ID
 	conns    map[uint64]*shimWait // the adapter's questions to shims
 	nextConn uint64
@@ -39,7 +40,7 @@ func (m *Machine) startDaemon() {
 	}
 	w := m.w
 	d := &Daemon{
-		m: m, life: m.life(), work: map[string]*orders{}, waiting: map[uint64]*request{},
+		m: m, life: m.life(), work: map[string]*orders{}, builds: map[string]vmm.Action{}, waiting: map[uint64]*request{},
 		conns: map[uint64]*shimWait{},
 	}
 	cfg := core.Config{

@@ -46,7 +46,17 @@ func (d *Daemon) do(a vmm.Action) {
 		w.push(event{at: w.now + after, kind: evExtend, m: m, life: d.life, ref: a})
 		return
 	}
+	if a.Verb == vmm.Prepare {
+		return // nothing to hold ready: what is simulated as a build leaves nothing behind
+	}
 	w.keep(m, a)
+	if a.Verb == vmm.Build {
+		d.build(a)
+		return
+	}
+	if a.Verb == vmm.Kill || a.Verb == vmm.Remove {
+		d.endBuild(a.Instance.UID, "cancelled")
+	}
 	o := d.work[a.Instance.UID]
 	if o == nil {
 		o = &orders{uid: a.Instance.UID}
@@ -64,11 +74,6 @@ func (d *Daemon) next(o *orders) {
 	o.busy = true
 	m, w := d.m, d.m.w
 	after := between(m.rand, 100*time.Microsecond, 10*time.Millisecond)
-	if o.queue[0].Verb == vmm.Build {
-		after += between(m.rand, 0, time.Second)
-		slow, _ := w.mishap("BuildSlow", m.place(), w.mix.BuildSlow, 0, 40*time.Second)
-		after += int64(slow)
-	}
 	w.push(event{at: w.now + after, kind: evAction, m: m, life: d.life, ref: o})
 }
 
@@ -84,17 +89,40 @@ func (d *Daemon) finish(uid string, id uint64, err string) {
 	d.next(o)
 }
 
+// build begins a Build, in a lane of its own; it ends the one before.
+func (d *Daemon) build(a vmm.Action) {
+	m, w := d.m, d.m.w
+	d.endBuild(a.Instance.UID, "a newer one was ordered")
+	d.builds[a.Instance.UID] = a
+	after := between(m.rand, 100*time.Microsecond, time.Second)
+	slow, _ := w.mishap("BuildSlow", m.place(), w.mix.BuildSlow, 0, 40*time.Second)
+	w.push(event{at: w.now + after + int64(slow), kind: evBuilt, m: m, life: d.life, ref: a})
+}
+
+func (d *Daemon) endBuild(uid, err string) {
+	if a, ok := d.builds[uid]; ok {
+		delete(d.builds, uid)
+		d.done(a, err)
+	}
+}
+
+// built: a Build has come to its end, unless it was ended before.
+func (d *Daemon) built(a vmm.Action) {
+	if d.builds[a.Instance.UID].ID != a.ID {
+		return
+	}
+	err := ""
+	if _, fails := d.m.w.mishap("BuildFails", d.m.place(), d.m.w.mix.BuildFails, 0, 0); fails {
+		err = "the build failed: out of luck"
+	}
+	d.endBuild(a.Instance.UID, err)
+}
+
 func (d *Daemon) act(o *orders) {
 	m, w := d.m, d.m.w
 	a := o.queue[0]
 	dir, _ := m.dirs.Get(a.Instance.UID)
 	switch a.Verb {
-	case vmm.Build:
-		err := ""
-		if _, fails := w.mishap("BuildFails", m.place(), w.mix.BuildFails, 0, 0); fails {
-			err = "the build failed: out of luck"
-		}
-		d.finish(o.uid, a.ID, err)
 	case vmm.Start:
 		d.startVM(a, dir)
 	case vmm.Stop:
@@ -140,6 +168,7 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 	page := m.pagePath(a.Host, a.Assignment)
 	dir.bound[page] = a.Assignment.GetLease()
 	dir.exit, dir.state, dir.gen = nil, nil, a.Assignment.GetRunGeneration()
+	dir.spec = a.Assignment.GetSpecGeneration()
 	dir.start = &shim.Start{
 		Version: shim.StartVersion, Instance: a.Instance, Host: a.Host, Page: page, Argv: []string{"/bin/vm"},
 	}
@@ -300,7 +329,7 @@ func (d *Daemon) inventory() {
 func (m *Machine) report(dir *vmDir) vmm.Report {
 	r := vmm.Report{}
 	if dir.start != nil {
-		r.Instance, r.RunGeneration = dir.start.Instance, dir.gen
+		r.Instance, r.RunGeneration, r.SpecGeneration = dir.start.Instance, dir.gen, dir.spec
 	} else {
 		r.Instance.UID = dir.uid
 	}

@@ -26,6 +26,7 @@ type vmDir struct {
 	exit  *shim.Exit                      // exit.json
 	bound map[string]blixardv1.LeaseClass // by page: what an assignment called it
 	gen   uint32                          // run generation of the order to start
+	spec  uint32                          // and its spec's
 
 	shim  *shimProc
 	guest *guest

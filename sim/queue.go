@@ -16,6 +16,7 @@ const (
 	evObserve    // the hypervisor's adapter looks at a VM
 	evObserved   // and tells the node
 	evAction     // the hypervisor's adapter goes on with a VM's orders
+	evBuilt      // the hypervisor's adapter has built something
 	evExtend     // the hypervisor's adapter writes the lease pages
 	evSilent     // the hypervisor's adapter has waited for a shim's answer
 

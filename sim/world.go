@@ -224,6 +224,8 @@ func (w *World) happen(e event) {
 		m.daemon.step(in)
 	case evAction:
 		m.daemon.act(e.ref.(*orders))
+	case evBuilt:
+		m.daemon.built(e.ref.(vmm.Action))
 	case evExtend:
 		m.daemon.extend(e.ref.(vmm.Action))
 	case evSilent:

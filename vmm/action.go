@@ -12,7 +12,9 @@ type Verb uint8
 
 const (
 	// Build makes everything ready that a start needs, without running
-	// anything: fetches artifacts, builds runners. Answered by Done.
+	// anything: fetches artifacts, builds runners. Answered by Done. It holds up
+	// no other order for the VM, which may be running with an older spec; a newer
+	// Build ends it, and so do Kill and Remove.
 	Build Verb = iota + 1
 	// Start makes the instance run: directory, disks, shim, hypervisor. It is
 	// answered by Done as soon as the shim has been spawned or has refused, and
@@ -32,9 +34,13 @@ const (
 	// Extend raises the deadlines of the lease pages of an epoch. Answered only
 	// when a page has passed already: by Observed.Lapsed.
 	Extend
+	// Prepare says which runners to hold ready for VMs that run elsewhere: all of
+	// them, so that others are let go. Answered, whenever that changes, by
+	// Observed.Prepared.
+	Prepare
 )
 
-var verbNames = [...]string{"?", "Build", "Start", "Stop", "Kill", "Rebind", "Remove", "Extend"}
+var verbNames = [...]string{"?", "Build", "Start", "Stop", "Kill", "Rebind", "Remove", "Extend", "Prepare"}
 
 func (v Verb) String() string {
 	if int(v) < len(verbNames) {
@@ -44,8 +50,8 @@ func (v Verb) String() string {
 }
 
 // Action is one order of the VM manager. It is carried out at least once, so
-// every verb is idempotent; orders for one VM are carried out in the order in
-// which they were given, those of different VMs in any.
+// every verb is idempotent; orders for one VM, but for Build, are carried out in
+// the order in which they were given, those of different VMs in any.
 type Action struct {
 	// ID comes back in Done. Ascending within one life of the daemon.
 	ID       uint64
@@ -58,6 +64,8 @@ type Action struct {
 	Host shim.Host
 	// Leases are, for Extend, the deadlines to write, one a page.
 	Leases []Lease
+	// Preparations are, for Prepare, the runners to hold ready.
+	Preparations []*blixardv1.Preparation
 }
 
 // Lease is one page of a host's epoch: everything whose lease is Length long.
@@ -95,6 +103,8 @@ type Report struct {
 	Epoch   uint64
 	// RunGeneration of the assignment with which it was started.
 	RunGeneration uint32
+	// SpecGeneration of that assignment.
+	SpecGeneration uint32
 	// Ready: the guest was seen to run (the hypervisor answers and is running;
 	// for a process: it was started).
 	Ready bool
@@ -120,4 +130,6 @@ type Done struct {
 	Action uint64
 	UID    string
 	Err    string
+	// Runner is what a Build of a NixOS VM or a flake gave; its nodes are empty.
+	Runner *blixardv1.Runner
 }

@@ -30,7 +30,9 @@ type talk struct {
 	leases map[uint32]int64
 	host   shim.Host
 	report Report
-	last   Action
+	last   Action // that must be answered
+	build  Action
+	start  Action
 }
 
 func (k *talk) line(t *testing.T, d *datadriven.TestData) string {
@@ -64,6 +66,9 @@ func (k *talk) line(t *testing.T, d *datadriven.TestData) string {
 	case "done":
 		err := strings.TrimSpace(d.Input)
 		k.unit.Finish(k.now, Done{Action: k.last.ID, UID: "u1", Err: err})
+	case "built":
+		err := strings.TrimSpace(d.Input)
+		k.unit.Finish(k.now, Done{Action: k.build.ID, UID: "u1", Err: err})
 	default:
 		t.Fatalf("%s: unknown command %q", d.Pos, d.Cmd)
 	}
@@ -84,6 +89,15 @@ func (k *talk) want(d *datadriven.TestData) {
 			a.Run, a.Remove = false, true
 		case "restart":
 			a.RunGeneration = k.unit.Want.GetRunGeneration() + 1
+		case "spec":
+			fmt.Sscan(arg.Vals[0], &a.SpecGeneration)
+		case "renew":
+			a.RestartWhenBuilt = true
+		case "fallback":
+			a.Fallback = &blixardv1.Generation{Spec: a.Spec}
+			fmt.Sscan(arg.Vals[0], &a.Fallback.SpecGeneration)
+		case "again":
+			a.RunGeneration = k.unit.Want.GetRunGeneration()
 		case "never":
 			a.Spec.Restart = blixardv1.RestartPolicy_RESTART_POLICY_NEVER
 		case "on-failure":
@@ -106,8 +120,8 @@ func (k *talk) see(t *testing.T, d *datadriven.TestData) {
 		switch arg.Key {
 		case "started":
 			r = Report{
-				Instance: k.last.Instance, Liveness: Alive, Lease: k.last.Assignment.Lease, LeaseMs: k.last.Assignment.LeaseMs,
-				Epoch: k.last.Host.Epoch, RunGeneration: k.last.Assignment.RunGeneration,
+				Instance: k.start.Instance, Liveness: Alive, Lease: k.start.Assignment.Lease, LeaseMs: k.start.Assignment.LeaseMs,
+				Epoch: k.start.Host.Epoch, RunGeneration: k.start.Assignment.RunGeneration, SpecGeneration: k.start.Assignment.SpecGeneration,
 			}
 		case "rebound":
 			r.Lease, r.LeaseMs, r.Epoch = k.last.Assignment.Lease, k.last.Assignment.LeaseMs, k.last.Host.Epoch
@@ -148,6 +162,12 @@ func (k *talk) plan() (out string) {
 		if a.Verb != Stop && a.Verb != Kill { // those are not waited for
 			k.last = *a
 		}
+		switch a.Verb {
+		case Build:
+			k.build = *a
+		case Start:
+			k.start = *a
+		}
 		out += fmt.Sprintf("orders %v %v\n", a.Verb, a.Instance)
 	}
 	return out
@@ -167,6 +187,12 @@ func (k *talk) says() string {
 	}
 	if o.Failures > 0 {
 		s += fmt.Sprintf(" (failures %d)", o.Failures)
+	}
+	if o.BuiltGeneration != 0 || o.SpecGeneration != 0 {
+		s += fmt.Sprintf(" (spec %d, built %d)", o.SpecGeneration, o.BuiltGeneration)
+	}
+	if o.BuildMessage != "" {
+		s += " [build: " + o.BuildMessage + "]"
 	}
 	if o.Removed {
 		s += " [removed]"

@@ -3,6 +3,8 @@ package vmm
 import (
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/shim"
 )
@@ -75,8 +77,16 @@ func (u *Unit) planAlive(now int64, c Context) *Action {
 	case w == nil || !u.current():
 		u.say(blixardv1.Phase_PHASE_STOPPING, "NotAssigned", "it is not assigned to this host any more")
 		return u.kill(now, c)
-	case w.Remove || !w.Run || w.RunGeneration > u.runGeneration:
+	case w.Remove || !w.Run:
 		return u.stop(now, c)
+	case u.renews():
+		// What is to run next is built first: it may take long, and may fail.
+		if u.stopAt != 0 || u.built == u.spec() {
+			return u.stop(now, c)
+		}
+	}
+	if a := u.planBuild(now, c); a != nil {
+		return a
 	}
 	if u.hung || !u.Seen.Ready && now-u.aliveAt >= bootTimeout {
 		u.hung = true
@@ -88,6 +98,45 @@ func (u *Unit) planAlive(now int64, c Context) *Action {
 		u.say(blixardv1.Phase_PHASE_STARTING, "Starting", "its hypervisor has not said yet that it runs")
 	}
 	return u.rebind(now, c)
+}
+
+// renews says that the live instance is to be stopped and started: its user
+// asked for that, or for the newest spec as soon as it is built.
+func (u *Unit) renews() bool {
+	return u.Want.RunGeneration > u.runGeneration || u.Want.RestartWhenBuilt && u.specGeneration != u.Want.SpecGeneration
+}
+
+// planBuild builds, beside the live instance, what the next start needs. A spec
+// that runs needs nothing, but that the cluster knows its runner.
+func (u *Unit) planBuild(now int64, c Context) *Action {
+	w := u.Want
+	lost := w.Runner == nil && (w.Spec.GetNixos() != nil || w.Spec.GetFlake() != nil)
+	if u.built == u.spec() || !u.renews() && !lost && w.SpecGeneration == u.specGeneration {
+		u.buildMessage = ""
+		return nil
+	}
+	if u.buildOf != u.spec() {
+		u.buildMessage, u.buildFailures, u.buildAgain = "", 0, 0
+	} else if u.build != 0 || now < u.buildAgain {
+		return nil
+	}
+	return u.orderBuild(c)
+}
+
+func (u *Unit) orderBuild(c Context) *Action {
+	a := u.act(c, Build)
+	u.build, u.buildOf, u.cancelled = a.ID, u.spec(), false
+	return a
+}
+
+// cancelBuild ends a Build that nobody needs any more. Until it is answered, its
+// files may be in use.
+func (u *Unit) cancelBuild(c Context) *Action {
+	if u.cancelled {
+		return nil
+	}
+	u.cancelled = true
+	return u.act(c, Kill)
 }
 
 // current says that the instance seen is of the incarnation that is wanted.
@@ -157,6 +206,9 @@ func (u *Unit) planDown(now int64, c Context) *Action {
 		return nil
 	}
 	if u.Want == nil || u.Want.Remove || !u.current() {
+		if u.build != 0 {
+			return u.cancelBuild(c)
+		}
 		if now < u.retryAt && u.reason == "RemoveFailed" {
 			return nil
 		}
@@ -167,10 +219,11 @@ func (u *Unit) planDown(now int64, c Context) *Action {
 
 func (u *Unit) planAbsent(now int64, c Context) *Action {
 	switch {
-	case u.order == Build && !u.cancelled && (u.Want == nil || u.Want.Remove || !u.Want.Run):
-		u.cancelled = true
-		return u.act(c, Kill) // what it fetches is not needed any more
-	case u.busy() || u.Want == nil:
+	case u.busy():
+		return nil
+	case u.build != 0 && (u.Want == nil || u.Want.Remove || !u.Want.Run):
+		return u.cancelBuild(c)
+	case u.Want == nil:
 		return nil
 	case u.Want.Remove:
 		if u.removed {
@@ -213,16 +266,36 @@ func (u *Unit) planStart(now int64, c Context) *Action {
 		u.say(blixardv1.Phase_PHASE_PENDING, "NoLease", "its host has no lease to run it under: it does not hear from the cluster's leader")
 		return nil
 	}
-	if u.builtFor != w.Incarnation.GetIndex() {
-		u.say(blixardv1.Phase_PHASE_BUILDING, "Building", "its host fetches what it needs")
-		return u.await(c, Build)
+	if u.built != u.spec() {
+		if (u.build == 0 || u.buildOf != u.spec()) && now >= u.buildAgain {
+			if w.Fallback == nil {
+				u.say(blixardv1.Phase_PHASE_BUILDING, "Building", "its host builds or fetches what it needs")
+			}
+			return u.orderBuild(c)
+		}
+		if w.Fallback == nil {
+			return nil
+		}
+		w = u.fallback()
 	}
 	u.attempt++
-	u.runGeneration, u.incarnation = w.RunGeneration, w.Incarnation.GetIndex()
+	u.runGeneration, u.specGeneration, u.incarnation = w.RunGeneration, w.SpecGeneration, w.Incarnation.GetIndex()
 	u.say(blixardv1.Phase_PHASE_STARTING, "Starting", fmt.Sprintf("attempt %d", u.attempt))
 	u.ordered = w.Lease
 	a := u.await(c, Start)
-	a.Instance = u.next(u.attempt)
+	a.Assignment, a.Instance = w, u.next(u.attempt)
+	return a
+}
+
+// fallback is the assignment with the newest spec that was built before, for a
+// start that cannot wait. It satisfies no restart that was asked for.
+func (u *Unit) fallback() *blixardv1.Assignment {
+	a := proto.Clone(u.Want).(*blixardv1.Assignment)
+	f := a.Fallback
+	a.Spec, a.SpecGeneration, a.Pins, a.Runner, a.Fallback, a.Fresh = f.Spec, f.SpecGeneration, f.Pins, f.Runner, nil, false
+	if u.incarnation == a.Incarnation.GetIndex() && u.runGeneration != 0 {
+		a.RunGeneration = u.runGeneration
+	}
 	return a
 }
 

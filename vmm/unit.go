@@ -27,29 +27,50 @@ type Unit struct {
 	rebinding blixardv1.LeaseClass // what the newest Rebind was for
 	unsure    bool                 // that Rebind failed: it may still come to be
 
-	attempt       uint32 // the highest that was ever started
-	runGeneration uint32 // of the newest attempt
-	wished        uint32 // run generation for which the backoff was last forgotten
-	incarnation   uint64 // of the newest attempt: its index
-	builtFor      uint64 // incarnation for which Build succeeded
-	cancelled     bool   // the Build under way was told to end
-	expect        int64  // until when the first report of a started attempt may come; 0: it came
-	ended         uint32 // attempt whose end has been counted
-	removed       bool   // a Remove succeeded, and nothing was seen since
-	asked         bool   // that end was asked for
-	forced        bool   // and took a kill
-	readyAt       int64  // when the live attempt became ready; 0: not yet
-	aliveAt       int64  // when the live attempt was first seen; 0: not yet
-	hung          bool   // it is being killed because it never became ready
-	stopAt        int64  // when the grace of a Stop ends; 0: none was sent
-	killedAt      int64  // when Kill was last ordered
-	failures      uint32
-	retryAt       int64
+	// The Build under way, beside whatever else is: it may be for a newer spec
+	// than the one that runs.
+	build     uint64 // its order; 0: none
+	buildOf   spec   // what for
+	cancelled bool   // it was told to end
+	built     spec   // what the newest that succeeded was for
+	runner    *blixardv1.Runner
+	// Of builds that failed while an older spec ran.
+	buildMessage  string
+	buildFailures uint32
+	buildAgain    int64
+
+	attempt        uint32 // the highest that was ever started
+	runGeneration  uint32 // of the newest attempt
+	wished         uint32 // run generation for which the backoff was last forgotten
+	incarnation    uint64 // of the newest attempt: its index
+	specGeneration uint32 // of the newest attempt
+	expect         int64  // until when the first report of a started attempt may come; 0: it came
+	ended          uint32 // attempt whose end has been counted
+	removed        bool   // a Remove succeeded, and nothing was seen since
+	asked          bool   // that end was asked for
+	forced         bool   // and took a kill
+	readyAt        int64  // when the live attempt became ready; 0: not yet
+	aliveAt        int64  // when the live attempt was first seen; 0: not yet
+	hung           bool   // it is being killed because it never became ready
+	stopAt         int64  // when the grace of a Stop ends; 0: none was sent
+	killedAt       int64  // when Kill was last ordered
+	failures       uint32
+	retryAt        int64
 
 	phase    blixardv1.Phase
 	reason   string
 	message  string
 	exitCode int32
+}
+
+// spec is one spec of one incarnation: what a Build is for.
+type spec struct {
+	index      uint64
+	generation uint32
+}
+
+func (u *Unit) spec() spec {
+	return spec{u.Want.GetIncarnation().GetIndex(), u.Want.GetSpecGeneration()}
 }
 
 const (
@@ -80,7 +101,7 @@ func (u *Unit) Observe(now int64, r Report) {
 		u.attempt = max(u.attempt, r.Instance.Attempt)
 		u.runGeneration = max(u.runGeneration, r.RunGeneration)
 		if r.Instance.Attempt >= u.attempt {
-			u.expect, u.incarnation = 0, r.Instance.Index
+			u.expect, u.incarnation, u.specGeneration = 0, r.Instance.Index, r.SpecGeneration
 		}
 	}
 	if r.Liveness != Alive && u.order == 0 && u.expect == 0 {
@@ -100,16 +121,16 @@ func (u *Unit) Observe(now int64, r Report) {
 
 // Finish takes the answer to an order.
 func (u *Unit) Finish(now int64, d Done) {
+	if u.build != 0 && d.Action == u.build {
+		u.finishBuild(now, d)
+		return
+	}
 	if d.Action != u.orderID || u.order == 0 {
 		return
 	}
-	verb, cancelled := u.order, u.cancelled
-	u.order, u.orderID, u.cancelled = 0, 0, false
+	verb := u.order
+	u.order, u.orderID = 0, 0
 	switch {
-	case cancelled:
-		u.say(blixardv1.Phase_PHASE_PENDING, "Cancelled", "what it needs is not fetched any more")
-	case d.Err == "" && verb == Build:
-		u.builtFor = u.Want.GetIncarnation().GetIndex()
 	case verb == Rebind:
 		if u.unsure = d.Err != ""; !u.unsure {
 			u.ordered = u.rebinding
@@ -120,8 +141,6 @@ func (u *Unit) Finish(now int64, d Done) {
 		if u.Seen.Liveness == Absent || u.Seen.Instance.Attempt < u.attempt {
 			u.expect = now + startSilence
 		}
-	case d.Err != "" && verb == Build:
-		u.fail(now, "BuildFailed", d.Err)
 	case d.Err != "" && verb == Start:
 		if u.Seen.Liveness != Absent && u.Seen.Instance.Attempt >= u.attempt {
 			return // it was seen: its report says how it ended, or will
@@ -131,6 +150,26 @@ func (u *Unit) Finish(now int64, d Done) {
 	case d.Err != "" && verb == Remove:
 		u.retryAt = now + second
 		u.say(blixardv1.Phase_PHASE_DELETING, "RemoveFailed", d.Err)
+	}
+}
+
+// finishBuild takes the answer to a Build.
+func (u *Unit) finishBuild(now int64, d Done) {
+	cancelled := u.cancelled
+	u.build, u.cancelled = 0, false
+	switch {
+	case cancelled:
+		if u.Seen.Liveness != Alive {
+			u.say(blixardv1.Phase_PHASE_PENDING, "Cancelled", "what it needs is not fetched any more")
+		}
+	case d.Err == "":
+		u.built, u.runner = u.buildOf, d.Runner
+		u.buildMessage, u.buildFailures, u.buildAgain = "", 0, 0
+	case u.Seen.Liveness == Alive || u.Want.GetFallback() != nil:
+		u.buildFailures++
+		u.buildMessage, u.buildAgain = sayable(d.Err), now+backoff(u.UID, u.buildFailures)
+	default:
+		u.fail(now, "BuildFailed", d.Err)
 	}
 }
 
@@ -184,12 +223,12 @@ func (u *Unit) next(attempt uint32) shim.Instance {
 
 // Idle says that nothing is wanted, alive or under way: the unit can be forgotten.
 func (u *Unit) Idle() bool {
-	return u.Want == nil && u.Seen.Liveness == Absent && u.order == 0
+	return u.Want == nil && u.Seen.Liveness == Absent && u.order == 0 && u.build == 0
 }
 
 // Removed says that the cluster wants the VM removed, and nothing of it is left.
 func (u *Unit) Removed() bool {
-	return u.Want.GetRemove() && u.Seen.Liveness == Absent && u.order == 0 && u.removed
+	return u.Want.GetRemove() && u.Seen.Liveness == Absent && u.order == 0 && u.build == 0 && u.removed
 }
 
 // lease is the loosest class under which the VM lives, or may come to live by
@@ -207,9 +246,17 @@ func (u *Unit) lease() blixardv1.LeaseClass {
 
 // Observation is what the cluster should know; Sequence is left to the caller.
 func (u *Unit) Observation() *blixardv1.Observation {
-	return &blixardv1.Observation{
+	o := &blixardv1.Observation{
 		Uid: u.UID, Incarnation: u.Want.GetIncarnation(), Attempt: u.attempt,
 		Phase: u.phase, Reason: u.reason, Message: u.message, ExitCode: u.exitCode, Failures: u.failures,
 		Lease: u.lease(), Removed: u.Removed(), AssignmentRevision: u.Want.GetRevision(),
+		BuildMessage: u.buildMessage,
 	}
+	if u.incarnation == u.Want.GetIncarnation().GetIndex() {
+		o.SpecGeneration = u.specGeneration
+	}
+	if u.built == u.spec() {
+		o.BuiltGeneration, o.Runner = u.built.generation, u.runner
+	}
+	return o
 }

@@ -558,8 +558,13 @@ type Assignment struct {
 	Runner *Runner `protobuf:"bytes,16,opt,name=runner,proto3" json:"runner,omitempty"`
 	// host:port of hosts that have the runner.
 	RunnerAddresses []string `protobuf:"bytes,17,rep,name=runner_addresses,json=runnerAddresses,proto3" json:"runner_addresses,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Build it again, although it was built from the same before.
+	Fresh bool `protobuf:"varint,18,opt,name=fresh,proto3" json:"fresh,omitempty"`
+	// While this spec is not built: the newest before it that was, which is
+	// started in its stead if the VM has to be started meanwhile.
+	Fallback      *Generation `protobuf:"bytes,19,opt,name=fallback,proto3" json:"fallback,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Assignment) Reset() {
@@ -707,6 +712,20 @@ func (x *Assignment) GetRunner() *Runner {
 func (x *Assignment) GetRunnerAddresses() []string {
 	if x != nil {
 		return x.RunnerAddresses
+	}
+	return nil
+}
+
+func (x *Assignment) GetFresh() bool {
+	if x != nil {
+		return x.Fresh
+	}
+	return false
+}
+
+func (x *Assignment) GetFallback() *Generation {
+	if x != nil {
+		return x.Fallback
 	}
 	return nil
 }
@@ -862,7 +881,7 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\vPreparation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12*\n" +
 	"\x06runner\x18\x02 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"\x8d\x05\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xd7\x05\n" +
 	"\n" +
 	"Assignment\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
@@ -884,7 +903,9 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x12restart_when_built\x18\x0e \x01(\bR\x10restartWhenBuilt\x12$\n" +
 	"\x04pins\x18\x0f \x01(\v2\x10.blixard.v1.PinsR\x04pins\x12*\n" +
 	"\x06runner\x18\x10 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12)\n" +
-	"\x10runner_addresses\x18\x11 \x03(\tR\x0frunnerAddresses\"`\n" +
+	"\x10runner_addresses\x18\x11 \x03(\tR\x0frunnerAddresses\x12\x14\n" +
+	"\x05fresh\x18\x12 \x01(\bR\x05fresh\x122\n" +
+	"\bfallback\x18\x13 \x01(\v2\x16.blixard.v1.GenerationR\bfallback\"`\n" +
 	"\x0eArtifactSource\x120\n" +
 	"\bartifact\x18\x01 \x01(\v2\x14.blixard.v1.ArtifactR\bartifact\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\":\n" +
@@ -923,8 +944,9 @@ var file_blixard_v1_peer_proto_goTypes = []any{
 	(LeaseClass)(0),        // 15: blixard.v1.LeaseClass
 	(Hypervisor)(0),        // 16: blixard.v1.Hypervisor
 	(*Pins)(nil),           // 17: blixard.v1.Pins
-	(*Artifact)(nil),       // 18: blixard.v1.Artifact
-	(*Command)(nil),        // 19: blixard.v1.Command
+	(*Generation)(nil),     // 18: blixard.v1.Generation
+	(*Artifact)(nil),       // 19: blixard.v1.Artifact
+	(*Command)(nil),        // 20: blixard.v1.Command
 }
 var file_blixard_v1_peer_proto_depIdxs = []int32{
 	1,  // 0: blixard.v1.Envelope.sync:type_name -> blixard.v1.Sync
@@ -945,13 +967,14 @@ var file_blixard_v1_peer_proto_depIdxs = []int32{
 	5,  // 15: blixard.v1.Assignment.sources:type_name -> blixard.v1.ArtifactSource
 	17, // 16: blixard.v1.Assignment.pins:type_name -> blixard.v1.Pins
 	12, // 17: blixard.v1.Assignment.runner:type_name -> blixard.v1.Runner
-	18, // 18: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
-	19, // 19: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	18, // 18: blixard.v1.Assignment.fallback:type_name -> blixard.v1.Generation
+	19, // 19: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
+	20, // 20: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_peer_proto_init() }

@@ -2258,6 +2258,8 @@ type VM struct {
 	RestartWhenBuilt bool `protobuf:"varint,16,opt,name=restart_when_built,json=restartWhenBuilt,proto3" json:"restart_when_built,omitempty"`
 	// Hosts, besides its own, that hold its runner ready.
 	PreparedNodes []uint64 `protobuf:"varint,17,rep,packed,name=prepared_nodes,json=preparedNodes,proto3" json:"prepared_nodes,omitempty"`
+	// The runner was asked to be built anew, from the newest of what it refers to.
+	Fresh         bool `protobuf:"varint,18,opt,name=fresh,proto3" json:"fresh,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2409,6 +2411,13 @@ func (x *VM) GetPreparedNodes() []uint64 {
 		return x.PreparedNodes
 	}
 	return nil
+}
+
+func (x *VM) GetFresh() bool {
+	if x != nil {
+		return x.Fresh
+	}
+	return false
 }
 
 type CreateRequest struct {
@@ -4010,7 +4019,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x0fspec_generation\x18\t \x01(\rR\x0especGeneration\x12)\n" +
 	"\x10built_generation\x18\n" +
 	" \x01(\rR\x0fbuiltGeneration\x12#\n" +
-	"\rbuild_message\x18\v \x01(\tR\fbuildMessage\"\x96\x05\n" +
+	"\rbuild_message\x18\v \x01(\tR\fbuildMessage\"\xac\x05\n" +
 	"\x02VM\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12&\n" +
@@ -4030,7 +4039,8 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x06runner\x18\x0e \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x120\n" +
 	"\ahistory\x18\x0f \x03(\v2\x16.blixard.v1.GenerationR\ahistory\x12,\n" +
 	"\x12restart_when_built\x18\x10 \x01(\bR\x10restartWhenBuilt\x12%\n" +
-	"\x0eprepared_nodes\x18\x11 \x03(\x04R\rpreparedNodes\"\x8f\x01\n" +
+	"\x0eprepared_nodes\x18\x11 \x03(\x04R\rpreparedNodes\x12\x14\n" +
+	"\x05fresh\x18\x12 \x01(\bR\x05fresh\"\x8f\x01\n" +
 	"\rCreateRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +

@@ -44,6 +44,10 @@ bench pattern=".":
 soak seeds="1000" kills="20":
     scripts/soak {{seeds}} {{kills}}
 
+# Plant every known bug, and see who finds it (--few: what CI plants)
+mutants *args:
+    scripts/mutants {{args}}
+
 # One seed of the simulator, in words
 sim seed="1":
     go test ./sim -seed={{seed}} -v

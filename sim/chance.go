@@ -78,9 +78,12 @@ func takeEntropy(w *World) {
 	crand.Reader = entropy{w}
 }
 
-func giveEntropyBack(w *World) {
-	if lived.w == w {
-		crand.Reader = lived.real
-		lived.w, lived.real = nil, nil
+// giveEntropyBack says whether w was the one that had it.
+func giveEntropyBack(w *World) bool {
+	if lived.w != w {
+		return false
 	}
+	crand.Reader = lived.real
+	lived.w, lived.real = nil, nil
+	return true
 }

@@ -21,7 +21,8 @@ type Config struct {
 	Script []Strike
 	// Until ends the run at a time, unjudged; 0: after the judgement.
 	Until time.Duration
-	// Mutant plants a bug by its name: see mutants.go.
+	// Mutant plants a bug by its name, in a build that carries them: see package
+	// sim/mutants.
 	Mutant string
 	// Log gets every line of what happens.
 	Log io.Writer

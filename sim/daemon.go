@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/blixard/blixard/core"
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 )
@@ -161,7 +162,7 @@ func (d *Daemon) write(b core.Batch) bool {
 	}
 	at := m.disk.write(w.now, b)
 	w.push(event{at: at, kind: evDurable, m: m, life: m.boots, n: d.life})
-	if w.mutant == "EarlyAck" {
+	if mutant.On("EarlyAck") {
 		w.push(event{at: w.now, kind: evWrote, m: m, life: d.life, n: b.Seq})
 	}
 	return true
@@ -173,7 +174,7 @@ func (m *Machine) durable(life uint64) {
 		return // written by a process that is dead: crash has decided
 	}
 	seq := m.disk.durable()
-	if m.w.mutant != "EarlyAck" {
+	if !mutant.On("EarlyAck") {
 		m.w.push(event{at: m.w.now, kind: evWrote, m: m, life: life, n: seq})
 	}
 }

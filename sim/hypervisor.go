@@ -7,6 +7,7 @@ import (
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 
 	"github.com/blixard/blixard/core"
+	"github.com/blixard/blixard/core/mutant"
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/shim"
 )
@@ -197,7 +198,7 @@ func (d *Daemon) killVM(o *orders, a vmm.Action, dir *vmDir) {
 		d.finish(o.uid, a.ID, "")
 		return
 	}
-	if d.m.w.mutant == "KillLies" && dir.guest != nil {
+	if mutant.On("KillLies") && dir.guest != nil {
 		d.finish(o.uid, a.ID, "")
 		return
 	}
@@ -285,14 +286,17 @@ func (d *Daemon) extend(a vmm.Action) {
 		if p == nil {
 			p = &shim.Page{Host: a.Host, Lease: uint64(l.Length) * 1e6, Deadline: uint64(l.Deadline)}
 			m.pages[path] = p
+			m.w.judges.leases.written(m.w, m, p, 0)
 			continue
 		}
-		if now >= p.Deadline && m.w.mutant != "ReviveLease" {
+		if now >= p.Deadline && !mutant.On("ReviveLease") {
 			m.w.fired("LapsedExtend")
 			d.observe(core.Observed{Lapsed: a.Host.Epoch})
 			continue
 		}
-		p.Deadline = max(p.Deadline, uint64(l.Deadline))
+		old := p.Deadline
+		p.Deadline = max(old, uint64(l.Deadline))
+		m.w.judges.leases.written(m.w, m, p, old)
 	}
 }
 
@@ -340,7 +344,7 @@ func (m *Machine) report(dir *vmDir) vmm.Report {
 		}
 		return r
 	}
-	if dir.alive() || m.w.mutant == "DeadIsAlive" {
+	if dir.alive() || mutant.On("DeadIsAlive") {
 		r.Liveness = vmm.Alive
 		r.Ready = dir.guest != nil && dir.guest.ready && !dir.guest.dying
 		r.Lease, r.LeaseMs, r.Epoch = dir.lease()

@@ -9,13 +9,14 @@ type judges struct {
 	capacity judgeCapacity
 	copies   judgeCopies
 	leaders  judgeLeaders
+	leases   judgeLeases
 	// judged counts what each had before it. A judge that had nothing to judge
 	// has proved nothing.
 	judged map[string]int
 }
 
 // JudgeNames are all judges there are.
-var JudgeNames = []string{"acknowledged", "capacity", "copies", "histories", "leaders", "rest", "states"}
+var JudgeNames = []string{"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "rest", "states"}
 
 func (j *judges) reset() {
 	*j = judges{judged: map[string]int{}}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/shim"
 )
@@ -203,7 +204,7 @@ func (s *shimProc) arm(deadline uint64) {
 	s.timer = deadline
 	s.arms++
 	s.happened(shim.Input{Kind: shim.Armed, Deadline: deadline})
-	if deadline != 0 && s.m.w.mutant != "NoTimer" {
+	if deadline != 0 && !mutant.On("NoTimer") {
 		at := max(s.m.w.now, s.m.clock.when(int64(deadline)))
 		s.m.w.push(event{at: at, kind: evTimer, m: s.m, life: s.life, n: s.arms, ref: s})
 	}

@@ -12,7 +12,7 @@ import (
 // Stories are worlds in which only what the story tells goes wrong.
 
 type story struct {
-	*World
+	*Story
 	t *testing.T
 }
 
@@ -22,14 +22,13 @@ func tell(t *testing.T, cfg Config) *story {
 	}
 	cfg.Seed = max(cfg.Seed, 1)
 	w := New(cfg)
-	s := &story{w, t}
+	s := &story{t: t}
+	s.Story = &Story{w, s.check}
 	t.Cleanup(func() {
 		w.Close()
 		s.check()
 	})
-	w.Found()
-	w.phase = safety
-	s.check()
+	s.Begin()
 	return s
 }
 
@@ -42,70 +41,29 @@ func (s *story) check() {
 
 func (s *story) do(verb Verb, name string, spec *blixardv1.VMSpec) *Operation {
 	s.t.Helper()
-	op := s.Do(&Operation{Verb: verb, Name: name, Spec: spec})
-	s.check()
-	if op.Unknown || op.Error != nil {
-		s.t.Fatalf("%v: %v", op, op.Error)
-	}
-	return op
+	return s.Order(verb, name, spec)
 }
 
-func replaceVM() *blixardv1.VMSpec {
-	return &blixardv1.VMSpec{
-		Vcpus: 1, MemoryMib: 256, Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS,
-		Source:     &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/vm"}}},
-		OnHostLoss: blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE,
-	}
-}
+func replaceVM() *blixardv1.VMSpec { return ReplaceVM() }
 
-func waitVM() *blixardv1.VMSpec {
-	s := replaceVM()
-	s.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT
-	return s
-}
+func waitVM() *blixardv1.VMSpec { return WaitVM() }
 
 // view is what the leader knows.
-func (s *story) view() *cluster.State {
-	if l := s.Leader(); l != nil {
-		return l.daemon.node.View()
-	}
-	return nil
-}
+func (s *story) view() *cluster.State { return s.View() }
 
 // until waits for something and says what was waited for when it does not come.
 func (s *story) until(what string, d time.Duration, cond func() bool) {
 	s.t.Helper()
-	ok := s.RunUntil(d, cond)
-	s.check()
-	if !ok {
-		s.t.Fatalf("%v later not yet: %s\n%s%v", d, what, s.describeNodes(), s.trace.lines(40))
-	}
+	s.Until(what, d, cond)
 }
 
 // runs waits until a VM runs and is reported so, and says where.
 func (s *story) runs(name string) (uid string, host *Machine) {
 	s.t.Helper()
-	s.until(name+" runs", 2*time.Minute, func() bool {
-		v := s.view()
-		vm := v.VM(name)
-		if vm == nil || vm.Status.GetPhase() != blixardv1.Phase_PHASE_RUNNING || vm.Placement == nil {
-			return false
-		}
-		uid, host = vm.Uid, s.byID(vm.Placement.NodeId)
-		n, where := s.Live(uid)
-		return n == 1 && where[0] == host.Name
-	})
-	return uid, host
+	return s.Runs(name)
 }
 
-func (s *story) another(than *Machine) *Machine {
-	for _, m := range s.machines {
-		if m != than {
-			return m
-		}
-	}
-	return nil
-}
+func (s *story) another(than *Machine) *Machine { return s.Another(than) }
 
 // Three nodes, five VMs: every node gets at least one.
 func TestFiveVMsOnThreeNodes(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/blixard/blixard/core"
 	"github.com/blixard/blixard/core/cluster"
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 )
@@ -31,7 +32,6 @@ type World struct {
 	cfg      Config
 	settings *blixardv1.Settings
 	mix      *Mix
-	mutant   string
 
 	now    int64 // real time, ns since the start
 	queue  queue
@@ -78,7 +78,7 @@ func (s Strike) String() string { return fmt.Sprintf("%v %s", s.At, FaultString(
 func New(cfg Config) *World {
 	cfg.complete()
 	w := &World{
-		cfg: cfg, settings: cfg.Settings, mix: cfg.Mix, mutant: cfg.Mutant, chance: chance{cfg.Seed},
+		cfg: cfg, settings: cfg.Settings, mix: cfg.Mix, chance: chance{cfg.Seed},
 		byAddress: map[string]*Machine{}, broken: map[*ended]uint64{}, unpaused: map[int]int64{},
 		counts: map[string]int{}, clusterID: "11111111-2222-4333-8444-555555555555",
 	}
@@ -93,11 +93,16 @@ func New(cfg Config) *World {
 	}
 	w.operator = w.newClient(false)
 	takeEntropy(w)
+	mutant.Plant(cfg.Mutant)
 	return w
 }
 
 // Close lets another World live.
-func (w *World) Close() { giveEntropyBack(w) }
+func (w *World) Close() {
+	if giveEntropyBack(w) {
+		mutant.Plant("")
+	}
+}
 
 func (w *World) push(e event) { w.queue.push(e) }
 

@@ -3,7 +3,7 @@
 //
 //	blixard-sim run -seed N [-words] [-mutant NAME]
 //	blixard-sim soak -seeds K [-first N] [-jobs J] [-mutant NAME]
-//	blixard-sim mutants [-seeds K]
+//	blixard-sim mutants [-few] [-seeds K] [-jobs J] [NAME...]
 package main
 
 import (
@@ -29,7 +29,9 @@ func command(args []string) int {
 	case "soak":
 		return soak(args[1:])
 	case "mutants":
-		return mutants(args[1:])
+		return searchMutants(args[1:])
+	case "mutant":
+		return oneMutant(args[1:])
 	case "worker":
 		return worker(args[1:])
 	}
@@ -40,7 +42,7 @@ func usage() int {
 	fmt.Fprint(os.Stderr, `usage:
   blixard-sim run -seed N [-words] [-mutant NAME]      one seed
   blixard-sim soak -seeds K [-first N] [-jobs J]       many, a process per core
-  blixard-sim mutants [-seeds K]                       plants every known bug and looks who finds it
+  blixard-sim mutants [-few] [NAME...]                 plants known bugs and looks who finds them
 `)
 	return 2
 }

@@ -1,0 +1,156 @@
+package sim
+
+import (
+	"time"
+
+	"github.com/blixard/blixard/core/cluster"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// A Story is a world in which only what is told goes wrong. What it waits for in
+// vain is a failure like any other, and ends it.
+type Story struct {
+	*World
+	stuck func() // does not return
+}
+
+// Tell founds a cluster, tells a story in it, and says what became of that. With
+// a nil Mix nothing goes wrong but what is told.
+func Tell(cfg Config, tell func(*Story)) (r Result) {
+	cfg.Seed = max(cfg.Seed, 1)
+	w := New(cfg)
+	defer w.Close()
+	type over struct{}
+	defer func() {
+		if p := recover(); p != nil && p != any(over{}) {
+			panic(p)
+		}
+		r = w.Result()
+	}()
+	s := &Story{w, func() { panic(over{}) }}
+	s.Begin()
+	tell(s)
+	return r
+}
+
+// Begin founds the cluster; from then on faults may strike.
+func (s *Story) Begin() {
+	s.Found()
+	s.phase = safety
+	s.goOn()
+}
+
+func (s *Story) goOn() {
+	if s.failure != nil {
+		s.stuck()
+	}
+}
+
+// Fail ends the story with a promise that was not kept.
+func (s *Story) Fail(promise, format string, args ...any) {
+	s.fail(promise, format, args...)
+	s.stuck()
+}
+
+// Order is what a person does, and what must succeed.
+func (s *Story) Order(verb Verb, name string, spec *blixardv1.VMSpec) *Operation {
+	op := s.Do(&Operation{Verb: verb, Name: name, Spec: spec})
+	s.goOn()
+	if op.Unknown || op.Error != nil {
+		s.Fail("a story goes on", "%v: %v", op, op.Error)
+	}
+	return op
+}
+
+// Until waits for something, and fails when it does not come.
+func (s *Story) Until(what string, d time.Duration, cond func() bool) {
+	ok := s.RunUntil(d, cond)
+	s.goOn()
+	if !ok {
+		s.Fail("a story goes on", "%v later not yet: %s\n%s", d, what, s.describeNodes())
+	}
+}
+
+// Pass lets time pass, in which nothing may fail.
+func (s *Story) Pass(d time.Duration) {
+	s.RunFor(d)
+	s.goOn()
+}
+
+// View is what the leader knows; nil when nobody leads.
+func (w *World) View() *cluster.State {
+	if l := w.Leader(); l != nil {
+		return l.daemon.node.View()
+	}
+	return nil
+}
+
+// Running says where a VM runs and is reported so; an empty uid: it does not.
+func (w *World) Running(name string) (uid string, host *Machine) {
+	v := w.View()
+	if v == nil {
+		return "", nil
+	}
+	vm := v.VM(name)
+	if vm == nil || vm.Status.GetPhase() != blixardv1.Phase_PHASE_RUNNING || vm.Placement == nil {
+		return "", nil
+	}
+	host = w.byID(vm.Placement.NodeId)
+	if n, where := w.Live(vm.Uid); n != 1 || where[0] != host.Name {
+		return "", nil
+	}
+	return vm.Uid, host
+}
+
+// Runs waits until a VM runs and is reported so, and says where.
+func (s *Story) Runs(name string) (uid string, host *Machine) {
+	s.Until(name+" runs", 2*time.Minute, func() bool {
+		uid, host = s.Running(name)
+		return uid != ""
+	})
+	return uid, host
+}
+
+// Another is the first machine that is none of those.
+func (w *World) Another(than ...*Machine) *Machine {
+	for _, m := range w.machines {
+		if !isOf(m, than) {
+			return m
+		}
+	}
+	return nil
+}
+
+func isOf(m *Machine, list []*Machine) bool {
+	for _, o := range list {
+		if m == o {
+			return true
+		}
+	}
+	return false
+}
+
+// Machines are all there are, n1 first.
+func (w *World) Machines() []*Machine { return w.machines }
+
+// Now is how long the world has been there.
+func (w *World) Now() time.Duration { return time.Duration(w.now) }
+
+// ReplaceVM asks for a VM that is placed elsewhere when its host is lost.
+func ReplaceVM() *blixardv1.VMSpec {
+	return &blixardv1.VMSpec{
+		Vcpus: 1, MemoryMib: 256, Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS,
+		Source:     &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/vm"}}},
+		OnHostLoss: blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE,
+	}
+}
+
+// WaitVM asks for a VM that waits for its host.
+func WaitVM() *blixardv1.VMSpec {
+	s := ReplaceVM()
+	s.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT
+	return s
+}
+
+// N is the machine's number, as faults name it.
+func (m *Machine) N() N { return N(m.Index) }

@@ -35,7 +35,36 @@ type Start struct {
 	// starts the program in it, and removes it at the end. It must be fresh for
 	// every start: in a cgroup that was killed once, the kernel kills newborns.
 	Cgroup string `json:"cgroup,omitempty"`
+	// Steps are what else runs around the program.
+	Steps *Steps `json:"steps,omitempty"`
 }
+
+// Steps surround a program that cannot run alone:
+//
+//	Before   one after the other; each must end with 0     as the shim's user
+//	Beside   until the program ends; it makes Sockets       as the shim's user
+//	Argv     when all Sockets are there                     as User
+//	Stop     whenever the shim is asked to send a SIGTERM   as User, with MAINPID
+//
+// They have the program's environment, directory and console, and end with it.
+// The standard input of the program and of Stop is a pipe that nobody writes to
+// and that stays open. A step that fails, or takes longer than Seconds, ends it
+// all with the exit code StepFailed, and a line on the console that says why.
+// Without Stop, a SIGTERM is the program's.
+//
+// They need an init that is not the program: with them there is one without a
+// PID namespace, too, but then what forks is held only as long as that init
+// lives.
+type Steps struct {
+	Before  [][]string `json:"before,omitempty"`
+	Beside  []string   `json:"beside,omitempty"`
+	Sockets []string   `json:"sockets,omitempty"` // absolute, or relative to Dir
+	Stop    []string   `json:"stop,omitempty"`
+	Seconds uint32     `json:"seconds,omitempty"` // default: 60
+}
+
+// StepFailed is the exit code of a program of which a step failed.
+const StepFailed = 125
 
 // User is who the program runs as.
 type User struct {
@@ -100,9 +129,42 @@ func (s Start) Validate() error {
 			return bad("argv has a NUL")
 		}
 	}
+	if err := s.Steps.validate(); err != nil {
+		return bad(err.Error())
+	}
 	for _, e := range s.Env {
 		if strings.ContainsRune(e, 0) || strings.IndexByte(e, '=') <= 0 {
 			return bad("env must be KEY=VALUE")
+		}
+	}
+	return nil
+}
+
+func (s *Steps) validate() error {
+	if s == nil {
+		return nil
+	}
+	if len(s.Before) > 16 || len(s.Sockets) > 64 || s.Seconds > 3600 {
+		return errors.New("steps: at most 16 before, 64 sockets and 3600 seconds")
+	}
+	for _, argv := range append([][]string{s.Beside, s.Stop}, s.Before...) {
+		if len(argv) > 0 && !goodPath(argv[0]) {
+			return errors.New("steps: argv[0] must be an absolute path")
+		}
+		for _, a := range argv {
+			if strings.ContainsRune(a, 0) {
+				return errors.New("steps: argv has a NUL")
+			}
+		}
+	}
+	for _, argv := range s.Before {
+		if len(argv) == 0 {
+			return errors.New("steps: nothing to run before")
+		}
+	}
+	for _, p := range s.Sockets {
+		if p == "" || len(p) > maxPath || strings.ContainsRune(p, 0) {
+			return fmt.Errorf("steps: a socket must be a path of at most %d bytes", maxPath)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package shimproc
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -78,7 +79,7 @@ func (p *process) fork() error {
 			return fmt.Errorf("shim.json: %w", err)
 		}
 	}
-	if s.PIDNamespace {
+	if s.PIDNamespace || s.Steps != nil {
 		err = p.forkInit(attr)
 	} else {
 		if u := s.User; u != nil {
@@ -115,7 +116,8 @@ func freshCgroup(dir string) (fd int, err error) {
 	return unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
-// forkInit starts the namespace's init, and through it the program.
+// forkInit starts an init, of a namespace of its own where there is to be one,
+// and through it the program.
 func (p *process) forkInit(attr *syscall.ProcAttr) error {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -125,8 +127,17 @@ func (p *process) forkInit(attr *syscall.ProcAttr) error {
 	if u := p.start.User; u != nil {
 		args = append(args, "-user", userArg(u))
 	}
+	if steps := p.start.Steps; steps != nil {
+		text, err := json.Marshal(steps)
+		if err != nil {
+			return err
+		}
+		args = append(args, "-steps", string(text))
+	}
 	args = append(append(args, "--"), p.start.Argv...)
-	attr.Sys.Cloneflags = unix.CLONE_NEWPID
+	if p.start.PIDNamespace {
+		attr.Sys.Cloneflags = unix.CLONE_NEWPID
+	}
 	attr.Files = append(attr.Files, uintptr(pair[1]))
 	p.vm.ctl = pair[0]
 	p.vm.pid, err = syscall.ForkExec("/proc/self/exe", args, attr)

@@ -2,6 +2,7 @@ package shimproc
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/signal"
@@ -19,20 +20,31 @@ const (
 	initCtl  = 3 // descriptor
 )
 
-// initMain is PID 1 of a VM's namespace:
+// initMain is PID 1 of a VM's namespace, or with steps an init without one:
 //
 //	<- go            not before: whoever says it is alive, and PDEATHSIG stands
-//	-> started       or the text of what went wrong
+//	-> started       or the text of what went wrong; with steps, before they begin
 //	-> code, signal  two int32; then init ends, and with it the namespace
 func initMain(args []string) int {
 	var user *shim.User
-	if len(args) > 1 && args[0] == "-user" {
-		if user = parseUser(args[1]); user == nil {
+	var steps *shim.Steps
+	for len(args) > 1 && args[0] != "--" {
+		switch args[0] {
+		case "-user":
+			if user = parseUser(args[1]); user == nil {
+				return trouble(shim.CodeUsage, usage)
+			}
+		case "-steps":
+			steps = new(shim.Steps)
+			if err := json.Unmarshal([]byte(args[1]), steps); err != nil {
+				return trouble(shim.CodeUsage, usage)
+			}
+		default:
 			return trouble(shim.CodeUsage, usage)
 		}
 		args = args[2:]
 	}
-	if len(args) < 2 || args[0] != "--" || unix.Getpid() != 1 {
+	if len(args) < 2 || args[0] != "--" || steps == nil && unix.Getpid() != 1 {
 		return trouble(shim.CodeUsage, usage)
 	}
 	args = args[1:]
@@ -41,9 +53,11 @@ func initMain(args []string) int {
 	if n, err := readAgain(initCtl, word[:]); err != nil || string(word[:n]) != "go" {
 		return shim.CodeTrouble
 	}
+	if steps != nil {
+		return newStepper(steps, user).run(args)
+	}
 	signals := make(chan os.Signal, 32)
-	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2,
-		unix.SIGALRM, unix.SIGTERM, unix.SIGCONT, unix.SIGTSTP, unix.SIGWINCH)
+	signal.Notify(signals, passedOn...)
 	attr := &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}}
 	attr.Sys = &syscall.SysProcAttr{Setpgid: true}
 	if user != nil {
@@ -66,16 +80,23 @@ func initMain(args []string) int {
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return shim.CodeTrouble
 		}
-		if got != pid {
-			continue
+		if got == pid {
+			tellEnd(status(ws))
+			return 0
 		}
-		var end [8]byte
-		st := status(ws)
-		binary.NativeEndian.PutUint32(end[:], uint32(st.Code))
-		binary.NativeEndian.PutUint32(end[4:], uint32(st.Signal))
-		unix.Write(initCtl, end[:])
-		return 0
 	}
+}
+
+// passedOn are the signals that an init hands to the program.
+var passedOn = []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2,
+	unix.SIGALRM, unix.SIGTERM, unix.SIGCONT, unix.SIGTSTP, unix.SIGWINCH}
+
+// tellEnd reports how the program ended.
+func tellEnd(st shim.Status) {
+	var end [8]byte
+	binary.NativeEndian.PutUint32(end[:], uint32(st.Code))
+	binary.NativeEndian.PutUint32(end[4:], uint32(st.Signal))
+	unix.Write(initCtl, end[:])
 }
 
 func parseUser(s string) *shim.User {

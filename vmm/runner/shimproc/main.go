@@ -12,6 +12,9 @@
 // moment PDEATHSIG stands there is no gap. It passes signals on, reaps, and
 // reports the program's end; when it ends, the kernel kills all the rest.
 //
+// Around a program that needs others (a tap made before it, a virtiofsd beside
+// it) that init carries out the steps: see steps.go.
+//
 // A cgroup alone does not hold a program that forks: nobody kills it when the
 // shim dies. It lets the shim and the daemon find and kill what is left.
 package shimproc

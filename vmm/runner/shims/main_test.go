@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +29,11 @@ func TestMain(m *testing.M) {
 		os.Exit(Main())
 	case os.Getenv("BLIXARD_TEST_DAEMON") != "":
 		daemonMain()
+	case os.Getenv("BLIXARD_TEST_LISTEN") != "":
+		if _, err := net.Listen("unix", os.Getenv("BLIXARD_TEST_LISTEN")); err != nil {
+			panic(err)
+		}
+		select {}
 	}
 	tmp, err := os.MkdirTemp("", "shims")
 	if err != nil {

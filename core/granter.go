@@ -64,12 +64,13 @@ func (l *leader) report(v *hostView, h *blixardv1.HostState, m *blixardv1.Sync) 
 	if facts != nil && string(encode(facts)) == string(encode(h.Facts)) {
 		facts = nil
 	}
-	if len(fresh) == 0 && facts == nil {
+	ready := l.state.Unrecorded(m.NodeId, m.Prepared)
+	if len(fresh) == 0 && facts == nil && len(ready) == 0 {
 		return
 	}
 	v.toldAt = l.now.Boot
 	if !l.propose(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{
-		NodeId: m.NodeId, BootId: m.BootId, Epoch: m.Epoch, Observations: fresh, Facts: facts,
+		NodeId: m.NodeId, BootId: m.BootId, Epoch: m.Epoch, Observations: fresh, Facts: facts, Prepared: ready,
 	}}}) {
 		return // a later report without these would make them count as old
 	}
@@ -102,6 +103,9 @@ func (l *leader) grant(m *blixardv1.Sync) {
 		}
 		g := &blixardv1.Grant{Granted: true, Epoch: h.Epoch, Sequence: h.Sequence, From: from}
 		g.To, g.Assignments = l.state.Assignments(m.NodeId, from)
+		if g.PrepareRevision = h.PrepareRevision; g.PrepareRevision != m.PrepareRevision {
+			g.Preparations = l.state.Preparations(m.NodeId)
+		}
 		v.revision = g.To
 		l.answer(m, g)
 	}

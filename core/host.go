@@ -44,6 +44,8 @@ type host struct {
 	sequence uint64
 	acked    uint64
 	told     map[string]*blixardv1.Observation // newest by uid
+	prepare  uint64                            // revision of the list of runners to hold ready
+	prepared []*blixardv1.Prepared             // what of it is there
 	urgent   bool
 	refused  bool // the newest answer granted nothing
 }
@@ -70,6 +72,10 @@ func newHost(n *Node) *host {
 func (h *host) observed(o Observed) {
 	if o.Facts != nil {
 		h.facts = o.Facts
+		h.urgent = true
+	}
+	if o.Prepared != nil {
+		h.prepared = o.Prepared
 		h.urgent = true
 	}
 	h.inventory = h.inventory || o.Inventory
@@ -197,7 +203,7 @@ func (h *host) talk() {
 	maps.DeleteFunc(h.sent, func(_ uint64, at int64) bool { return h.now.Boot-at > patience })
 	s := &blixardv1.Sync{
 		NodeId: h.id.ID, BootId: h.cfg.BootID, Epoch: h.epoch, Nonce: h.nonce, Revision: h.revision,
-		Observations: h.unacknowledged(), Lapsed: h.lapsed,
+		Observations: h.unacknowledged(), Lapsed: h.lapsed, PrepareRevision: h.prepare, Prepared: h.prepared,
 	}
 	// Not once only: no answer says that they have come into the state.
 	if since >= renew || h.epoch == 0 {
@@ -269,6 +275,7 @@ func (h *host) grant(from uint64, g *blixardv1.Grant) {
 	h.granted = max(h.granted, sent)
 	h.settings = g.Settings
 	h.take(g)
+	h.ready(g)
 	h.extend(sent)
 	h.planAll()
 }
@@ -317,6 +324,17 @@ func (h *host) take(g *blixardv1.Grant) {
 		h.plan(a.Uid)
 	}
 	h.forget()
+}
+
+// ready takes the list of runners to hold ready, when it is another one.
+func (h *host) ready(g *blixardv1.Grant) {
+	if g.PrepareRevision == h.prepare {
+		return
+	}
+	h.prepare = g.PrepareRevision
+	h.out.Actions = append(h.out.Actions, vmm.Action{
+		ID: h.nextAction(), Verb: vmm.Prepare, Host: h.identity(), Preparations: g.Preparations,
+	})
 }
 
 // replace makes the assignments all there is.

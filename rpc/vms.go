@@ -63,7 +63,9 @@ func (s vms) Get(ctx context.Context, req *connect.Request[blixardv1.GetRequest]
 	if err != nil {
 		return answer[blixardv1.GetResponse](nil, "", err)
 	}
-	return answer(&blixardv1.GetResponse{Vm: vm, Node: view.Node(vm.GetPlacement().GetNodeId()).GetName()}, "", nil)
+	return answer(&blixardv1.GetResponse{
+		Vm: vm, Node: view.Node(vm.GetPlacement().GetNodeId()).GetName(), History: view.History(vm.Name),
+	}, "", nil)
 }
 
 func (s vms) find(ctx context.Context, name string, stale bool) (*cluster.State, *blixardv1.VM, error) {

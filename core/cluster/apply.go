@@ -94,6 +94,14 @@ func (s *State) do(e *entry) *blixardv1.Response {
 		return s.collect(e)
 	case *blixardv1.Command_Place:
 		return nil
+	case *blixardv1.Command_UpdateVm:
+		return s.updateVM(e, op.UpdateVm)
+	case *blixardv1.Command_RollbackVm:
+		return s.rollbackVM(e, op.RollbackVm)
+	case *blixardv1.Command_BuildVm:
+		return s.buildVM(e, op.BuildVm)
+	case *blixardv1.Command_SetPins:
+		return s.setPins(e, op.SetPins)
 	}
 	return refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "this server does not know the operation", "upgrade it")
 }

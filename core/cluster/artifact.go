@@ -26,9 +26,29 @@ func artifacts(spec *blixardv1.VMSpec) (list []*blixardv1.Artifact) {
 	return append(list, nixArtifacts(spec)...)
 }
 
-// refer counts a spec's references to its artifacts, up or down.
-func (s *State) refer(e *entry, spec *blixardv1.VMSpec, sign int) {
-	for _, a := range artifacts(spec) {
+// inputs are what a spec and its pins need.
+func inputs(spec *blixardv1.VMSpec, pins *blixardv1.Pins) []*blixardv1.Artifact {
+	list := artifacts(spec)
+	if pins.GetLock() != nil {
+		list = append(list, pins.Lock)
+	}
+	return list
+}
+
+// missing refuses what needs an artifact that the cluster does not have.
+func (s *State) missing(list []*blixardv1.Artifact) *blixardv1.Response {
+	for _, a := range list {
+		if s.Artifact(a.Digest) == nil {
+			return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
+				"the cluster does not have the artifact sha256:"+a.Digest, "upload it with 'blixard image push'")
+		}
+	}
+	return nil
+}
+
+// refer counts references to artifacts, up or down.
+func (s *State) refer(e *entry, list []*blixardv1.Artifact, sign int) {
+	for _, a := range list {
 		old := s.Artifact(a.Digest)
 		if old == nil {
 			continue

@@ -31,7 +31,18 @@ func (s *State) assignment(vm *blixardv1.VM) *blixardv1.Assignment {
 	if vm.Deleting {
 		return a
 	}
-	for _, art := range artifacts(vm.Spec) {
+	a.SpecGeneration, a.RestartWhenBuilt, a.Pins, a.Fresh = vm.SpecGeneration, vm.RestartWhenBuilt, vm.Pins, vm.Fresh
+	a.Fallback = s.fallback(vm)
+	if a.Runner = vm.Runner; a.Runner == nil {
+		a.RunnerAddresses = s.holders(a.Fallback.GetRunner(), vm.Placement.NodeId)
+	} else {
+		a.RunnerAddresses = s.holders(a.Runner, vm.Placement.NodeId)
+	}
+	needs := inputs(vm.Spec, vm.Pins)
+	if a.Fallback != nil {
+		needs = append(needs, inputs(a.Fallback.Spec, a.Fallback.Pins)...)
+	}
+	for _, art := range needs {
 		src := &blixardv1.ArtifactSource{Artifact: art}
 		for _, id := range s.Artifact(art.Digest).GetNodes() {
 			if n := s.Node(id); n != nil {

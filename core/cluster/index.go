@@ -20,6 +20,11 @@ func (s *State) index(m proto.Message) {
 		if waiting(m) {
 			s.pending.Set(pendingKey(m), m.Name)
 		}
+		if m.Runner != nil {
+			for _, id := range m.PreparedNodes {
+				s.ready.Set(be(id)+m.Uid, struct{}{})
+			}
+		}
 	case *blixardv1.Node:
 		s.names.Set(m.Name, m.Id)
 		if m.Server != blixardv1.ServerState_SERVER_STATE_UNSPECIFIED {
@@ -52,6 +57,9 @@ func (s *State) unindex(m proto.Message) {
 		}
 		if waiting(m) {
 			s.pending.Delete(pendingKey(m))
+		}
+		for _, id := range m.PreparedNodes {
+			s.ready.Delete(be(id) + m.Uid)
 		}
 	case *blixardv1.Node:
 		s.names.Delete(m.Name)

@@ -3,6 +3,7 @@ package cluster
 import (
 	"cmp"
 	"iter"
+	"slices"
 
 	"github.com/blixard/blixard/core/schedule"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -52,13 +53,15 @@ func need(spec *blixardv1.VMSpec) schedule.Need {
 			MemoryMiB: spec.GetMemoryMib(),
 		},
 		Require: spec.GetRequire(),
-		Nix:     spec.GetNixos() != nil || spec.GetFlake() != nil,
+		Nix:     nixBuilt(spec),
 	}
 	for _, d := range spec.GetImage().GetDisks() {
 		n.DiskMiB += d.GetSizeMib()
 	}
 	n.DiskMiB += nixosDiskMiB(spec.GetNixos())
 	switch {
+	case n.Nix: // a runner brings its hypervisor
+		n.Accept = []int32{int32(spec.GetHypervisor())}
 	case spec.GetHypervisor() != blixardv1.Hypervisor_HYPERVISOR_UNSPECIFIED:
 		n.Accept = []int32{int32(spec.GetHypervisor())}
 	case spec.GetProcess() != nil:
@@ -86,7 +89,11 @@ func (s *State) emptiestFirst() iter.Seq[*schedule.Host] {
 // VM is the caller's own copy, and is stored.
 func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 	n := need(vm.Spec)
-	id, hv, ok := schedule.Choose(s.emptiestFirst(), n)
+	// Where its runner is, nothing needs to be copied.
+	id, hv, ok := schedule.Choose(slices.Values(s.holdersOf(vm)), n)
+	if !ok {
+		id, hv, ok = schedule.Choose(s.emptiestFirst(), n)
+	}
 	vm.Revision = e.index
 	if !ok {
 		vm.Status = &blixardv1.VMStatus{
@@ -114,6 +121,7 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 	node.Host.Revision, node.Revision = e.index, e.index
 	s.boundBy(node, vm)
 	s.put(nodeKey(id), node)
+	s.prepare(e, vm)
 	s.put(vmKey(vm.Name), vm)
 	s.event(e, "VMPlaced", vm.Name, node.Name, "placed on %s", node.Name)
 	return true

@@ -19,6 +19,7 @@ func (s *State) hostReport(e *entry, op *blixardv1.HostReportOp) *blixardv1.Resp
 		n.Host.Facts = op.Facts
 		s.freed()
 	}
+	s.prepared(e, op.NodeId, op.Prepared)
 	for _, o := range op.Observations {
 		if o.Sequence <= n.Host.Sequence {
 			continue
@@ -63,6 +64,14 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 	st := &blixardv1.VMStatus{
 		Phase: o.Phase, Reason: o.Reason, Message: o.Message, Attempt: o.Attempt,
 		ExitCode: o.ExitCode, Failures: o.Failures, ChangeTime: e.time(), Sequence: o.Sequence,
+		SpecGeneration: o.SpecGeneration, BuiltGeneration: o.BuiltGeneration, BuildMessage: o.BuildMessage,
+	}
+	s.builtBy(e, vm, n.Id, o)
+	if o.SpecGeneration == vm.SpecGeneration && vm.Status.GetSpecGeneration() != vm.SpecGeneration {
+		s.hold(n, vm, -1) // what the spec before needed more is free
+		s.reaccount(vm, nil)
+		s.hold(n, vm, +1)
+		s.freed()
 	}
 	if vm.Deleting {
 		st.Phase = blixardv1.Phase_PHASE_DELETING

@@ -69,6 +69,8 @@ func decode(key string, value []byte) (proto.Message, error) {
 		m = &blixardv1.Event{}
 	case floorPrefix:
 		m = &blixardv1.DedupeFloor{}
+	case historyPrefix:
+		m = &blixardv1.History{}
 	case metaKey + "/":
 		m = &blixardv1.Meta{}
 	case nodePrefix:

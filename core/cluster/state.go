@@ -29,6 +29,7 @@ type State struct {
 	pending *btree.Map[string, string]   // priority index -> name
 	old     *btree.Map[string, string]   // logged time index -> dedupe key
 	idle    *btree.Map[string, string]   // unused since digest -> digest
+	ready   *btree.Map[string, struct{}] // node uid: runners held ready
 
 	hostCount int
 	events    int
@@ -65,6 +66,7 @@ func New() *State {
 		pending: btree.NewMap[string, string](0),
 		old:     btree.NewMap[string, string](0),
 		idle:    btree.NewMap[string, string](0),
+		ready:   btree.NewMap[string, struct{}](0),
 		track:   true,
 	}
 }
@@ -76,7 +78,7 @@ func (s *State) Freeze() *State {
 	c.records = s.records.Copy()
 	c.uids, c.names, c.server, c.placed = s.uids.Copy(), s.names.Copy(), s.server.Copy(), s.placed.Copy()
 	c.changes, c.hosts, c.pending = s.changes.Copy(), s.hosts.Copy(), s.pending.Copy()
-	c.old, c.idle = s.old.Copy(), s.idle.Copy()
+	c.old, c.idle, c.ready = s.old.Copy(), s.idle.Copy(), s.ready.Copy()
 	c.dirty, c.track = nil, false
 	return &c
 }
@@ -86,6 +88,7 @@ const (
 	dedupePrefix   = "d/"
 	eventPrefix    = "e/"
 	floorPrefix    = "f/"
+	historyPrefix  = "h/"
 	metaKey        = "m"
 	nodePrefix     = "n/"
 	vmPrefix       = "v/"
@@ -93,6 +96,7 @@ const (
 
 func vmKey(name string) string         { return vmPrefix + name }
 func nodeKey(id uint64) string         { return nodePrefix + be(id) }
+func historyKey(name string) string    { return historyPrefix + name }
 func artifactKey(digest string) string { return artifactPrefix + digest }
 func eventKey(index uint64, n int) string {
 	return eventPrefix + be(index) + be(uint64(n))[6:]

@@ -330,7 +330,13 @@ func checkTimes(s *blixardv1.VMSpec) *blixardv1.Error {
 	if n := s.GetPriority(); n < -maxPriority || n > maxPriority {
 		return invalid("spec.priority", fmt.Sprintf("%d is out of range", n), "use -1000 to 1000")
 	}
-	return nil
+	if s.GetPrebuild() != 0 && !nixBuilt(s) {
+		return invalid("spec.prebuild", "only what Nix builds can be held ready on other hosts", "leave it out")
+	}
+	if _, known := blixardv1.OnUpdate_name[int32(s.GetOnUpdate())]; !known {
+		return invalid("spec.on_update", fmt.Sprintf("%d is not known", s.GetOnUpdate()), "use ON_UPDATE_NEXT_START or ON_UPDATE_RESTART")
+	}
+	return checkPrebuild(s.GetPrebuild())
 }
 
 func invalid(field, message, advice string) *blixardv1.Error {

@@ -20,28 +20,34 @@ func (s *State) createVM(e *entry, op *blixardv1.CreateVMOp) *blixardv1.Response
 		}
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_ALREADY_EXISTS, "a VM named "+op.Name+" exists", "use another name, or delete it first")
 	}
-	if l, renew := op.Spec.LeaseMs, s.meta.Settings.GetRenewMs(); l != 0 && l < 3*renew {
-		return refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID,
-			fmt.Sprintf("a lease of %d ms is too short for a cluster that renews every %d ms", l, renew),
-			fmt.Sprintf("give it at least %d, or leave it out", 3*renew))
+	if resp := s.leaseTooShort(op.Spec); resp != nil {
+		return resp
 	}
-	for _, a := range artifacts(op.Spec) {
-		if s.Artifact(a.Digest) == nil {
-			return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
-				"the cluster does not have the artifact sha256:"+a.Digest, "upload it with 'blixard image push'")
-		}
+	if resp := s.missing(artifacts(op.Spec)); resp != nil {
+		return resp
 	}
 	vm := &blixardv1.VM{
 		Name: op.Name, Uid: fmt.Sprintf("%d-%d", s.meta.Generation, e.index),
-		Spec: s.complete(op.Spec), Run: true, RunGeneration: 1,
+		Spec: s.complete(op.Spec), SpecGeneration: 1, Run: true, RunGeneration: 1,
 		CreateTime: e.time(), Revision: e.index,
 	}
 	if op.ValidateOnly {
 		return vmResponse(vm)
 	}
-	s.refer(e, vm.Spec, +1)
+	vm.Pins = s.pinsFor(vm.Spec)
+	s.refer(e, inputs(vm.Spec, vm.Pins), +1)
 	s.place(e, vm)
 	return vmResponse(vm)
+}
+
+func (s *State) leaseTooShort(spec *blixardv1.VMSpec) *blixardv1.Response {
+	l, renew := spec.LeaseMs, s.meta.Settings.GetRenewMs()
+	if l == 0 || l >= 3*renew {
+		return nil
+	}
+	return refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID,
+		fmt.Sprintf("a lease of %d ms is too short for a cluster that renews every %d ms", l, renew),
+		fmt.Sprintf("give it at least %d, or leave it out", 3*renew))
 }
 
 // complete fills in what the user left out, so that a later default changes
@@ -51,6 +57,7 @@ func (s *State) complete(spec *blixardv1.VMSpec) *blixardv1.VMSpec {
 	spec.Vcpus = cmp.Or(spec.Vcpus, 1)
 	spec.MemoryMib = cmp.Or(spec.MemoryMib, 512)
 	completeNixos(spec)
+	spec.OnUpdate = cmp.Or(spec.OnUpdate, blixardv1.OnUpdate_ON_UPDATE_NEXT_START)
 	spec.Restart = cmp.Or(spec.Restart, blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS)
 	spec.StopGraceMs = cmp.Or(spec.StopGraceMs, 20_000)
 	for _, d := range spec.GetImage().GetDisks() {
@@ -99,7 +106,9 @@ func (s *State) deleteVM(e *entry, op *blixardv1.DeleteVMOp) *blixardv1.Response
 
 // drop forgets a VM of which nothing is alive.
 func (s *State) drop(e *entry, vm *blixardv1.VM) {
-	s.refer(e, vm.Spec, -1)
+	s.refer(e, inputs(vm.Spec, vm.Pins), -1)
+	s.setHistory(e, vm.Name, nil)
+	s.unprepare(e, vm)
 	s.del(vmKey(vm.Name))
 	s.event(e, "VMDeleted", vm.Name, "", "nothing of it is left")
 }

@@ -77,7 +77,7 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 	if h.Suspect {
 		to = append(to, Obstacle{Kind: Suspect})
 	}
-	if Hypervisor(h, need) == 0 {
+	if !need.Nix && Hypervisor(h, need) == 0 {
 		to = append(to, Obstacle{Kind: Hypervisors})
 	}
 	if need.Nix && !h.Nix {

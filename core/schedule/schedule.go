@@ -44,7 +44,8 @@ type Need struct {
 	// Accept lists the hypervisors that can run it, the preferred first. At
 	// least one.
 	Accept []int32
-	// Nix: it must be built first.
+	// Nix: it must be built first. What is built brings its hypervisor with it,
+	// so the host need not have the one that Accept says.
 	Nix bool
 	// Require are labels that the host must have with just these values.
 	Require map[string]string
@@ -91,6 +92,9 @@ func Choose(hosts iter.Seq[*Host], need Need) (id uint64, hypervisor int32, ok b
 
 // Hypervisor is the first that the need accepts and the host has; 0 for none.
 func Hypervisor(h *Host, need Need) int32 {
+	if need.Nix {
+		return need.Accept[0]
+	}
 	for _, a := range need.Accept {
 		if slices.Contains(h.Hypervisors, a) {
 			return a

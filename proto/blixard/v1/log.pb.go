@@ -2039,6 +2039,61 @@ func (*Response_Node) isResponse_Result() {}
 func (*Response_Artifact) isResponse_Result() {}
 
 // Request is one remembered mutation.
+// History is the specs that a VM had before, a record beside the VM's own: that
+// one is written with every report.
+type History struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Vm    string                 `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	// The newest last.
+	Generations   []*Generation `protobuf:"bytes,2,rep,name=generations,proto3" json:"generations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *History) Reset() {
+	*x = History{}
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *History) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*History) ProtoMessage() {}
+
+func (x *History) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use History.ProtoReflect.Descriptor instead.
+func (*History) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *History) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+func (x *History) GetGenerations() []*Generation {
+	if x != nil {
+		return x.Generations
+	}
+	return nil
+}
+
 type DedupeRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "PRINCIPAL/REQUEST_ID".
@@ -2053,7 +2108,7 @@ type DedupeRecord struct {
 
 func (x *DedupeRecord) Reset() {
 	*x = DedupeRecord{}
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2120,7 @@ func (x *DedupeRecord) String() string {
 func (*DedupeRecord) ProtoMessage() {}
 
 func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2133,7 @@ func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeRecord.ProtoReflect.Descriptor instead.
 func (*DedupeRecord) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DedupeRecord) GetKey() string {
@@ -2127,7 +2182,7 @@ type DedupeFloor struct {
 
 func (x *DedupeFloor) Reset() {
 	*x = DedupeFloor{}
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2194,7 @@ func (x *DedupeFloor) String() string {
 func (*DedupeFloor) ProtoMessage() {}
 
 func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2207,7 @@ func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeFloor.ProtoReflect.Descriptor instead.
 func (*DedupeFloor) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DedupeFloor) GetPrincipal() string {
@@ -2186,7 +2241,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2198,7 +2253,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2266,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -2287,7 +2342,7 @@ type Meta struct {
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2299,7 +2354,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2312,7 +2367,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Meta) GetClusterId() string {
@@ -2402,7 +2457,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2414,7 +2469,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2427,7 +2482,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Snapshot) GetRecords() []*Record {
@@ -2447,7 +2502,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +2514,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +2527,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Record) GetKey() []byte {
@@ -2643,7 +2698,10 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x04node\x18\x03 \x01(\v2\x10.blixard.v1.NodeH\x00R\x04node\x128\n" +
 	"\bartifact\x18\x04 \x01(\v2\x1a.blixard.v1.ArtifactRecordH\x00R\bartifact\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x04R\brevisionB\b\n" +
-	"\x06result\"\x96\x01\n" +
+	"\x06result\"S\n" +
+	"\aHistory\x12\x0e\n" +
+	"\x02vm\x18\x01 \x01(\tR\x02vm\x128\n" +
+	"\vgenerations\x18\x02 \x03(\v2\x16.blixard.v1.GenerationR\vgenerations\"\x96\x01\n" +
 	"\fDedupeRecord\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12!\n" +
 	"\fpayload_hash\x18\x02 \x01(\fR\vpayloadHash\x12\x1a\n" +
@@ -2712,7 +2770,7 @@ func file_blixard_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_blixard_v1_log_proto_goTypes = []any{
 	(ErrorCode)(0),         // 0: blixard.v1.ErrorCode
 	(*Command)(nil),        // 1: blixard.v1.Command
@@ -2739,23 +2797,25 @@ var file_blixard_v1_log_proto_goTypes = []any{
 	(*PlaceOp)(nil),        // 22: blixard.v1.PlaceOp
 	(*Error)(nil),          // 23: blixard.v1.Error
 	(*Response)(nil),       // 24: blixard.v1.Response
-	(*DedupeRecord)(nil),   // 25: blixard.v1.DedupeRecord
-	(*DedupeFloor)(nil),    // 26: blixard.v1.DedupeFloor
-	(*Event)(nil),          // 27: blixard.v1.Event
-	(*Meta)(nil),           // 28: blixard.v1.Meta
-	(*Snapshot)(nil),       // 29: blixard.v1.Snapshot
-	(*Record)(nil),         // 30: blixard.v1.Record
-	(*Settings)(nil),       // 31: blixard.v1.Settings
-	(*VMSpec)(nil),         // 32: blixard.v1.VMSpec
-	(*Pins)(nil),           // 33: blixard.v1.Pins
-	(*HostFacts)(nil),      // 34: blixard.v1.HostFacts
-	(*Incarnation)(nil),    // 35: blixard.v1.Incarnation
-	(Phase)(0),             // 36: blixard.v1.Phase
-	(LeaseClass)(0),        // 37: blixard.v1.LeaseClass
-	(*Runner)(nil),         // 38: blixard.v1.Runner
-	(*VM)(nil),             // 39: blixard.v1.VM
-	(*Node)(nil),           // 40: blixard.v1.Node
-	(*ArtifactRecord)(nil), // 41: blixard.v1.ArtifactRecord
+	(*History)(nil),        // 25: blixard.v1.History
+	(*DedupeRecord)(nil),   // 26: blixard.v1.DedupeRecord
+	(*DedupeFloor)(nil),    // 27: blixard.v1.DedupeFloor
+	(*Event)(nil),          // 28: blixard.v1.Event
+	(*Meta)(nil),           // 29: blixard.v1.Meta
+	(*Snapshot)(nil),       // 30: blixard.v1.Snapshot
+	(*Record)(nil),         // 31: blixard.v1.Record
+	(*Settings)(nil),       // 32: blixard.v1.Settings
+	(*VMSpec)(nil),         // 33: blixard.v1.VMSpec
+	(*Pins)(nil),           // 34: blixard.v1.Pins
+	(*HostFacts)(nil),      // 35: blixard.v1.HostFacts
+	(*Incarnation)(nil),    // 36: blixard.v1.Incarnation
+	(Phase)(0),             // 37: blixard.v1.Phase
+	(LeaseClass)(0),        // 38: blixard.v1.LeaseClass
+	(*Runner)(nil),         // 39: blixard.v1.Runner
+	(*VM)(nil),             // 40: blixard.v1.VM
+	(*Node)(nil),           // 41: blixard.v1.Node
+	(*ArtifactRecord)(nil), // 42: blixard.v1.ArtifactRecord
+	(*Generation)(nil),     // 43: blixard.v1.Generation
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
 	2,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
@@ -2777,32 +2837,33 @@ var file_blixard_v1_log_proto_depIdxs = []int32{
 	5,  // 16: blixard.v1.Command.rollback_vm:type_name -> blixard.v1.RollbackVMOp
 	6,  // 17: blixard.v1.Command.build_vm:type_name -> blixard.v1.BuildVMOp
 	7,  // 18: blixard.v1.Command.set_pins:type_name -> blixard.v1.SetPinsOp
-	31, // 19: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
+	32, // 19: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
 	11, // 20: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
-	32, // 21: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
-	32, // 22: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
-	33, // 23: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
-	34, // 24: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
+	33, // 21: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
+	33, // 22: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
+	34, // 23: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
+	35, // 24: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
 	16, // 25: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
-	34, // 26: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
+	35, // 26: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
 	15, // 27: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
-	35, // 28: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
-	36, // 29: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
-	37, // 30: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
-	38, // 31: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
+	36, // 28: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
+	37, // 29: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
+	38, // 30: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
+	39, // 31: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
 	0,  // 32: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
 	23, // 33: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	39, // 34: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	40, // 35: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	41, // 36: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	31, // 37: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	33, // 38: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
-	30, // 39: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	40, // 34: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	41, // 35: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	42, // 36: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	43, // 37: blixard.v1.History.generations:type_name -> blixard.v1.Generation
+	32, // 38: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	34, // 39: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	31, // 40: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }
@@ -2847,7 +2908,7 @@ func file_blixard_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_log_proto_rawDesc), len(file_blixard_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -2252,8 +2252,6 @@ type VM struct {
 	Pins           *Pins  `protobuf:"bytes,13,opt,name=pins,proto3" json:"pins,omitempty"`
 	// Of this spec; unset until a host has built it.
 	Runner *Runner `protobuf:"bytes,14,opt,name=runner,proto3" json:"runner,omitempty"`
-	// The specs before, the newest last; at most 5.
-	History []*Generation `protobuf:"bytes,15,rep,name=history,proto3" json:"history,omitempty"`
 	// The newest spec counts at once: it is restarted when that is built.
 	RestartWhenBuilt bool `protobuf:"varint,16,opt,name=restart_when_built,json=restartWhenBuilt,proto3" json:"restart_when_built,omitempty"`
 	// Hosts, besides its own, that hold its runner ready.
@@ -2388,13 +2386,6 @@ func (x *VM) GetPins() *Pins {
 func (x *VM) GetRunner() *Runner {
 	if x != nil {
 		return x.Runner
-	}
-	return nil
-}
-
-func (x *VM) GetHistory() []*Generation {
-	if x != nil {
-		return x.History
 	}
 	return nil
 }
@@ -2590,7 +2581,9 @@ type GetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Vm    *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
 	// Name of the node it is placed on; empty when on none.
-	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// The specs before this one, the newest last; at most 5.
+	History       []*Generation `protobuf:"bytes,3,rep,name=history,proto3" json:"history,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2637,6 +2630,13 @@ func (x *GetResponse) GetNode() string {
 		return x.Node
 	}
 	return ""
+}
+
+func (x *GetResponse) GetHistory() []*Generation {
+	if x != nil {
+		return x.History
+	}
+	return nil
 }
 
 type ListRequest struct {
@@ -3300,7 +3300,7 @@ type RollbackRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// One of VM.history; 0 means the newest of them.
+	// One of GetResponse.history; 0 means the newest of them.
 	SpecGeneration uint32 `protobuf:"varint,3,opt,name=spec_generation,json=specGeneration,proto3" json:"spec_generation,omitempty"`
 	// As of Update.
 	Restart       bool `protobuf:"varint,4,opt,name=restart,proto3" json:"restart,omitempty"`
@@ -4019,7 +4019,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x0fspec_generation\x18\t \x01(\rR\x0especGeneration\x12)\n" +
 	"\x10built_generation\x18\n" +
 	" \x01(\rR\x0fbuiltGeneration\x12#\n" +
-	"\rbuild_message\x18\v \x01(\tR\fbuildMessage\"\xac\x05\n" +
+	"\rbuild_message\x18\v \x01(\tR\fbuildMessage\"\x80\x05\n" +
 	"\x02VM\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12&\n" +
@@ -4036,11 +4036,10 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x13assignment_revision\x18\v \x01(\x04R\x12assignmentRevision\x12'\n" +
 	"\x0fspec_generation\x18\f \x01(\rR\x0especGeneration\x12$\n" +
 	"\x04pins\x18\r \x01(\v2\x10.blixard.v1.PinsR\x04pins\x12*\n" +
-	"\x06runner\x18\x0e \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x120\n" +
-	"\ahistory\x18\x0f \x03(\v2\x16.blixard.v1.GenerationR\ahistory\x12,\n" +
+	"\x06runner\x18\x0e \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12,\n" +
 	"\x12restart_when_built\x18\x10 \x01(\bR\x10restartWhenBuilt\x12%\n" +
 	"\x0eprepared_nodes\x18\x11 \x03(\x04R\rpreparedNodes\x12\x14\n" +
-	"\x05fresh\x18\x12 \x01(\bR\x05fresh\"\x8f\x01\n" +
+	"\x05fresh\x18\x12 \x01(\bR\x05freshJ\x04\b\x0f\x10\x10\"\x8f\x01\n" +
 	"\rCreateRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -4052,10 +4051,11 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\n" +
 	"GetRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05stale\x18\x02 \x01(\bR\x05stale\"A\n" +
+	"\x05stale\x18\x02 \x01(\bR\x05stale\"s\n" +
 	"\vGetResponse\x12\x1e\n" +
 	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"\xd7\x01\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x120\n" +
+	"\ahistory\x18\x03 \x03(\v2\x16.blixard.v1.GenerationR\ahistory\"\xd7\x01\n" +
 	"\vListRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -4324,10 +4324,10 @@ var file_blixard_v1_vm_proto_depIdxs = []int32{
 	59, // 41: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
 	22, // 42: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
 	23, // 43: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
-	24, // 44: blixard.v1.VM.history:type_name -> blixard.v1.Generation
-	21, // 45: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
-	28, // 46: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
-	28, // 47: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
+	21, // 44: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
+	28, // 45: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
+	28, // 46: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
+	24, // 47: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
 	57, // 48: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
 	28, // 49: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
 	58, // 50: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry

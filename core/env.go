@@ -1,6 +1,11 @@
 package core
 
 import (
+	"fmt"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
@@ -96,8 +101,34 @@ type Message struct {
 	// Address is where the recipient listens, as far as the sender knows.
 	Address  string
 	Envelope *blixardv1.Envelope
+	// Raft is set when Envelope is to carry a Raft message: it is put there by
+	// Pack, outside of the loop. Its entries are shared with the log and with
+	// other messages, so it may be read at any time, and never changed.
+	Raft *raftpb.Message
 	// State is set when Envelope carries a Raft snapshot: the frozen state, to be
 	// encoded into Envelope.snapshot by the network, outside of the loop. The
 	// network reports what became of it by SnapshotSent.
 	State *cluster.State
+}
+
+// Pack puts the Raft message, encoded, into the envelope, and returns that: what
+// the network sends.
+func (m Message) Pack() *blixardv1.Envelope {
+	if m.Raft != nil {
+		m.Envelope.Body = &blixardv1.Envelope_Raft{Raft: encode(m.Raft)}
+	}
+	return m.Envelope
+}
+
+// Unpack makes an Input of an envelope that came, with its Raft message decoded.
+func Unpack(e *blixardv1.Envelope) (Receive, error) {
+	in := Receive{Envelope: e}
+	if b, ok := e.GetBody().(*blixardv1.Envelope_Raft); ok {
+		in.Raft = &raftpb.Message{}
+		if err := proto.Unmarshal(b.Raft, in.Raft); err != nil {
+			return in, fmt.Errorf("decode a message of Raft: %w", err)
+		}
+		e.Body = nil
+	}
+	return in, nil
 }

@@ -1,6 +1,8 @@
 package core
 
 import (
+	"go.etcd.io/raft/v3/raftpb"
+
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 )
@@ -13,8 +15,14 @@ type Input interface{ input() }
 // only now counts.
 type Tick struct{}
 
-// Receive brings one message. A node takes the envelope over: it may change it.
-type Receive struct{ Envelope *blixardv1.Envelope }
+// Receive brings one message. A node takes it over: it may change it, and keep
+// what it has been given.
+type Receive struct {
+	Envelope *blixardv1.Envelope
+	// Raft is the Raft message that the envelope brought: see Unpack. Undecoded in
+	// the envelope, it is ignored.
+	Raft *raftpb.Message
+}
 
 // PeerLost says that the process of a peer closed its connections: it is dead
 // or restarting. It is a hint, and makes followers of a dead leader campaign.

@@ -121,7 +121,7 @@ func (n *Node) Step(now Time, in Input) (Output, error) {
 		}
 		e := n.self[0]
 		n.self = n.self[1:]
-		n.receive(e)
+		n.receive(Receive{Envelope: e})
 	}
 }
 
@@ -135,7 +135,7 @@ func (n *Node) take(in Input) error {
 			n.host.tick()
 		}
 	case Receive:
-		n.receive(in.Envelope)
+		n.receive(in)
 	case PeerLost:
 		if n.server != nil {
 			n.server.lost(in.Peer)
@@ -170,15 +170,18 @@ func (n *Node) take(in Input) error {
 }
 
 // receive takes a message, if it is for this node of this cluster.
-func (n *Node) receive(e *blixardv1.Envelope) {
+func (n *Node) receive(in Receive) {
+	e := in.Envelope
 	if e.GetClusterId() != n.id.ClusterID || e.Generation != n.id.Generation || e.To != n.id.ID {
 		return
 	}
-	switch body := e.Body.(type) {
-	case *blixardv1.Envelope_Raft:
+	if in.Raft != nil {
 		if n.server != nil {
-			n.server.receive(e)
+			n.server.receive(e, in.Raft)
 		}
+		return
+	}
+	switch body := e.Body.(type) {
 	case *blixardv1.Envelope_Sync:
 		if n.server != nil && body.Sync.GetNodeId() == e.From {
 			n.server.sync(body.Sync)

@@ -31,7 +31,7 @@ func Encode(at Time, in Input) ([]byte, error) {
 	case Tick:
 		r.Kind = "Tick"
 	case Receive:
-		r.Kind, r.Message = "Receive", encode(in.Envelope)
+		r.Kind, r.Message = "Receive", encode(Message{Envelope: proto.CloneOf(in.Envelope), Raft: in.Raft}.Pack())
 	case PeerLost:
 		r.Kind, r.Number = "PeerLost", in.Peer
 	case SnapshotSent:
@@ -76,7 +76,10 @@ func (r *record) input() (Input, error) {
 		return Tick{}, nil
 	case "Receive":
 		e := &blixardv1.Envelope{}
-		return Receive{e}, proto.Unmarshal(r.Message, e)
+		if err := proto.Unmarshal(r.Message, e); err != nil {
+			return nil, err
+		}
+		return Unpack(e)
 	case "PeerLost":
 		return PeerLost{r.Number}, nil
 	case "SnapshotSent":

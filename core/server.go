@@ -93,9 +93,8 @@ func (s *server) tick() {
 }
 
 // receive takes a Raft message.
-func (s *server) receive(e *blixardv1.Envelope) {
-	m := &raftpb.Message{}
-	if err := proto.Unmarshal(e.GetRaft(), m); err != nil || m.GetFrom() != e.From || raft.IsLocalMsg(m.GetType()) {
+func (s *server) receive(e *blixardv1.Envelope, m *raftpb.Message) {
+	if m.GetFrom() != e.From || raft.IsLocalMsg(m.GetType()) {
 		return
 	}
 	if m.GetType() == raftpb.MsgSnap && m.Snapshot != nil {
@@ -370,8 +369,7 @@ func (s *server) changes() []cluster.Change {
 }
 
 func (s *server) sendRaft(m *raftpb.Message) {
-	env := &blixardv1.Envelope{}
-	msg := Message{To: m.GetTo(), Address: s.address(m.GetTo()), Envelope: env}
+	msg := Message{To: m.GetTo(), Address: s.address(m.GetTo()), Envelope: &blixardv1.Envelope{}, Raft: m}
 	if m.GetType() == raftpb.MsgSnap {
 		f := s.frozen
 		if f == nil || f.index != m.GetSnapshot().GetMetadata().GetIndex() {
@@ -381,7 +379,6 @@ func (s *server) sendRaft(m *raftpb.Message) {
 		}
 		msg.State = f.state
 	}
-	env.Body = &blixardv1.Envelope_Raft{Raft: encode(m)}
 	s.send(msg)
 }
 

@@ -125,12 +125,16 @@ func (v *village) step(id uint64, in Input) {
 		v.replies[r.ID] = r
 	}
 	for _, m := range out.Messages {
-		e := proto.Clone(m.Envelope).(*blixardv1.Envelope)
+		e := proto.Clone(m.Pack()).(*blixardv1.Envelope)
 		if m.State != nil {
 			e.Snapshot = encode(m.State.Encode())
 		}
 		if v.nodes[m.To] != nil && !v.cut[id] && !v.cut[m.To] {
-			v.step(m.To, Receive{e})
+			r, err := Unpack(e)
+			if err != nil {
+				v.t.Fatal(err)
+			}
+			v.step(m.To, r)
 		}
 	}
 	for _, a := range out.Actions {
@@ -152,7 +156,7 @@ func describe(out Output) string {
 		}
 	}
 	for _, m := range out.Messages {
-		s += fmt.Sprintf(" to %d %x", m.To, encode(m.Envelope))
+		s += fmt.Sprintf(" to %d %x", m.To, encode(m.Pack()))
 	}
 	for _, a := range out.Actions {
 		s += fmt.Sprintf(" %v %v %v", a.ID, a.Verb, a.Instance)

@@ -117,6 +117,10 @@ func (p *Peers) deliver(e *blixardv1.Envelope, from uint64) error {
 	if e.ClusterId != self.ClusterID || e.To != self.ID {
 		return nil
 	}
-	p.cfg.Deliver(core.Receive{Envelope: e})
+	in, err := core.Unpack(e)
+	if err != nil {
+		return err
+	}
+	p.cfg.Deliver(in)
 	return nil
 }

@@ -97,10 +97,10 @@ func (o *peer) carry(conn net.Conn) {
 	defer idle.Stop()
 	var buf []byte
 	for {
-		for _, e := range o.queue.take() {
+		for _, m := range o.queue.take() {
 			at := len(buf)
 			buf = append(buf, 0, 0, 0, 0)
-			b, err := proto.MarshalOptions{}.MarshalAppend(buf, e)
+			b, err := proto.MarshalOptions{}.MarshalAppend(buf, m.Pack())
 			n := len(b) - at - frameHead
 			if err != nil || n > maxFrame {
 				o.p.cfg.Log.Error("a message to a peer was dropped: it is too big or does not encode", "peer", o.id, "bytes", n, "error", err)

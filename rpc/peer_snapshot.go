@@ -43,7 +43,7 @@ func (p *Peers) carrySnapshot(m core.Message) error {
 	if err != nil {
 		return err
 	}
-	head, err := proto.Marshal(m.Envelope)
+	head, err := proto.Marshal(m.Pack())
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/blixard/blixard/core"
-	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
 // Peers is the channel between nodes; it implements core.Network.
@@ -119,7 +118,7 @@ func (p *Peers) Send(m core.Message) {
 		p.out[m.To] = o
 		p.wg.Go(o.run)
 	}
-	o.queue.push(m.Envelope)
+	o.queue.push(m)
 }
 
 // start runs f unless the channel is closed; Close waits for it.
@@ -158,25 +157,30 @@ func (p *Peers) forget(o *peer) bool {
 // queue holds what waits for a connection.
 type queue struct {
 	mu    sync.Mutex
-	list  []*blixardv1.Envelope
+	list  []core.Message
 	bytes int
 	ready chan struct{} // one token: something was pushed
 }
 
-func weigh(e *blixardv1.Envelope) int {
-	if r := e.GetRaft(); r != nil {
-		return len(r)
+// weigh is about what a message will take. It runs in the node's loop.
+func weigh(m core.Message) int {
+	if m.Raft == nil {
+		return proto.Size(m.Envelope)
 	}
-	return proto.Size(e)
+	n := 64
+	for _, e := range m.Raft.Entries {
+		n += len(e.Data) + 32
+	}
+	return n
 }
 
-func (q *queue) push(e *blixardv1.Envelope) {
+func (q *queue) push(m core.Message) {
 	q.mu.Lock()
-	q.list = append(q.list, e)
-	q.bytes += weigh(e)
+	q.list = append(q.list, m)
+	q.bytes += weigh(m)
 	for len(q.list) > 1 && (len(q.list) > maxQueue || q.bytes > maxQueued) {
 		q.bytes -= weigh(q.list[0])
-		q.list[0] = nil
+		q.list[0] = core.Message{}
 		q.list = q.list[1:]
 	}
 	q.mu.Unlock()
@@ -187,7 +191,7 @@ func (q *queue) push(e *blixardv1.Envelope) {
 }
 
 // take empties the queue.
-func (q *queue) take() []*blixardv1.Envelope {
+func (q *queue) take() []core.Message {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	l := q.list

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/blixard/blixard/core"
@@ -123,10 +124,10 @@ func TestPeersUnderPressure(t *testing.T) {
 	}
 	q := &queue{ready: make(chan struct{}, 1)}
 	for i := range uint64(maxQueue + 10) {
-		q.push(a.to(dead, i).Envelope)
+		q.push(a.to(dead, i))
 	}
-	if l := q.take(); len(l) != maxQueue || l[0].GetSync().Nonce != 10 {
-		t.Errorf("the queue kept %d, from %d", len(l), l[0].GetSync().Nonce)
+	if l := q.take(); len(l) != maxQueue || l[0].Envelope.GetSync().Nonce != 10 {
+		t.Errorf("the queue kept %d, from %d", len(l), l[0].Envelope.GetSync().Nonce)
 	}
 }
 
@@ -176,7 +177,7 @@ func bigState(t *testing.T) *cluster.State {
 func TestSnapshotLetsHeartbeatsPass(t *testing.T) {
 	a, b := newEnd(t, 1, "127.0.0.1:0", nil), newEnd(t, 2, "127.0.0.1:0", nil)
 	m := a.to(b, 0)
-	m.Envelope.Body = &blixardv1.Envelope_Raft{Raft: []byte("snap")}
+	m.Envelope.Body, m.Raft = nil, &raftpb.Message{Type: raftpb.MsgSnap.Enum()}
 	m.State = bigState(t)
 	a.Send(m)
 	var worst time.Duration
@@ -184,8 +185,7 @@ func TestSnapshotLetsHeartbeatsPass(t *testing.T) {
 		begun := time.Now()
 		a.Send(a.to(b, i))
 		in := b.next(t)
-		e := in.(core.Receive).Envelope
-		if e.GetRaft() != nil {
+		if e := in.(core.Receive).Envelope; in.(core.Receive).Raft.GetType() == raftpb.MsgSnap {
 			var got blixardv1.Snapshot
 			if err := proto.Unmarshal(e.Snapshot, &got); err != nil || !proto.Equal(&got, m.State.Encode()) {
 				t.Fatalf("the snapshot is not what was sent: %d bytes, %v", len(e.Snapshot), err)

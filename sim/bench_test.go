@@ -2,9 +2,20 @@ package sim
 
 import (
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
 )
+
+// coreSeconds is the time that this process has had of all cores, its garbage
+// collector's included: what a shared machine does not change.
+func coreSeconds(b *testing.B) float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
+}
 
 // BenchmarkFullSystem is simulated seconds per core-second: three servers,
 // twenty more hosts, 200 VMs, and clients that do about 100 things a second. No
@@ -27,6 +38,7 @@ func BenchmarkFullSystem(b *testing.B) {
 		b.Fatal(w.failure.Promise, w.failure.Text)
 	}
 	done, at := len(w.history), w.now
+	begun := coreSeconds(b)
 	b.ResetTimer()
 	for range b.N {
 		w.RunFor(time.Second)
@@ -35,6 +47,6 @@ func BenchmarkFullSystem(b *testing.B) {
 		b.Fatal(w.failure.Promise, w.failure.Text)
 	}
 	simulated := time.Duration(w.now - at).Seconds()
-	b.ReportMetric(simulated/b.Elapsed().Seconds(), "sim-s/core-s")
+	b.ReportMetric(simulated/(coreSeconds(b)-begun), "sim-s/core-s")
 	b.ReportMetric(float64(len(w.history)-done)/simulated, "ops/s")
 }

@@ -253,7 +253,7 @@ func (w *World) asked(a *ask) {
 		return
 	}
 	a.client.delivery = true
-	w.push(event{at: w.now, kind: evRequest, m: a.server, life: d.life, ref: a})
+	w.atOnce(event{kind: evRequest, m: a.server, life: d.life, ref: a})
 }
 
 // clientLost: the server died with the request.

@@ -175,7 +175,7 @@ func (m *Machine) durable(life uint64) {
 	}
 	seq := m.disk.durable()
 	if !mutant.On("EarlyAck") {
-		m.w.push(event{at: m.w.now, kind: evWrote, m: m, life: life, n: seq})
+		m.w.atOnce(event{kind: evWrote, m: m, life: life, n: seq})
 	}
 }
 

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -25,14 +26,12 @@ func (w *World) mutateRequest(in *core.Request) {
 	}
 }
 
-func (w *World) mutateEnvelope(from, to *Machine, env *blixardv1.Envelope) {
-	switch b := env.GetBody().(type) {
-	case *blixardv1.Envelope_Sync:
-		w.net.nonces[b.Sync.NodeId] = b.Sync.Nonce
-	case *blixardv1.Envelope_Raft:
-		if mutant.On("Misheard") && to.Index == 3 {
-			b.Raft = misheard(b.Raft)
-		}
+func (w *World) mutateMessage(from, to *Machine, msg *core.Message) {
+	if s := msg.Envelope.GetSync(); s != nil {
+		w.net.nonces[s.NodeId] = s.Nonce
+	}
+	if msg.Raft != nil && mutant.On("Misheard") && to.Index == 3 {
+		misheard(msg.Raft)
 	}
 }
 
@@ -53,22 +52,15 @@ func (w *World) mutateFacts(f *blixardv1.HostFacts) *blixardv1.HostFacts {
 }
 
 // misheard changes what the entries of a message create.
-func misheard(raw []byte) []byte {
-	m := &raftpb.Message{}
-	if proto.Unmarshal(raw, m) != nil {
-		return raw
-	}
-	for _, e := range m.Entries {
+func misheard(m *raftpb.Message) {
+	m.Entries = slices.Clone(m.Entries)
+	for i, e := range m.Entries {
 		cmd := &blixardv1.Command{}
 		if proto.Unmarshal(e.Data, cmd) != nil || cmd.GetCreateVm() == nil {
 			continue
 		}
 		cmd.GetCreateVm().Spec.MemoryMib++
-		e.Data, _ = canonical.Marshal(cmd)
+		m.Entries[i] = proto.CloneOf(e)
+		m.Entries[i].Data, _ = canonical.Marshal(cmd)
 	}
-	out, err := canonical.Marshal(m)
-	if err != nil {
-		return raw
-	}
-	return out
 }

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/blixard/blixard/core"
@@ -15,7 +16,9 @@ import (
 // The network carries envelopes between machines, by address. Each may be lost,
 // late, repeated and overtaken. It never changes one, and never brings one to
 // another address than it was sent to. What is delivered is another value than
-// what was sent: Raft keeps and changes what it is given.
+// what was sent: Raft keeps and changes what it is given. Only the entries' data
+// is shared, which nobody may change: that a message arrives as it was sent is
+// looked at.
 type network struct {
 	rand *rand.Rand
 	cut  map[link]int   // directed: >0 means that nothing passes
@@ -47,12 +50,8 @@ func (w *World) send(from *Machine, msg *core.Message) {
 		w.say(from, fmt.Sprintf("sends a snapshot of %d bytes to %s", len(b), to.Name))
 		msg.Envelope.Snapshot = b
 	}
-	w.mutateEnvelope(from, to, msg.Envelope)
-	b, err := canonical.Marshal(msg.Envelope)
-	if err != nil {
-		panic("sim: envelope does not marshal: " + err.Error())
-	}
-	arrives := w.transmit(from, to, b)
+	w.mutateMessage(from, to, msg)
+	arrives := w.transmit(from, to, wrap(msg))
 	if msg.State != nil {
 		n := msg.To << 1
 		if arrives {
@@ -65,9 +64,87 @@ func (w *World) send(from *Machine, msg *core.Message) {
 	}
 }
 
-// transmit sends bytes on their way and says whether any will arrive, as far as
-// can be known now.
-func (w *World) transmit(from, to *Machine, b []byte) bool {
+// packet is a message under way: encoded, but for Raft's, which are many.
+type packet struct {
+	encoded []byte
+	msg     *core.Message // with a message of Raft
+	sum     uint64        // of that
+}
+
+func wrap(msg *core.Message) *packet {
+	if msg.Raft != nil {
+		return &packet{msg: msg, sum: sumOf(msg)}
+	}
+	b, err := canonical.Marshal(msg.Envelope)
+	if err != nil {
+		panic("sim: envelope does not marshal: " + err.Error())
+	}
+	return &packet{encoded: b}
+}
+
+// open is the message as its recipient gets it: its own.
+func (p *packet) open() core.Receive {
+	in := core.Receive{Envelope: &blixardv1.Envelope{}}
+	if p.msg == nil {
+		if err := proto.Unmarshal(p.encoded, in.Envelope); err != nil {
+			panic("sim: envelope does not unmarshal: " + err.Error())
+		}
+		return in
+	}
+	e, m := p.msg.Envelope, p.msg.Raft
+	in.Envelope.ClusterId, in.Envelope.Generation, in.Envelope.From, in.Envelope.To = e.ClusterId, e.Generation, e.From, e.To
+	in.Envelope.Snapshot = e.Snapshot
+	in.Raft = &raftpb.Message{
+		Type: m.Type, To: m.To, From: m.From, Term: m.Term, LogTerm: m.LogTerm, Index: m.Index, Commit: m.Commit,
+		Vote: m.Vote, Reject: m.Reject, RejectHint: m.RejectHint, Context: m.Context,
+	}
+	if m.Snapshot != nil {
+		in.Raft.Snapshot = proto.CloneOf(m.Snapshot)
+	}
+	for _, e := range m.Entries {
+		in.Raft.Entries = append(in.Raft.Entries, &raftpb.Entry{Term: e.Term, Index: e.Index, Type: e.Type, Data: e.Data})
+	}
+	return in
+}
+
+// sumOf is a hash over all of a message of Raft.
+func sumOf(msg *core.Message) uint64 {
+	var t trace
+	m := msg.Raft
+	t.fold(msg.Envelope.GetFrom()<<32 ^ msg.Envelope.GetTo())
+	t.foldBytes(msg.Envelope.Snapshot)
+	t.fold(uint64(m.GetType())<<32 ^ m.GetTo()<<16 ^ m.GetFrom())
+	t.fold(m.GetTerm())
+	t.fold(m.GetLogTerm())
+	t.fold(m.GetIndex())
+	t.fold(m.GetCommit())
+	t.fold(m.GetRejectHint())
+	t.fold(m.GetVote())
+	if m.GetReject() {
+		t.fold(1)
+	}
+	t.foldBytes(m.Context)
+	for _, e := range m.Entries {
+		t.fold(uint64(e.GetType())<<60 ^ e.GetTerm())
+		t.fold(e.GetIndex())
+		t.foldBytes(e.Data)
+	}
+	if meta := m.GetSnapshot().GetMetadata(); meta != nil {
+		t.fold(meta.GetIndex())
+		t.fold(meta.GetTerm())
+		for _, id := range meta.GetConfState().GetVoters() {
+			t.fold(id)
+		}
+		for _, id := range meta.GetConfState().GetLearners() {
+			t.fold(id)
+		}
+	}
+	return t.hash
+}
+
+// transmit sends a packet on its way and says whether any copy will arrive, as
+// far as can be known now.
+func (w *World) transmit(from, to *Machine, p *packet) bool {
 	r, mix := w.net.rand, w.mix
 	l := link{from.Index, to.Index}
 	if w.net.cut[l] > 0 {
@@ -87,26 +164,22 @@ func (w *World) transmit(from, to *Machine, b []byte) bool {
 			at += int64(late)
 		}
 		at = max(at, w.net.clog[l])
-		w.push(event{at: at, kind: evArrive, m: to, n: uint64(from.Index), ref: b})
+		w.push(event{at: at, kind: evArrive, m: to, n: uint64(from.Index), ref: p})
 	}
 	return true
 }
 
 // arrive is a message at its recipient's door.
-func (w *World) arrive(to *Machine, from int, b []byte) {
-	w.trace.foldBytes(b)
+func (w *World) arrive(to *Machine, from int, p *packet) {
+	w.trace.foldBytes(p.encoded)
+	w.trace.fold(p.sum)
+	if p.msg != nil && sumOf(p.msg) != p.sum {
+		w.fail("a message arrives as it was sent", "from n%d to %s: a message of Raft was changed under way", from, to.Name)
+	}
 	if w.net.cut[link{from, to.Index}] > 0 || to.daemon == nil {
 		return
 	}
-	w.push(event{at: w.now, kind: evReceive, m: to, life: to.daemon.life, ref: b})
-}
-
-func decodeEnvelope(b []byte) *blixardv1.Envelope {
-	env := &blixardv1.Envelope{}
-	if err := proto.Unmarshal(b, env); err != nil {
-		panic("sim: envelope does not unmarshal: " + err.Error())
-	}
-	return env
+	w.atOnce(event{kind: evReceive, m: to, life: to.daemon.life, ref: p})
 }
 
 func snapshotOf(s *cluster.State) *blixardv1.Snapshot { return s.Encode() }

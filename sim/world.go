@@ -154,13 +154,7 @@ func (w *World) turn(e event) {
 	if e.m != nil && e.kind < evArrive && !w.reaches(&e) {
 		return
 	}
-	who := uint64(0)
-	if e.m != nil {
-		who = uint64(e.m.Index)
-	}
-	w.trace.events++
-	w.trace.fold(uint64(e.at))
-	w.trace.fold(uint64(e.kind)<<32 | who<<40 | e.n)
+	w.fold(&e)
 	defer func() {
 		if r := recover(); r != nil {
 			w.stepping = nil
@@ -168,6 +162,26 @@ func (w *World) turn(e event) {
 		}
 	}()
 	w.happen(e)
+}
+
+// atOnce lets an event happen that is a consequence of the one that happens now,
+// as its last effect, if whom it is for lives; a stopped daemon puts it aside.
+func (w *World) atOnce(e event) {
+	e.at = w.now
+	if w.reaches(&e) {
+		w.fold(&e)
+		w.happen(e)
+	}
+}
+
+func (w *World) fold(e *event) {
+	who := uint64(0)
+	if e.m != nil {
+		who = uint64(e.m.Index)
+	}
+	w.trace.events++
+	w.trace.fold(uint64(e.at))
+	w.trace.fold(uint64(e.kind)<<32 | who<<40 | e.n)
 }
 
 func name(m *Machine) string {
@@ -209,7 +223,7 @@ func (w *World) happen(e event) {
 		w.push(event{at: w.now + m.tick(), kind: evTick, m: m, life: e.life})
 		m.daemon.step(core.Tick{})
 	case evReceive:
-		w.receive(m, e.ref.([]byte))
+		w.receive(m, e.ref.(*packet))
 	case evPeerLost:
 		w.keep(m, core.PeerLost{Peer: e.n})
 		m.daemon.step(core.PeerLost{Peer: e.n})
@@ -253,7 +267,7 @@ func (w *World) happen(e event) {
 	case evDead:
 		e.ref.(*guest).gone(signaled(int(e.n)))
 	case evArrive:
-		w.arrive(m, int(e.n), e.ref.([]byte))
+		w.arrive(m, int(e.n), e.ref.(*packet))
 	case evEnd:
 		w.end(e.ref.(*ended))
 	case evStrike:
@@ -278,13 +292,13 @@ func (m *Machine) tick() int64 {
 	return int64(float64(m.w.cfg.Tick)/m.clock.rate) + between(m.rand, 0, m.w.cfg.Tick/50)
 }
 
-func (w *World) receive(m *Machine, b []byte) {
-	env := decodeEnvelope(b)
-	w.mutateArrival(env)
-	if env.GetRaft() == nil {
-		w.keep(m, b)
+func (w *World) receive(m *Machine, p *packet) {
+	in := p.open()
+	w.mutateArrival(in.Envelope)
+	if in.Raft == nil {
+		w.keep(m, p.encoded)
 	}
-	m.daemon.step(core.Receive{Envelope: env})
+	m.daemon.step(in)
 }
 
 // stepped looks at a node after its step.

@@ -42,11 +42,22 @@ type Blobs interface {
 	Delete(digest string) error
 }
 
-// Logs is where the consoles of this host's VMs are read.
+// Logs is where the consoles of this host's VMs, and the logs of their builds, are read.
 type Logs interface {
 	// Logs opens the console log of a VM of this host: its last tail bytes (0:
 	// all that is kept), and with follow also what comes, until the VM is
 	// removed from this host or ctx ends. It fails with fs.ErrNotExist when this
 	// host has no log of that VM. Closing the reader ends a Read under way.
 	Logs(ctx context.Context, uid string, follow bool, tail uint64) (io.ReadCloser, error)
+	// BuildLogs opens likewise what the newest build of a VM's runner on this
+	// host said; with follow, until that build has ended.
+	BuildLogs(ctx context.Context, uid string, follow bool, tail uint64) (io.ReadCloser, error)
+}
+
+// Closures is what Nix built for the VMs of this host, for other hosts to copy.
+type Closures interface {
+	// Export writes a store path and all that it refers to as `nix-store
+	// --export` does, and ends early with ctx. It fails with fs.ErrNotExist,
+	// before it has written anything, when this host does not hold that path.
+	Export(ctx context.Context, storePath string, w io.Writer) error
 }

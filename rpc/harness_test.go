@@ -88,8 +88,8 @@ func (w *world) boot(id uint64) {
 		NodeId: id, BootId: fmt.Sprint("boot", id),
 		Facts: &blixardv1.HostFacts{
 			Capacity:    &blixardv1.Resources{Vcpus: 4, MemoryMib: 4096, DiskMib: 10000},
-			Hypervisors: []*blixardv1.HypervisorFact{{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS}},
-			HoldsForks:  true, Level: cluster.Level,
+			Hypervisors: []*blixardv1.HypervisorFact{{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS}, {Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU}},
+			HoldsForks:  true, Nix: true, Level: cluster.Level,
 		}}}})
 }
 
@@ -105,6 +105,9 @@ type node struct {
 	server *Server
 	blobs  *dirBlobs
 	logs   *fakeLogs
+	// What the Config may have.
+	closures Closures
+	checkVM  func(context.Context, *blixardv1.VMSpec) error
 }
 
 func (n *node) Do(ctx context.Context, cmd *blixardv1.Command) (*blixardv1.Response, error) {
@@ -184,11 +187,17 @@ func digestOf(b []byte) string {
 	return hex.EncodeToString(h[:])
 }
 
-// fakeLogs has one console for every uid, once it is written to.
+// fakeLogs has one console for every uid, once it is written to, and a build
+// log that is a console of its own.
 type fakeLogs struct {
-	mu   sync.Mutex
-	text string
-	live *io.PipeReader
+	mu    sync.Mutex
+	text  string
+	live  *io.PipeReader
+	build *fakeLogs
+}
+
+func (l *fakeLogs) BuildLogs(ctx context.Context, uid string, follow bool, tail uint64) (io.ReadCloser, error) {
+	return l.build.Logs(ctx, uid, follow, tail)
 }
 
 func (l *fakeLogs) Logs(_ context.Context, uid string, follow bool, tail uint64) (io.ReadCloser, error) {
@@ -241,8 +250,8 @@ func serve(t *testing.T, tlsOf func(string) *TLS, nodes ...*node) *world {
 	}
 	for i, n := range nodes {
 		n.blobs = &dirBlobs{t.TempDir()}
-		n.logs = &fakeLogs{}
-		n.server = NewServer(Config{Backend: n, Blobs: n.blobs, Logs: n.logs, TLS: tlsOf(n.name), Version: "test"})
+		n.logs = &fakeLogs{build: &fakeLogs{}}
+		n.server = NewServer(Config{Backend: n, Blobs: n.blobs, Logs: n.logs, Closures: n.closures, CheckVM: n.checkVM, TLS: tlsOf(n.name), Version: "test"})
 		go n.server.Serve(listeners[i])
 		t.Cleanup(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)

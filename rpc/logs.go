@@ -29,21 +29,24 @@ func (s vms) logs(ctx context.Context, m *blixardv1.LogsRequest, send func([]byt
 		}
 	}
 	host := view.Node(vm.GetPlacement().GetNodeId())
-	if host == nil {
-		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "",
-			fmt.Sprintf("the VM %s is on no host, so it has no console", vm.Name),
-			"'blixard vm explain "+vm.Name+"' says why")
+	if err := noLogs(vm, host, m.Build); err != nil {
+		return err
 	}
+	q := logsQuery{uid: vm.Uid, build: m.Build, follow: m.Follow, tail: m.TailBytes}
 	var r io.ReadCloser
 	if host.Id == s.cfg.Backend.Status().Identity.ID {
-		r, err = s.openLogs(ctx, vm.Uid, m.Follow, m.TailBytes)
+		r, err = s.openLogs(ctx, q)
 	} else {
-		r, err = s.remoteLogs(ctx, host, vm.Uid, m.Follow, m.TailBytes)
+		r, err = s.remoteLogs(ctx, host, q)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
+		what, follow := "no console yet on %s: it was not started there", "vm logs -f "
+		if m.Build {
+			what, follow = "no build log on %s: nothing was built for it there; what was built elsewhere is copied", "vm logs --build -f "
+		}
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "",
-			fmt.Sprintf("the VM %s has no console yet on %s: it was not started there", vm.Name, host.Name),
-			"wait for it with 'blixard vm logs -f "+vm.Name+"', or see 'blixard vm explain "+vm.Name+"'")
+			fmt.Sprintf("the VM %s has "+what, vm.Name, host.Name),
+			"wait for it with 'blixard "+follow+vm.Name+"', or see 'blixard vm explain "+vm.Name+"'")
 	}
 	if err != nil {
 		return err
@@ -61,18 +64,47 @@ func (s vms) logs(ctx context.Context, m *blixardv1.LogsRequest, send func([]byt
 	return s.pump(ctx, r, send, beat)
 }
 
-// openLogs opens a console of this host. Who follows one that is not there yet
-// waits for it.
-func (s *Server) openLogs(ctx context.Context, uid string, follow bool, tail uint64) (io.ReadCloser, error) {
+// noLogs refuses what can have no such log at all.
+func noLogs(vm *blixardv1.VM, host *blixardv1.Node, build bool) error {
+	what := "so it has no console"
+	if build {
+		if vm.GetSpec().GetNixos() == nil && vm.GetSpec().GetFlake() == nil {
+			return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "",
+				fmt.Sprintf("nothing is built for the VM %s: it boots an image or runs a program", vm.Name),
+				"'blixard vm logs "+vm.Name+"' shows its console")
+		}
+		what = "so nothing is built for it"
+	}
+	if host == nil {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "",
+			fmt.Sprintf("the VM %s is on no host, %s", vm.Name, what), "'blixard vm explain "+vm.Name+"' says why")
+	}
+	return nil
+}
+
+// logsQuery says which log of a VM, and what of it.
+type logsQuery struct {
+	uid           string
+	build, follow bool
+	tail          uint64
+}
+
+// openLogs opens a log of this host. Who follows one that is not there yet waits
+// for it.
+func (s *Server) openLogs(ctx context.Context, q logsQuery) (io.ReadCloser, error) {
 	if s.cfg.Logs == nil {
 		return nil, fs.ErrNotExist
 	}
-	r, err := s.cfg.Logs.Logs(ctx, uid, follow, tail)
-	if !follow || !errors.Is(err, fs.ErrNotExist) {
+	logs := s.cfg.Logs.Logs
+	if q.build {
+		logs = s.cfg.Logs.BuildLogs
+	}
+	r, err := logs(ctx, q.uid, q.follow, q.tail)
+	if !q.follow || !errors.Is(err, fs.ErrNotExist) {
 		return r, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	return &waiting{open: func() (io.ReadCloser, error) { return s.cfg.Logs.Logs(ctx, uid, follow, tail) }, ctx: ctx, cancel: cancel}, nil
+	return &waiting{open: func() (io.ReadCloser, error) { return logs(ctx, q.uid, q.follow, q.tail) }, ctx: ctx, cancel: cancel}, nil
 }
 
 // waiting is a reader of what can only be opened later.

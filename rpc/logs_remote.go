@@ -16,7 +16,7 @@ import (
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
-// Between nodes a console travels as frames: an empty one says that the host is
+// Between nodes a log travels as frames: an empty one says that the host is
 // still there, another begins with what it is.
 const (
 	logsPath = "/blixard.internal/v1/logs"
@@ -28,7 +28,7 @@ const (
 	logsSilent = 12 * time.Second
 )
 
-// serveLogs streams a console of this host to another node.
+// serveLogs streams a log of this host to another node.
 func (s *Server) serveLogs(w http.ResponseWriter, r *http.Request) {
 	if !nodeOnly(w, r, s.cfg.TLS) {
 		return
@@ -39,9 +39,9 @@ func (s *Server) serveLogs(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "tail is no number", http.StatusBadRequest)
 		return
 	}
-	c, err := s.openLogs(r.Context(), q.Get("uid"), q.Get("follow") == "true", tail)
+	c, err := s.openLogs(r.Context(), logsQuery{uid: q.Get("uid"), build: q.Get("build") == "true", follow: q.Get("follow") == "true", tail: tail})
 	if errors.Is(err, fs.ErrNotExist) {
-		http.Error(w, "no console of that VM here", http.StatusNotFound)
+		http.Error(w, "no such log of that VM here", http.StatusNotFound)
 		return
 	}
 	if err != nil {
@@ -69,12 +69,12 @@ func (s *Server) serveLogs(w http.ResponseWriter, r *http.Request) {
 	write(end...)
 }
 
-// remoteLogs reads a console of another host.
-func (s *Server) remoteLogs(ctx context.Context, host *blixardv1.Node, uid string, follow bool, tail uint64) (io.ReadCloser, error) {
+// remoteLogs reads a log of another host.
+func (s *Server) remoteLogs(ctx context.Context, host *blixardv1.Node, q logsQuery) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &remoteLogs{host: host, cancel: cancel, watchdog: time.AfterFunc(logsSilent, cancel)}
 	u := url.URL{Scheme: s.cfg.TLS.scheme(), Host: host.Address, Path: logsPath, RawQuery: url.Values{
-		"uid": {uid}, "follow": {strconv.FormatBool(follow)}, "tail": {strconv.FormatUint(tail, 10)},
+		"uid": {q.uid}, "build": {strconv.FormatBool(q.build)}, "follow": {strconv.FormatBool(q.follow)}, "tail": {strconv.FormatUint(q.tail, 10)},
 	}.Encode()}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
@@ -96,7 +96,7 @@ func (s *Server) remoteLogs(ctx context.Context, host *blixardv1.Node, uid strin
 		return nil, fs.ErrNotExist
 	}
 	why, _ := io.ReadAll(io.LimitReader(resp.Body, 500))
-	return nil, fmt.Errorf("the host %s (%s) cannot show the console: %s (%s)", host.Name, host.Address, bytes.TrimSpace(why), resp.Status)
+	return nil, fmt.Errorf("the host %s (%s) cannot show the log: %s (%s)", host.Name, host.Address, bytes.TrimSpace(why), resp.Status)
 }
 
 type remoteLogs struct {
@@ -149,6 +149,6 @@ func (r *remoteLogs) unreachable(err error) error {
 		err = u.Err // a request of ours tells nobody anything
 	}
 	return refuse(blixardv1.ErrorCode_ERROR_CODE_NO_QUORUM, "",
-		fmt.Sprintf("the console is on the host %s (%s), which cannot be reached: %v", r.host.Name, r.host.Address, err),
+		fmt.Sprintf("the log is on the host %s (%s), which cannot be reached: %v", r.host.Name, r.host.Address, err),
 		"see 'blixard node get "+r.host.Name+"'; once the VM has moved, ask again")
 }

@@ -99,3 +99,49 @@ func TestLogsOfAVMWithoutAHost(t *testing.T) {
 		t.Errorf("%v", stream.Err())
 	}
 }
+
+// What a build said is a log of its own, also while there is no console.
+func TestBuildLogsFromAnyServer(t *testing.T) {
+	a, b := &node{}, &node{}
+	w := serve(t, noTLS, a, b)
+	ctx := t.Context()
+	flake := &blixardv1.VMSpec{Source: &blixardv1.VMSpec_Flake{Flake: &blixardv1.Flake{From: &blixardv1.Flake_Ref{Ref: "github:me/infra"}}}}
+	for name, spec := range map[string]*blixardv1.VMSpec{"web": flake, "run": processSpec()} {
+		if _, err := dial(t, nil, a).VM.Create(ctx, connect.NewRequest(&blixardv1.CreateRequest{Name: name, Spec: spec})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(n *node, req *blixardv1.LogsRequest) (string, error) {
+		stream, err := dial(t, nil, n).VM.Logs(ctx, connect.NewRequest(req))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		for stream.Receive() {
+			out.Write(stream.Msg().Data)
+		}
+		return out.String(), stream.Err()
+	}
+	refused := func(name, want string) {
+		t.Helper()
+		for _, n := range []*node{a, b} {
+			if _, err := read(n, &blixardv1.LogsRequest{Name: name, Build: true}); connect.CodeOf(err) != connect.CodeFailedPrecondition || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s, %s: %v", n.name, name, err)
+			}
+		}
+	}
+	refused("web", "on no host, so nothing is built")
+	refused("run", "nothing is built for the VM run")
+	w.boot(b.id)
+	refused("web", "no build log on n2")
+	b.logs.write("console")
+	b.logs.build.write("building\n")
+	for _, n := range []*node{a, b} {
+		if got, err := read(n, &blixardv1.LogsRequest{Name: "web", Build: true}); got != "building\n" || err != nil {
+			t.Errorf("%s: %q, %v", n.name, got, err)
+		}
+		if got, err := read(n, &blixardv1.LogsRequest{Name: "web"}); got != "console" || err != nil {
+			t.Errorf("%s, its console: %q, %v", n.name, got, err)
+		}
+	}
+}

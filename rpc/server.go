@@ -21,9 +21,14 @@ type Config struct {
 	Backend Backend
 	Blobs   Blobs
 	// Logs may be nil on a node that is no host.
-	Logs  Logs
-	Peers *Peers
-	TLS   *TLS
+	Logs Logs
+	// Closures may be nil where there is no Nix.
+	Closures Closures
+	// CheckVM may be nil. It looks at a spec that core/cluster accepts, for what
+	// only a program like Nix can see; a *Refusal refuses it.
+	CheckVM func(ctx context.Context, spec *blixardv1.VMSpec) error
+	Peers   *Peers
+	TLS     *TLS
 	// Version is the binary's.
 	Version string
 	// Log may be nil.
@@ -95,6 +100,7 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle(grpcreflect.NewHandlerV1(reflector))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
 	mux.HandleFunc(logsPath, s.serveLogs)
+	mux.HandleFunc(closurePath, s.serveClosure)
 	if s.cfg.Peers != nil {
 		mux.Handle(peerPath, s.cfg.Peers)
 	}

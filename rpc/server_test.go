@@ -360,3 +360,36 @@ func TestClientLeaves(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What only a program can see of a spec is asked before anything is proposed.
+func TestSpecIsLookedAt(t *testing.T) {
+	n := &node{}
+	n.checkVM = func(_ context.Context, spec *blixardv1.VMSpec) error {
+		if spec.GetProcess().GetArgv()[0] == "/bad" {
+			return refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "spec.process", "line 3: syntax error", "correct it")
+		}
+		return nil
+	}
+	w := serve(t, noTLS, n)
+	w.boot(n.id)
+	c := dial(t, nil, n)
+	bad := processSpec()
+	bad.GetProcess().Argv[0] = "/bad"
+	refused := func(err error) {
+		t.Helper()
+		if d, _ := Refused(err); connect.CodeOf(err) != connect.CodeInvalidArgument || d.GetField() != "spec.process" || d.GetMessage() != "line 3: syntax error" {
+			t.Error(err)
+		}
+	}
+	before := len(w.cmds)
+	_, err := c.VM.Create(t.Context(), connect.NewRequest(&blixardv1.CreateRequest{Name: "web", Spec: bad}))
+	refused(err)
+	_, err = c.VM.Update(t.Context(), connect.NewRequest(&blixardv1.UpdateRequest{Name: "web", Spec: bad, ValidateOnly: true}))
+	refused(err)
+	if len(w.cmds) != before {
+		t.Errorf("%d commands", len(w.cmds)-before)
+	}
+	if _, err := c.VM.Create(t.Context(), connect.NewRequest(&blixardv1.CreateRequest{Name: "web", Spec: processSpec()})); err != nil {
+		t.Error(err)
+	}
+}

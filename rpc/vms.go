@@ -17,12 +17,21 @@ type vms struct{ *Server }
 
 func (s vms) Create(ctx context.Context, req *connect.Request[blixardv1.CreateRequest]) (*connect.Response[blixardv1.CreateResponse], error) {
 	m := req.Msg
-	if err := check(cluster.ValidateVM(m.Name, m.Spec)); err != nil {
+	if err := s.acceptable(ctx, m.Name, m.Spec); err != nil {
 		return answer[blixardv1.CreateResponse](nil, "", err)
 	}
 	resp, id, err := s.mutate(ctx, m.RequestId, &blixardv1.Command{Op: &blixardv1.Command_CreateVm{
 		CreateVm: &blixardv1.CreateVMOp{Name: m.Name, Spec: m.Spec, ValidateOnly: m.ValidateOnly}}})
 	return answer(&blixardv1.CreateResponse{Vm: resp.GetVm()}, id, err)
+}
+
+// acceptable refuses a spec as early as can be: what Apply would refuse too, and
+// what it cannot see.
+func (s vms) acceptable(ctx context.Context, name string, spec *blixardv1.VMSpec) error {
+	if err := check(cluster.ValidateVM(name, spec)); err != nil || s.cfg.CheckVM == nil {
+		return err
+	}
+	return s.cfg.CheckVM(ctx, spec)
 }
 
 func (s vms) Delete(ctx context.Context, req *connect.Request[blixardv1.DeleteRequest]) (*connect.Response[blixardv1.DeleteResponse], error) {

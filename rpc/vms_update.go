@@ -13,7 +13,7 @@ import (
 
 func (s vms) Update(ctx context.Context, req *connect.Request[blixardv1.UpdateRequest]) (*connect.Response[blixardv1.UpdateResponse], error) {
 	m := req.Msg
-	if err := check(cluster.ValidateVM(m.Name, m.Spec)); err != nil {
+	if err := s.acceptable(ctx, m.Name, m.Spec); err != nil {
 		return answer[blixardv1.UpdateResponse](nil, "", err)
 	}
 	resp, id, err := s.mutate(ctx, m.RequestId, &blixardv1.Command{Op: &blixardv1.Command_UpdateVm{

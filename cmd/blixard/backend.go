@@ -66,6 +66,11 @@ func (d *daemon) Logs(ctx context.Context, uid string, follow bool, tail uint64)
 	return r, err
 }
 
+// BuildLogs has nothing to show while nothing is built.
+func (d *daemon) BuildLogs(context.Context, string, bool, uint64) (io.ReadCloser, error) {
+	return nil, fs.ErrNotExist
+}
+
 func (d *daemon) Init(ctx context.Context, req *blixardv1.InitRequest) (*blixardv1.InitResponse, error) {
 	d.life.Lock()
 	defer d.life.Unlock()

@@ -2,25 +2,28 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/blixard/blixard/core/cluster"
 	"github.com/blixard/blixard/nixflake"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
 // What Nix is given can be looked at without a cluster: these commands ask
 // nobody. What a spec names is read here, and put where the daemon would put
 // the artifact.
 
-func (c *VMRenderCmd) Run(g *Globals, t *terminal) error {
+func (c *VMRenderCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	dir, err := g.folder()
 	if err != nil {
 		return err
@@ -37,12 +40,16 @@ func (c *VMRenderCmd) Run(g *Globals, t *terminal) error {
 		}
 		pins.Lock = string(b)
 	}
+	parser := findParser(c.Nix, slog.New(slog.DiscardHandler))
+	if c.Nix != "" && parser == nil {
+		return usagef("--nix %s: there is no nix-instantiate beside it", c.Nix)
+	}
 	for _, d := range drafts {
 		to := dir
 		if len(drafts) > 1 {
 			to = filepath.Join(dir, d.name)
 		}
-		if err := c.render(d, pins, to); err != nil {
+		if err := c.render(ctx, d, pins, parser, to); err != nil {
 			return fmt.Errorf("VM %s: %w", d.name, err)
 		}
 		fmt.Fprintf(t.out, "%s: nix build '%s#packages.x86_64-linux.%s'\n", d.name, "path:"+to, d.name)
@@ -50,13 +57,13 @@ func (c *VMRenderCmd) Run(g *Globals, t *terminal) error {
 	return nil
 }
 
-func (c *VMRenderCmd) render(d *draft, pins nixflake.Pins, dir string) error {
+func (c *VMRenderCmd) render(ctx context.Context, d *draft, pins nixflake.Pins, parser *parser, dir string) error {
 	contents, err := d.readLocally()
 	if err != nil {
 		return err
 	}
 	if bad := cluster.ValidateVM(d.name, d.spec); bad != nil {
-		return &failure{code: exitUsage, what: bad.GetField() + ": " + bad.GetMessage(), next: bad.GetAdvice()}
+		return refused(bad)
 	}
 	uid := c.UID
 	if uid == "" {
@@ -69,7 +76,22 @@ func (c *VMRenderCmd) render(d *draft, pins nixflake.Pins, dir string) error {
 	if err != nil {
 		return err
 	}
+	if parser != nil {
+		err := parser.parse(ctx, nixflake.InlineModules(files))
+		var bad *syntaxError
+		if errors.As(err, &bad) {
+			return refused(bad.refusal())
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return writeFiles(dir, files, contents)
+}
+
+// refused is a refusal that came from no server.
+func refused(e *blixardv1.Error) *failure {
+	return &failure{code: exitUsage, what: e.GetField() + ": " + e.GetMessage(), next: e.GetAdvice()}
 }
 
 func (c *ModulesCmd) Run(g *Globals, t *terminal) error {

@@ -35,6 +35,7 @@ type ServeCmd struct {
 	Memory    uint64            `env:"BLIXARD_MEMORY_MIB" placeholder:"MIB" help:"Offer so much memory (all but a reserve)."`
 	Disk      uint64            `env:"BLIXARD_DISK_MIB" placeholder:"MIB" help:"Offer so much disk (what is free)."`
 	Label     map[string]string `env:"BLIXARD_LABELS" mapsep:"," placeholder:"KEY=VALUE" help:"A label that VMs can require. May be repeated."`
+	Nix       string            `env:"BLIXARD_NIX" placeholder:"FILE" help:"The nix program that builds NixOS VMs (the one in PATH, if any)."`
 	LogLevel  string            `env:"BLIXARD_LOG_LEVEL" placeholder:"LEVEL" help:"debug, info, warn or error (info)."`
 	LogFormat string            `env:"BLIXARD_LOG_FORMAT" placeholder:"FORMAT" help:"text or json (text)."`
 }
@@ -59,7 +60,10 @@ type Config struct {
 	TLS      TLSConfig         `toml:"tls"`
 	Capacity CapacityConfig    `toml:"capacity"`
 	Labels   map[string]string `toml:"labels"`
-	Log      LogConfig         `toml:"log"`
+	// Nix is the nix program, with its others (nix-store) beside it; empty: the
+	// one in PATH. Where there is none, the host runs no NixOS VMs.
+	Nix string    `toml:"nix"`
+	Log LogConfig `toml:"log"`
 }
 
 // TLSConfig names three PEM files; all or none.
@@ -106,6 +110,7 @@ func (c *ServeCmd) config(g *Globals) (*Config, error) {
 	set(&cfg.Capacity.Vcpus, c.Vcpus)
 	set(&cfg.Capacity.MemoryMib, c.Memory)
 	set(&cfg.Capacity.DiskMib, c.Disk)
+	set(&cfg.Nix, c.Nix)
 	set(&cfg.Log.Level, c.LogLevel)
 	set(&cfg.Log.Format, c.LogFormat)
 	if len(c.Role) > 0 {
@@ -162,7 +167,10 @@ func (c *Config) defaults() (err error) {
 	}
 	c.DataDir = or(c.DataDir, "/var/lib/blixard")
 	c.RunDir = or(c.RunDir, runner.DefaultRunRoot())
-	for _, d := range []*string{&c.DataDir, &c.RunDir} {
+	for _, d := range []*string{&c.DataDir, &c.RunDir, &c.Nix} {
+		if *d == "" {
+			continue // no Nix is named
+		}
 		if *d, err = filepath.Abs(*d); err != nil {
 			return err
 		}
@@ -210,6 +218,9 @@ func (c *Config) validate() error {
 	}
 	if n := len(slices.DeleteFunc([]string{c.TLS.Cert, c.TLS.Key, c.TLS.CA}, func(s string) bool { return s == "" })); n != 0 && n != 3 {
 		return usagef("tls: cert, key and ca go together; %d of them are given", n)
+	}
+	if c.Nix != "" && findParser(c.Nix, nil) == nil {
+		return usagef("nix %s: there is no nix-instantiate beside it; name the nix program of an installed Nix, or leave it out for the one in PATH", c.Nix)
 	}
 	if _, err := c.Log.logger(io.Discard); err != nil {
 		return err

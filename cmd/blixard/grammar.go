@@ -144,6 +144,7 @@ type VMRenderCmd struct {
 	Microvm        string `placeholder:"FLAKE" help:"Where microvm.nix is."`
 	BlixardModules string `placeholder:"FLAKE" help:"Where our modules are (written beside the flake)."`
 	Lock           string `placeholder:"FILE" help:"A flake.lock to go with it."`
+	Nix            string `env:"BLIXARD_NIX" placeholder:"FILE" help:"The nix that parses inline modules (the one in PATH, if any)."`
 }
 
 type ModulesCmd struct{}

@@ -83,7 +83,10 @@ func (o *Operation) String() string {
 type client struct {
 	index    int
 	w        *World
-	rand     *rand.Rand
+	choice   *rand.Rand // what it wants, and when
+	luck     rand.PCG   // of the operation under way, so that leaving one out changes no other
+	rand     *rand.Rand // draws from luck
+	wishes   []Ask      // for when it is no longer busy
 	skew     int64
 	lastUUID int64
 	op       *Operation
@@ -111,15 +114,23 @@ const (
 
 func (w *World) newClient(random bool) *client {
 	c := &client{index: len(w.clients), w: w, random: random}
-	c.rand = w.chance.stream(fmt.Sprintf("client%d", c.index))
-	c.skew = between(c.rand, -time.Hour, time.Hour)
+	c.choice, c.rand = w.chance.stream(fmt.Sprintf("client%d", c.index)), rand.New(&c.luck)
+	c.skew = between(c.choice, -time.Hour, time.Hour)
 	w.clients = append(w.clients, c)
 	return c
 }
 
-// think waits a while and does the next thing.
+// think waits a while and does the next thing; in a story, what is written.
 func (c *client) think() {
-	after := tail(c.rand, c.w.mix.Think, 20*c.w.mix.Think)
+	if c.w.cfg.Script != nil {
+		if len(c.wishes) > 0 && c.w.phase == safety {
+			next := c.wishes[0]
+			c.wishes = c.wishes[1:]
+			next.strike(c.w)
+		}
+		return
+	}
+	after := tail(c.choice, c.w.mix.Think, 20*c.w.mix.Think)
 	c.w.push(event{at: c.w.now + after, kind: evClient, ref: c})
 }
 
@@ -128,16 +139,17 @@ func (c *client) next() {
 		return
 	}
 	m := c.w.mix
-	name := fmt.Sprintf("vm%d", c.rand.IntN(m.Names))
+	name := fmt.Sprintf("vm%d", c.choice.IntN(m.Names))
 	op := &Operation{Verb: c.verb(), Name: name}
 	if op.Verb == Create {
 		op.Spec = c.spec()
 	}
+	c.w.decided(Ask{c.index, op.Verb, op.Name, op.Spec})
 	c.begin(op, nil)
 }
 
 func (c *client) verb() Verb {
-	x := c.rand.IntN(100)
+	x := c.choice.IntN(100)
 	for _, v := range []struct {
 		verb   Verb
 		weight int
@@ -151,23 +163,23 @@ func (c *client) verb() Verb {
 
 func (c *client) spec() *blixardv1.VMSpec {
 	s := &blixardv1.VMSpec{
-		Vcpus: uint32(1 + c.rand.IntN(2)), MemoryMib: uint64(256 << c.rand.IntN(4)),
+		Vcpus: uint32(1 + c.choice.IntN(2)), MemoryMib: uint64(256 << c.choice.IntN(4)),
 		Source:      &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/vm"}}},
 		Restart:     blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS,
-		OnHostLoss:  pick(c.rand, blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE, blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE, blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT),
-		StopGraceMs: uint32(between(c.rand, 1, 6)) * 1000,
-		Priority:    int32(c.rand.IntN(3)),
+		OnHostLoss:  pick(c.choice, blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE, blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE, blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT),
+		StopGraceMs: uint32(between(c.choice, 1, 6)) * 1000,
+		Priority:    int32(c.choice.IntN(3)),
 		Hypervisor:  blixardv1.Hypervisor_HYPERVISOR_PROCESS,
 		Labels:      map[string]string{"a": "1", "b": "2", "client": fmt.Sprint(c.index)},
 		Require:     nil,
 	}
-	switch c.rand.IntN(10) {
+	switch c.choice.IntN(10) {
 	case 0:
 		s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_NEVER
 	case 1:
 		s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE
 	case 2:
-		s.LeaseMs = c.w.settings.GetLeaseMs() + uint32(c.rand.IntN(10))*1000
+		s.LeaseMs = c.w.settings.GetLeaseMs() + uint32(c.choice.IntN(10))*1000
 	}
 	return s
 }
@@ -175,6 +187,7 @@ func (c *client) spec() *blixardv1.VMSpec {
 // begin starts an operation; done, if any, is called with its end.
 func (c *client) begin(op *Operation, done func(*Operation)) {
 	op.Client, op.Call = c.index, c.w.now
+	c.luck.Seed(c.w.cfg.Seed, mix(uint64(c.w.now)^uint64(c.index)<<56))
 	c.op, c.done, c.attempts, c.delivery = op, done, 0, false
 	c.w.history = append(c.w.history, op)
 	c.w.keep(nil, op.String())

@@ -17,10 +17,17 @@ type Config struct {
 	Settings       *blixardv1.Settings
 	Mix            *Mix
 	Tick           time.Duration
-	// Script strikes with these faults instead of drawn ones; nil: drawn.
+	// Script is all that goes wrong and all that clients do, in the order of
+	// time, and nothing of that is drawn; nil: drawn.
 	Script []Strike
-	// Until ends the run at a time, unjudged; 0: after the judgement.
-	Until time.Duration
+	// Record keeps every decision, so that the run can be written down.
+	Record bool
+	// Until and UntilEvent end the run at a time, or after so many events, before
+	// any judgement of the end; 0: after the judgement.
+	Until      time.Duration
+	UntilEvent uint64
+	// Profile is where the rest came from: see swarm.go.
+	Profile string
 	// Mutant plants a bug by its name, in a build that carries them: see package
 	// sim/mutants.
 	Mutant string
@@ -28,12 +35,14 @@ type Config struct {
 	Log io.Writer
 }
 
+const standardTick = 100 * time.Millisecond
+
 func (c *Config) complete() {
 	if c.Servers == 0 {
 		c.Servers = 3
 	}
 	if c.Tick == 0 {
-		c.Tick = 100 * time.Millisecond
+		c.Tick = standardTick
 	}
 	if c.Mix == nil {
 		m := calm()
@@ -44,22 +53,4 @@ func (c *Config) complete() {
 		panic("sim: " + err.Error())
 	}
 	c.Settings = settings
-}
-
-// Swarm draws a whole configuration from a seed.
-func Swarm(seed uint64) Config {
-	c := Config{Seed: seed}
-	r := chance{seed}.stream("swarm")
-	c.Servers = pick(r, 1, 3, 3, 3, 3, 5)
-	c.Hosts = pick(r, 0, 0, 1, 2, 4)
-	mix := drawMix(r)
-	c.Mix = &mix
-	lease := uint32(between(r, 6, 15)) * 1000
-	c.Settings = &blixardv1.Settings{
-		LeaseMs: lease, RenewMs: lease / uint32(3+r.IntN(4)),
-		LongLeaseMs:    uint32(between(r, 30, 90)) * 1000,
-		DedupeWindowMs: uint32(between(r, 60, 600)) * 1000,
-	}
-	c.complete()
-	return c
 }

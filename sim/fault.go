@@ -58,8 +58,15 @@ func ParseFault(s string) (Fault, error) {
 	if len(words) == 0 {
 		return nil, fmt.Errorf("fault %q: want (Name field ...)", s)
 	}
-	if slices.Contains(mishapNames, words[0]) {
-		f, err := parseMishap(words)
+	var parse func([]string) (Fault, error)
+	switch {
+	case slices.Contains(mishapNames, words[0]):
+		parse = parseMishap
+	case words[0] == "Ask":
+		parse = parseAsk
+	}
+	if parse != nil {
+		f, err := parse(words)
 		if err != nil {
 			return nil, fmt.Errorf("fault %q: %w", s, err)
 		}

@@ -28,7 +28,7 @@ func judgeRest(w *World) {
 		Vcpus: 1, MemoryMib: 32, Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS,
 		Source: &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/vm"}}},
 	}})
-	if w.failure != nil {
+	if w.over() {
 		return
 	}
 	w.judges.judged["rest"]++
@@ -38,7 +38,7 @@ func judgeRest(w *World) {
 	}
 	var why []string
 	limit := restsWithin(w.settings)
-	for deadline := w.now + int64(limit); w.now < deadline && w.failure == nil; w.RunFor(time.Second) {
+	for deadline := w.now + int64(limit); w.now < deadline && !w.over(); w.RunFor(time.Second) {
 		if why = w.unrest(); len(why) == 0 {
 			w.say(nil, "the world is at rest")
 			return

@@ -13,16 +13,17 @@ type Failure struct {
 	Promise string
 	Text    string
 	At      time.Duration
+	Event   uint64
 	Last    []string
 }
 
 // fail stops the world. Only the first failure counts: what follows may be its
 // consequence.
 func (w *World) fail(promise, format string, args ...any) {
-	if w.failure != nil {
+	if w.over() {
 		return
 	}
-	f := &Failure{Promise: promise, Text: fmt.Sprintf(format, args...), At: time.Duration(w.now)}
+	f := &Failure{Promise: promise, Text: fmt.Sprintf(format, args...), At: time.Duration(w.now), Event: w.trace.events}
 	for _, l := range w.trace.lines(30) {
 		f.Last = append(f.Last, l.String())
 	}
@@ -35,6 +36,8 @@ func (w *World) Failure() *Failure { return w.failure }
 // Result is what became of a run.
 type Result struct {
 	Seed      uint64         `json:"seed"`
+	Profile   string         `json:"profile"`
+	Mutant    string         `json:"mutant,omitempty"`
 	Hash      uint64         `json:"hash"`
 	Events    uint64         `json:"events"`
 	Steps     uint64         `json:"steps"`
@@ -60,7 +63,7 @@ func (w *World) run() {
 		}
 	}()
 	w.Found()
-	if w.failure != nil {
+	if w.over() {
 		return
 	}
 	w.phase = safety
@@ -72,14 +75,13 @@ func (w *World) run() {
 		w.nextStrike()
 	}
 	for _, s := range w.cfg.Script {
+		if _, armed := s.Fault.(Mishap); armed {
+			continue
+		}
 		w.push(event{at: max(w.now, int64(s.At)), kind: evStrike, ref: s.Fault})
 	}
-	span := w.mix.Safety
-	if w.cfg.Until > 0 {
-		span = min(span, w.cfg.Until-time.Duration(w.now))
-	}
-	w.RunFor(span)
-	if w.failure != nil || w.cfg.Until > 0 {
+	w.RunFor(w.mix.Safety)
+	if w.over() {
 		return
 	}
 	w.Heal()
@@ -89,18 +91,18 @@ func (w *World) run() {
 // Rest judges a healed world once it has come to rest.
 func (w *World) Rest() {
 	judgeRest(w)
-	if w.failure != nil {
+	if w.over() {
 		return
 	}
 	for i := range w.mix.Names {
-		if w.failure == nil {
+		if !w.over() {
 			w.Do(&Operation{Verb: Get, Name: fmt.Sprintf("vm%d", i)})
 		}
 	}
-	if w.failure == nil {
+	if !w.over() {
 		judgeHistories(w)
 	}
-	if leader := w.Leader(); w.failure == nil && leader != nil {
+	if leader := w.Leader(); !w.over() && leader != nil {
 		judgeAcknowledged(w, leader.daemon.node.View())
 	}
 }
@@ -108,7 +110,7 @@ func (w *World) Rest() {
 // Result may be asked for at any time.
 func (w *World) Result() Result {
 	r := Result{
-		Seed: w.cfg.Seed, Hash: w.trace.hash, Events: w.trace.events, Steps: w.steps,
+		Seed: w.cfg.Seed, Profile: w.cfg.Profile, Mutant: w.cfg.Mutant, Hash: w.trace.hash, Events: w.trace.events, Steps: w.steps,
 		Simulated: time.Duration(w.now), Faults: w.counts, Judged: w.judges.counts(), Failure: w.failure,
 	}
 	for _, s := range w.struck {
@@ -117,7 +119,8 @@ func (w *World) Result() Result {
 	return r
 }
 
-// Report writes a failure for people.
+// Report writes a failure for people: where it happened, and the command that
+// repeats it. commit is of the code that ran.
 func (r Result) Report(out io.Writer, commit string) {
 	f := r.Failure
 	if f == nil {
@@ -126,9 +129,24 @@ func (r Result) Report(out io.Writer, commit string) {
 	if commit == "" {
 		commit = "unknown"
 	}
+	list := func(title string, lines []string) {
+		fmt.Fprintf(out, "%s:\n  %s\n\n", title, strings.Join(lines, "\n  "))
+	}
 	fmt.Fprintf(out, "BROKEN: %s\n\n%s\n\n", f.Promise, f.Text)
-	fmt.Fprintf(out, "the faults that struck:\n  %s\n\n", strings.Join(r.Struck, "\n  "))
-	fmt.Fprintf(out, "the last inputs:\n  %s\n\n", strings.Join(f.Last, "\n  "))
-	fmt.Fprintf(out, "seed %d, commit %s, at %v, trace hash %016x\n", r.Seed, commit, f.At, r.Hash)
-	fmt.Fprintf(out, "again: go test ./sim -run TestSeeds -seed=%d -v\n", r.Seed)
+	list("the faults that struck", r.Struck)
+	list(fmt.Sprintf("the last %d inputs", len(f.Last)), f.Last)
+	fmt.Fprintf(out, "seed %d, profile %s, commit %s, at %v, event %d, trace hash %016x\n", r.Seed, r.Profile, commit, f.At, f.Event, r.Hash)
+	fmt.Fprintf(out, "again: %s\n", r.Command())
+}
+
+// Command is what repeats a run.
+func (r Result) Command() string {
+	profile := ""
+	if r.Profile != standardProfile {
+		profile = " -profile=" + r.Profile
+	}
+	if r.Mutant != "" {
+		return fmt.Sprintf("go run ./cmd/blixard-sim run -seed=%d%s -mutant=%s", r.Seed, profile, r.Mutant)
+	}
+	return fmt.Sprintf("go test ./sim -run TestSeeds -seed=%d%s -v", r.Seed, profile)
 }

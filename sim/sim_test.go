@@ -1,10 +1,12 @@
 package sim
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,35 +16,53 @@ var (
 	oneSeed = flag.Uint64("seed", 0, "run this seed only, and with -v print its trace hash")
 	seeds   = flag.Uint64("seeds", 60, "how many seeds TestSeeds runs")
 	first   = flag.Uint64("first", 1, "the first of them")
-	until   = flag.Duration("until", 0, "stop the seed at this simulated time, before any judgement of the end")
+	profile = flag.String("profile", "", "the kind of world: swarm, base, calm, or one with some faults only, as base:Isolate,Drop; empty: both swarm and base")
+	until   = flag.String("until", "", "stop a seed after so many events (1234) or at a simulated time (12.5s), before any judgement of the end")
 	words   = flag.Bool("words", false, "print every line of what happens")
 )
 
-func configOf(seed uint64) Config {
-	cfg := Swarm(seed)
+func configOf(t *testing.T, profile string, seed uint64) Config {
+	t.Helper()
+	cfg, err := Profile(profile, seed)
+	if err == nil && *until != "" {
+		if cfg.UntilEvent, err = strconv.ParseUint(*until, 10, 64); err != nil {
+			cfg.Until, err = time.ParseDuration(*until)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	if *words {
 		cfg.Log = os.Stdout
 	}
 	return cfg
 }
 
-func runSeed(t *testing.T, seed uint64) Result {
+func runSeed(t *testing.T, profile string, seed uint64) Result {
 	t.Helper()
-	cfg := configOf(seed)
-	cfg.Until = *until
-	r := Run(cfg)
+	r := Run(configOf(t, profile, seed))
 	if r.Failure != nil {
 		var b strings.Builder
-		r.Report(&b, os.Getenv("BLIXARD_COMMIT"))
+		r.Report(&b, commit())
 		t.Error(b.String())
 	}
 	return r
 }
 
-// TestSeeds runs whole clusters, each from its seed.
+// commit of the code that is tested; a star when files have changed since.
+func commit() string {
+	out, err := exec.Command("git", "describe", "--always", "--abbrev=12", "--dirty=*", "--exclude=*").Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// TestSeeds runs whole clusters, each from its seed: most of the swarm, and a
+// quarter as many of the base mix.
 func TestSeeds(t *testing.T) {
 	if *oneSeed != 0 {
-		r := runSeed(t, *oneSeed)
+		r := runSeed(t, cmp.Or(*profile, "swarm"), *oneSeed)
 		t.Logf("trace hash: %016x", r.Hash)
 		t.Logf("%v simulated, %d events, faults %v, judged %v", r.Simulated, r.Events, r.Faults, r.Judged)
 		return
@@ -51,12 +71,63 @@ func TestSeeds(t *testing.T) {
 	if testing.Short() {
 		n = min(n, 3)
 	}
-	for seed := *first; seed < *first+n; seed++ {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			start := time.Now()
-			r := runSeed(t, seed)
-			t.Logf("%v simulated in %v, %d events", r.Simulated, time.Since(start).Round(time.Millisecond), r.Events)
-		})
+	run := func(profile string, n uint64) {
+		for seed := *first; seed < *first+n; seed++ {
+			t.Run(fmt.Sprintf("%s/%d", profile, seed), func(t *testing.T) {
+				start := time.Now()
+				r := runSeed(t, profile, seed)
+				t.Logf("%v simulated in %v, %d events", r.Simulated, time.Since(start).Round(time.Millisecond), r.Events)
+			})
+		}
+	}
+	if *profile != "" {
+		run(*profile, n)
+		return
+	}
+	run("swarm", n-n/4)
+	run("base", n/4)
+}
+
+// A run that is stopped early is the beginning of the whole run.
+func TestUntil(t *testing.T) {
+	if *oneSeed != 0 {
+		t.Skip("a child")
+	}
+	var b strings.Builder
+	cfg := Swarm(3)
+	cfg.Log = &b
+	whole := Run(cfg)
+	for _, stop := range []Config{{UntilEvent: 500}, {UntilEvent: whole.Events - 100}, {Until: 3 * time.Second}, {Until: whole.Simulated / 2}} {
+		var some strings.Builder
+		cfg := Swarm(3)
+		cfg.Log, cfg.Until, cfg.UntilEvent = &some, stop.Until, stop.UntilEvent
+		r := Run(cfg)
+		if r.Failure != nil {
+			t.Fatalf("until %v/%d: %s: %s", stop.Until, stop.UntilEvent, r.Failure.Promise, r.Failure.Text)
+		}
+		if stop.Until != r.Simulated && stop.UntilEvent != r.Events {
+			t.Errorf("until %v/%d: it ran to %v, %d events", stop.Until, stop.UntilEvent, r.Simulated, r.Events)
+		}
+		if some.Len() == 0 || !strings.HasPrefix(b.String(), some.String()) {
+			t.Errorf("until %v/%d: another run", stop.Until, stop.UntilEvent)
+		}
+	}
+}
+
+// What is said of a failure is enough to repeat it.
+func TestReport(t *testing.T) {
+	r := Result{Seed: 7, Profile: "base:Drop", Hash: 0xabc, Struck: []string{"1s (Drop n1>n2)"}, Failure: &Failure{
+		Promise: "never two copies", Text: "VM 1-2 has 2", At: 3 * time.Second, Event: 99, Last: []string{"2s n1 orders"},
+	}}
+	var b strings.Builder
+	r.Report(&b, "c0ffee")
+	for _, want := range []string{
+		"BROKEN: never two copies", "VM 1-2 has 2", "1s (Drop n1>n2)", "2s n1 orders", "seed 7", "commit c0ffee", "event 99", "at 3s",
+		"go test ./sim -run TestSeeds -seed=7 -profile=base:Drop -v",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the report does not say %q:\n%s", want, b.String())
+		}
 	}
 }
 

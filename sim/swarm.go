@@ -1,9 +1,103 @@
 package sim
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
 	"time"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
+
+// A profile is a kind of world; a seed makes one of that kind.
+var profiles = map[string]func(seed uint64) Config{"swarm": Swarm, "base": Base, "calm": Calm}
+
+const standardProfile = "swarm"
+
+// Profile makes the world of a seed. The name is swarm, base or calm, and may be
+// followed by the only faults that are to strike: base:Isolate,Drop.
+func Profile(name string, seed uint64) (Config, error) {
+	kind, only, some := strings.Cut(name, ":")
+	draw := profiles[kind]
+	if draw == nil {
+		return Config{}, fmt.Errorf("there is no profile %q: swarm, base and calm are, and base:Isolate,Drop is base with those faults only", kind)
+	}
+	c := draw(seed)
+	c.Profile = name
+	if !some {
+		return c, nil
+	}
+	names := strings.Split(only, ",")
+	for _, name := range names {
+		if !slices.Contains(faultNames, name) && !slices.Contains(mishapNames, name) {
+			return Config{}, fmt.Errorf("there is no fault %q", name)
+		}
+	}
+	c.Mix.only(names)
+	return c, nil
+}
+
+// only leaves out every fault but those named.
+func (m *Mix) only(names []string) {
+	for _, name := range faultNames {
+		if !slices.Contains(names, name) {
+			delete(m.Weights, name)
+		}
+	}
+	for _, name := range mishapNames {
+		if !slices.Contains(names, name) {
+			reflect.ValueOf(m).Elem().FieldByName(name).SetFloat(0)
+		}
+	}
+}
+
+// Swarm draws everything from the seed: another size, other settings, and faults
+// of another kind and number for each.
+func Swarm(seed uint64) Config {
+	c := Config{Seed: seed, Profile: "swarm"}
+	r := chance{seed}.stream("swarm")
+	c.Servers = pick(r, 1, 3, 3, 3, 3, 5)
+	c.Hosts = pick(r, 0, 0, 1, 2, 4)
+	mix := drawMix(r)
+	c.Mix = &mix
+	lease := uint32(between(r, 6, 15)) * 1000
+	c.Settings = &blixardv1.Settings{
+		LeaseMs: lease, RenewMs: lease / uint32(3+r.IntN(4)),
+		LongLeaseMs:    uint32(between(r, 30, 90)) * 1000,
+		DedupeWindowMs: uint32(between(r, 60, 600)) * 1000,
+	}
+	c.complete()
+	return c
+}
+
+// Base is the same kind of world for every seed: a bit of everything.
+func Base(seed uint64) Config {
+	mix := Mix{
+		Latency: time.Millisecond, Drop: 0.01, Duplicate: 0.01, Late: 0.005, Lateness: 10 * time.Second,
+		ShimSlow: 0.005, ForkFails: 0.02, Deaf: 0.1, BootHangs: 0.02, BootSlow: 0.05, EarlyExit: 0.05, LateExit: 0.05,
+		SlowKill: 0.1, BuildFails: 0.05, BuildSlow: 0.05, Clients: 4, Names: 8, Think: time.Second,
+		Every: 6 * time.Second, Longest: 30 * time.Second, Safety: time.Minute, Weights: map[string]int{},
+	}
+	for _, name := range faultNames {
+		mix.Weights[name] = 1
+	}
+	c := Config{
+		Seed: seed, Servers: 3, Hosts: 1, Profile: "base", Mix: &mix,
+		Settings: &blixardv1.Settings{LongLeaseMs: 60_000, DedupeWindowMs: 300_000},
+	}
+	c.complete()
+	return c
+}
+
+// Calm is a world in which clients work and nothing goes wrong.
+func Calm(seed uint64) Config {
+	c := Base(seed)
+	c.Profile = "calm"
+	c.Mix.only(nil)
+	return c
+}
 
 // Mix is how hard a world is: each field stands with its swarm range in
 // drawMix. The zero Mix is a world in which nothing goes wrong.

@@ -80,7 +80,7 @@ func New(cfg Config) *World {
 	w := &World{
 		cfg: cfg, settings: cfg.Settings, mix: cfg.Mix, chance: chance{cfg.Seed},
 		byAddress: map[string]*Machine{}, broken: map[*ended]uint64{}, unpaused: map[int]int64{},
-		counts: map[string]int{}, clusterID: "11111111-2222-4333-8444-555555555555",
+		counts: map[string]int{}, record: cfg.Record || cfg.Script != nil, clusterID: "11111111-2222-4333-8444-555555555555",
 	}
 	w.trace.log = cfg.Log
 	w.entropy, w.nemesis, w.luck = w.chance.stream("entropy"), w.chance.stream("nemesis"), w.chance.stream("luck")
@@ -92,6 +92,11 @@ func New(cfg Config) *World {
 		w.byAddress[m.address()] = m
 	}
 	w.operator = w.newClient(false)
+	for _, s := range cfg.Script {
+		if f, ok := s.Fault.(Mishap); ok {
+			w.mishaps.arm(int64(s.At), f)
+		}
+	}
 	takeEntropy(w)
 	mutant.Plant(cfg.Mutant)
 	return w
@@ -132,7 +137,10 @@ func (w *World) RunFor(d time.Duration) {
 // event, and says whether it came to hold.
 func (w *World) RunUntil(d time.Duration, cond func() bool) bool {
 	end := w.now + int64(d)
-	for w.failure == nil {
+	if w.cfg.Until > 0 {
+		end = min(end, int64(w.cfg.Until))
+	}
+	for !w.over() {
 		if cond() {
 			return true
 		}
@@ -143,6 +151,12 @@ func (w *World) RunUntil(d time.Duration, cond func() bool) bool {
 		w.turn(w.queue.pop())
 	}
 	return false
+}
+
+// over says that nothing more happens: a promise was broken, or nobody wants to
+// see more.
+func (w *World) over() bool {
+	return w.failure != nil || w.cfg.Until > 0 && w.now >= int64(w.cfg.Until) || w.cfg.UntilEvent > 0 && w.trace.events >= w.cfg.UntilEvent
 }
 
 // turn lets one event happen.
@@ -333,6 +347,10 @@ func (w *World) strike(e event) {
 		return
 	}
 	f, scripted := e.ref.(Fault)
+	if a, ok := f.(Ask); ok {
+		a.strike(w)
+		return
+	}
 	if !scripted {
 		f = drawFault(w.nemesis, w.mix, len(w.machines))
 		w.nextStrike()
@@ -413,7 +431,7 @@ func (w *World) Do(op *Operation) *Operation {
 	var ended bool
 	w.operator.begin(op, func(*Operation) { ended = true })
 	w.RunUntil(5*time.Minute, func() bool { return ended })
-	if !ended && w.failure == nil {
+	if !ended && !w.over() {
 		w.fail("an operator is answered", "%v", op)
 	}
 	return op
@@ -437,7 +455,7 @@ func (w *World) Found() {
 	first.admitted(id, b)
 	for _, m := range w.machines[1:] {
 		op := w.Do(&Operation{Verb: AddMember, Name: m.Name})
-		if w.failure != nil {
+		if w.over() {
 			return
 		}
 		if op.Unknown || op.Error != nil {
@@ -449,7 +467,7 @@ func (w *World) Found() {
 			return
 		}
 	}
-	if !w.RunUntil(2*time.Minute, w.complete) && w.failure == nil {
+	if !w.RunUntil(2*time.Minute, w.complete) {
 		w.fail("a cluster forms", "not all servers vote or not all hosts have an epoch after two minutes:\n%s", w.describeNodes())
 	}
 }

@@ -1,0 +1,79 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// Ask is a client's wish. It is no fault, but it is a decision like the others:
+// a value that prints and parses back, and that a story can leave out. A client
+// that is busy takes it up when it is done.
+type Ask struct {
+	Client int
+	Verb   Verb
+	Name   string
+	Spec   *blixardv1.VMSpec
+}
+
+// plainVM is what a wish is compared with: only what differs is said.
+func plainVM() *blixardv1.VMSpec {
+	return &blixardv1.VMSpec{
+		Vcpus: 1, MemoryMib: 256, Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS,
+		Source: &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/vm"}}},
+	}
+}
+
+func (a Ask) String() string {
+	words := []string{"Ask", fmt.Sprintf("c%d", a.Client), a.Verb.String(), a.Name}
+	if a.Spec != nil {
+		words = append(words, messageWords(a.Spec, plainVM())...)
+	}
+	return "(" + strings.Join(words, " ") + ")"
+}
+
+func parseAsk(words []string) (Fault, error) {
+	if len(words) < 4 {
+		return nil, fmt.Errorf("want (Ask c1 Verb name ...)")
+	}
+	client, err := strconv.Atoi(strings.TrimPrefix(words[1], "c"))
+	if err != nil {
+		return nil, err
+	}
+	verb := slices.Index(verbNames[:], words[2])
+	if verb < int(Create) {
+		return nil, fmt.Errorf("there is no verb %s", words[2])
+	}
+	a := Ask{Client: client, Verb: Verb(verb), Name: words[3]}
+	if a.Verb == Create {
+		a.Spec = plainVM()
+		return a, setMessage(a.Spec, words[4:])
+	}
+	if len(words) > 4 {
+		return nil, fmt.Errorf("%s takes no spec", a.Verb)
+	}
+	return a, nil
+}
+
+func (a Ask) strike(w *World) bool {
+	if a.Client < 1 || a.Client >= len(w.clients) {
+		return false
+	}
+	c := w.clients[a.Client]
+	if c.op != nil {
+		c.wishes = append(c.wishes, a)
+		return false
+	}
+	op := &Operation{Verb: a.Verb, Name: a.Name}
+	if a.Spec != nil {
+		op.Spec = proto.CloneOf(a.Spec)
+	}
+	w.decided(a)
+	c.begin(op, nil)
+	return true
+}

@@ -102,7 +102,7 @@ func since(t time.Time) time.Duration { return time.Since(t).Round(10 * time.Mil
 func (b *Builder) evaluate(ctx context.Context, f *flight, j *job, flake string) (string, error) {
 	ref := "path:" + (&url.URL{Path: flake}).EscapedPath()
 	c := command{program: b.tools.nix, dir: flake, memoryMiB: b.cfg.MemoryMiB, log: f.log}
-	common := []string{"--extra-experimental-features", "nix-command flakes", "--log-format", "raw", "--option", "eval-cache", "false"}
+	common := []string{"--extra-experimental-features", "nix-command flakes", "--log-format", "raw", "--print-build-logs", "--option", "eval-cache", "false"}
 	if j.order.Fresh {
 		common = append(common, "--refresh")
 	}
@@ -140,7 +140,7 @@ func (j *job) locked(flake string) (string, error) {
 	if len(lock) > maxLocked {
 		return "", fmt.Errorf("the flake's lock has %d KiB, and at most %d are kept with a VM: its inputs have too many inputs", len(lock)>>10, maxLocked>>10)
 	}
-	if j.given && string(lock) == j.lock {
+	if string(lock) == j.given {
 		return "", nil
 	}
 	return string(lock), nil
@@ -216,6 +216,9 @@ func validFiles(files []nixflake.File) error {
 		if !fs.ValidPath(f.Path) || f.Path == "." || seen[f.Path] {
 			return fmt.Errorf("nix: %.120q cannot be a file of a flake", f.Path)
 		}
+		if isLock(f) && f.Digest != "" {
+			return errors.New("nix: a flake.lock must come as text")
+		}
 		seen[f.Path] = true
 	}
 	return nil
@@ -241,7 +244,7 @@ func (j *job) write(ctx context.Context, flake string) error {
 			return fmt.Errorf("the artifact sha256:%.12s of %s: %w", f.Digest, f.Path, err)
 		}
 	}
-	if j.lock != "" && !j.given {
+	if j.lock != j.given {
 		return put(filepath.Join(flake, lockFile), false, []byte(j.lock))
 	}
 	return nil

@@ -239,6 +239,7 @@ func (b *Builder) Build(ctx context.Context, o Order) (*blixardv1.Runner, error)
 	}
 	if r, locked := b.known(j); r != nil {
 		err := b.hold(r, o.UID)
+		b.latest[o.UID] = r.Path
 		b.mu.Unlock()
 		j.log.line("%s is here already", r.Path)
 		return r.proto(locked), err

@@ -54,6 +54,9 @@ func (b *Builder) fly(ctx context.Context, id string, f *flight, j *job) {
 	if err == nil {
 		// All at once, and before anybody else may find that nobody holds it.
 		err = b.hold(r, f.uids...)
+		for _, uid := range f.uids {
+			b.latest[uid] = r.Path
+		}
 	}
 	if r != nil {
 		r.busy--

@@ -59,16 +59,19 @@ func keep(memory string, argv []string) int {
 	if err != nil {
 		return refuse(err)
 	}
-	os.WriteFile("/proc/self/oom_score_adj", []byte(likelyVictim), 0) // best effort
 	unix.CloseOnExec(leashFD)
 	program, err := exec.LookPath(argv[0])
 	if err != nil {
 		return refuse(err)
 	}
+	const score = "/proc/self/oom_score_adj" // best effort
+	own, _ := os.ReadFile(score)
+	os.WriteFile(score, []byte(likelyVictim), 0)
 	pid, err := syscall.ForkExec(program, argv, &syscall.ProcAttr{
 		Env: os.Environ(), Files: []uintptr{0, 1, 2},
 		Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
+	os.WriteFile(score, own, 0)
 	if err != nil {
 		return refuse(err)
 	}

@@ -17,21 +17,21 @@ const lockFile = "flake.lock"
 // job is an order and what follows from it.
 type job struct {
 	order Order
-	// lock is the flake.lock to begin with; given says that it is one of the
-	// order's own files, and not what an earlier build locked.
-	lock  string
-	given bool
-	key   string
-	log   *sink
+	// lock is the flake.lock to begin with: what an earlier build locked, else the
+	// order's own, given.
+	lock, given string
+	key         string
+	log         *sink
 }
 
 func (b *Builder) newJob(o Order) *job {
 	j := &job{order: o, log: newSink(o.Log)}
-	i := slices.IndexFunc(o.Files, func(f nixflake.File) bool { return f.Path == lockFile })
-	if i >= 0 {
-		j.given, j.lock = true, o.Files[i].Text
-	} else if !o.Fresh {
-		j.lock = o.Want.GetLocked()
+	if i := slices.IndexFunc(o.Files, isLock); i >= 0 {
+		j.given = o.Files[i].Text
+	}
+	j.lock = j.given
+	if l := o.Want.GetLocked(); l != "" && !o.Fresh {
+		j.lock = l
 	}
 	j.key = j.keyWith(b.system, j.lock)
 	return j
@@ -44,6 +44,8 @@ func (j *job) want() string {
 	return j.order.Want.GetStorePath()
 }
 
+func isLock(f nixflake.File) bool { return f.Path == lockFile }
+
 // flight names what may be done once for several orders.
 func (j *job) flight() string {
 	return j.key + " " + strconv.FormatBool(j.order.Fresh) + " " + j.want()
@@ -52,7 +54,7 @@ func (j *job) flight() string {
 // keyWith hashes all that Nix sees: two orders have the same key only if Nix
 // would build the same.
 func (j *job) keyWith(system, lock string) string {
-	files := slices.DeleteFunc(slices.Clone(j.order.Files), func(f nixflake.File) bool { return f.Path == lockFile && f.Digest == "" })
+	files := slices.DeleteFunc(slices.Clone(j.order.Files), isLock)
 	if lock != "" {
 		files = append(files, nixflake.File{Path: lockFile, Text: lock})
 	}

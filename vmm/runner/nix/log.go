@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"unicode"
@@ -18,6 +19,7 @@ const (
 	// tailLines and tailBytes are what an error repeats of it.
 	tailLines = 20
 	tailBytes = 2 << 10
+	tailLine  = 400
 )
 
 // log takes lines and gives them to all who wait for one build.
@@ -124,6 +126,9 @@ func (v *voice) end() {
 	if strings.TrimSpace(line) == "" {
 		return
 	}
+	if len(line) > tailLine {
+		line = strings.ToValidUTF8(line[:tailLine], "") + " ..."
+	}
 	if v.last = append(v.last, line); len(v.last) > tailLines {
 		v.last = v.last[1:]
 	}
@@ -136,19 +141,23 @@ func (v *voice) close() {
 	}
 }
 
-// tail is the last that was said, whole lines as far as they fit.
-func (v *voice) tail() string { return tail(v.last) }
+// verdict is the last line with which Nix says what is wrong.
+func (v *voice) verdict() string {
+	for _, line := range slices.Backward(v.last) {
+		if line = strings.TrimSpace(line); strings.HasPrefix(line, "error: ") {
+			return line
+		}
+	}
+	return "it said"
+}
 
-func tail(lines []string) string {
-	total := 0
+// tail is the last that was said, as many lines as fit.
+func (v *voice) tail() string {
+	lines, total := v.last, 0
 	first := len(lines)
 	for first > 0 && total+len(lines[first-1])+1 <= tailBytes {
 		first--
 		total += len(lines[first]) + 1
-	}
-	if first == len(lines) && first > 0 {
-		s := lines[first-1]
-		return "... " + strings.ToValidUTF8(s[len(s)-tailBytes+8:], "")
 	}
 	return strings.Join(lines[first:], "\n")
 }

@@ -55,11 +55,15 @@ func realNix(t testing.TB) string {
 
 func newHost(t testing.TB) *host {
 	t.Helper()
+	return newHostIn(t, t.TempDir())
+}
+
+func newHostIn(t testing.TB, dir string) *host {
 	real := realNix(t)
-	h := &host{t: t, dir: t.TempDir()}
+	h := &host{t: t, dir: dir}
 	h.store = filepath.Join(h.dir, "store")
 	bin := filepath.Join(h.dir, "bin")
-	if err := os.Mkdir(bin, 0o755); err != nil {
+	if err := os.MkdirAll(bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"nix", "nix-store"} {
@@ -79,7 +83,7 @@ func nixEnv(dir string) []string {
 		"HOME=" + filepath.Join(dir, "home"), "NIX_CONF_DIR=" + filepath.Join(dir, "conf"), "NIX_USER_CONF_FILES=",
 		"NIX_STORE_DIR=" + filepath.Join(dir, "store"), "NIX_STATE_DIR=" + filepath.Join(dir, "state"), "NIX_LOG_DIR=" + filepath.Join(dir, "log"),
 		"TMPDIR=" + dir,
-		"NIX_CONFIG=build-hook =\nsandbox = false\nsubstituters =\nflake-registry =\nbuild-users-group =\n",
+		"NIX_CONFIG=build-hook =\nsandbox = false\nexperimental-features = nix-command flakes\nsubstituters =\nflake-registry =\nbuild-users-group =\n",
 	}
 }
 

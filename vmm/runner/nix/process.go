@@ -192,5 +192,5 @@ func (b *Builder) failure(ctx context.Context, c command, v *voice, err error) e
 	case v.tail() == "":
 		return fmt.Errorf("%s failed with exit code %d and said nothing", c.what, code)
 	}
-	return fmt.Errorf("%s failed:\n%s", c.what, v.tail())
+	return fmt.Errorf("%s failed: %s\n%s", c.what, v.verdict(), v.tail())
 }

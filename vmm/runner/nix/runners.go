@@ -31,8 +31,9 @@ type runner struct {
 	Keys map[string]string `json:"keys"`
 	UIDs []string          `json:"uids"` // sorted
 
-	dir  string
-	busy int // flights that are about to hold it
+	dir     string
+	busy    int  // flights that are about to hold it, and exports
+	changed bool // since it was written down
 }
 
 const (
@@ -80,7 +81,7 @@ func (b *Builder) load() error {
 		b.next = max(b.next, number(n)+1)
 		dir := filepath.Join(b.runnersRoot(), n.Name())
 		r := readRunner(dir)
-		if r == nil || len(r.UIDs) == 0 || b.runners[r.Path] != nil {
+		if r == nil || len(r.UIDs) == 0 {
 			b.cfg.Log.Info("nobody holds it", "runner", dir)
 			if err := os.RemoveAll(dir); err != nil {
 				return fmt.Errorf("open the builder: %w", err)
@@ -94,6 +95,12 @@ func (b *Builder) load() error {
 					return fmt.Errorf("open the builder: %w", err)
 				}
 				continue
+			}
+		}
+		if old := b.runners[r.Path]; old != nil {
+			// A crash while one took the other's place: the newer has all of it.
+			if err := os.RemoveAll(old.dir); err != nil {
+				return fmt.Errorf("open the builder: %w", err)
 			}
 		}
 		b.runners[r.Path] = r
@@ -137,6 +144,7 @@ func (r *runner) save() error {
 	if err != nil {
 		return fmt.Errorf("write down the runner %s: %w", r.Path, full(err))
 	}
+	r.changed = false
 	return nil
 }
 
@@ -286,7 +294,7 @@ func (b *Builder) adopt(found *runner) (*runner, error) {
 func (b *Builder) answer(r *runner, key, locked string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r.Keys[key] = locked
+	r.Keys[key], r.changed = locked, true
 	before := b.keys[key]
 	b.keys[key] = r
 	if before == nil || before == r {
@@ -298,13 +306,17 @@ func (b *Builder) answer(r *runner, key, locked string) error {
 
 // hold writes down who needs a runner. Under the lock.
 func (b *Builder) hold(r *runner, uids ...string) error {
-	for _, uid := range uids {
-		if i, found := slices.BinarySearch(r.UIDs, uid); !found {
-			r.UIDs = slices.Insert(r.UIDs, i, uid)
-		}
-		b.latest[uid] = r.Path
+	before := r.UIDs
+	after := append(slices.Clone(before), uids...)
+	slices.Sort(after)
+	if r.UIDs = slices.Compact(after); len(r.UIDs) == len(before) && !r.changed {
+		return nil
 	}
-	return r.save()
+	if err := r.save(); err != nil {
+		r.UIDs = before
+		return err
+	}
+	return nil
 }
 
 // release lets a runner go that nobody needs. Under the lock.
@@ -318,7 +330,15 @@ func (b *Builder) release(r *runner) error {
 			delete(b.keys, k)
 		}
 	}
-	if err := os.RemoveAll(r.dir); err != nil {
+	// At once and for good: what was moved is no root, and swept after a crash.
+	gone, err := os.MkdirTemp(b.workRoot(), "gone-")
+	if err == nil {
+		err = os.Rename(r.dir, filepath.Join(gone, "runner"))
+	}
+	if err == nil {
+		err = os.RemoveAll(gone)
+	}
+	if err != nil {
 		return fmt.Errorf("release %s: %w", r.Path, err)
 	}
 	return nil
@@ -384,15 +404,10 @@ func (b *Builder) holdOne(uid, path string) error {
 		r.busy--
 	}
 	defer b.mu.Unlock()
-	if _, found := slices.BinarySearch(r.UIDs, uid); found {
-		return nil
+	if err := b.hold(r, uid); err != nil {
+		return errors.Join(err, b.release(r))
 	}
-	latest, had := b.latest[uid]
-	err := b.hold(r, uid)
-	if b.latest[uid] = latest; !had {
-		delete(b.latest, uid)
-	}
-	return err
+	return nil
 }
 
 // Holding gives the paths that each uid holds, sorted.

@@ -661,9 +661,14 @@ func (x *AddMemberResponse) GetServers() []*Node {
 }
 
 type RemoveMemberRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The caller says that the node's machine is off and will never return. What
+	// the node may have been running is released once its windows have passed;
+	// of what no window ends, this word is all that keeps it from running twice.
+	// Data that only that machine had is given up.
+	Lost          bool `protobuf:"varint,3,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -710,6 +715,13 @@ func (x *RemoveMemberRequest) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *RemoveMemberRequest) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
 }
 
 type RemoveMemberResponse struct {
@@ -1002,11 +1014,12 @@ const file_blixard_v1_cluster_proto_rawDesc = "" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x17\n" +
 	"\anode_id\x18\x03 \x01(\x04R\x06nodeId\x12*\n" +
-	"\aservers\x18\x04 \x03(\v2\x10.blixard.v1.NodeR\aservers\"H\n" +
+	"\aservers\x18\x04 \x03(\v2\x10.blixard.v1.NodeR\aservers\"\\\n" +
 	"\x13RemoveMemberRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"<\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04lost\x18\x03 \x01(\bR\x04lost\"<\n" +
 	"\x14RemoveMemberResponse\x12$\n" +
 	"\x04node\x18\x01 \x01(\v2\x10.blixard.v1.NodeR\x04node\"&\n" +
 	"\x0eGetPinsRequest\x12\x14\n" +

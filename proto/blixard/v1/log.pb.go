@@ -127,6 +127,7 @@ type Command struct {
 	//	*Command_RollbackVm
 	//	*Command_BuildVm
 	//	*Command_SetPins
+	//	*Command_Clone
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -375,6 +376,15 @@ func (x *Command) GetSetPins() *SetPinsOp {
 	return nil
 }
 
+func (x *Command) GetClone() *CloneOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Clone); ok {
+			return x.Clone
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -455,6 +465,10 @@ type Command_SetPins struct {
 	SetPins *SetPinsOp `protobuf:"bytes,28,opt,name=set_pins,json=setPins,proto3,oneof"`
 }
 
+type Command_Clone struct {
+	Clone *CloneOp `protobuf:"bytes,29,opt,name=clone,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Op() {}
 
 func (*Command_CreateVm) isCommand_Op() {}
@@ -492,6 +506,8 @@ func (*Command_RollbackVm) isCommand_Op() {}
 func (*Command_BuildVm) isCommand_Op() {}
 
 func (*Command_SetPins) isCommand_Op() {}
+
+func (*Command_Clone) isCommand_Op() {}
 
 // InitOp is the first entry of a cluster.
 type InitOp struct {
@@ -1103,8 +1119,11 @@ func (x *AddNodeOp) GetLevel() uint32 {
 }
 
 type RemoveNodeOp struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A person says that the machine is off and will never return: what no window
+	// can release is released by that word.
+	Lost          bool `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1144,6 +1163,13 @@ func (x *RemoveNodeOp) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *RemoveNodeOp) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
 }
 
 // HostBootOp asks for an epoch for a boot of a host.
@@ -1587,6 +1613,68 @@ func (x *SuspectOp) GetSuspect() bool {
 	return false
 }
 
+// CloneOp says that another boot of a host asks for leases while the boot that
+// holds the epoch is alive: two machines go by one identity.
+type CloneOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	BootId        string                 `protobuf:"bytes,2,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloneOp) Reset() {
+	*x = CloneOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloneOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloneOp) ProtoMessage() {}
+
+func (x *CloneOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloneOp.ProtoReflect.Descriptor instead.
+func (*CloneOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *CloneOp) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *CloneOp) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
+func (x *CloneOp) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 // FenceOp ends an epoch. Apply ignores it unless the entry's own term is term.
 type FenceOp struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1601,7 +1689,7 @@ type FenceOp struct {
 
 func (x *FenceOp) Reset() {
 	*x = FenceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1701,7 @@ func (x *FenceOp) String() string {
 func (*FenceOp) ProtoMessage() {}
 
 func (x *FenceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1714,7 @@ func (x *FenceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceOp.ProtoReflect.Descriptor instead.
 func (*FenceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *FenceOp) GetNodeId() uint64 {
@@ -1669,7 +1757,7 @@ type AnnounceOp struct {
 
 func (x *AnnounceOp) Reset() {
 	*x = AnnounceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +1769,7 @@ func (x *AnnounceOp) String() string {
 func (*AnnounceOp) ProtoMessage() {}
 
 func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +1782,7 @@ func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceOp.ProtoReflect.Descriptor instead.
 func (*AnnounceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AnnounceOp) GetDigest() string {
@@ -1735,7 +1823,7 @@ type TagOp struct {
 
 func (x *TagOp) Reset() {
 	*x = TagOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +1835,7 @@ func (x *TagOp) String() string {
 func (*TagOp) ProtoMessage() {}
 
 func (x *TagOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +1848,7 @@ func (x *TagOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagOp.ProtoReflect.Descriptor instead.
 func (*TagOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TagOp) GetDigest() string {
@@ -1786,7 +1874,7 @@ type CollectOp struct {
 
 func (x *CollectOp) Reset() {
 	*x = CollectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +1886,7 @@ func (x *CollectOp) String() string {
 func (*CollectOp) ProtoMessage() {}
 
 func (x *CollectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +1899,7 @@ func (x *CollectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectOp.ProtoReflect.Descriptor instead.
 func (*CollectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 // PlaceOp goes on placing what waits, when one entry could not place everything.
@@ -1823,7 +1911,7 @@ type PlaceOp struct {
 
 func (x *PlaceOp) Reset() {
 	*x = PlaceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +1923,7 @@ func (x *PlaceOp) String() string {
 func (*PlaceOp) ProtoMessage() {}
 
 func (x *PlaceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +1936,7 @@ func (x *PlaceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOp.ProtoReflect.Descriptor instead.
 func (*PlaceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 // Error is a refusal, in words: what, why, what to do next. It is also the
@@ -1867,7 +1955,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1879,7 +1967,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1892,7 +1980,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Error) GetCode() ErrorCode {
@@ -1940,7 +2028,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1952,7 +2040,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1965,7 +2053,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Response) GetError() *Error {
@@ -2052,7 +2140,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +2152,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2165,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *History) GetVm() string {
@@ -2108,7 +2196,7 @@ type DedupeRecord struct {
 
 func (x *DedupeRecord) Reset() {
 	*x = DedupeRecord{}
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2120,7 +2208,7 @@ func (x *DedupeRecord) String() string {
 func (*DedupeRecord) ProtoMessage() {}
 
 func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2133,7 +2221,7 @@ func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeRecord.ProtoReflect.Descriptor instead.
 func (*DedupeRecord) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DedupeRecord) GetKey() string {
@@ -2182,7 +2270,7 @@ type DedupeFloor struct {
 
 func (x *DedupeFloor) Reset() {
 	*x = DedupeFloor{}
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2282,7 @@ func (x *DedupeFloor) String() string {
 func (*DedupeFloor) ProtoMessage() {}
 
 func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2295,7 @@ func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeFloor.ProtoReflect.Descriptor instead.
 func (*DedupeFloor) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DedupeFloor) GetPrincipal() string {
@@ -2241,7 +2329,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2341,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2354,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -2342,7 +2430,7 @@ type Meta struct {
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2354,7 +2442,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2367,7 +2455,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Meta) GetClusterId() string {
@@ -2457,7 +2545,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2557,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2570,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Snapshot) GetRecords() []*Record {
@@ -2502,7 +2590,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +2602,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +2615,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Record) GetKey() []byte {
@@ -2549,7 +2637,7 @@ var File_blixard_v1_log_proto protoreflect.FileDescriptor
 const file_blixard_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"\x14blixard/v1/log.proto\x12\n" +
-	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\x80\t\n" +
+	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xad\t\n" +
 	"\aCommand\x12\x1f\n" +
 	"\vlogged_time\x18\x01 \x01(\x04R\n" +
 	"loggedTime\x12\x1b\n" +
@@ -2580,7 +2668,8 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\vrollback_vm\x18\x1a \x01(\v2\x18.blixard.v1.RollbackVMOpH\x00R\n" +
 	"rollbackVm\x122\n" +
 	"\bbuild_vm\x18\x1b \x01(\v2\x15.blixard.v1.BuildVMOpH\x00R\abuildVm\x122\n" +
-	"\bset_pins\x18\x1c \x01(\v2\x15.blixard.v1.SetPinsOpH\x00R\asetPinsB\x04\n" +
+	"\bset_pins\x18\x1c \x01(\v2\x15.blixard.v1.SetPinsOpH\x00R\asetPins\x12+\n" +
+	"\x05clone\x18\x1d \x01(\v2\x13.blixard.v1.CloneOpH\x00R\x05cloneB\x04\n" +
 	"\x02op\"\xa4\x01\n" +
 	"\x06InitOp\x12\x1d\n" +
 	"\n" +
@@ -2629,9 +2718,10 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06server\x18\x03 \x01(\bR\x06server\x12\x12\n" +
 	"\x04host\x18\x04 \x01(\bR\x04host\x12\x14\n" +
-	"\x05level\x18\x05 \x01(\rR\x05level\"\"\n" +
+	"\x05level\x18\x05 \x01(\rR\x05level\"6\n" +
 	"\fRemoveNodeOp\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x81\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04lost\x18\x02 \x01(\bR\x04lost\"\x81\x01\n" +
 	"\n" +
 	"HostBootOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
@@ -2670,7 +2760,11 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\tSuspectOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
-	"\asuspect\x18\x03 \x01(\bR\asuspect\"`\n" +
+	"\asuspect\x18\x03 \x01(\bR\asuspect\"Q\n" +
+	"\aCloneOp\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
+	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"`\n" +
 	"\aFenceOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
@@ -2770,7 +2864,7 @@ func file_blixard_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_blixard_v1_log_proto_goTypes = []any{
 	(ErrorCode)(0),         // 0: blixard.v1.ErrorCode
 	(*Command)(nil),        // 1: blixard.v1.Command
@@ -2790,32 +2884,33 @@ var file_blixard_v1_log_proto_goTypes = []any{
 	(*Prepared)(nil),       // 15: blixard.v1.Prepared
 	(*Observation)(nil),    // 16: blixard.v1.Observation
 	(*SuspectOp)(nil),      // 17: blixard.v1.SuspectOp
-	(*FenceOp)(nil),        // 18: blixard.v1.FenceOp
-	(*AnnounceOp)(nil),     // 19: blixard.v1.AnnounceOp
-	(*TagOp)(nil),          // 20: blixard.v1.TagOp
-	(*CollectOp)(nil),      // 21: blixard.v1.CollectOp
-	(*PlaceOp)(nil),        // 22: blixard.v1.PlaceOp
-	(*Error)(nil),          // 23: blixard.v1.Error
-	(*Response)(nil),       // 24: blixard.v1.Response
-	(*History)(nil),        // 25: blixard.v1.History
-	(*DedupeRecord)(nil),   // 26: blixard.v1.DedupeRecord
-	(*DedupeFloor)(nil),    // 27: blixard.v1.DedupeFloor
-	(*Event)(nil),          // 28: blixard.v1.Event
-	(*Meta)(nil),           // 29: blixard.v1.Meta
-	(*Snapshot)(nil),       // 30: blixard.v1.Snapshot
-	(*Record)(nil),         // 31: blixard.v1.Record
-	(*Settings)(nil),       // 32: blixard.v1.Settings
-	(*VMSpec)(nil),         // 33: blixard.v1.VMSpec
-	(*Pins)(nil),           // 34: blixard.v1.Pins
-	(*HostFacts)(nil),      // 35: blixard.v1.HostFacts
-	(*Incarnation)(nil),    // 36: blixard.v1.Incarnation
-	(Phase)(0),             // 37: blixard.v1.Phase
-	(LeaseClass)(0),        // 38: blixard.v1.LeaseClass
-	(*Runner)(nil),         // 39: blixard.v1.Runner
-	(*VM)(nil),             // 40: blixard.v1.VM
-	(*Node)(nil),           // 41: blixard.v1.Node
-	(*ArtifactRecord)(nil), // 42: blixard.v1.ArtifactRecord
-	(*Generation)(nil),     // 43: blixard.v1.Generation
+	(*CloneOp)(nil),        // 18: blixard.v1.CloneOp
+	(*FenceOp)(nil),        // 19: blixard.v1.FenceOp
+	(*AnnounceOp)(nil),     // 20: blixard.v1.AnnounceOp
+	(*TagOp)(nil),          // 21: blixard.v1.TagOp
+	(*CollectOp)(nil),      // 22: blixard.v1.CollectOp
+	(*PlaceOp)(nil),        // 23: blixard.v1.PlaceOp
+	(*Error)(nil),          // 24: blixard.v1.Error
+	(*Response)(nil),       // 25: blixard.v1.Response
+	(*History)(nil),        // 26: blixard.v1.History
+	(*DedupeRecord)(nil),   // 27: blixard.v1.DedupeRecord
+	(*DedupeFloor)(nil),    // 28: blixard.v1.DedupeFloor
+	(*Event)(nil),          // 29: blixard.v1.Event
+	(*Meta)(nil),           // 30: blixard.v1.Meta
+	(*Snapshot)(nil),       // 31: blixard.v1.Snapshot
+	(*Record)(nil),         // 32: blixard.v1.Record
+	(*Settings)(nil),       // 33: blixard.v1.Settings
+	(*VMSpec)(nil),         // 34: blixard.v1.VMSpec
+	(*Pins)(nil),           // 35: blixard.v1.Pins
+	(*HostFacts)(nil),      // 36: blixard.v1.HostFacts
+	(*Incarnation)(nil),    // 37: blixard.v1.Incarnation
+	(Phase)(0),             // 38: blixard.v1.Phase
+	(LeaseClass)(0),        // 39: blixard.v1.LeaseClass
+	(*Runner)(nil),         // 40: blixard.v1.Runner
+	(*VM)(nil),             // 41: blixard.v1.VM
+	(*Node)(nil),           // 42: blixard.v1.Node
+	(*ArtifactRecord)(nil), // 43: blixard.v1.ArtifactRecord
+	(*Generation)(nil),     // 44: blixard.v1.Generation
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
 	2,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
@@ -2828,42 +2923,43 @@ var file_blixard_v1_log_proto_depIdxs = []int32{
 	13, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
 	14, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
 	17, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
-	18, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
-	19, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
-	20, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
-	21, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
-	22, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
+	19, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
+	20, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
+	21, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
+	22, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
+	23, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
 	4,  // 15: blixard.v1.Command.update_vm:type_name -> blixard.v1.UpdateVMOp
 	5,  // 16: blixard.v1.Command.rollback_vm:type_name -> blixard.v1.RollbackVMOp
 	6,  // 17: blixard.v1.Command.build_vm:type_name -> blixard.v1.BuildVMOp
 	7,  // 18: blixard.v1.Command.set_pins:type_name -> blixard.v1.SetPinsOp
-	32, // 19: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
-	11, // 20: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
-	33, // 21: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
-	33, // 22: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
-	34, // 23: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
-	35, // 24: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
-	16, // 25: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
-	35, // 26: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
-	15, // 27: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
-	36, // 28: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
-	37, // 29: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
-	38, // 30: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
-	39, // 31: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
-	0,  // 32: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
-	23, // 33: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	40, // 34: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	41, // 35: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	42, // 36: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	43, // 37: blixard.v1.History.generations:type_name -> blixard.v1.Generation
-	32, // 38: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	34, // 39: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
-	31, // 40: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	18, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
+	33, // 20: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
+	11, // 21: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
+	34, // 22: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
+	34, // 23: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
+	35, // 24: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
+	36, // 25: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
+	16, // 26: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
+	36, // 27: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
+	15, // 28: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
+	37, // 29: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
+	38, // 30: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
+	39, // 31: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
+	40, // 32: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
+	0,  // 33: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
+	24, // 34: blixard.v1.Response.error:type_name -> blixard.v1.Error
+	41, // 35: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	42, // 36: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	43, // 37: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	44, // 38: blixard.v1.History.generations:type_name -> blixard.v1.Generation
+	33, // 39: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	35, // 40: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	32, // 41: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }
@@ -2895,9 +2991,10 @@ func file_blixard_v1_log_proto_init() {
 		(*Command_RollbackVm)(nil),
 		(*Command_BuildVm)(nil),
 		(*Command_SetPins)(nil),
+		(*Command_Clone)(nil),
 	}
 	file_blixard_v1_log_proto_msgTypes[5].OneofWrappers = []any{}
-	file_blixard_v1_log_proto_msgTypes[23].OneofWrappers = []any{
+	file_blixard_v1_log_proto_msgTypes[24].OneofWrappers = []any{
 		(*Response_Vm)(nil),
 		(*Response_Node)(nil),
 		(*Response_Artifact)(nil),
@@ -2908,7 +3005,7 @@ func file_blixard_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_log_proto_rawDesc), len(file_blixard_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -384,8 +384,13 @@ type HostState struct {
 	LongestLeaseMs uint32 `protobuf:"varint,10,opt,name=longest_lease_ms,json=longestLeaseMs,proto3" json:"longest_lease_ms,omitempty"`
 	// Log index of the last change to the runners that it holds ready.
 	PrepareRevision uint64 `protobuf:"varint,11,opt,name=prepare_revision,json=prepareRevision,proto3" json:"prepare_revision,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Boots that asked for an epoch and were refused, the newest few: each has its
+	// event once.
+	RefusedBoots []string `protobuf:"bytes,12,rep,name=refused_boots,json=refusedBoots,proto3" json:"refused_boots,omitempty"`
+	// When it was last heard of, nearly, of one that is suspect or fenced.
+	SilentSince   *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=silent_since,json=silentSince,proto3" json:"silent_since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HostState) Reset() {
@@ -493,6 +498,20 @@ func (x *HostState) GetPrepareRevision() uint64 {
 		return x.PrepareRevision
 	}
 	return 0
+}
+
+func (x *HostState) GetRefusedBoots() []string {
+	if x != nil {
+		return x.RefusedBoots
+	}
+	return nil
+}
+
+func (x *HostState) GetSilentSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SilentSince
+	}
+	return nil
 }
 
 // Node is a member of the cluster: a server, a host, or both.
@@ -1021,7 +1040,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"hypervisor\x18\x01 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
 	"hypervisor\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x10\n" +
-	"\x03kvm\x18\x03 \x01(\bR\x03kvm\"\x9a\x03\n" +
+	"\x03kvm\x18\x03 \x01(\bR\x03kvm\"\xfe\x03\n" +
 	"\tHostState\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x127\n" +
@@ -1035,7 +1054,9 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\bsequence\x18\t \x01(\x04R\bsequence\x12(\n" +
 	"\x10longest_lease_ms\x18\n" +
 	" \x01(\rR\x0elongestLeaseMs\x12)\n" +
-	"\x10prepare_revision\x18\v \x01(\x04R\x0fprepareRevision\"\x95\x02\n" +
+	"\x10prepare_revision\x18\v \x01(\x04R\x0fprepareRevision\x12#\n" +
+	"\rrefused_boots\x18\f \x03(\tR\frefusedBoots\x12=\n" +
+	"\fsilent_since\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\vsilentSince\"\x95\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1129,26 +1150,27 @@ var file_blixard_v1_node_proto_depIdxs = []int32{
 	0,  // 4: blixard.v1.HostState.epoch_state:type_name -> blixard.v1.EpochState
 	3,  // 5: blixard.v1.HostState.facts:type_name -> blixard.v1.HostFacts
 	2,  // 6: blixard.v1.HostState.allocated:type_name -> blixard.v1.Resources
-	1,  // 7: blixard.v1.Node.server:type_name -> blixard.v1.ServerState
-	5,  // 8: blixard.v1.Node.host:type_name -> blixard.v1.HostState
-	17, // 9: blixard.v1.Node.create_time:type_name -> google.protobuf.Timestamp
-	6,  // 10: blixard.v1.NodeServiceListResponse.nodes:type_name -> blixard.v1.Node
-	6,  // 11: blixard.v1.NodeServiceGetResponse.node:type_name -> blixard.v1.Node
-	6,  // 12: blixard.v1.CordonResponse.node:type_name -> blixard.v1.Node
-	6,  // 13: blixard.v1.UncordonResponse.node:type_name -> blixard.v1.Node
-	7,  // 14: blixard.v1.NodeService.List:input_type -> blixard.v1.NodeServiceListRequest
-	9,  // 15: blixard.v1.NodeService.Get:input_type -> blixard.v1.NodeServiceGetRequest
-	11, // 16: blixard.v1.NodeService.Cordon:input_type -> blixard.v1.CordonRequest
-	13, // 17: blixard.v1.NodeService.Uncordon:input_type -> blixard.v1.UncordonRequest
-	8,  // 18: blixard.v1.NodeService.List:output_type -> blixard.v1.NodeServiceListResponse
-	10, // 19: blixard.v1.NodeService.Get:output_type -> blixard.v1.NodeServiceGetResponse
-	12, // 20: blixard.v1.NodeService.Cordon:output_type -> blixard.v1.CordonResponse
-	14, // 21: blixard.v1.NodeService.Uncordon:output_type -> blixard.v1.UncordonResponse
-	18, // [18:22] is the sub-list for method output_type
-	14, // [14:18] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	17, // 7: blixard.v1.HostState.silent_since:type_name -> google.protobuf.Timestamp
+	1,  // 8: blixard.v1.Node.server:type_name -> blixard.v1.ServerState
+	5,  // 9: blixard.v1.Node.host:type_name -> blixard.v1.HostState
+	17, // 10: blixard.v1.Node.create_time:type_name -> google.protobuf.Timestamp
+	6,  // 11: blixard.v1.NodeServiceListResponse.nodes:type_name -> blixard.v1.Node
+	6,  // 12: blixard.v1.NodeServiceGetResponse.node:type_name -> blixard.v1.Node
+	6,  // 13: blixard.v1.CordonResponse.node:type_name -> blixard.v1.Node
+	6,  // 14: blixard.v1.UncordonResponse.node:type_name -> blixard.v1.Node
+	7,  // 15: blixard.v1.NodeService.List:input_type -> blixard.v1.NodeServiceListRequest
+	9,  // 16: blixard.v1.NodeService.Get:input_type -> blixard.v1.NodeServiceGetRequest
+	11, // 17: blixard.v1.NodeService.Cordon:input_type -> blixard.v1.CordonRequest
+	13, // 18: blixard.v1.NodeService.Uncordon:input_type -> blixard.v1.UncordonRequest
+	8,  // 19: blixard.v1.NodeService.List:output_type -> blixard.v1.NodeServiceListResponse
+	10, // 20: blixard.v1.NodeService.Get:output_type -> blixard.v1.NodeServiceGetResponse
+	12, // 21: blixard.v1.NodeService.Cordon:output_type -> blixard.v1.CordonResponse
+	14, // 22: blixard.v1.NodeService.Uncordon:output_type -> blixard.v1.UncordonResponse
+	19, // [19:23] is the sub-list for method output_type
+	15, // [15:19] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_node_proto_init() }

@@ -200,7 +200,9 @@ type Sync struct {
 	// Revision of the list of runners to hold ready that the host has.
 	PrepareRevision uint64 `protobuf:"varint,9,opt,name=prepare_revision,json=prepareRevision,proto3" json:"prepare_revision,omitempty"`
 	// What the host holds ready, once when that changes.
-	Prepared      []*Prepared `protobuf:"bytes,10,rep,name=prepared,proto3" json:"prepared,omitempty"`
+	Prepared []*Prepared `protobuf:"bytes,10,rep,name=prepared,proto3" json:"prepared,omitempty"`
+	// host:port of the host: an answer must reach one that the state does not know.
+	Address       string `protobuf:"bytes,11,opt,name=address,proto3" json:"address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -305,6 +307,13 @@ func (x *Sync) GetPrepared() []*Prepared {
 	return nil
 }
 
+func (x *Sync) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 // Grant answers a Sync. lease_ms and the assignments count only when the
 // epoch is the host's and the nonce is known to it.
 type Grant struct {
@@ -331,8 +340,10 @@ type Grant struct {
 	// When it is not the host's: all the runners to hold ready.
 	PrepareRevision uint64         `protobuf:"varint,14,opt,name=prepare_revision,json=prepareRevision,proto3" json:"prepare_revision,omitempty"`
 	Preparations    []*Preparation `protobuf:"bytes,15,rep,name=preparations,proto3" json:"preparations,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The node was removed from the cluster, for good: it must end what it runs.
+	Removed       bool `protobuf:"varint,16,opt,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Grant) Reset() {
@@ -468,6 +479,13 @@ func (x *Grant) GetPreparations() []*Preparation {
 		return x.Preparations
 	}
 	return nil
+}
+
+func (x *Grant) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
 }
 
 // Preparation is a runner that a host holds ready for a VM that it does not run.
@@ -848,7 +866,7 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x05grant\x18\a \x01(\v2\x11.blixard.v1.GrantH\x00R\x05grant\x12/\n" +
 	"\aforward\x18\b \x01(\v2\x13.blixard.v1.ForwardH\x00R\aforward\x12\x1a\n" +
 	"\bsnapshot\x18\t \x01(\fR\bsnapshotB\x06\n" +
-	"\x04body\"\xdf\x02\n" +
+	"\x04body\"\xf9\x02\n" +
 	"\x04Sync\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
@@ -860,7 +878,8 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x06lapsed\x18\b \x01(\bR\x06lapsed\x12)\n" +
 	"\x10prepare_revision\x18\t \x01(\x04R\x0fprepareRevision\x120\n" +
 	"\bprepared\x18\n" +
-	" \x03(\v2\x14.blixard.v1.PreparedR\bprepared\"\xf6\x03\n" +
+	" \x03(\v2\x14.blixard.v1.PreparedR\bprepared\x12\x18\n" +
+	"\aaddress\x18\v \x01(\tR\aaddress\"\x90\x04\n" +
 	"\x05Grant\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
@@ -877,7 +896,8 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\aservers\x18\f \x03(\v2\x10.blixard.v1.NodeR\aservers\x12\x1b\n" +
 	"\tleader_id\x18\r \x01(\x04R\bleaderId\x12)\n" +
 	"\x10prepare_revision\x18\x0e \x01(\x04R\x0fprepareRevision\x12;\n" +
-	"\fpreparations\x18\x0f \x03(\v2\x17.blixard.v1.PreparationR\fpreparations\"i\n" +
+	"\fpreparations\x18\x0f \x03(\v2\x17.blixard.v1.PreparationR\fpreparations\x12\x18\n" +
+	"\aremoved\x18\x10 \x01(\bR\aremoved\"i\n" +
 	"\vPreparation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12*\n" +
 	"\x06runner\x18\x02 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12\x1c\n" +

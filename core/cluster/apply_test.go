@@ -99,16 +99,17 @@ func (d *driver) possible() map[string]string {
 }
 
 // step applies one random command, and holds the state to the release rule: an
-// instance leaves only by its host's acknowledged removal, or by a fence when
-// its lease was SHORT.
+// instance leaves only by its host's acknowledged removal, by a fence when its
+// lease was SHORT, or with its lost host once its window has passed.
 func (d *driver) step(t *rapid.T) {
 	before := d.possible()
 	hosts := d.hostsByID()
 	node := rapid.SampledFrom(hosts).Draw(t, "node")
+	was := d.Node(node).Host.EpochState
 	name := rapid.SampledFrom([]string{"a", "b", "c", "d", "e"}).Draw(t, "vm")
 	vm := d.VM(name)
 	released := ""
-	switch kind := rapid.SampledFrom([]string{"create", "create", "delete", "power", "report", "removed", "fence", "stale fence", "long fence", "boot", "reboot", "suspect", "cordon", "add", "remove node", "retry"}).Draw(t, "kind"); kind {
+	switch kind := rapid.SampledFrom([]string{"create", "create", "delete", "power", "report", "removed", "fence", "stale fence", "long fence", "boot", "reboot", "suspect", "cordon", "add", "remove node", "lose node", "retry"}).Draw(t, "kind"); kind {
 	case "create":
 		policy := rapid.SampledFrom([]blixardv1.OnHostLoss{1, 2}).Draw(t, "policy")
 		d.request(createOp(name, rapid.Uint64Range(32, 2000).Draw(t, "memory"), policy))
@@ -169,6 +170,10 @@ func (d *driver) step(t *rapid.T) {
 		if node != FirstID {
 			d.request(&blixardv1.Command{Op: &blixardv1.Command_RemoveNode{RemoveNode: &blixardv1.RemoveNodeOp{Name: d.Node(node).Name}}})
 		}
+	case "lose node":
+		if r := d.lose(d.Node(node).Name); r.GetError() == nil {
+			released = "lost"
+		}
 	case "retry":
 		if d.requests > 0 {
 			hash := d.Hash()
@@ -188,6 +193,12 @@ func (d *driver) step(t *rapid.T) {
 		short := strings.HasSuffix(where, "SHORT")
 		switch released {
 		case "ack", "gone", "reboot":
+		case "lost":
+			long := strings.HasSuffix(where, "LONG")
+			if !strings.HasPrefix(where, fmt.Sprint(node, "/")) || was < blixardv1.EpochState_EPOCH_STATE_FENCED ||
+				long && was < blixardv1.EpochState_EPOCH_STATE_FENCED_LONG {
+				t.Fatalf("%s, which was %s, was released with the lost %d, which was %v", who, where, node, was)
+			}
 		case "fence":
 			if !short && d.VMByUID(who[:strings.IndexByte(who, '@')]) != nil {
 				t.Fatalf("a fence released %s, which was %s", who, where)
@@ -196,6 +207,10 @@ func (d *driver) step(t *rapid.T) {
 			t.Fatalf("%s (%s) was released by what releases nothing", who, where)
 		}
 	}
+}
+
+func (d *driver) lose(name string) *blixardv1.Response {
+	return d.request(&blixardv1.Command{Op: &blixardv1.Command_RemoveNode{RemoveNode: &blixardv1.RemoveNodeOp{Name: name, Lost: true}}})
 }
 
 func (d *driver) hostsByID() (ids []uint64) {

@@ -61,7 +61,7 @@ func (d *driver) line(t *testing.T, td *datadriven.TestData) string {
 	switch td.Cmd {
 	case "host": // a new host, or the first one, comes up
 		if d.NodeByName(name) == nil {
-			resp = d.request(&blixardv1.Command{Op: &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{Name: name, Address: "a", Host: true, Level: 1}}})
+			resp = d.request(&blixardv1.Command{Op: &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{Name: name, Address: "a", Host: true, Server: arg(td, "server", "") != "", Level: 1}}})
 		}
 		f := facts()
 		f.Capacity = &blixardv1.Resources{Vcpus: uint32(number(td, "vcpus", 4)), MemoryMib: number(td, "memory", 4096), DiskMib: 10000}
@@ -94,6 +94,18 @@ func (d *driver) line(t *testing.T, td *datadriven.TestData) string {
 	case "suspect":
 		n := d.NodeByName(name)
 		d.apply(&blixardv1.Command{Op: &blixardv1.Command_Suspect{Suspect: &blixardv1.SuspectOp{NodeId: n.Id, Epoch: n.Host.Epoch, Suspect: true}}})
+	case "remove", "lose":
+		resp = d.request(&blixardv1.Command{Principal: "alice", Op: &blixardv1.Command_RemoveNode{RemoveNode: &blixardv1.RemoveNodeOp{Name: name, Lost: td.Cmd == "lose"}}})
+	case "bound": // a host acknowledges the lease that its VM should have
+		vm := d.VM(name)
+		d.report(vm.Placement.NodeId, seen(vm, vm.Status.Phase))
+	case "events": // those that came with the last entry
+		out := ""
+		d.Events(d.index-1, func(e *blixardv1.Event) bool {
+			out += fmt.Sprintf("%s %s %s by %q: %s\n", e.Type, e.Node, e.Vm, e.Principal, e.Message)
+			return true
+		})
+		return out
 	case "explain":
 		e, err := d.Explain(name)
 		if err != nil {

@@ -15,12 +15,14 @@
 // # Never two copies
 //
 // An instance is (uid, incarnation, attempt). From the entry that places it, it
-// counts as possibly running, and everything it holds stays held. Two things
+// counts as possibly running, and everything it holds stays held. Three things
 // release it, and nothing else does:
 //
 //   - its host's report, in the host's present epoch, that it has taken the
 //     removal and that nothing of the instance is alive (report.go);
-//   - the fence of that epoch, for an instance whose lease is SHORT (fence.go).
+//   - the fence of that epoch, for an instance whose lease is SHORT (fence.go);
+//   - a person's word that the host's machine is lost for good, after the fence
+//     that its lease asks for; of what has no lease, after any fence (lost.go).
 //
 // Placement.lease is the loosest bound under which the instance may be living,
 // so it is loosened before the host is told, and tightened after the host has
@@ -31,6 +33,6 @@
 //
 // apply.go is the switch; state.go the table; index.go what is derived; then a
 // file per noun: vm.go, placement.go, host.go, report.go, fence.go, member.go,
-// artifact.go, dedupe.go, event.go; validate.go says what a spec may be, and
+// lost.go, artifact.go, dedupe.go, event.go; validate.go says what a spec may be, and
 // explain.go why a VM is where it is.
 package cluster

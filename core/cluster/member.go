@@ -70,17 +70,21 @@ func (s *State) servers() (n int) {
 	return n
 }
 
-// removeNode takes a node out. A host must have nothing left that may run; a
-// server leaves the Raft configuration first, which the leader sees to.
+// removeNode takes a node out. A host must have nothing left that may run, or be
+// lost; a server leaves the Raft configuration first, which the leader sees to.
 func (s *State) removeNode(e *entry, op *blixardv1.RemoveNodeOp) *blixardv1.Response {
 	old := s.NodeByName(op.Name)
 	if old == nil {
 		return noNode(op.Name)
 	}
-	if k := old.GetHost().GetInstances(); k > 0 {
+	if op.Lost {
+		if no := s.mayLose(old); no != nil {
+			return no
+		}
+	} else if k := old.GetHost().GetInstances(); k > 0 {
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
-			fmt.Sprintf("%d VMs are placed on %s and may run there", k, op.Name),
-			"cordon it, delete its VMs or wait until they have been moved, then remove it")
+			fmt.Sprintf("%s placed on %s and may run there", count(k, "VM is", "VMs are"), op.Name),
+			"nothing moves them by itself: 'blixard node cordon "+op.Name+"' keeps new ones off, 'blixard node get "+op.Name+"' names them; delete them, and create again what should run elsewhere. Should the machine be lost for good: 'blixard cluster remove --lost "+op.Name+"'")
 	}
 	server := old.Server != blixardv1.ServerState_SERVER_STATE_UNSPECIFIED
 	if server && old.Server != blixardv1.ServerState_SERVER_STATE_LEAVING && s.servers() == 1 {
@@ -91,6 +95,9 @@ func (s *State) removeNode(e *entry, op *blixardv1.RemoveNodeOp) *blixardv1.Resp
 			"'blixard cluster status' shows when another one is a voter; remove it then")
 	}
 	n := clone(old)
+	if op.Lost && n.Host != nil {
+		s.lose(e, n)
+	}
 	n.Host, n.Revision, n.Cordoned = nil, e.index, true
 	s.event(e, "NodeRemoved", "", n.Name, "removed")
 	if server {
@@ -103,6 +110,14 @@ func (s *State) removeNode(e *entry, op *blixardv1.RemoveNodeOp) *blixardv1.Resp
 		s.retarget(e)
 	}
 	return nodeResponse(n)
+}
+
+// count puts a number before one of two words.
+func count(n uint32, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
 }
 
 func (s *State) removed(e *entry, id uint64) {

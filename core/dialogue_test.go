@@ -165,7 +165,10 @@ func (v *village) show() (out string) {
 		}
 		if st.Epoch != 0 {
 			out += fmt.Sprintf("; epoch %d", st.Epoch)
-			if !st.Granted {
+			switch {
+			case st.Removed:
+				out += " removed"
+			case !st.Granted:
 				out += " lapsed"
 			}
 		}

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
@@ -19,16 +20,13 @@ func (s *server) sync(m *blixardv1.Sync) {
 		return
 	}
 	l := s.leading
-	n := s.state.Node(m.NodeId)
-	if n.GetHost() == nil {
-		s.answer(m, &blixardv1.Grant{Refusal: "the cluster knows no such host; it may have been removed"})
-		return
+	if n := s.state.Node(m.NodeId); n.GetHost() != nil {
+		v := l.host(n.Id)
+		if n.Host.BootId == m.BootId || n.Host.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE {
+			v.heard = l.now.Boot
+		}
+		l.news(v, n, m)
 	}
-	v := l.host(n.Id)
-	if n.Host.BootId == m.BootId || n.Host.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE {
-		v.heard = l.now.Boot
-	}
-	l.news(v, n, m)
 	s.rounds.waiting.grants = append(s.rounds.waiting.grants, m)
 }
 
@@ -79,14 +77,16 @@ func (l *leader) report(v *hostView, h *blixardv1.HostState, m *blixardv1.Sync) 
 	}
 }
 
-// grant answers a Sync whose round has been proven.
+// grant answers a Sync whose round has been proven. So the state has every node
+// that was admitted before the Sync was sent: what it does not have was removed.
 func (l *leader) grant(m *blixardv1.Sync) {
-	n := l.state.Node(m.NodeId)
-	h := n.GetHost()
+	h := l.state.Node(m.NodeId).GetHost()
+	if h == nil {
+		l.answer(m, &blixardv1.Grant{Removed: true, Refusal: "this host was removed from the cluster"})
+		return
+	}
 	v := l.host(m.NodeId)
 	switch {
-	case h == nil:
-		l.answer(m, &blixardv1.Grant{Refusal: "the cluster knows no such host; it may have been removed"})
 	case h.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE:
 		l.answer(m, &blixardv1.Grant{Refusal: "the host has no epoch yet"})
 	case h.BootId != m.BootId:
@@ -119,11 +119,11 @@ func (s *server) answer(m *blixardv1.Sync, g *blixardv1.Grant) {
 		g.LeaderId = s.leaderID()
 	}
 	g.Servers = s.serverList()
-	s.sendGrant(m.NodeId, g)
+	s.sendGrant(m.NodeId, cmp.Or(s.address(m.NodeId), m.Address), g)
 }
 
-func (s *server) sendGrant(to uint64, g *blixardv1.Grant) {
-	s.send(Message{To: to, Address: s.address(to), Envelope: &blixardv1.Envelope{Body: &blixardv1.Envelope_Grant{Grant: g}}})
+func (s *server) sendGrant(to uint64, address string, g *blixardv1.Grant) {
+	s.send(Message{To: to, Address: address, Envelope: &blixardv1.Envelope{Body: &blixardv1.Envelope_Grant{Grant: g}}})
 }
 
 func (s *server) serverList() (list []*blixardv1.Node) {
@@ -150,7 +150,7 @@ func (l *leader) push() {
 		g := &blixardv1.Grant{NodeId: id, BootId: h.BootId, Epoch: h.Epoch, Sequence: h.Sequence, From: v.revision, LeaderId: l.id.ID}
 		g.To, g.Assignments = l.state.Assignments(id, v.revision)
 		v.revision = g.To
-		l.sendGrant(id, g)
+		l.sendGrant(id, l.address(id), g)
 	}
 	clear(l.touched)
 }

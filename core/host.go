@@ -27,6 +27,7 @@ type host struct {
 	settings *blixardv1.Settings
 	leases   map[uint32]int64 // deadline by length
 	lapsed   bool             // one of them has passed: the epoch is over for us
+	removed  bool             // the cluster has removed this host: no epoch comes any more
 
 	units   map[string]*vmm.Unit
 	actions uint64
@@ -118,11 +119,15 @@ func (h *host) planAll() {
 // plan orders what one VM needs now, and notes what changed about it.
 func (h *host) plan(uid string) {
 	u := h.units[uid]
-	if u == nil || !h.inventory || !h.complete {
+	if u == nil || !h.inventory || !h.complete && !h.removed {
 		return
 	}
+	next := u.Plan
+	if h.removed {
+		next = u.End
+	}
 	for range 4 { // an order that needs no answer may be followed by another
-		a := u.Plan(h.now.Boot, vmm.Context{Host: h.identity(), Deadline: h.deadline, NextID: h.nextAction})
+		a := next(h.now.Boot, vmm.Context{Host: h.identity(), Deadline: h.deadline, NextID: h.nextAction})
 		if a == nil {
 			break
 		}
@@ -189,7 +194,7 @@ func (h *host) talk() {
 		renew = min(renew, refusedGap)
 	}
 	since := h.now.Boot - h.synced
-	if !h.inventory || since < renew && !(h.urgent && since >= urgentGap) {
+	if h.removed || !h.inventory || since < renew && !(h.urgent && since >= urgentGap) {
 		return
 	}
 	to := h.leader(since >= renew)
@@ -203,7 +208,8 @@ func (h *host) talk() {
 	maps.DeleteFunc(h.sent, func(_ uint64, at int64) bool { return h.now.Boot-at > patience })
 	s := &blixardv1.Sync{
 		NodeId: h.id.ID, BootId: h.cfg.BootID, Epoch: h.epoch, Nonce: h.nonce, Revision: h.revision,
-		Observations: h.unacknowledged(), Lapsed: h.lapsed, PrepareRevision: h.prepare, Prepared: h.prepared,
+		Observations: h.unacknowledged(), Lapsed: h.lapsed, Address: h.id.Address,
+		PrepareRevision: h.prepare, Prepared: h.prepared,
 	}
 	// Not once only: no answer says that they have come into the state.
 	if since >= renew || h.epoch == 0 {
@@ -250,8 +256,8 @@ func (h *host) leader(renewal bool) uint64 {
 
 // grant takes an answer to a Sync, or a push of assignments.
 func (h *host) grant(from uint64, g *blixardv1.Grant) {
-	if g.NodeId != h.id.ID || g.BootId != h.cfg.BootID {
-		return
+	if g.NodeId != h.id.ID || g.BootId != h.cfg.BootID || h.removed {
+		return // what was granted before a removal may come after it
 	}
 	if g.Nonce == 0 {
 		if g.Epoch == h.epoch && h.epoch != 0 {
@@ -264,6 +270,11 @@ func (h *host) grant(from uint64, g *blixardv1.Grant) {
 		return
 	}
 	delete(h.sent, g.Nonce)
+	if g.Removed {
+		h.removed = true
+		h.planAll()
+		return
+	}
 	h.learn(from, g)
 	h.refused = !g.Granted
 	if !g.Granted || g.Epoch < h.epoch || g.Epoch == 0 {

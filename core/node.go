@@ -267,6 +267,7 @@ type Status struct {
 	// Of a host.
 	Epoch   uint64
 	Granted bool // its short lease has not passed
+	Removed bool // the cluster has removed it
 }
 
 // Status may be called between two steps.
@@ -280,9 +281,9 @@ func (n *Node) Status() Status {
 		st.Servers = s.serverList()
 	}
 	if h := n.host; h != nil {
-		st.Epoch = h.epoch
+		st.Epoch, st.Removed = h.epoch, h.removed
 		if h.settings != nil {
-			st.Granted = h.leases[h.settings.LeaseMs] > n.now.Boot
+			st.Granted = h.leases[h.settings.LeaseMs] > n.now.Boot && !h.removed
 		}
 		if n.server == nil {
 			st.Leader, st.Quorum = h.hint, st.Granted

@@ -33,6 +33,7 @@ type talk struct {
 	last   Action // that must be answered
 	build  Action
 	start  Action
+	ended  bool // the host is no member any more
 }
 
 func (k *talk) line(t *testing.T, d *datadriven.TestData) string {
@@ -41,6 +42,8 @@ func (k *talk) line(t *testing.T, d *datadriven.TestData) string {
 		k.want(d)
 	case "unwanted":
 		k.unit.Want = nil
+	case "no-member":
+		k.ended = true
 	case "lease":
 		var ms, seconds int
 		d.ScanArgs(t, "ms", &ms)
@@ -150,8 +153,12 @@ func (k *talk) see(t *testing.T, d *datadriven.TestData) {
 }
 
 func (k *talk) plan() (out string) {
+	next := k.unit.Plan
+	if k.ended {
+		next = k.unit.End
+	}
 	for range 4 {
-		a := k.unit.Plan(k.now, Context{
+		a := next(k.now, Context{
 			Host:     k.host,
 			Deadline: func(ms uint32) int64 { return k.leases[ms] },
 			NextID:   func() uint64 { k.ids++; return k.ids },

@@ -33,6 +33,21 @@ func (u *Unit) Plan(now int64, c Context) *Action {
 	return u.planAbsent(now, c)
 }
 
+// End returns what ends the VM on a host that is no member of its cluster any
+// more: what lives is killed. Its files stay, for nobody has said that they may
+// go, and what they hold may be nowhere else.
+func (u *Unit) End(now int64, c Context) *Action {
+	u.Want = nil
+	if u.Seen.Liveness != Down {
+		return u.Plan(now, c)
+	}
+	u.settle(now)
+	if u.build != 0 {
+		return u.cancelBuild(c)
+	}
+	return nil
+}
+
 // settle counts the end of an attempt, once.
 func (u *Unit) settle(now int64) {
 	if u.Seen.Liveness == Alive {

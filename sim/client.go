@@ -34,10 +34,13 @@ const (
 	AddMember
 	Cordon
 	Uncordon
+	RemoveMember
+	LoseMember
 )
 
 var verbNames = [...]string{
 	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "AddMember", "Cordon", "Uncordon",
+	"RemoveMember", "LoseMember",
 }
 
 func (v Verb) String() string { return verbNames[v] }
@@ -212,6 +215,8 @@ func (c *client) request(op *Operation) core.Request {
 		cmd.Op = &blixardv1.Command_Power{Power: &blixardv1.PowerOp{Name: op.Name, Run: op.Verb != Stop, Restart: op.Verb == Restart}}
 	case Cordon, Uncordon:
 		cmd.Op = &blixardv1.Command_Cordon{Cordon: &blixardv1.CordonOp{Name: op.Name, Cordoned: op.Verb == Cordon}}
+	case RemoveMember, LoseMember:
+		cmd.Op = &blixardv1.Command_RemoveNode{RemoveNode: &blixardv1.RemoveNodeOp{Name: op.Name, Lost: op.Verb == LoseMember}}
 	case AddMember:
 		m := c.w.byName(op.Name)
 		cmd.Op = &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{

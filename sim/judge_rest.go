@@ -64,6 +64,12 @@ func (w *World) unrest() (why []string) {
 	})
 	for _, m := range w.machines {
 		m.dirs.Scan(func(uid string, d *vmDir) bool {
+			if m.member && v.Node(m.id) == nil { // removed: it keeps its files, and runs nothing
+				if d.alive() {
+					why = append(why, fmt.Sprintf("%s was removed and runs %s", m.Name, uid))
+				}
+				return true
+			}
 			vm := v.VMByUID(uid)
 			if !expected[uid] || vm.GetPlacement().GetNodeId() != m.id {
 				why = append(why, fmt.Sprintf("%s has files of %s, which is not placed there", m.Name, uid))

@@ -16,7 +16,10 @@ type story struct {
 	t *testing.T
 }
 
-func tell(t *testing.T, cfg Config) *story {
+func tell(t *testing.T, cfg Config) *story { return tellOf(t, cfg, func(*World) {}) }
+
+// tellOf tells of a world that is arranged before it is founded.
+func tellOf(t *testing.T, cfg Config, arrange func(*World)) *story {
 	if *oneSeed != 0 {
 		t.Skip("a child")
 	}
@@ -28,6 +31,7 @@ func tell(t *testing.T, cfg Config) *story {
 		w.Close()
 		s.check()
 	})
+	arrange(w)
 	s.Begin()
 	return s
 }

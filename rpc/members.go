@@ -48,6 +48,8 @@ func summary(st core.Status, nodes []*blixardv1.Node) string {
 	switch {
 	case st.Identity.ClusterID == "":
 		return "This node is in no cluster: make one with 'blixard cluster init', or enter one with 'blixard cluster join SERVER'."
+	case st.Removed:
+		return "This node was removed from the cluster: it runs nothing any more, and has kept the files of what it ran. With an empty data directory it can join as a new node."
 	case !st.Identity.Server && st.Granted:
 		return fmt.Sprintf("This host has its lease, so it reaches the servers; ask one of the %d for more.", len(nodes))
 	case !st.Identity.Server:
@@ -135,7 +137,7 @@ func (s members) RemoveMember(ctx context.Context, req *connect.Request[blixardv
 		return answer[blixardv1.RemoveMemberResponse](nil, "", err)
 	}
 	resp, id, err := s.mutate(ctx, req.Msg.RequestId, &blixardv1.Command{Op: &blixardv1.Command_RemoveNode{
-		RemoveNode: &blixardv1.RemoveNodeOp{Name: req.Msg.Name}}})
+		RemoveNode: &blixardv1.RemoveNodeOp{Name: req.Msg.Name, Lost: req.Msg.Lost}}})
 	return answer(&blixardv1.RemoveMemberResponse{Node: resp.GetNode()}, id, err)
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -98,16 +99,49 @@ func (c *ClusterStatusCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 }
 
 func (c *ClusterRemoveCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
-	if err := t.confirm(g, fmt.Sprintf("Take node %s out of the cluster?", c.Name)); err != nil {
+	if c.Lost {
+		if err := c.warn(g, t, ctx); err != nil {
+			return err
+		}
+	} else if err := t.confirm(g, fmt.Sprintf("Take node %s out of the cluster?", c.Name)); err != nil {
 		return err
 	}
 	return change(g, t, ctx, []string{c.Name}, func(s *session, id, name string) (*blixardv1.Node, error) {
-		r, err := s.Cluster.RemoveMember(s.ctx, connect.NewRequest(&blixardv1.RemoveMemberRequest{RequestId: id, Name: name}))
+		r, err := s.Cluster.RemoveMember(s.ctx, connect.NewRequest(&blixardv1.RemoveMemberRequest{RequestId: id, Name: name, Lost: c.Lost}))
 		if err != nil {
 			return nil, err
 		}
 		return r.Msg.GetNode(), nil
 	})
+}
+
+// warn says what --lost puts at risk, and has somebody answer for it.
+func (c *ClusterRemoveCmd) warn(g *Globals, t *terminal, ctx *runContext) error {
+	if !g.Yes && !t.asks() {
+		return &failure{code: exitUsage, what: "--lost needs somebody's word",
+			why:  "if the machine of " + c.Name + " still runs, its VMs may come to run twice",
+			next: "make sure that it is off and will never run again; then -y gives the word in a script"}
+	}
+	s, err := open(g, t, ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	r, err := s.Node.Get(s.ctx, connect.NewRequest(&blixardv1.NodeServiceGetRequest{Name: c.Name}))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(t.err, "With --lost you say that the machine of node %s (%s) is off and will never run again.\n",
+		c.Name, oneLine(r.Msg.GetNode().GetAddress()))
+	if vms := r.Msg.GetVms(); len(vms) > 0 {
+		fmt.Fprintf(t.err, `  VMs placed there: %s
+  Those that wait for their host are left stopped, the others start elsewhere;
+  what their disks hold on %s is given up.
+  If the machine does run, a VM that only its power can stop runs twice from now on.
+`, strings.Join(vms, " "), c.Name)
+	}
+	fmt.Fprintf(t.err, "  Should it return, it is told to end what it runs, and can only join as a new node.\n")
+	return t.confirm(g, fmt.Sprintf("Is it off for good, and shall %s be given up?", c.Name))
 }
 
 func (c *VersionCmd) Run(g *Globals, t *terminal) error {

@@ -57,6 +57,7 @@ type ClusterStatusCmd struct{}
 
 type ClusterRemoveCmd struct {
 	Name string `arg:"" help:"The node."`
+	Lost bool   `help:"Its machine is off and will never return: give up what only it has. Asks first."`
 }
 
 type VMCmd struct {

@@ -17,8 +17,10 @@ type loop struct {
 	env    core.Env
 	inbox  *inbox
 	status atomic.Pointer[core.Status]
-	done   chan struct{} // closed when run has ended
-	err    error         // why; read after done
+	// removed, if any, is called once when the cluster has removed this node.
+	removed func()
+	done    chan struct{} // closed when run has ended
+	err     error         // why; read after done
 }
 
 // tick is core.Config.Tick.
@@ -72,7 +74,9 @@ func (l *loop) turn(in core.Input) error {
 // publish lets others see how the node is without asking the loop.
 func (l *loop) publish() {
 	s := l.node.Status()
-	l.status.Store(&s)
+	if was := l.status.Swap(&s); s.Removed && !was.Removed && l.removed != nil {
+		l.removed()
+	}
 }
 
 // ticks puts a Tick into the inbox every so often, until stop is closed.

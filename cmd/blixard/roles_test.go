@@ -59,6 +59,54 @@ func TestRemoveNode(t *testing.T) {
 }
 
 // systemd hears when we are ready and when we stop.
+// A host is given up while its VM, which no lease binds, runs on: its daemon ends
+// it when it comes back, and the VM's name is free before.
+func TestRemoveLostHost(t *testing.T) {
+	t.Parallel()
+	c := &Cluster{t: t, dir: t.TempDir()}
+	t.Cleanup(c.down)
+	c.Add("--role", "server").Start().Await()
+	c.Must("cluster", "init", "--lease", "3s", "--renew", "600ms")
+	host := c.Add("--role", "host").Start()
+	host.Join(c.Node(1))
+	c.AwaitReady()
+	c.Must(create("web")...)
+	vm, _ := c.VM("web")
+	c.Fails(exitUsage, []string{"somebody's word"}, "cluster", "remove", "--lost", host.Name)
+	c.Fails(exitConflict, []string{"is heard of", "off"}, "-y", "cluster", "remove", "--lost", host.Name)
+	host.Kill()
+	c.Must("--no-wait", "-y", "vm", "delete", "web")
+	c.Eventually(30*time.Second, "it is fenced", func() error {
+		if out := c.Must("node", "get", host.Name); !strings.Contains(out, "Fenced") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	if v, _ := c.VM("web"); v == nil {
+		t.Fatal("a window has ended what nothing binds")
+	}
+	c.Fails(exitConflict, []string{"1 VM is placed", "--lost"}, "-y", "cluster", "remove", host.Name)
+	r := c.Run("-y", "cluster", "remove", "--lost", host.Name)
+	if r.code != 0 || !strings.Contains(r.err, "never run again") || !strings.Contains(r.err, "web") {
+		t.Fatal(r)
+	}
+	c.Fails(exitNotFound, nil, "vm", "get", "web")
+	runs := func() bool { return host.Running()[vm.GetUid()].VM.PID != 0 }
+	if !runs() {
+		t.Fatal("this test shows nothing: the VM is dead already")
+	}
+	host.Start().Await()
+	c.Eventually(20*time.Second, "its VM has ended", func() error {
+		if runs() {
+			return errors.New("it runs")
+		}
+		return nil
+	})
+	if out := c.Must("--server", host.Addr, "cluster", "status"); !strings.Contains(out, "was removed") {
+		t.Error(out)
+	}
+}
+
 func TestNotify(t *testing.T) {
 	t.Parallel()
 	c := &Cluster{t: t, dir: t.TempDir()}

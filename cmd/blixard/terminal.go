@@ -47,9 +47,12 @@ func (p *progress) done() {
 	}
 }
 
+// asks says whether somebody is there to answer.
+func (t *terminal) asks() bool { return t.tty && isTerminal(t.in) }
+
 // confirm asks, if somebody is there to answer.
 func (t *terminal) confirm(g *Globals, what string) error {
-	if g.Yes || !t.tty || !isTerminal(t.in) {
+	if g.Yes || !t.asks() {
 		return nil
 	}
 	fmt.Fprintf(t.err, "%s [y/N] ", what)

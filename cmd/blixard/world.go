@@ -58,6 +58,10 @@ func newWorld(d *daemon, id core.Identity, image core.Image, in *inbox) (*world,
 		env.Hypervisor = w.host
 	}
 	w.loop = newLoop(node, env, in)
+	w.loop.removed = func() {
+		d.log.Error("this node was removed from the cluster: it ends what it runs, and keeps the files; with an empty data directory it can join as a new node",
+			"node", id.ID, "data", d.cfg.DataDir)
+	}
 	d.peers.Identify(id)
 	go w.loop.run()
 	go ticks(in, w.stopTicks)

@@ -88,6 +88,7 @@ type Builder struct {
 	tools   tools
 	version string
 	guard   *os.File // the lock of the directory
+	silence time.Duration
 
 	// Three queues: were a host's exports to wait behind its imports, two hosts
 	// that copy from each other would wait for ever.
@@ -119,7 +120,7 @@ func Open(cfg Config) (*Builder, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	b := &Builder{
-		cfg: cfg, system: system,
+		cfg: cfg, system: system, silence: peerSilence,
 		builds: newQueue(cfg.Jobs), imports: newQueue(copiesAtOnce), exports: newQueue(copiesAtOnce),
 		runners: map[string]*runner{}, keys: map[string]*runner{},
 		latest: map[string]string{}, flights: map[string]*flight{}, next: 1,

@@ -21,7 +21,8 @@ func (b *Builder) bring(ctx context.Context, f *flight, j *job) (*runner, error)
 	defer cancel()
 	begin := time.Now()
 	path := j.want()
-	// In the store, or from a substituter. It does not build: a path is no recipe.
+	// It does not build: a path is no recipe.
+	f.log.line("looking for %s in the store and its substituters", path)
 	r, err := b.realise(ctx, f, j)
 	from := "the store or a substituter"
 	for _, address := range j.order.Addresses {
@@ -54,10 +55,8 @@ func (b *Builder) realise(ctx context.Context, f *flight, j *job) (*runner, erro
 	return b.describe(ctx, f.log, dir, path, j.order.Want.GetClosureBytes())
 }
 
-// silence is how long a peer may say nothing.
-const silence = time.Minute
-
-var errSilent = fmt.Errorf("it sent nothing for %s", silence)
+// peerSilence is how long a peer may say nothing.
+const peerSilence = time.Minute
 
 // fetch imports a closure from a host.
 func (b *Builder) fetch(ctx context.Context, address, path string, l *log) error {
@@ -68,7 +67,7 @@ func (b *Builder) fetch(ctx context.Context, address, path string, l *log) error
 		return err
 	}
 	defer r.Close()
-	stream := watch(r, func() { cancel(errSilent) })
+	stream := watch(r, b.silence, func() { cancel(fmt.Errorf("it sent nothing for %s", b.silence)) })
 	out, err := b.ask(ctx, command{what: "the import of " + path, program: b.tools.store, args: []string{"--import"}, stdin: stream, log: l})
 	if err != nil {
 		return err
@@ -87,17 +86,18 @@ func lastLine(s string) string { return s[strings.LastIndexByte(s, '\n')+1:] }
 // nobody reads, nobody waits.
 type watched struct {
 	io.ReadCloser
-	timer *time.Timer
+	silence time.Duration
+	timer   *time.Timer
 }
 
-func watch(r io.ReadCloser, still func()) *watched {
-	w := &watched{r, time.AfterFunc(silence, still)}
+func watch(r io.ReadCloser, silence time.Duration, still func()) *watched {
+	w := &watched{r, silence, time.AfterFunc(silence, still)}
 	w.timer.Stop()
 	return w
 }
 
 func (w *watched) Read(p []byte) (int, error) {
-	w.timer.Reset(silence)
+	w.timer.Reset(w.silence)
 	defer w.timer.Stop()
 	return w.ReadCloser.Read(p)
 }

@@ -175,7 +175,7 @@ func syncDir(dir string) error {
 // full says ErrFull of an error that means it.
 func full(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return fmt.Errorf("%w: %w", ErrFull, err)
+		return fmt.Errorf("%w: free some on the disk of the daemon's state: %w", ErrFull, err)
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"github.com/blixard/blixard/core"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/runner/artifact"
+	"github.com/blixard/blixard/vmm/runner/nix"
 	"github.com/blixard/blixard/vmm/runner/shims"
 )
 
@@ -45,8 +47,20 @@ type Config struct {
 	QEMU string
 	// NoKVM emulates even where KVM is usable.
 	NoKVM bool
+	// Nix builds what NixOS VMs and flakes run; nil: this host runs none.
+	Nix Builder
+	// AllowPaths are folders of this host in which a NixOS VM's shares and
+	// absolute volumes may be.
+	AllowPaths []string
 	// Spawner starts the shims.
 	Spawner shims.Spawner
+}
+
+// Builder is nix.Builder, or a fake of it.
+type Builder interface {
+	Build(context.Context, nix.Order) (*blixardv1.Runner, error)
+	Hold(uid string, paths ...string) error
+	Holding() map[string][]string
 }
 
 // DefaultRunRoot is where run directories are, unless told otherwise.

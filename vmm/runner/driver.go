@@ -2,7 +2,9 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
@@ -13,10 +15,12 @@ import (
 // driver knows one kind of hypervisor.
 type driver interface {
 	// needs lists the artifacts of a spec; what is wrong with it is an error.
-	needs(*blixardv1.VMSpec) ([]*blixardv1.Artifact, error)
-	// check looks into the artifacts, once they are there.
-	check(context.Context, *blixardv1.VMSpec) error
-	// prepare makes what one start needs (disks), and says what to execute.
+	needs(*blixardv1.Assignment) ([]*blixardv1.Artifact, error)
+	// build looks into the artifacts, once they are there, and makes what is run
+	// of them. It says to log, for people, what it does. The runner is Nix's.
+	build(ctx context.Context, a *blixardv1.Assignment, log io.Writer) (*blixardv1.Runner, error)
+	// prepare makes what one start needs (disks), and says what to execute. What
+	// Nix built is the assignment's runner by then.
 	prepare(context.Context, place, *blixardv1.Assignment, shim.Instance) (command, error)
 	// follow watches a live instance: it calls ready once the guest was seen to
 	// run. It is ended by close.
@@ -31,6 +35,8 @@ type command struct {
 	argv, env    []string
 	dir, output  string
 	pidNamespace bool
+	user         *shim.User
+	steps        *shim.Steps
 }
 
 // session is a driver's connection to one live instance.
@@ -44,7 +50,29 @@ type session interface {
 	close()
 }
 
-func (h *Host) driver(k blixardv1.Hypervisor) (driver, error) {
+// byNix says that a VM is what Nix builds, whatever runs it.
+func byNix(spec *blixardv1.VMSpec) bool { return spec.GetNixos() != nil || spec.GetFlake() != nil }
+
+// driver is the one that starts an assignment.
+func (h *Host) driver(a *blixardv1.Assignment) (driver, error) {
+	if !byNix(a.GetSpec()) {
+		return h.hypervisor(a.GetHypervisor())
+	}
+	if h.nix == nil {
+		return nil, errors.New("this host cannot build NixOS systems: install Nix and restart the daemon")
+	}
+	return h.nix, nil
+}
+
+// driverOf is the one that an instance was started by.
+func (h *Host) driverOf(r *record) (driver, error) {
+	if r.Nix != nil {
+		return &nixDriver{h: h}, nil // what runs can be watched without Nix
+	}
+	return h.hypervisor(r.Hypervisor)
+}
+
+func (h *Host) hypervisor(k blixardv1.Hypervisor) (driver, error) {
 	d := h.drivers[k]
 	if d == nil {
 		return nil, fmt.Errorf("this host cannot run VMs with %s", hypervisorName(k))

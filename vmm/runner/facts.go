@@ -49,6 +49,10 @@ func (h *Host) discover() (*blixardv1.HostFacts, error) {
 			Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Version: processVersion,
 		})
 	}
+	if h.cfg.Nix != nil {
+		h.nix = &nixDriver{h: h, builder: h.cfg.Nix, user: h.microvmUser()}
+		facts.Nix = true
+	}
 	return facts, nil
 }
 

@@ -7,6 +7,8 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,7 +27,8 @@ type Host struct {
 	guard   *guard
 	boot    string // the kernel's boot id
 	drivers map[blixardv1.Hypervisor]driver
-	holds   bool // PID namespaces can be had
+	nix     *nixDriver // nil: there is no Nix here
+	holds   bool       // PID namespaces can be had
 
 	ctx    context.Context // ends when the host is closed
 	cancel context.CancelFunc
@@ -34,6 +37,8 @@ type Host struct {
 	out    *queue // observations, one after the other
 	grants *queue // the leases'
 	leases leases
+
+	preparing preparing
 
 	mu     sync.Mutex
 	closed bool
@@ -82,6 +87,7 @@ func (h *Host) open() error {
 	h.wait.Go(h.out.run)
 	h.wait.Go(h.grants.run)
 	h.wait.Go(h.tend)
+	h.letGo(found)
 	var reports []vmm.Report
 	for _, v := range found {
 		reports = append(reports, v.report())
@@ -95,6 +101,24 @@ func (h *Host) open() error {
 	return nil
 }
 
+// letGo lets go of what was built for VMs of which nothing is here, and holds
+// what the others have. What was prepared is for the next list to say.
+func (h *Host) letGo(found []*vm) {
+	if h.cfg.Nix == nil {
+		return
+	}
+	here := map[string]bool{}
+	for _, v := range found {
+		here[v.uid] = true
+		v.hold()
+	}
+	for uid := range h.cfg.Nix.Holding() {
+		if !here[uid] && !strings.HasPrefix(uid, prepared) {
+			h.warn("let go of what was built", h.cfg.Nix.Hold(uid))
+		}
+	}
+}
+
 // observe never waits.
 func (h *Host) observe(o core.Observed) { h.out.put(func() { h.cfg.Observe(o) }) }
 
@@ -106,6 +130,10 @@ func (h *Host) Do(a vmm.Action) {
 				h.observe(core.Observed{Lapsed: a.Host.Epoch})
 			}
 		})
+		return
+	}
+	if a.Verb == vmm.Prepare {
+		h.grants.put(func() { h.prepare(a.Preparations) })
 		return
 	}
 	if err := checkUID(a.Instance.UID); err != nil {
@@ -163,18 +191,35 @@ func (h *Host) forget(v *vm) {
 // last tail bytes, or all that is kept when tail is 0. With follow it goes on
 // until ctx ends, the VM is removed, or the reader is closed.
 func (h *Host) Logs(ctx context.Context, uid string, follow bool, tail uint64) (io.ReadCloser, error) {
-	if err := checkUID(uid); err != nil {
-		return nil, err
-	}
-	r, err := console.Open(ctx, h.at.console(uid), follow, tail)
+	r, err := h.openLog(ctx, uid, h.at.console, follow, tail)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: VM %s has not been started on this host", ErrNoLog, uid)
 	}
 	return r, err
 }
 
-// ErrNoLog says that a VM has said nothing here yet.
-var ErrNoLog = errors.New("no console log")
+// BuildLogs reads the log of a VM's newest build on this host, as Logs does.
+func (h *Host) BuildLogs(ctx context.Context, uid string, follow bool, tail uint64) (io.ReadCloser, error) {
+	r, err := h.openLog(ctx, uid, h.at.build, follow, tail)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: nothing was built for VM %s on this host", ErrNoLog, uid)
+	}
+	return r, err
+}
+
+func (h *Host) openLog(ctx context.Context, uid string, path func(uid string) string, follow bool, tail uint64) (io.ReadCloser, error) {
+	if err := checkUID(uid); err != nil {
+		return nil, err
+	}
+	r, err := console.Open(ctx, path(uid), follow, tail)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// ErrNoLog says that there is nothing to read yet.
+var ErrNoLog = errors.New("no log")
 
 // Close ends the host's work and disturbs no VM: the next Host takes them up.
 func (h *Host) Close() {
@@ -213,7 +258,8 @@ func (h *Host) tend() {
 		case <-tick.C:
 		}
 		for _, p := range h.places() {
-			err := errors.Join(console.Trim(p.console, console.Keep), console.Trim(p.run+"/"+qemuLog, 1<<20))
+			err := errors.Join(console.Trim(p.console, console.Keep), console.Trim(filepath.Join(p.state, buildLogFile), console.Keep),
+				console.Trim(p.run+"/"+qemuLog, 1<<20))
 			if err != nil {
 				h.cfg.Log.Warn("a log was not trimmed", "err", err)
 			}

@@ -30,6 +30,10 @@ func TestMain(m *testing.M) {
 	if shims.Called() {
 		os.Exit(shims.Main())
 	}
+	if socket := os.Getenv("BLIXARD_TEST_API"); socket != "" {
+		serveAPI(socket)
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

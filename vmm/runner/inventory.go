@@ -122,6 +122,8 @@ func (v *vm) adopt() {
 	}
 	if v.alive {
 		rec.Exit = nil
+	} else {
+		v.takeDown()
 	}
 }
 

@@ -36,6 +36,7 @@ func (l layout) trash() string           { return filepath.Join(l.state, "trash"
 
 func (l layout) stateOf(uid string) string { return filepath.Join(l.states(), uid) }
 func (l layout) console(uid string) string { return filepath.Join(l.stateOf(uid), "console.log") }
+func (l layout) build(uid string) string   { return filepath.Join(l.stateOf(uid), buildLogFile) }
 
 // Sockets and files in a VM's run directory, besides those of package vmdir;
 // none has a longer name than the shim's socket.
@@ -45,6 +46,8 @@ const (
 	agentSocket   = "agent"
 	qemuLog       = "qemu.log"
 )
+
+const buildLogFile = "build.log"
 
 var errUID = errors.New("not the uid of a VM")
 

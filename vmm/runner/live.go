@@ -24,7 +24,7 @@ func (v *vm) spawn(ctx context.Context, a vmm.Action, c command) error {
 	defer cancel()
 	s, err := v.h.cfg.Spawner.Spawn(ctx, v.at.run, shim.Start{
 		Instance: a.Instance, Host: a.Host, Page: v.rec.Bound.Page,
-		Argv: c.argv, Env: c.env, Dir: c.dir, Console: c.output, PIDNamespace: c.pidNamespace,
+		Argv: c.argv, Env: c.env, Dir: c.dir, Console: c.output, PIDNamespace: c.pidNamespace, User: c.user, Steps: c.steps,
 	})
 	if err == nil {
 		v.take(s)
@@ -37,6 +37,9 @@ func (v *vm) spawn(ctx context.Context, a vmm.Action, c command) error {
 	if dead {
 		v.withdraw()
 		dead = !v.alive
+	}
+	if dead {
+		v.takeDown()
 	}
 	if !dead { // it may run after all
 		v.alive, v.ready = true, false
@@ -69,7 +72,7 @@ func (v *vm) resume() {
 // watch has us told when the guest is up and when the instance has ended.
 func (v *vm) watch() {
 	attempt := v.rec.Instance
-	d, err := v.h.driver(v.rec.Hypervisor)
+	d, err := v.h.driverOf(v.rec)
 	if err != nil { // it was allowed once, or QEMU has gone from PATH: still ours to watch
 		d = process{}
 		if v.rec.Hypervisor != 0 {
@@ -119,6 +122,7 @@ func (v *vm) settle() {
 	v.drop()
 	v.alive, v.ready = false, false
 	v.note()
+	v.takeDown()
 	v.h.cfg.Log.Info("a VM has ended", "vm", v.rec.Instance, "exit", v.rec.Exit)
 }
 
@@ -163,7 +167,7 @@ func (v *vm) howEnded() *vmm.Exit {
 
 // silent is a session of an instance that is dead already.
 func (v *vm) silent() session {
-	if d, err := v.h.driver(v.rec.Hypervisor); err == nil {
+	if d, err := v.h.driverOf(v.rec); err == nil {
 		return d.follow(v.at, func() {})
 	}
 	return processSession{}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"sort"
 	"strings"
@@ -23,8 +24,8 @@ type process struct{ pidNamespace bool }
 
 const processVersion = "process: no isolation"
 
-func (process) needs(spec *blixardv1.VMSpec) ([]*blixardv1.Artifact, error) {
-	p := spec.GetProcess()
+func (process) needs(a *blixardv1.Assignment) ([]*blixardv1.Artifact, error) {
+	p := a.GetSpec().GetProcess()
 	if p == nil {
 		return nil, errors.New("the spec names no program (process.argv)")
 	}
@@ -39,7 +40,9 @@ func (process) needs(spec *blixardv1.VMSpec) ([]*blixardv1.Artifact, error) {
 	return nil, nil
 }
 
-func (process) check(context.Context, *blixardv1.VMSpec) error { return nil }
+func (process) build(context.Context, *blixardv1.Assignment, io.Writer) (*blixardv1.Runner, error) {
+	return nil, nil
+}
 
 func (d process) prepare(_ context.Context, p place, a *blixardv1.Assignment, i shim.Instance) (command, error) {
 	if !d.pidNamespace && a.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT {

@@ -29,8 +29,8 @@ const maxCmdline = 2047 // of the kernel, on x86
 
 // needs also checks what only a look at the spec can tell: what has been
 // accepted by an older or a newer version of us is still not believed.
-func (q *qemu) needs(spec *blixardv1.VMSpec) ([]*blixardv1.Artifact, error) {
-	image := spec.GetImage()
+func (q *qemu) needs(a *blixardv1.Assignment) ([]*blixardv1.Artifact, error) {
+	image := a.GetSpec().GetImage()
 	if image == nil {
 		return nil, errors.New("QEMU boots images, and the spec has none")
 	}
@@ -62,9 +62,12 @@ func (q *qemu) needs(spec *blixardv1.VMSpec) ([]*blixardv1.Artifact, error) {
 	return all, nil
 }
 
-// check refuses what is no kernel before a guest hangs on it.
-func (q *qemu) check(ctx context.Context, spec *blixardv1.VMSpec) error {
-	digest := spec.GetImage().Kernel.Digest
+// build refuses what is no kernel before a guest hangs on it.
+func (q *qemu) build(ctx context.Context, a *blixardv1.Assignment, _ io.Writer) (*blixardv1.Runner, error) {
+	return nil, q.check(ctx, a.Spec.GetImage().Kernel.Digest)
+}
+
+func (q *qemu) check(ctx context.Context, digest string) error {
 	f, err := q.store.Open(ctx, digest)
 	if err != nil {
 		return err

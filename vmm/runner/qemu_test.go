@@ -112,7 +112,7 @@ func TestBadImagesAreRefusedInWords(t *testing.T) {
 		"no disk has":       {Kernel: kernel, Disks: []*blixardv1.Disk{{Name: "x", SizeMib: 1 << 60}}},
 		"two disks":         {Kernel: kernel, Disks: []*blixardv1.Disk{{Name: "x", SizeMib: 1}, {Name: "x", SizeMib: 1}}},
 	} {
-		_, err := (&qemu{}).needs(&blixardv1.VMSpec{Source: &blixardv1.VMSpec_Image{Image: image}})
+		_, err := (&qemu{}).needs(&blixardv1.Assignment{Spec: &blixardv1.VMSpec{Source: &blixardv1.VMSpec_Image{Image: image}}})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
 		}

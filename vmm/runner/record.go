@@ -22,7 +22,12 @@ type record struct {
 	Instance      shim.Instance        `json:"instance"`
 	RunGeneration uint32               `json:"runGeneration"`
 	Hypervisor    blixardv1.Hypervisor `json:"hypervisor"`
-	Bound         bound                `json:"bound"`
+	// SpecGeneration of the spec that it was started with.
+	SpecGeneration uint32 `json:"specGeneration,omitempty"`
+	Bound          bound  `json:"bound"`
+	// Nix is what a VM that Nix builds has, also one that was never started: its
+	// attempt is 0.
+	Nix *built `json:"nix,omitempty"`
 	// Next is set while the instance is moved to another lease: it may have
 	// either, and its shim knows which.
 	Next *bound `json:"next,omitempty"`

@@ -38,8 +38,10 @@ type vm struct {
 	session session     // of a live instance
 	unwatch context.CancelFunc
 
-	mu   sync.Mutex // guards stop
-	stop context.CancelFunc
+	lane *lane // the Build under way, if there is one
+
+	mu   sync.Mutex         // guards stop
+	stop context.CancelFunc // ends the Build, or the wait of a Start for what it needs
 }
 
 func (h *Host) newVM(uid string) *vm {
@@ -54,57 +56,62 @@ const (
 	spawnPatience = 30 * time.Second
 )
 
-// do carries out one order and answers it.
+// do carries out one order and answers it, or begins a Build, which is answered
+// when it has ended.
 func (v *vm) do(a vmm.Action) {
 	ctx, cancel := context.WithCancel(v.h.ctx)
 	defer cancel()
-	v.mu.Lock()
-	v.stop = nil
-	if a.Verb == vmm.Build {
-		v.stop = cancel
+	if v.overtake(a.Verb); a.Verb == vmm.Build {
+		v.begin(a)
+		return
 	}
-	v.mu.Unlock()
 	err := v.carryOut(ctx, a)
 	if v.h.ctx.Err() != nil {
 		return // being closed: the next daemon will be ordered what is still wanted
 	}
-	done := vmm.Done{Action: a.ID, UID: v.uid}
+	r := v.report()
+	if r.Liveness == vmm.Absent {
+		r.Instance = a.Instance
+	}
+	v.answer(a, nil, err, r)
+}
+
+// answer says what became of an order.
+func (v *vm) answer(a vmm.Action, runner *blixardv1.Runner, err error, reports ...vmm.Report) {
+	done := vmm.Done{Action: a.ID, UID: v.uid, Runner: runner}
 	if err != nil {
 		done.Err = err.Error()
 		v.h.cfg.Log.Warn("an order was not carried out", "order", a.Verb, "vm", a.Instance, "err", err)
 	}
-	o := core.Observed{Done: []vmm.Done{done}}
-	if a.Verb != vmm.Build {
-		r := v.report()
-		if r.Liveness == vmm.Absent {
-			r.Instance = a.Instance
-		}
-		o.Reports = []vmm.Report{r}
-	}
-	v.h.observe(o)
-	if v.rec == nil && !v.alive {
+	v.h.observe(core.Observed{Done: []vmm.Done{done}, Reports: reports})
+	if v.rec == nil && !v.alive && v.lane == nil {
 		v.h.forget(v)
 	}
 }
 
 // overtake ends a Build under way when something is ordered after it that ends
-// the VM: nobody wants to wait for a download then.
+// the VM, or another Build: nobody wants to wait for a download then.
 func (v *vm) overtake(verb vmm.Verb) {
-	if verb != vmm.Kill && verb != vmm.Remove {
-		return
+	if verb == vmm.Kill || verb == vmm.Remove || verb == vmm.Build {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if v.stop != nil {
+			v.stop()
+		}
 	}
+}
+
+// stoppable is ctx until something overtakes.
+func (v *vm) stoppable(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.stop != nil {
-		v.stop()
-	}
+	v.stop = cancel
+	return ctx, cancel
 }
 
 func (v *vm) carryOut(ctx context.Context, a vmm.Action) error {
 	switch a.Verb {
-	case vmm.Build:
-		_, err := v.build(ctx, a.Assignment)
-		return err
 	case vmm.Start:
 		return v.start(ctx, a)
 	case vmm.Stop:
@@ -119,33 +126,6 @@ func (v *vm) carryOut(ctx context.Context, a vmm.Action) error {
 	return fmt.Errorf("the runner knows no order %v", a.Verb)
 }
 
-// build makes everything be there that a start needs, and leaves no directory.
-func (v *vm) build(ctx context.Context, a *blixardv1.Assignment) (driver, error) {
-	d, err := v.h.driver(a.GetHypervisor())
-	if err != nil {
-		return nil, err
-	}
-	needs, err := d.needs(a.GetSpec())
-	if err != nil {
-		return nil, err
-	}
-	for _, n := range needs {
-		source := &blixardv1.ArtifactSource{Artifact: n}
-		for _, s := range a.Sources {
-			if s.GetArtifact().GetDigest() == n.Digest {
-				source.Addresses = append(source.Addresses, s.Addresses...)
-			}
-		}
-		if err := v.h.cfg.Store.Ensure(ctx, v.h.cfg.Fetcher, source); err != nil {
-			return nil, err
-		}
-	}
-	if err := d.check(ctx, a.Spec); err != nil {
-		return nil, err
-	}
-	return d, nil
-}
-
 func (v *vm) start(ctx context.Context, a vmm.Action) error {
 	v.settle()
 	if v.alive {
@@ -157,22 +137,32 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 	if v.rec != nil && !sameIncarnation(v.rec.Instance, a.Instance) {
 		return fmt.Errorf("%v cannot be started: the files of %v must be removed first", a.Instance, v.rec.Instance)
 	}
-	d, err := v.build(ctx, a.Assignment)
+	d, assignment, err := v.obtain(ctx, a.Assignment)
 	if err != nil {
 		return err
 	}
+	a.Assignment = assignment
 	r := record{
-		Instance: a.Instance, RunGeneration: a.Assignment.RunGeneration, Hypervisor: a.Assignment.Hypervisor,
-		Bound: v.bound(a),
+		Instance: a.Instance, RunGeneration: assignment.RunGeneration, SpecGeneration: assignment.SpecGeneration,
+		Hypervisor: assignment.Hypervisor, Bound: v.bound(a),
 	}
 	for _, dir := range []string{v.at.state, v.at.run} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
 	}
+	if byNix(assignment.Spec) {
+		if v.rec != nil {
+			r.Nix = v.rec.Nix
+		}
+		r.Nix = r.Nix.boot(assignment)
+	}
 	v.rec, v.killed = &r, false
 	if err := r.write(v.at.state); err != nil {
 		return v.failed(StartFailed, err)
+	}
+	if r.Nix != nil {
+		v.hold()
 	}
 	c, err := d.prepare(ctx, v.at, a.Assignment, a.Instance)
 	if err != nil {
@@ -305,6 +295,9 @@ func (v *vm) remove(i shim.Instance) error {
 	if v.alive || !shims.Dead(v.at.run) {
 		return fmt.Errorf("%v cannot be removed: something of it is alive", i)
 	}
+	if !v.lane.over(deathPatience) {
+		return fmt.Errorf("%v cannot be removed: its build has not ended yet", i)
+	}
 	if v.rec != nil && v.rec.Instance.Index != 0 && !sameIncarnation(v.rec.Instance, i) {
 		return fmt.Errorf("%v cannot be removed: what is here is %v", i, v.rec.Instance)
 	}
@@ -324,6 +317,7 @@ func (v *vm) remove(i shim.Instance) error {
 		return fmt.Errorf("remove its files: %w", err)
 	}
 	v.rec = nil
+	v.hold()
 	if err := os.RemoveAll(trash); err != nil {
 		v.h.cfg.Log.Warn("a removed VM's files are deleted at the next start", "err", err)
 	}
@@ -335,7 +329,7 @@ func (v *vm) report() vmm.Report {
 	if v.rec == nil {
 		return vmm.Report{Instance: shim.Instance{UID: v.uid}}
 	}
-	r := vmm.Report{Instance: v.rec.Instance, RunGeneration: v.rec.RunGeneration, Liveness: vmm.Down, Exit: v.rec.Exit}
+	r := vmm.Report{Instance: v.rec.Instance, RunGeneration: v.rec.RunGeneration, SpecGeneration: v.rec.SpecGeneration, Liveness: vmm.Down, Exit: v.rec.Exit}
 	if v.alive {
 		b := v.rec.Bound
 		if n := v.rec.Next; n != nil && n.Lease < b.Lease {

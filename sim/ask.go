@@ -50,7 +50,7 @@ func parseAsk(words []string) (Fault, error) {
 		return nil, fmt.Errorf("there is no verb %s", words[2])
 	}
 	a := Ask{Client: client, Verb: Verb(verb), Name: words[3]}
-	if a.Verb == Create {
+	if a.Verb == Create || a.Verb == Update {
 		a.Spec = plainVM()
 		return a, setMessage(a.Spec, words[4:])
 	}

@@ -31,6 +31,8 @@ const (
 	Stop
 	Restart
 	Delete
+	Update
+	Rollback
 	AddMember
 	Cordon
 	Uncordon
@@ -39,7 +41,7 @@ const (
 )
 
 var verbNames = [...]string{
-	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "AddMember", "Cordon", "Uncordon",
+	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "AddMember", "Cordon", "Uncordon",
 	"RemoveMember", "LoseMember",
 }
 
@@ -78,7 +80,7 @@ func (o *Operation) String() string {
 	case o.Verb == List:
 		return s + fmt.Sprintf(" -> %d VMs at %d", len(o.VMs), o.Revision)
 	case o.VM != nil:
-		return s + fmt.Sprintf(" -> uid %s run %t/%d deleting %t at %d", o.VM.Uid, o.VM.Run, o.VM.RunGeneration, o.VM.Deleting, o.Revision)
+		return s + fmt.Sprintf(" -> uid %s run %t/%d spec %d deleting %t at %d", o.VM.Uid, o.VM.Run, o.VM.RunGeneration, o.VM.SpecGeneration, o.VM.Deleting, o.Revision)
 	}
 	return s + fmt.Sprintf(" -> none at %d", o.Revision)
 }
@@ -144,8 +146,8 @@ func (c *client) next() {
 	m := c.w.mix
 	name := fmt.Sprintf("vm%d", c.choice.IntN(m.Names))
 	op := &Operation{Verb: c.verb(), Name: name}
-	if op.Verb == Create {
-		op.Spec = c.spec()
+	if op.Verb == Create || op.Verb == Update {
+		op.Spec = c.spec(name)
 	}
 	c.w.decided(Ask{c.index, op.Verb, op.Name, op.Spec})
 	c.begin(op, nil)
@@ -156,7 +158,7 @@ func (c *client) verb() Verb {
 	for _, v := range []struct {
 		verb   Verb
 		weight int
-	}{{Create, 30}, {Get, 25}, {List, 3}, {StaleGet, 5}, {Start, 9}, {Stop, 9}, {Restart, 6}, {Delete, 13}} {
+	}{{Create, 25}, {Get, 23}, {List, 3}, {StaleGet, 5}, {Start, 8}, {Stop, 8}, {Restart, 5}, {Delete, 11}, {Update, 9}, {Rollback, 3}} {
 		if x -= v.weight; x < 0 {
 			return v.verb
 		}
@@ -164,7 +166,9 @@ func (c *client) verb() Verb {
 	return Get
 }
 
-func (c *client) spec() *blixardv1.VMSpec {
+// spec of a VM. Whether Nix builds it is told by its name: an update changes
+// nothing about that.
+func (c *client) spec(name string) *blixardv1.VMSpec {
 	s := &blixardv1.VMSpec{
 		Vcpus: uint32(1 + c.choice.IntN(2)), MemoryMib: uint64(256 << c.choice.IntN(4)),
 		Source:      &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/vm"}}},
@@ -176,6 +180,15 @@ func (c *client) spec() *blixardv1.VMSpec {
 		Labels:      map[string]string{"a": "1", "b": "2", "client": fmt.Sprint(c.index)},
 		Require:     nil,
 	}
+	if name[len(name)-1]%2 == 0 {
+		s.Source = &blixardv1.VMSpec_Nixos{Nixos: &blixardv1.Nixos{Modules: []*blixardv1.NixosModule{
+			{Source: &blixardv1.NixosModule_Inline{Inline: fmt.Sprintf("{ a = %d; }", c.choice.IntN(3))}},
+		}}}
+		s.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR
+		s.Prebuild = uint32(c.choice.IntN(3))
+	}
+	s.OnUpdate = pick(c.choice, blixardv1.OnUpdate_ON_UPDATE_NEXT_START, blixardv1.OnUpdate_ON_UPDATE_RESTART)
+	s.Labels["revision"] = fmt.Sprint(c.choice.Uint64()) // no two specs are equal
 	switch c.choice.IntN(10) {
 	case 0:
 		s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_NEVER
@@ -211,6 +224,10 @@ func (c *client) request(op *Operation) core.Request {
 		cmd.Op = &blixardv1.Command_CreateVm{CreateVm: &blixardv1.CreateVMOp{Name: op.Name, Spec: op.Spec}}
 	case Delete:
 		cmd.Op = &blixardv1.Command_DeleteVm{DeleteVm: &blixardv1.DeleteVMOp{Name: op.Name}}
+	case Update:
+		cmd.Op = &blixardv1.Command_UpdateVm{UpdateVm: &blixardv1.UpdateVMOp{Name: op.Name, Spec: op.Spec}}
+	case Rollback:
+		cmd.Op = &blixardv1.Command_RollbackVm{RollbackVm: &blixardv1.RollbackVMOp{Name: op.Name}}
 	case Start, Stop, Restart:
 		cmd.Op = &blixardv1.Command_Power{Power: &blixardv1.PowerOp{Name: op.Name, Run: op.Verb != Stop, Restart: op.Verb == Restart}}
 	case Cordon, Uncordon:

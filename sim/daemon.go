@@ -24,14 +24,16 @@ type Daemon struct {
 	held   []event
 	ticks  bool // a tick is among the held
 
-	work     map[string]*orders // the hypervisor's adapter, by uid
-	builds   map[string]vmm.Action
-	waiting  map[uint64]*request  // by Request.ID
-	conns    map[uint64]*shimWait // the adapter's questions to shims
-	nextConn uint64
-	nextID   uint64
-	observed int64 // when the last observation will be told
-	applied  uint64
+	work   map[string]*orders // the hypervisor's adapter, by uid
+	builds map[string]vmm.Action
+	// preparing is the newest list of runners to hold ready.
+	preparing vmm.Action
+	waiting   map[uint64]*request  // by Request.ID
+	conns     map[uint64]*shimWait // the adapter's questions to shims
+	nextConn  uint64
+	nextID    uint64
+	observed  int64 // when the last observation will be told
+	applied   uint64
 }
 
 // startDaemon opens the node from what the disk holds.

@@ -48,7 +48,8 @@ func (d *Daemon) do(a vmm.Action) {
 		return
 	}
 	if a.Verb == vmm.Prepare {
-		return // nothing to hold ready: what is simulated as a build leaves nothing behind
+		d.prepare(a)
+		return
 	}
 	w.keep(m, a)
 	if a.Verb == vmm.Build {
@@ -95,9 +96,21 @@ func (d *Daemon) build(a vmm.Action) {
 	m, w := d.m, d.m.w
 	d.endBuild(a.Instance.UID, "a newer one was ordered")
 	d.builds[a.Instance.UID] = a
+	if nixBuilt(a.Assignment) {
+		d.nixDir(a)
+		after, err := d.nixTime(a.Assignment)
+		w.push(event{at: w.now + after, kind: evBuilt, m: m, life: d.life, ref: built{a, err}})
+		return
+	}
 	after := between(m.rand, 100*time.Microsecond, time.Second)
 	slow, _ := w.mishap("BuildSlow", m.place(), w.mix.BuildSlow, 0, 40*time.Second)
-	w.push(event{at: w.now + after + int64(slow), kind: evBuilt, m: m, life: d.life, ref: a})
+	w.push(event{at: w.now + after + int64(slow), kind: evBuilt, m: m, life: d.life, ref: built{a, ""}})
+}
+
+// built is a Build and how Nix will fail at it.
+type built struct {
+	order vmm.Action
+	err   string
 }
 
 func (d *Daemon) endBuild(uid, err string) {
@@ -108,8 +121,13 @@ func (d *Daemon) endBuild(uid, err string) {
 }
 
 // built: a Build has come to its end, unless it was ended before.
-func (d *Daemon) built(a vmm.Action) {
+func (d *Daemon) built(b built) {
+	a := b.order
 	if d.builds[a.Instance.UID].ID != a.ID {
+		return
+	}
+	if nixBuilt(a.Assignment) {
+		d.nixEnds(a, b.err)
 		return
 	}
 	err := ""
@@ -143,6 +161,7 @@ func (d *Daemon) act(o *orders) {
 			d.finish(o.uid, a.ID, "something of the VM is alive")
 		default:
 			m.dirs.Delete(o.uid)
+			m.nix.hold(o.uid)
 			w.say(m, "files of VM "+o.uid+" are removed")
 			d.finish(o.uid, a.ID, "")
 			m.notice(dir)
@@ -163,8 +182,11 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 		return
 	}
 	if dir == nil {
-		dir = &vmDir{uid: a.Instance.UID, bound: map[string]blixardv1.LeaseClass{}}
+		dir = newDir(a.Instance)
 		m.dirs.Set(dir.uid, dir)
+	}
+	if nixBuilt(a.Assignment) {
+		d.nixBoot(dir, a.Assignment)
 	}
 	page := m.pagePath(a.Host, a.Assignment)
 	dir.bound[page] = a.Assignment.GetLease()

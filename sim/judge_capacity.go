@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"slices"
+
 	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
@@ -22,12 +24,15 @@ func (j *judgeCapacity) seen(w *World, v *cluster.State) {
 			s = &sum{}
 			used[p.NodeId] = s
 		}
-		if p.Vcpus != vm.Spec.Vcpus || p.MemoryMib != vm.Spec.MemoryMib {
-			w.fail("what is accounted is what was asked", "VM %s asks for %d vcpus and %d MiB, accounted are %d and %d",
-				vm.Name, vm.Spec.Vcpus, vm.Spec.MemoryMib, p.Vcpus, p.MemoryMib)
+		runs := vm.GetStatus().GetSpecGeneration()
+		for _, spec := range mayRun(v, vm) {
+			if p.Vcpus < spec.Vcpus || p.MemoryMib < spec.MemoryMib || runs == vm.SpecGeneration && (p.Vcpus != spec.Vcpus || p.MemoryMib != spec.MemoryMib) {
+				w.fail("what is accounted is what was asked", "VM %s asks for %d vcpus and %d MiB in a spec that may run, accounted are %d and %d",
+					vm.Name, spec.Vcpus, spec.MemoryMib, p.Vcpus, p.MemoryMib)
+			}
 		}
-		s.vcpus += uint64(vm.Spec.Vcpus)
-		s.memory += vm.Spec.MemoryMib
+		s.vcpus += uint64(p.Vcpus)
+		s.memory += p.MemoryMib
 		s.disk += p.DiskMib
 		s.n++
 		return true
@@ -59,4 +64,21 @@ func (j *judgeCapacity) seen(w *World, v *cluster.State) {
 	for id := range used {
 		w.fail("a VM is placed on a member", "index %d: a VM is placed on %d, which is no node", v.Revision(), id)
 	}
+}
+
+// mayRun are the specs that a VM may run with: its newest; the one that it runs
+// with, or that came between; and the last that was built, when the newest is not.
+func mayRun(v *cluster.State, vm *blixardv1.VM) []*blixardv1.VMSpec {
+	list, runs := []*blixardv1.VMSpec{vm.Spec}, vm.GetStatus().GetSpecGeneration()
+	if runs == vm.SpecGeneration {
+		return list
+	}
+	built := vm.Runner != nil || vm.Spec.GetNixos() == nil
+	for _, g := range slices.Backward(v.History(vm.Name)) {
+		if runs != 0 && g.SpecGeneration >= runs || !built && g.Runner != nil {
+			list = append(list, g.Spec)
+		}
+		built = built || g.Runner != nil
+	}
+	return list
 }

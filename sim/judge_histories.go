@@ -65,6 +65,7 @@ type modelVM struct {
 	uid      string // empty: made by an operation that nobody heard the answer of
 	run      bool
 	gen      uint32
+	spec     uint32
 }
 
 // vmModel is the sequential specification of one name. A VM that is being
@@ -80,10 +81,13 @@ var vmModel = (&porcupine.NondeterministicModel{
 		}
 		if op.Unknown || op.Return == 0 {
 			if op.Verb == Create && s.deleting { // was it gone already?
-				return []any{s, modelVM{there: true, run: true, gen: 1}}
+				return []any{s, modelVM{there: true, run: true, gen: 1, spec: 1}}
 			}
 			if op.Verb == Start && s.run { // had it ended?
 				return []any{s, s.again()}
+			}
+			if op.Verb == Update || op.Verb == Rollback { // was there room for it?
+				return []any{s, s.does(op)}
 			}
 			return []any{s.does(op)}
 		}
@@ -108,7 +112,7 @@ func (s modelVM) sees(vm *blixardv1.VM) (bool, modelVM) {
 	if !s.there || s.uid != "" && s.uid != vm.Uid || s.deleting != vm.Deleting {
 		return false, s
 	}
-	if !s.deleting && (s.run != vm.Run || s.gen != vm.RunGeneration) {
+	if !s.deleting && (s.run != vm.Run || s.gen != vm.RunGeneration || s.spec != vm.SpecGeneration) {
 		return false, s
 	}
 	s.uid = vm.Uid
@@ -119,13 +123,15 @@ func (s modelVM) sees(vm *blixardv1.VM) (bool, modelVM) {
 func (s modelVM) does(op *Operation) modelVM {
 	switch {
 	case op.Verb == Create && !s.there:
-		return modelVM{there: true, run: true, gen: 1}
+		return modelVM{there: true, run: true, gen: 1, spec: 1}
 	case !s.there || s.deleting || op.Verb == Create:
 		return s
 	case op.Verb == Delete:
 		s.deleting, s.run = true, false
 	case op.Verb == Stop:
 		s.run = false
+	case op.Verb == Update, op.Verb == Rollback && s.spec > 1:
+		s.spec++
 	case op.Verb == Start && !s.run, op.Verb == Restart:
 		s.run = true
 		s.gen++
@@ -142,14 +148,15 @@ func (s modelVM) answers(op *Operation, vm *blixardv1.VM) (bool, modelVM) {
 	case blixardv1.ErrorCode_ERROR_CODE_ALREADY_EXISTS:
 		return op.Verb == Create && s.there, s
 	case blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION:
-		return s.deleting, s
+		// A host may have no room for the new spec; a first one has none before it.
+		return s.deleting || s.there && (op.Verb == Update || op.Verb == Rollback), s
 	default:
 		return false, s
 	}
 	switch op.Verb {
 	case Create:
-		ok := (!s.there || s.deleting) && vm != nil && vm.Uid != s.uid && vm.Run && vm.RunGeneration == 1
-		return ok, modelVM{there: true, uid: vm.GetUid(), run: true, gen: 1}
+		ok := (!s.there || s.deleting) && vm != nil && vm.Uid != s.uid && vm.Run && vm.RunGeneration == 1 && vm.SpecGeneration == 1
+		return ok, modelVM{there: true, uid: vm.GetUid(), run: true, gen: 1, spec: 1}
 	case Delete:
 		if !s.there || vm == nil || s.uid != "" && vm.Uid != s.uid {
 			return false, s

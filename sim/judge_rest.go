@@ -63,6 +63,7 @@ func (w *World) unrest() (why []string) {
 		return true
 	})
 	for _, m := range w.machines {
+		why = append(why, w.nixLeaks(v, m)...)
 		m.dirs.Scan(func(uid string, d *vmDir) bool {
 			if m.member && v.Node(m.id) == nil { // removed: it keeps its files, and runs nothing
 				if d.alive() {
@@ -107,6 +108,12 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 		d, _ := host.dirs.Get(vm.Uid)
 		if i := d.guest.instance; i.Index != vm.Placement.Incarnation.GetIndex() || i.Generation != vm.Placement.Incarnation.GetGeneration() {
 			return "runs as another incarnation: " + i.String()
+		}
+		if st.BuiltGeneration != vm.SpecGeneration || vm.RestartWhenBuilt && st.SpecGeneration != vm.SpecGeneration {
+			return fmt.Sprintf("its spec %d is not what was built (%d: %s) and runs (%d)", vm.SpecGeneration, st.BuiltGeneration, st.BuildMessage, st.SpecGeneration)
+		}
+		if (vm.Spec.GetNixos() != nil) != (vm.Runner != nil) {
+			return fmt.Sprintf("its runner is %v", vm.Runner)
 		}
 	}
 	return ""

@@ -16,7 +16,7 @@ type judges struct {
 }
 
 // JudgeNames are all judges there are.
-var JudgeNames = []string{"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "rest", "states"}
+var JudgeNames = []string{"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "rest", "roots", "states"}
 
 func (j *judges) reset() {
 	*j = judges{judged: map[string]int{}}

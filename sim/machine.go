@@ -35,6 +35,7 @@ type Machine struct {
 
 	dirs  *btree.Map[string, *vmDir] // by uid
 	pages map[string]*shim.Page      // by path; in memory
+	nix   nixStore
 
 	rand    *rand.Rand // processes and their delays
 	entropy *rand.Rand // what its daemon draws
@@ -47,6 +48,7 @@ func (w *World) newMachine(index int, server, host bool) *Machine {
 	m := &Machine{
 		Index: index, Name: fmt.Sprintf("n%d", index), Server: server, Host: host, w: w,
 		dirs: btree.NewMap[string, *vmDir](0), pages: map[string]*shim.Page{},
+		nix: nixStore{paths: map[string]bool{}, held: map[string][]string{}},
 	}
 	m.rand = w.chance.stream(m.Name + "/process")
 	m.entropy = w.chance.stream(m.Name + "/entropy")
@@ -111,7 +113,7 @@ func (m *Machine) facts() *blixardv1.HostFacts {
 			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Version: "sim"},
 		},
 		Labels: m.labels, Version: "sim", Machine: "machine-" + m.Name, HoldsForks: true,
-		Level: m.w.settings.GetLevel(),
+		Level: m.w.settings.GetLevel(), Nix: true,
 	}
 }
 

@@ -108,7 +108,12 @@ func TestFaultsPrintAndParse(t *testing.T) {
 // The judge of histories, on histories made by hand.
 
 func vmOf(uid string, run bool, gen uint32, deleting bool) *blixardv1.VM {
-	return &blixardv1.VM{Name: "a", Uid: uid, Run: run, RunGeneration: gen, Deleting: deleting}
+	return &blixardv1.VM{Name: "a", Uid: uid, Run: run, RunGeneration: gen, SpecGeneration: 1, Deleting: deleting}
+}
+
+func updated(vm *blixardv1.VM) *blixardv1.VM {
+	vm.SpecGeneration++
+	return vm
 }
 
 func refused(code blixardv1.ErrorCode) *blixardv1.Error { return &blixardv1.Error{Code: code} }
@@ -161,6 +166,11 @@ func TestJudgeHistories(t *testing.T) {
 		{"an unknown create while the old one goes", true, []*Operation{
 			create("1"), {Verb: Delete, VM: vmOf("1", false, 1, true)}, {Verb: Create, Unknown: true}, get(vmOf("2", true, 1, false)),
 		}},
+		{"updated", true, []*Operation{create("1"), {Verb: Update, VM: updated(vmOf("1", true, 1, false))}, get(updated(vmOf("1", true, 1, false)))}},
+		{"an update is lost", false, []*Operation{create("1"), {Verb: Update, VM: updated(vmOf("1", true, 1, false))}, get(vmOf("1", true, 1, false))}},
+		{"an update that nobody heard of", true, []*Operation{create("1"), {Verb: Update, Unknown: true}, get(updated(vmOf("1", true, 1, false)))}},
+		{"an update that there was no room for", true, []*Operation{create("1"), {Verb: Update, Unknown: true}, get(vmOf("1", true, 1, false))}},
+		{"an update counted twice", false, []*Operation{create("1"), {Verb: Update, Unknown: true}, get(updated(updated(vmOf("1", true, 1, false))))}},
 		{"not found, and there", false, []*Operation{create("1"), {Verb: Stop, Error: refused(none)}}},
 		{"at the same time, either order", true, []*Operation{
 			{Verb: Create, VM: vmOf("1", true, 1, false), Call: 10, Return: 30}, {Verb: Get, Call: 10, Return: 30},

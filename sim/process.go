@@ -6,6 +6,7 @@ import (
 
 	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/shim"
 )
 
@@ -28,9 +29,20 @@ type vmDir struct {
 	bound map[string]blixardv1.LeaseClass // by page: what an assignment called it
 	gen   uint32                          // run generation of the order to start
 	spec  uint32                          // and its spec's
+	nix   vmm.Runners
 
 	shim  *shimProc
 	guest *guest
+}
+
+func newDir(i shim.Instance) *vmDir {
+	return &vmDir{uid: i.UID, start: &shim.Start{Instance: i}, bound: map[string]blixardv1.LeaseClass{}}
+}
+
+// of says whether the directory is one of an instance's incarnation.
+func (d *vmDir) of(i shim.Instance) bool {
+	at := d.start.Instance
+	return at.Generation == i.Generation && at.Index == i.Index
 }
 
 func (d *vmDir) alive() bool { return d.shim != nil || d.guest != nil }
@@ -58,6 +70,7 @@ type guest struct {
 	m        *Machine
 	life     uint64
 	instance shim.Instance
+	runner   string // what Nix built, that it was started with
 	ready    bool
 	deaf     bool
 	dying    bool
@@ -226,10 +239,11 @@ func (s *shimProc) fork() {
 		s.happened(shim.Input{Kind: shim.Forked, Err: "exec format error"})
 		return
 	}
-	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, forked: w.now}
+	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, forked: w.now}
 	s.dir.guest = g
 	w.say(m, fmt.Sprintf("VM %s runs", g.instance))
 	w.forked(g)
+	judgeRoots(w, m)
 	_, g.deaf = w.mishap("Deaf", here, w.mix.Deaf, 0, 0)
 	if _, hangs := w.mishap("BootHangs", here, w.mix.BootHangs, 0, 0); !hangs {
 		g.boots()

@@ -17,6 +17,7 @@ const (
 	evObserved   // and tells the node
 	evAction     // the hypervisor's adapter goes on with a VM's orders
 	evBuilt      // the hypervisor's adapter has built something
+	evPrepare    // the hypervisor's adapter gets what it is to hold ready
 	evExtend     // the hypervisor's adapter writes the lease pages
 	evSilent     // the hypervisor's adapter has waited for a shim's answer
 

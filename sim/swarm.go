@@ -166,7 +166,7 @@ func drawMix(r *rand.Rand) Mix {
 // faultNames in the order in which they are drawn from.
 var faultNames = []string{
 	"Isolate", "Split", "OneWay", "Clog", "Crash", "Pause", "Freeze", "PowerLoss", "ShimKill", "ShimPause", "GuestCrash",
-	"DiskSlow", "DiskStall", "DiskError", "WallJump",
+	"DiskSlow", "DiskStall", "DiskError", "WallJump", "NixCollect",
 }
 
 // drawFault draws one fault, or nil when the mix has none.
@@ -216,6 +216,8 @@ func drawFault(r *rand.Rand, mix *Mix, machines int) Fault {
 			return DiskStall{n(), d() / 2}
 		case "DiskError":
 			return DiskError{n()}
+		case "NixCollect":
+			return NixCollect{n()}
 		case "WallJump":
 			return WallJump{n(), time.Duration(between(r, -1000*time.Hour, 1000*time.Hour)).Truncate(time.Second)}
 		}

@@ -51,8 +51,10 @@ type World struct {
 	operator  *client // grows the cluster, and asks what the tests ask
 	history   []*Operation
 	attempts  uint64
-	phase     phase
-	healedAt  int64
+	// evaluations counts what Nix had to build, of all machines.
+	evaluations int
+	phase       phase
+	healedAt    int64
 
 	broken   map[*ended]uint64 // faults in effect, by when they began
 	unpaused map[int]int64
@@ -258,7 +260,9 @@ func (w *World) happen(e event) {
 	case evAction:
 		m.daemon.act(e.ref.(*orders))
 	case evBuilt:
-		m.daemon.built(e.ref.(vmm.Action))
+		m.daemon.built(e.ref.(built))
+	case evPrepare:
+		m.daemon.getReady(e.n)
 	case evExtend:
 		m.daemon.extend(e.ref.(vmm.Action))
 	case evSilent:

@@ -255,8 +255,11 @@ func (u *Unit) Observation() *blixardv1.Observation {
 	if u.incarnation == u.Want.GetIncarnation().GetIndex() {
 		o.SpecGeneration = u.specGeneration
 	}
-	if u.built == u.spec() {
+	switch {
+	case u.built == u.spec():
 		o.BuiltGeneration, o.Runner = u.built.generation, u.runner
+	case o.SpecGeneration == u.Want.GetSpecGeneration():
+		o.BuiltGeneration = o.SpecGeneration // it has run with it
 	}
 	return o
 }

@@ -15,7 +15,7 @@ func (s *State) Explain(name string) (*blixardv1.ExplainResponse, *blixardv1.Err
 		return nil, noVM(name).Error
 	}
 	out := &blixardv1.ExplainResponse{Vm: vm, Revision: s.Revision()}
-	n := need(vm.Spec)
+	n := s.needOf(vm)
 	fits, hosts := 0, 0
 	s.Nodes(func(node *blixardv1.Node) bool {
 		if node.Host == nil {

@@ -76,6 +76,19 @@ func need(spec *blixardv1.VMSpec) schedule.Need {
 	return n
 }
 
+// needOf is what a VM asks of a host: room for its spec, and for the one that it
+// falls back on while that is not built.
+func (s *State) needOf(vm *blixardv1.VM) schedule.Need {
+	n := need(vm.Spec)
+	if f := s.fallback(vm); f != nil {
+		was := need(f.Spec)
+		n.MilliCPU = max(n.MilliCPU, was.MilliCPU)
+		n.MemoryMiB = max(n.MemoryMiB, was.MemoryMiB)
+		n.DiskMiB = max(n.DiskMiB, was.DiskMiB)
+	}
+	return n
+}
+
 func (s *State) emptiestFirst() iter.Seq[*schedule.Host] {
 	return func(yield func(*schedule.Host) bool) {
 		overcommit := s.overcommit()
@@ -88,7 +101,7 @@ func (s *State) emptiestFirst() iter.Seq[*schedule.Host] {
 // place gives a waiting VM a host, if one fits, and says so in its status. The
 // VM is the caller's own copy, and is stored.
 func (s *State) place(e *entry, vm *blixardv1.VM) bool {
-	n := need(vm.Spec)
+	n := s.needOf(vm)
 	// Where its runner is, nothing needs to be copied.
 	id, hv, ok := schedule.Choose(slices.Values(s.holdersOf(vm)), n)
 	if !ok {
@@ -108,7 +121,7 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 		NodeId: id, Epoch: node.Host.Epoch,
 		Incarnation: &blixardv1.Incarnation{Generation: s.meta.Generation, Index: e.index},
 		Hypervisor:  blixardv1.Hypervisor(hv),
-		Vcpus:       vm.Spec.Vcpus, MemoryMib: n.MemoryMiB, DiskMib: n.DiskMiB,
+		Vcpus:       uint32(n.MilliCPU / 1000), MemoryMib: n.MemoryMiB, DiskMib: n.DiskMiB,
 	}
 	vm.Placement.TargetLease = s.leaseFor(vm, node)
 	vm.Placement.Lease = vm.Placement.TargetLease
@@ -257,7 +270,7 @@ func (s *State) placeMore(e *entry) {
 }
 
 func (s *State) placeWaiting(e *entry, vm *blixardv1.VM) {
-	if _, _, ok := schedule.Choose(s.emptiestFirst(), need(vm.Spec)); !ok && vm.GetStatus().GetReason() == "NoHostFits" {
+	if _, _, ok := schedule.Choose(s.emptiestFirst(), s.needOf(vm)); !ok && vm.GetStatus().GetReason() == "NoHostFits" {
 		return // nothing new to say
 	}
 	s.place(e, clone(vm))

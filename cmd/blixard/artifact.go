@@ -43,12 +43,9 @@ func (r ref) find(ctx context.Context, c *rpc.Client, t *terminal) (*blixardv1.A
 		}
 		return a, err
 	}
-	path := r.text
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(r.base, path)
-	}
-	f, err := openOrPack(path)
-	if errors.Is(err, os.ErrNotExist) {
+	path := r.path()
+	f, packed, err := r.open()
+	if errors.Is(err, os.ErrNotExist) && !r.folder {
 		a, err := lookup(ctx, c, func(a *blixardv1.ArtifactRecord) bool { return a.GetName() == r.text })
 		if a == nil && err == nil {
 			err = &failure{code: exitNotFound, what: fmt.Sprintf("%s: there is no %s", r.field, r.text),
@@ -61,9 +58,15 @@ func (r ref) find(ctx context.Context, c *rpc.Client, t *terminal) (*blixardv1.A
 		return nil, r.fail("%v", err)
 	}
 	defer f.Close()
-	a, _, err := push(ctx, c, t, f, "")
+	a, there, err := push(ctx, c, t, f, "")
 	if err != nil {
 		return nil, fmt.Errorf("cannot bring %s to the cluster: %w", path, err)
+	}
+	if packed != "" {
+		if there {
+			packed += "; the cluster has it already"
+		}
+		fmt.Fprintln(t.err, packed)
 	}
 	return a, nil
 }
@@ -90,7 +93,7 @@ func push(ctx context.Context, c *rpc.Client, t *terminal, f *os.File, name stri
 	if err != nil {
 		return nil, false, err
 	}
-	r := &meter{r: f, total: st.Size(), p: p, what: "reading " + f.Name()}
+	r := &meter{r: f, total: st.Size(), p: p, what: "reading " + filepath.Base(f.Name())}
 	h := sha256.New()
 	size, err := io.Copy(h, r)
 	if err != nil {
@@ -116,7 +119,7 @@ func push(ctx context.Context, c *rpc.Client, t *terminal, f *os.File, name stri
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, false, err
 	}
-	resp, err := upload(ctx, c, header, &meter{r: f, total: size, p: p, what: "uploading " + f.Name()})
+	resp, err := upload(ctx, c, header, &meter{r: f, total: size, p: p, what: "uploading " + filepath.Base(f.Name())})
 	return resp.GetArtifact(), resp.GetExists(), err
 }
 

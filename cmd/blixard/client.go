@@ -16,16 +16,31 @@ import (
 type session struct {
 	*rpc.Client
 	*terminal
-	g      *Globals
-	ctx    context.Context
-	cancel context.CancelFunc
+	g   *Globals
+	tls *rpc.TLS
+	// ctx ends after patience, or with parent, the command's own.
+	ctx, parent context.Context
+	cancel      context.CancelFunc
+	began       time.Time
+	patience    time.Duration
+}
+
+// defaultPatience is --timeout where it is not given.
+const defaultPatience = 2 * time.Minute
+
+// timeout is what the user said, or what is usual.
+func (g *Globals) timeout() time.Duration {
+	if g.Timeout == nil {
+		return defaultPatience
+	}
+	return *g.Timeout
 }
 
 // open connects as the flags say. Everything that the session does ends with
 // --timeout, except for streams: they use the command's own context.
 func open(g *Globals, t *terminal, ctx context.Context) (*session, error) {
-	if g.Timeout <= 0 {
-		return nil, usagef("--timeout %s: want more than nothing", g.Timeout)
+	if g.timeout() <= 0 {
+		return nil, usagef("--timeout %s: want more than nothing", g.timeout())
 	}
 	var err error
 	if g.Server, err = addresses(g.Server); err != nil {
@@ -35,8 +50,23 @@ func open(g *Globals, t *terminal, ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, usagef("%v", err)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, g.Timeout, errTimeout(g.Timeout))
-	return &session{Client: rpc.Dial(g.Server, tls), terminal: t, g: g, ctx: ctx, cancel: cancel}, nil
+	s := &session{Client: rpc.Dial(g.Server, tls), terminal: t, g: g, tls: tls, parent: ctx, began: time.Now(), cancel: func() {}}
+	s.endAfter(g.timeout())
+	return s, nil
+}
+
+// endAfter sets when the session ends, counted from its beginning.
+func (s *session) endAfter(d time.Duration) {
+	s.cancel()
+	s.patience = d
+	s.ctx, s.cancel = context.WithDeadlineCause(s.parent, s.began.Add(d), errTimeout(d))
+}
+
+// allow gives the session more time, unless its user said how long it may take.
+func (s *session) allow(d time.Duration) {
+	if s.g.Timeout == nil && d > s.patience {
+		s.endAfter(d)
+	}
 }
 
 // defaultPort is where serve listens when nobody says otherwise.

@@ -127,64 +127,23 @@ func (d *draft) readLocally() (map[string][]byte, error) {
 		if strings.HasPrefix(r.text, "sha256:") {
 			return nil, r.fail("its content is in a cluster, and render asks none; give the file")
 		}
-		path := r.text
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(r.base, path)
-		}
-		b, err := readOrPack(path)
+		f, _, err := r.open()
 		if err != nil {
 			return nil, r.fail("%v", err)
+		}
+		b, err := io.ReadAll(io.LimitReader(f, nixflake.MaxPacked+1))
+		f.Close()
+		if err != nil {
+			return nil, r.fail("%v", err)
+		}
+		if len(b) > nixflake.MaxPacked {
+			return nil, r.fail("it is larger than %s", bytesText(nixflake.MaxPacked))
 		}
 		sum := sha256.Sum256(b)
 		r.target.Digest, r.target.Size = hex.EncodeToString(sum[:]), uint64(len(b))
 		contents[r.target.Digest] = b
 	}
 	return contents, nil
-}
-
-func readOrPack(path string) ([]byte, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if st.IsDir() {
-		return nixflake.Pack(os.DirFS(path))
-	}
-	if st.Size() > nixflake.MaxPacked {
-		return nil, fmt.Errorf("%s is larger than %s", path, bytesText(nixflake.MaxPacked))
-	}
-	f, err := openPlain(path)
-	if err != nil {
-		return nil, err
-	}
-	f.Close()
-	return os.ReadFile(path)
-}
-
-// openOrPack opens a file, or a folder with a flake as the one file that it
-// travels as, which is nowhere else.
-func openOrPack(path string) (*os.File, error) {
-	if _, err := os.Stat(filepath.Join(path, "flake.nix")); err != nil {
-		return openPlain(path) // which says what is wrong with a folder
-	}
-	b, err := nixflake.Pack(os.DirFS(path))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	f, err := os.CreateTemp("", "blixard-flake-")
-	if err != nil {
-		return nil, err
-	}
-	os.Remove(f.Name())
-	_, err = f.Write(b)
-	if err == nil {
-		_, err = f.Seek(0, io.SeekStart)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
 }
 
 // ours are the names at the top of what render and modules write. They are

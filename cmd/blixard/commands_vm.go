@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"connectrpc.com/connect"
@@ -21,6 +22,34 @@ func (c *VMCreateCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 		return err
 	}
 	defer s.close()
+	return s.eachDraft(drafts, func(d *draft) error { return s.create(d, c.ValidateOnly) })
+}
+
+func (c *VMCreateCmd) drafts(t *terminal) ([]*draft, error) {
+	if len(c.File) == 0 {
+		d, err := c.draft()
+		return []*draft{d}, err
+	}
+	alone := VMCreateCmd{File: c.File, ValidateOnly: c.ValidateOnly}
+	if !reflect.DeepEqual(alone, *c) {
+		return nil, usagef("-f says everything of a VM: no name and no other flag goes with it")
+	}
+	return readAllSpecs(c.File, t)
+}
+
+func readAllSpecs(files []string, t *terminal) (all []*draft, err error) {
+	for _, f := range files {
+		d, err := readSpecs(f, t.in)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, d...)
+	}
+	return all, nil
+}
+
+// eachDraft does something with every VM that is described, once.
+func (s *session) eachDraft(drafts []*draft, do func(*draft) error) error {
 	byName := map[string]*draft{}
 	var names []string
 	for _, d := range drafts {
@@ -30,27 +59,7 @@ func (c *VMCreateCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 		byName[d.name] = d
 		names = append(names, d.name)
 	}
-	return s.each(names, func(name string) error { return s.create(byName[name], c.ValidateOnly) })
-}
-
-func (c *VMCreateCmd) drafts(t *terminal) ([]*draft, error) {
-	if len(c.File) == 0 {
-		d, err := c.draft()
-		return []*draft{d}, err
-	}
-	alone := VMCreateCmd{File: c.File, ValidateOnly: c.ValidateOnly}
-	if fmt.Sprint(alone) != fmt.Sprint(*c) {
-		return nil, usagef("-f says everything of a VM: no name and no other flag goes with it")
-	}
-	var all []*draft
-	for _, f := range c.File {
-		d, err := readSpecs(f, t.in)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, d...)
-	}
-	return all, nil
+	return s.each(names, func(name string) error { return do(byName[name]) })
 }
 
 func (s *session) create(d *draft, validateOnly bool) error {
@@ -67,7 +76,7 @@ func (s *session) create(d *draft, validateOnly bool) error {
 		if validateOnly || !s.g.Wait {
 			return s.showVM(vm, s.nodeOf(vm))
 		}
-		vm, node, err := s.await(d.name, vm.GetUid(), "create", running(0, nil))
+		vm, node, err := s.await(d.name, vm.GetUid(), "create", running(vm, placed))
 		if err != nil {
 			return err
 		}
@@ -78,7 +87,7 @@ func (s *session) create(d *draft, validateOnly bool) error {
 func (s *session) showVM(vm *blixardv1.VM, node string) error {
 	return s.show(s.g, vm, func() table {
 		t := vmTable([]*blixardv1.VM{vm}, func(*blixardv1.VM) string { return node }, time.Now())
-		t.notes = statusNotes(vm)
+		t.notes = append(statusNotes(vm), buildNotes(vm, s.nodeNames(vm))...)
 		return t
 	})
 }
@@ -130,7 +139,7 @@ func (c *VMStartCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 			return nil, err
 		}
 		return r.Msg.GetVm(), nil
-	}, func(*blixardv1.VM) func(*blixardv1.VM) (bool, error) { return running(0, nil) })
+	}, func(v *blixardv1.VM) func(*blixardv1.VM) (bool, error) { return running(v, placed) })
 }
 
 func (c *VMStopCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
@@ -151,7 +160,7 @@ func (c *VMRestartCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 		}
 		return r.Msg.GetVm(), nil
 	}, func(v *blixardv1.VM) func(*blixardv1.VM) (bool, error) {
-		return running(v.GetStatus().GetAttempt(), v.GetPlacement().GetIncarnation())
+		return running(v, again)
 	})
 }
 
@@ -234,6 +243,9 @@ func (c *VMLogsCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	use := s.ctx
 	if c.Follow {
 		use = ctx // for as long as one likes
+	}
+	if c.Build {
+		return s.copyBuildLog(use, c.Name, c.Follow, c.Tail)
 	}
 	stream, err := s.VM.Logs(use, connect.NewRequest(&blixardv1.LogsRequest{Name: c.Name, Follow: c.Follow, TailBytes: c.Tail}))
 	if err != nil {

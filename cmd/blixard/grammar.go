@@ -24,15 +24,15 @@ const defaultOutput = "table"
 
 // Globals are the flags of every command.
 type Globals struct {
-	Server    []string      `env:"BLIXARD_SERVER" default:"127.0.0.1:7946" placeholder:"HOST:PORT" help:"A node to ask; repeat it to name others to try."`
-	TLSCert   string        `name:"tls-cert" env:"BLIXARD_TLS_CERT" placeholder:"FILE" help:"Our certificate (PEM)."`
-	TLSKey    string        `name:"tls-key" env:"BLIXARD_TLS_KEY" placeholder:"FILE" help:"Its key (PEM)."`
-	TLSCA     string        `name:"tls-ca" env:"BLIXARD_TLS_CA" placeholder:"FILE" help:"Who signed the nodes' certificates (PEM)."`
-	Output    string        `short:"o" default:"table" help:"table, wide, json, yaml or name; of vm render and modules, the folder to write."`
-	Timeout   time.Duration `env:"BLIXARD_TIMEOUT" default:"2m" help:"Give up after this long."`
-	RequestID string        `name:"request-id" placeholder:"UUIDv7" help:"Name this change: the same id again returns the first answer."`
-	Wait      bool          `negatable:"" default:"true" help:"Wait until it is so, not only accepted."`
-	Yes       bool          `short:"y" help:"Do not ask."`
+	Server    []string       `env:"BLIXARD_SERVER" default:"127.0.0.1:7946" placeholder:"HOST:PORT" help:"A node to ask; repeat it to name others to try."`
+	TLSCert   string         `name:"tls-cert" env:"BLIXARD_TLS_CERT" placeholder:"FILE" help:"Our certificate (PEM)."`
+	TLSKey    string         `name:"tls-key" env:"BLIXARD_TLS_KEY" placeholder:"FILE" help:"Its key (PEM)."`
+	TLSCA     string         `name:"tls-ca" env:"BLIXARD_TLS_CA" placeholder:"FILE" help:"Who signed the nodes' certificates (PEM)."`
+	Output    string         `short:"o" default:"table" help:"table, wide, json, yaml or name; of vm render and modules, the folder to write."`
+	Timeout   *time.Duration `env:"BLIXARD_TIMEOUT" placeholder:"2m" help:"Give up after this long; where Nix builds, an hour is given when you say nothing."`
+	RequestID string         `name:"request-id" placeholder:"UUIDv7" help:"Name this change: the same id again returns the first answer."`
+	Wait      bool           `negatable:"" default:"true" help:"Wait until it is so, not only accepted."`
+	Yes       bool           `short:"y" help:"Do not ask."`
 }
 
 type ClusterCmd struct {
@@ -40,6 +40,7 @@ type ClusterCmd struct {
 	Join   ClusterJoinCmd   `cmd:"" help:"Make a node that is in no cluster a member of one."`
 	Status ClusterStatusCmd `cmd:"" help:"Say how the cluster is, as the asked node sees it."`
 	Remove ClusterRemoveCmd `cmd:"" help:"Take a node out of the cluster."`
+	Pins   ClusterPinsCmd   `cmd:"" help:"Where NixOS VMs get nixpkgs and their other inputs."`
 }
 
 type ClusterInitCmd struct {
@@ -60,17 +61,40 @@ type ClusterRemoveCmd struct {
 	Lost bool   `help:"Its machine is off and will never return: give up what only it has. Asks first."`
 }
 
+type ClusterPinsCmd struct {
+	Show ClusterPinsShowCmd `cmd:"" help:"Show them."`
+	Set  ClusterPinsSetCmd  `cmd:"" help:"Change them, for VMs that are created or updated from now on."`
+}
+
+type ClusterPinsShowCmd struct {
+	Stale bool `help:"From the asked server's own copy, which may lag."`
+}
+
+// ClusterPinsSetCmd changes what is given; an empty reference is the default again.
+type ClusterPinsSetCmd struct {
+	File           string  `short:"f" placeholder:"FILE" help:"All of them as YAML: nixpkgs, flake_parts, microvm, modules, lock; what is not there has its default again."`
+	Nixpkgs        *string `placeholder:"FLAKE" help:"Where nixpkgs is (its unstable branch)."`
+	FlakeParts     *string `placeholder:"FLAKE" help:"Where flake-parts is."`
+	Microvm        *string `placeholder:"FLAKE" help:"Where microvm.nix is."`
+	BlixardModules *string `placeholder:"FLAKE" help:"Where our modules are (those of the daemon that builds)."`
+	Lock           *string `placeholder:"FILE" help:"A flake.lock with just these inputs, as nix flake lock makes it of what vm render writes; empty: the first build of a VM locks them."`
+}
+
 type VMCmd struct {
-	Create  VMCreateCmd  `cmd:"" help:"Create a VM; it is placed and starts by itself."`
-	Get     VMGetCmd     `cmd:"" help:"Show one VM."`
-	List    VMListCmd    `cmd:"" aliases:"ls" help:"List VMs."`
-	Start   VMStartCmd   `cmd:"" help:"Start VMs that were stopped."`
-	Stop    VMStopCmd    `cmd:"" help:"Press the power button, and kill after the grace time."`
-	Restart VMRestartCmd `cmd:"" help:"Stop and start VMs where they are."`
-	Delete  VMDeleteCmd  `cmd:"" aliases:"rm" help:"End VMs and everything they own."`
-	Logs    VMLogsCmd    `cmd:"" help:"Show the console of a VM."`
-	Explain VMExplainCmd `cmd:"" help:"Say why a VM is where it is, and why not elsewhere."`
-	Render  VMRenderCmd  `cmd:"" help:"Write the flake that a VM would be built from (-o DIR); asks no cluster."`
+	Create   VMCreateCmd   `cmd:"" help:"Create a VM; it is placed and starts by itself."`
+	Get      VMGetCmd      `cmd:"" help:"Show one VM."`
+	List     VMListCmd     `cmd:"" aliases:"ls" help:"List VMs."`
+	Start    VMStartCmd    `cmd:"" help:"Start VMs that were stopped."`
+	Stop     VMStopCmd     `cmd:"" help:"Press the power button, and kill after the grace time."`
+	Restart  VMRestartCmd  `cmd:"" help:"Stop and start VMs where they are, with their newest spec."`
+	Update   VMUpdateCmd   `cmd:"" help:"Give a VM another spec; it is built while the VM runs, and counts from its next start."`
+	Rollback VMRollbackCmd `cmd:"" help:"Give a VM one of its earlier specs again; nothing is built."`
+	Build    VMBuildCmd    `cmd:"" help:"Wait until what Nix makes of a VM is built; build it anew, or hold it ready on more hosts."`
+	History  VMHistoryCmd  `cmd:"" help:"Show the specs that a VM had, and what was built for them."`
+	Delete   VMDeleteCmd   `cmd:"" aliases:"rm" help:"End VMs and everything they own."`
+	Logs     VMLogsCmd     `cmd:"" help:"Show the console of a VM, or the log of its build."`
+	Explain  VMExplainCmd  `cmd:"" help:"Say why a VM is where it is, and why not elsewhere."`
+	Render   VMRenderCmd   `cmd:"" help:"Write the flake that a VM would be built from (-o DIR); asks no cluster."`
 }
 
 type VMCreateCmd struct {
@@ -80,22 +104,60 @@ type VMCreateCmd struct {
 	File         []string `short:"f" sep:"none" placeholder:"FILE" help:"Specs as YAML, one or more documents; - is standard input. May be repeated."`
 	ValidateOnly bool     `help:"Check everything and change nothing."`
 
+	SpecFlags
+	Restart string `aliases:"restart-policy" placeholder:"POLICY" help:"always (the default), on-failure or never."`
+}
+
+// SpecFlags say what a VM is. What is not given is left out, and in an update
+// left as it is.
+type SpecFlags struct {
+	Flake      string            `placeholder:"REF[#ATTR]" help:"A flake with a VM in it: a folder of yours (./infra#web), which is packed, or what every host can reach (github:me/infra#web)."`
 	Hypervisor string            `placeholder:"NAME" help:"qemu, cloud-hypervisor, firecracker or process; any that fits when not given."`
 	Kernel     string            `placeholder:"WHAT" help:"A file, sha256:DIGEST, or a name given by image push."`
 	Initrd     string            `placeholder:"WHAT" help:"Likewise."`
-	Cmdline    string            `help:"Kernel arguments, appended to those that the runner needs."`
+	Cmdline    *string           `placeholder:"TEXT" help:"Kernel arguments, appended to those that the runner needs."`
 	Disk       []string          `sep:"none" placeholder:"name=N,source=WHAT,size=MIB" help:"A disk of its own: name=N[,source=WHAT][,size=MIB][,ro]. May be repeated."`
 	Process    bool              `help:"Run a program without any isolation: vm create NAME --process -- /bin/sleep 1000."`
 	Env        map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Environment of --process. May be repeated."`
-	Vcpus      uint32            `help:"Virtual processors (1)."`
-	Memory     uint64            `placeholder:"MIB" help:"Memory in MiB (512)."`
-	Restart    string            `placeholder:"POLICY" help:"always (the default), on-failure or never."`
+	Vcpus      *uint32           `placeholder:"N" help:"Virtual processors (1)."`
+	Memory     *uint64           `placeholder:"MIB" help:"Memory in MiB (512)."`
 	OnHostLoss string            `placeholder:"WHAT" help:"replace (the default without a disk) or wait."`
+	OnUpdate   string            `placeholder:"WHAT" help:"next-start (the default): an update counts from the VM's next start; restart: it is restarted once that is built."`
+	Prebuild   *uint32           `placeholder:"N" help:"Hosts, besides its own, that hold ready what Nix built for it (0)."`
 	Label      map[string]string `mapsep:"none" placeholder:"KEY=VALUE" help:"A label of the VM. May be repeated."`
 	Require    map[string]string `mapsep:"none" placeholder:"KEY=VALUE" help:"A label that its host must have. May be repeated."`
-	Lease      time.Duration     `help:"Its own short lease."`
-	StopGrace  time.Duration     `help:"Between the power button and the kill (20s)."`
-	Priority   int32             `help:"-1000 to 1000; higher is placed first after a loss."`
+	Lease      *time.Duration    `placeholder:"TIME" help:"Its own short lease."`
+	StopGrace  *time.Duration    `placeholder:"TIME" help:"Between the power button and the kill (20s)."`
+	Priority   *int32            `placeholder:"N" help:"-1000 to 1000; higher is placed first after a loss."`
+}
+
+type VMUpdateCmd struct {
+	Name string   `arg:"" optional:"" help:"The VM; in a file, the name there."`
+	Argv []string `arg:"" optional:"" help:"With --process: the program and its arguments, after --."`
+
+	File         []string `short:"f" sep:"none" placeholder:"FILE" help:"The whole new specs as YAML; - is standard input. May be repeated. Without it, flags change the spec that there is."`
+	ValidateOnly bool     `help:"Check everything and change nothing."`
+	Restart      bool     `help:"Restart it once the new spec is built."`
+
+	SpecFlags
+	RestartPolicy string `placeholder:"POLICY" help:"always, on-failure or never."`
+}
+
+type VMRollbackCmd struct {
+	Name    string `arg:"" help:"The VM."`
+	To      uint32 `placeholder:"GENERATION" help:"As vm history numbers them (the one before)."`
+	Restart bool   `help:"Restart it with that spec."`
+}
+
+type VMBuildCmd struct {
+	Names    []string `arg:"" name:"name" help:"VMs."`
+	Refresh  bool     `help:"Build again, from the newest of what the spec and the cluster's pins refer to."`
+	Prebuild *uint32  `placeholder:"N" help:"Hosts, besides its own, that hold it ready."`
+	Restart  bool     `help:"Restart it with what --refresh builds."`
+}
+
+type VMHistoryCmd struct {
+	Name string `arg:"" help:"The VM."`
 }
 
 type VMGetCmd struct {
@@ -127,8 +189,9 @@ type VMDeleteCmd struct {
 
 type VMLogsCmd struct {
 	Name   string `arg:"" help:"The VM."`
-	Follow bool   `short:"f" help:"Stay and show what comes."`
+	Follow bool   `short:"f" help:"Stay and show what comes; of a build, until it has ended."`
 	Tail   uint64 `placeholder:"BYTES" help:"Only the last bytes."`
+	Build  bool   `help:"What its newest build said, instead of its console."`
 }
 
 type VMExplainCmd struct {

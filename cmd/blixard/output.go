@@ -126,9 +126,12 @@ func (t table) print(w io.Writer, wide bool) error {
 }
 
 // oneLine keeps what a stranger wrote from drawing on our terminal.
-func oneLine(s string) string {
+func oneLine(s string) string { return strings.ReplaceAll(printable(s), "\n", " ") }
+
+// printable does so too, and leaves its lines.
+func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		if r < ' ' && r != '\n' || r == 0x7f || r >= 0x80 && r < 0xa0 {
 			return ' '
 		}
 		return r

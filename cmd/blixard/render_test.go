@@ -142,21 +142,6 @@ func TestRenderRefuses(t *testing.T) {
 	}
 }
 
-func TestFolderTravelsAsOneFile(t *testing.T) {
-	f, err := openOrPack(testdata + "/runner-flake")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	names := 0
-	if err := nixflake.Unpack(f, func(string, bool, []byte) error { names++; return nil }); err != nil || names != 2 {
-		t.Errorf("%d files, %v", names, err)
-	}
-	if _, err := openOrPack(testdata); err == nil || !strings.Contains(err.Error(), "no plain file") {
-		t.Errorf("a folder without a flake: %v", err)
-	}
-}
-
 func TestModulesCommand(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "modules")
 	for range 2 {
@@ -224,6 +209,13 @@ func TestMatrix(t *testing.T) {
 	renderTo(t, filepath.Join(testdata, "specs", "minimal.yaml"), first, pins...)
 	if out, err := exec.Command(nix, "flake", "lock", "--offline", "path:"+first).CombinedOutput(); err != nil {
 		t.Fatalf("nix flake lock: %v\n%s", err, out)
+	}
+	lock, err := os.ReadFile(filepath.Join(first, "flake.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nixflake.CheckLock(lock, nixflake.Pins{Nixpkgs: input("nixpkgs"), FlakeParts: input("flake-parts"), Microvm: input("microvm")}); err != nil {
+		t.Error(err)
 	}
 	pins = append(pins, "--lock", filepath.Join(first, "flake.lock"))
 	for _, name := range specNames(t) {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -22,7 +24,16 @@ type ref struct {
 	field  string // for errors: "kernel", "specs.yaml:4: image.kernel"
 	text   string // a path, sha256:DIGEST or a name in the cluster
 	base   string // relative paths start here; empty: our working directory
+	folder bool   // it may be a folder with a flake, which is packed
+	most   int64  // bytes; 0: any number
 	target *blixardv1.Artifact
+}
+
+func (r ref) path() string {
+	if filepath.IsAbs(r.text) {
+		return r.text
+	}
+	return filepath.Join(r.base, r.text)
 }
 
 func (d *draft) refer(field, text, base string) *blixardv1.Artifact {
@@ -37,58 +48,105 @@ func (c *VMCreateCmd) draft() (*draft, error) {
 	if c.Name == "" {
 		return nil, usagef("a VM needs a name, or -f FILE")
 	}
-	s := &blixardv1.VMSpec{
-		Vcpus: c.Vcpus, MemoryMib: c.Memory, Priority: c.Priority,
-		Labels: c.Label, Require: c.Require,
-	}
-	d := &draft{name: c.Name, spec: s}
-	var err error
-	if s.LeaseMs, err = milliseconds("--lease", c.Lease); err != nil {
+	d := &draft{name: c.Name, spec: &blixardv1.VMSpec{}}
+	if err := c.SpecFlags.change(d, "--restart", c.Restart); err != nil {
 		return nil, err
 	}
-	if s.StopGraceMs, err = milliseconds("--stop-grace", c.StopGrace); err != nil {
+	if err := c.SpecFlags.source(d, c.Argv); err != nil {
 		return nil, err
 	}
-	h, err := enumFlag("--hypervisor", c.Hypervisor, s.Hypervisor)
-	if err != nil {
-		return nil, err
+	if d.spec.Source == nil {
+		return nil, usagef("a VM needs --flake REF, or --kernel WHAT (and mostly --initrd or --disk), or --process -- PROGRAM, or all of it in a file: -f FILE")
 	}
-	s.Hypervisor = blixardv1.Hypervisor(h)
-	r, err := enumFlag("--restart", c.Restart, s.Restart)
-	if err != nil {
-		return nil, err
-	}
-	s.Restart = blixardv1.RestartPolicy(r)
-	l, err := enumFlag("--on-host-loss", c.OnHostLoss, s.OnHostLoss)
-	if err != nil {
-		return nil, err
-	}
-	s.OnHostLoss = blixardv1.OnHostLoss(l)
-	return d, c.source(d)
+	return d, nil
 }
 
-func (c *VMCreateCmd) source(d *draft) error {
-	image := c.Kernel != "" || c.Initrd != "" || c.Cmdline != "" || len(c.Disk) > 0
-	if c.Process {
-		if image {
-			return usagef("--process runs a program; it has no kernel, initrd, cmdline or disks")
+// change sets what flags say of a VM, beside what it boots.
+func (c *SpecFlags) change(d *draft, policyFlag, policy string) (err error) {
+	s := d.spec
+	given(&s.Vcpus, c.Vcpus)
+	given(&s.MemoryMib, c.Memory)
+	given(&s.Priority, c.Priority)
+	given(&s.Prebuild, c.Prebuild)
+	s.Labels = merge(s.Labels, c.Label)
+	s.Require = merge(s.Require, c.Require)
+	if c.Lease != nil {
+		if s.LeaseMs, err = milliseconds("--lease", *c.Lease); err != nil {
+			return err
 		}
-		if len(c.Argv) == 0 {
-			return usagef("--process needs a program after --: vm create %s --process -- /bin/sleep 1000", c.Name)
+	}
+	if c.StopGrace != nil {
+		if s.StopGraceMs, err = milliseconds("--stop-grace", *c.StopGrace); err != nil {
+			return err
 		}
-		d.spec.Source = &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: c.Argv, Env: c.Env}}
-		return nil
 	}
-	if len(c.Argv) > 0 {
-		return usagef("unexpected argument %s; a program is run by --process -- PROGRAM", c.Argv[0])
+	if err := enumFlag(&s.Hypervisor, "--hypervisor", c.Hypervisor); err != nil {
+		return err
 	}
-	if len(c.Env) > 0 {
+	if err := enumFlag(&s.Restart, policyFlag, policy); err != nil {
+		return err
+	}
+	if err := enumFlag(&s.OnUpdate, "--on-update", c.OnUpdate); err != nil {
+		return err
+	}
+	return enumFlag(&s.OnHostLoss, "--on-host-loss", c.OnHostLoss)
+}
+
+func given[T any](field *T, flag *T) {
+	if flag != nil {
+		*field = *flag
+	}
+}
+
+func merge(old, more map[string]string) map[string]string {
+	if len(more) == 0 {
+		return old
+	}
+	all := maps.Clone(old)
+	if all == nil {
+		all = map[string]string{}
+	}
+	maps.Copy(all, more)
+	return all
+}
+
+// source sets what a VM boots, as far as flags say it.
+func (c *SpecFlags) source(d *draft, argv []string) error {
+	image := c.Kernel != "" || c.Initrd != "" || c.Cmdline != nil || len(c.Disk) > 0
+	switch {
+	case c.Flake != "" && (image || c.Process):
+		return usagef("--flake says what is booted; it has no --kernel, --initrd, --cmdline, --disk or --process beside it")
+	case c.Process && image:
+		return usagef("--process runs a program; it has no kernel, initrd, cmdline or disks")
+	case c.Process && len(argv) == 0:
+		return usagef("--process needs a program after --: --process -- /bin/sleep 1000")
+	case !c.Process && len(argv) > 0:
+		return usagef("unexpected argument %s; a program is run by --process -- PROGRAM", argv[0])
+	case !c.Process && len(c.Env) > 0:
 		return usagef("--env is for --process only")
+	case c.Process:
+		d.spec.Source = &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: argv, Env: c.Env}}
+	case c.Flake != "":
+		return d.flake(c.Flake)
+	case image:
+		return c.image(d)
 	}
-	if c.Kernel == "" {
-		return usagef("a VM needs --kernel WHAT (and mostly --initrd or --disk), or --process -- PROGRAM")
+	return nil
+}
+
+func (c *SpecFlags) image(d *draft) error {
+	i := d.spec.GetImage()
+	if i == nil {
+		if c.Kernel == "" {
+			return usagef("--initrd, --cmdline and --disk go with a --kernel")
+		}
+		i = &blixardv1.Image{}
+		d.spec.Source = &blixardv1.VMSpec_Image{Image: i}
 	}
-	i := &blixardv1.Image{Cmdline: c.Cmdline, Kernel: d.refer("--kernel", c.Kernel, "")}
+	given(&i.Cmdline, c.Cmdline)
+	if c.Kernel != "" {
+		i.Kernel = d.refer("--kernel", c.Kernel, "")
+	}
 	if c.Initrd != "" {
 		i.Initrd = d.refer("--initrd", c.Initrd, "")
 	}
@@ -99,8 +157,41 @@ func (c *VMCreateCmd) source(d *draft) error {
 		}
 		i.Disks = append(i.Disks, disk)
 	}
-	d.spec.Source = &blixardv1.VMSpec_Image{Image: i}
 	return nil
+}
+
+// flake reads REF[#ATTR] as nix does. What is ours to read is packed; the rest is
+// for the hosts to reach.
+func (d *draft) flake(text string) error {
+	where, attribute, _ := strings.Cut(text, "#")
+	f := &blixardv1.Flake{Attribute: attribute}
+	d.spec.Source = &blixardv1.VMSpec_Flake{Flake: f}
+	path, local := localFlake(where)
+	if !local {
+		if !strings.Contains(where, ":") {
+			next := "give a folder as ./" + where
+			if strings.Contains(where, "/") {
+				next += ", or github:" + where
+			}
+			return &failure{code: exitUsage, what: fmt.Sprintf("--flake %s: that names neither a folder nor a place on the net", text), next: next}
+		}
+		f.From = &blixardv1.Flake_Ref{Ref: where}
+		return nil
+	}
+	a := d.refer("--flake", path, "")
+	d.refs[len(d.refs)-1].folder = true
+	f.From = &blixardv1.Flake_Packed{Packed: a}
+	return nil
+}
+
+// localFlake says whether a flake reference means a folder here, and which.
+func localFlake(ref string) (string, bool) {
+	path, said := strings.CutPrefix(ref, "path:")
+	if said || path == "" || path == "." || path == ".." ||
+		strings.HasPrefix(path, "./") || strings.HasPrefix(path, "../") || strings.HasPrefix(path, "/") {
+		return or(path, "."), true
+	}
+	return ref, false
 }
 
 // disk reads name=N[,source=WHAT][,size=MIB][,ro].
@@ -136,15 +227,20 @@ func milliseconds(flag string, d time.Duration) (uint32, error) {
 	return uint32(ms), nil
 }
 
-func enumFlag(flag, text string, e protoEnum) (int32, error) {
+// enumFlag sets a field that has words of its own, when its flag is given.
+func enumFlag[E interface {
+	~int32
+	protoEnum
+}](field *E, flag, text string) error {
 	if text == "" {
-		return 0, nil
+		return nil
 	}
-	n, ok := enumByName(e.Descriptor(), text)
+	n, ok := enumByName((*field).Descriptor(), text)
 	if !ok {
-		return 0, usagef("%s %s: want %s", flag, text, enumNames(e.Descriptor()))
+		return usagef("%s %s: want %s", flag, text, enumNames((*field).Descriptor()))
 	}
-	return n, nil
+	*field = E(n)
+	return nil
 }
 
 func (r ref) fail(format string, args ...any) error {

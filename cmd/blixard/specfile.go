@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -12,8 +13,10 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/blixard/blixard/nixflake"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -27,40 +30,42 @@ const maxSpecFile = 4 << 20
 
 // readSpecs reads the drafts of a file; "-" is standard input.
 func readSpecs(path string, stdin io.Reader) ([]*draft, error) {
-	r, name, base := stdin, "standard input", ""
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, usagef("%v", err)
-		}
-		defer f.Close()
-		r, name, base = f, path, filepath.Dir(path)
-	}
-	b, err := io.ReadAll(io.LimitReader(r, maxSpecFile+1))
+	b, name, base, err := readYAML(path, stdin)
 	if err != nil {
-		return nil, usagef("%s: %v", name, err)
-	}
-	if len(b) > maxSpecFile {
-		return nil, usagef("%s is larger than %s: that is no spec", name, bytesText(maxSpecFile))
+		return nil, err
 	}
 	return parseSpecs(b, name, base)
 }
 
-func parseSpecs(b []byte, name, base string) ([]*draft, error) {
-	var drafts []*draft
-	for d := yaml.NewDecoder(strings.NewReader(string(b))); ; {
-		var doc yaml.Node
-		err := d.Decode(&doc)
-		if errors.Is(err, io.EOF) {
-			break
-		}
+// readYAML gives a file's bytes, its name for people, and its folder.
+func readYAML(path string, stdin io.Reader) (b []byte, name, base string, err error) {
+	r, name, base := stdin, "standard input", ""
+	if path != "-" {
+		f, err := os.Open(path)
 		if err != nil {
-			return nil, usagef("%s: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
+			return nil, "", "", usagef("%v", err)
 		}
-		if len(doc.Content) == 0 || doc.Content[0].ShortTag() == "!!null" {
-			continue // nothing between two ---
-		}
-		draft, err := (&specReader{file: name, base: base}).read(doc.Content[0])
+		defer f.Close()
+		r, name, base = f, path, filepath.Dir(path)
+	}
+	b, err = io.ReadAll(io.LimitReader(r, maxSpecFile+1))
+	if err != nil {
+		return nil, "", "", usagef("%s: %v", name, err)
+	}
+	if len(b) > maxSpecFile {
+		return nil, "", "", usagef("%s is larger than %s: that is no spec", name, bytesText(maxSpecFile))
+	}
+	return b, name, base, nil
+}
+
+func parseSpecs(b []byte, name, base string) ([]*draft, error) {
+	docs, err := documents(b, name)
+	if err != nil {
+		return nil, err
+	}
+	var drafts []*draft
+	for _, doc := range docs {
+		draft, err := (&specReader{file: name, base: base}).read(doc)
 		if err != nil {
 			return nil, err
 		}
@@ -70,6 +75,40 @@ func parseSpecs(b []byte, name, base string) ([]*draft, error) {
 		return nil, usagef("%s holds no VM", name)
 	}
 	return drafts, nil
+}
+
+// documents are those of a YAML file in which there is something.
+func documents(b []byte, name string) (docs []*yaml.Node, err error) {
+	for d := yaml.NewDecoder(bytes.NewReader(b)); ; {
+		var doc yaml.Node
+		err := d.Decode(&doc)
+		if errors.Is(err, io.EOF) {
+			return docs, nil
+		}
+		if err != nil {
+			return nil, usagef("%s: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
+		}
+		if len(doc.Content) > 0 && doc.Content[0].ShortTag() != "!!null" { // not nothing between two ---
+			docs = append(docs, doc.Content[0])
+		}
+	}
+}
+
+// readMessage fills a message from a file with one document; its artifacts are
+// the draft's.
+func readMessage(path string, stdin io.Reader, d *draft, m proto.Message) error {
+	b, name, base, err := readYAML(path, stdin)
+	if err != nil {
+		return err
+	}
+	docs, err := documents(b, name)
+	if err != nil {
+		return err
+	}
+	if len(docs) != 1 {
+		return usagef("%s: want one document, not %d", name, len(docs))
+	}
+	return (&specReader{file: name, base: base, draft: d}).message(docs[0], m.ProtoReflect(), "")
 }
 
 type specReader struct {
@@ -122,6 +161,9 @@ func (r *specReader) message(n *yaml.Node, m protoreflect.Message, path string) 
 		if f == nil {
 			f = fields.ByJSONName(k.Value)
 		}
+		if k.Value == "path" && isFlake(m.Descriptor()) {
+			f = fields.ByName("packed") // a folder here, which is what a user has
+		}
 		if f == nil || k.Kind != yaml.ScalarNode {
 			return r.fail(k, "unknown field %q%s", path+k.Value, guess(k.Value, fields))
 		}
@@ -156,16 +198,36 @@ func (r *specReader) field(n *yaml.Node, m protoreflect.Message, f protoreflect.
 			return r.fail(n, "%s: want a file, sha256:DIGEST or the name of an image", path)
 		}
 		a := r.draft.refer(fmt.Sprintf("%s:%d: %s", r.file, n.Line, path), text, r.base)
+		last := &r.draft.refs[len(r.draft.refs)-1]
+		last.folder, last.most = isFlake(f.ContainingMessage()), mostBytes[f.ContainingMessage().FullName()]
 		m.Set(f, protoreflect.ValueOfMessage(a.ProtoReflect()))
 		return nil
 	case f.Message() != nil:
 		return r.message(n, m.Mutable(f).Message(), path+".")
 	}
 	v, err := r.scalar(n, f, path)
-	if err == nil {
-		m.Set(f, v)
+	if err != nil {
+		return err
 	}
-	return err
+	if f.Name() == "ref" && isFlake(f.ContainingMessage()) {
+		if where, local := localFlake(v.String()); local {
+			return r.fail(n, "%s: %s is on this machine only; write path: %s, and it is packed", path, v, where)
+		}
+	}
+	m.Set(f, v)
+	return nil
+}
+
+func isFlake(d protoreflect.MessageDescriptor) bool {
+	return d.FullName() == (&blixardv1.Flake{}).ProtoReflect().Descriptor().FullName()
+}
+
+// mostBytes is how large the files of some messages may be: what is larger would
+// be refused only once it has travelled.
+var mostBytes = map[protoreflect.FullName]int64{
+	(&blixardv1.NixosModule{}).ProtoReflect().Descriptor().FullName(): 1 << 20,
+	(&blixardv1.Pins{}).ProtoReflect().Descriptor().FullName():        1 << 20,
+	(&blixardv1.Flake{}).ProtoReflect().Descriptor().FullName():       nixflake.MaxPacked,
 }
 
 func isArtifact(f protoreflect.FieldDescriptor) bool {

@@ -19,6 +19,19 @@ func isTerminal(w any) bool {
 	return err == nil
 }
 
+// columns is how wide a terminal is; 0 when that is not known.
+func columns(w any) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0
+	}
+	return int(size.Col)
+}
+
 // progress draws one line that is drawn over again; off a terminal, nothing.
 type progress struct {
 	w     io.Writer
@@ -36,7 +49,11 @@ func (p *progress) say(format string, args ...any) {
 	if p.w == nil {
 		return
 	}
-	fmt.Fprintf(p.w, "\r\x1b[K%s", fmt.Sprintf(format, args...))
+	text := fmt.Sprintf(format, args...)
+	if n := columns(p.w); n > 1 { // a line that wraps could not be drawn over
+		text = shorten(text, n-1)
+	}
+	fmt.Fprintf(p.w, "\r\x1b[K%s", text)
 	p.drawn = true
 }
 

@@ -153,7 +153,7 @@ func (u *upCluster) start(ctx context.Context) error {
 	if err := os.WriteFile(u.file(), append(b, '\n'), 0o600); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, u.g.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, u.g.timeout())
 	defer cancel()
 	p := u.t.progress()
 	defer p.done()
@@ -293,7 +293,7 @@ func (u *upCluster) ready(ctx context.Context) ([]*blixardv1.Node, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, &failure{code: exitTimeout, what: "the cluster did not come up within " + u.g.Timeout.String(), why: waits}
+			return nil, &failure{code: exitTimeout, what: "the cluster did not come up within " + u.g.timeout().String(), why: waits}
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

@@ -17,6 +17,8 @@ import (
 func (s *session) await(name, uid, what string, done func(*blixardv1.VM) (bool, error)) (*blixardv1.VM, string, error) {
 	p := s.progress()
 	defer p.done()
+	var build *buildLines
+	defer func() { build.close() }()
 	start := time.Now()
 	last := "no answer yet"
 	var said word
@@ -34,17 +36,17 @@ func (s *session) await(name, uid, what string, done func(*blixardv1.VM) (bool, 
 			if ok || err != nil {
 				return vm, r0(r).GetNode(), err
 			}
-			last = phaseText(vm)
-			if n := r0(r).GetNode(); n != "" {
-				last += " on " + n
+			last = lifeText(vm, r0(r).GetNode())
+			if builds(vm) {
+				s.allow(buildPatience)
 			}
-			if m := vm.GetStatus().GetMessage(); m != "" {
-				last += ": " + oneLine(m)
+			if builds(vm) && p.w != nil && build == nil {
+				build = s.followBuild(name)
 			}
 		} else if !s.late(err) {
 			last = asFailure(err).what
 		}
-		p.say("%s %s: %s (%ds)", what, name, last, int(time.Since(start).Seconds()))
+		p.say("%s %s: %s (%ds)%s", what, name, last, int(time.Since(start).Seconds()), build.last())
 		if p.w == nil && said.due(last, time.Now()) {
 			fmt.Fprintf(s.err, "%s %s: %s\n", what, name, last)
 		}
@@ -52,7 +54,7 @@ func (s *session) await(name, uid, what string, done func(*blixardv1.VM) (bool, 
 		case <-time.After(pause):
 		case <-s.ctx.Done():
 			f := &failure{code: exitTimeout,
-				what: fmt.Sprintf("%s %s: not done within %s; it goes on in the cluster", what, name, s.g.Timeout),
+				what: fmt.Sprintf("%s %s: not done within %s; it goes on in the cluster", what, name, s.patience),
 				why:  "last seen: " + last,
 				next: fmt.Sprintf("blixard vm get %s -o wide, or blixard vm explain %s", name, name)}
 			if errors.Is(s.ctx.Err(), context.Canceled) {
@@ -99,16 +101,19 @@ func r0(r *connect.Response[blixardv1.GetResponse]) *blixardv1.GetResponse {
 
 var errGone = errors.New("somebody deleted it meanwhile")
 
-// running is done once the VM runs in a later attempt than the given one, and
-// fails when it will not run any more by itself.
-func running(attempt uint32, incarnation *blixardv1.Incarnation) func(*blixardv1.VM) (bool, error) {
+// running is done once the VM runs, and later than from says so, and fails when
+// it will not run any more by itself. What from's host had seen before does not
+// count as a failure.
+func running(from *blixardv1.VM, later func(from, v *blixardv1.VM) bool) func(*blixardv1.VM) (bool, error) {
 	return func(v *blixardv1.VM) (bool, error) {
 		if v == nil || v.GetDeleting() {
 			return false, &failure{code: exitConflict, what: "the VM is gone", why: errGone.Error()}
 		}
+		if err := unbuildable(from, v); err != nil {
+			return false, err
+		}
 		st := v.GetStatus()
-		later := st.GetAttempt() > attempt || v.GetPlacement().GetIncarnation().GetIndex() != incarnation.GetIndex()
-		switch st.GetPhase() {
+		switch later := later(from, v); st.GetPhase() {
 		case blixardv1.Phase_PHASE_RUNNING:
 			return later, nil
 		case blixardv1.Phase_PHASE_STOPPED:
@@ -127,6 +132,22 @@ func running(attempt uint32, incarnation *blixardv1.Incarnation) func(*blixardv1
 		}
 		return false, nil
 	}
+}
+
+// When running counts: once it was placed, in another attempt than before, or
+// with the newest spec.
+
+func placed(_, v *blixardv1.VM) bool {
+	return v.GetStatus().GetAttempt() > 0 || v.GetPlacement() != nil
+}
+
+func again(from, v *blixardv1.VM) bool {
+	return v.GetStatus().GetAttempt() > from.GetStatus().GetAttempt() ||
+		v.GetPlacement().GetIncarnation().GetIndex() != from.GetPlacement().GetIncarnation().GetIndex()
+}
+
+func renewed(from, v *blixardv1.VM) bool {
+	return v.GetStatus().GetSpecGeneration() >= from.GetSpecGeneration()
 }
 
 func stopped(v *blixardv1.VM) (bool, error) {

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/blixard/blixard/nixflake"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -165,13 +164,22 @@ func (b *Builder) lockDir() error {
 	if err != nil {
 		return fmt.Errorf("open the builder: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return fmt.Errorf("open the builder: another one uses %s: %w", b.cfg.Dir, err)
+	for end := time.Now().Add(lockPatience); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			b.guard = f
+			return nil
+		}
+		if err != unix.EWOULDBLOCK && err != unix.EINTR || time.Now().After(end) {
+			f.Close()
+			return fmt.Errorf("open the builder: another one uses %s: %w", b.cfg.Dir, err)
+		}
 	}
-	b.guard = f
-	return nil
 }
+
+// lockPatience is how long the keepers of a daemon that was killed may take to
+// end: they have its lock until no nix of theirs can write here any more.
+const lockPatience = stopGrace + killPatience + time.Second
 
 // findNix finds the programs, and asks for their version.
 func (b *Builder) findNix() error {
@@ -323,6 +331,3 @@ func storePath(s string) bool {
 	}
 	return true
 }
-
-// clone is a Runner that the caller may keep.
-func clone(r *blixardv1.Runner) *blixardv1.Runner { return proto.CloneOf(r) }

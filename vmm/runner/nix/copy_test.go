@@ -116,13 +116,14 @@ func init() {
 		res.Log, res.Calls, res.Holding = log.String(), h.calls(), b.Holding()
 		if err == nil {
 			order.Want = res.Runner
-			_, err = b.Build(context.Background(), order)
-			b.Close()
-			if b, err = Open(cfg); err == nil {
-				_, err = b.Build(context.Background(), order)
-			}
-			if err != nil {
-				return err
+			for range 2 {
+				if _, err := b.Build(context.Background(), order); err != nil {
+					return err
+				}
+				b.Close()
+				if b, err = Open(cfg); err != nil {
+					return err
+				}
 			}
 			res.Again = h.calls()
 			cmd := exec.Command(filepath.Join(cfg.Path, "nix-store"), "--gc")

@@ -20,7 +20,7 @@
 //
 // # Files
 //
-//	DIR/lock                      one builder a directory
+//	DIR/lock                      one builder a directory, and what it left running
 //	DIR/work/*/                   a build under way; swept by the next Open
 //	DIR/runners/N/root            link to the store path, registered with Nix as a root
 //	DIR/runners/N/runner.json     what it is, the keys that it answers, who holds it

@@ -20,6 +20,7 @@ import (
 //
 //	argv: KEEPER MEMORY-MIB PROGRAM ARGUMENTS...
 //	fd 3: the leash, a pipe; the daemon has its other end, and says nothing
+//	fd 4: the lock of the builder's directory
 //
 // When the leash ends, by the daemon's will or its death, nix is asked to stop,
 // so that it removes what it was building in; and soon killed. In any case the
@@ -29,6 +30,7 @@ const keeperName = "blixard-nix-keeper"
 
 const (
 	leashFD = 3
+	guardFD = 4
 	// stopGrace is how long nix may take to clean up.
 	stopGrace = 2 * time.Second
 	// killPatience is how long the dead may take to go.
@@ -60,6 +62,7 @@ func keep(memory string, argv []string) int {
 		return refuse(err)
 	}
 	unix.CloseOnExec(leashFD)
+	unix.CloseOnExec(guardFD)
 	program, err := exec.LookPath(argv[0])
 	if err != nil {
 		return refuse(err)

@@ -69,7 +69,7 @@ func (b *Builder) run(ctx context.Context, c command) error {
 		cmd.Dir = b.cfg.Dir
 	}
 	cmd.Stdout, cmd.Stderr = c.stdout, v
-	cmd.ExtraFiles = []*os.File{leash}
+	cmd.ExtraFiles = []*os.File{leash, b.guard}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = ours.Close
 	// Beyond what the keeper gives itself: it kills the keeper, and nix with it.

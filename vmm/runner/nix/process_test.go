@@ -175,6 +175,100 @@ func init() {
 	}
 }
 
+// variant is one of some flakes that are built quickly.
+func variant(n int) Order {
+	return Order{UID: "1-7", Name: "web", Files: []nixflake.File{{Path: "flake.nix", Text: inline("web", fmt.Sprintf("# %d\n%s", n, good))}}}
+}
+
+func init() {
+	// A daemon that builds and holds, one after another, until it is killed.
+	helpers["life"] = func() error {
+		b, err := Open(Config{Dir: os.Getenv("DIR"), Path: os.Getenv("NIXPATH")})
+		if err != nil {
+			return err
+		}
+		fmt.Println("open")
+		for n := 0; ; n++ {
+			o := variant(n % 3)
+			o.Fresh = n%2 == 0
+			r, err := b.Build(context.Background(), o)
+			if err == nil {
+				err = b.Hold(o.UID, r.StorePath)
+			}
+			if err == nil && n%5 == 4 {
+				err = b.Hold(o.UID)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// A daemon is killed at ten moments, early and late. What is held afterwards is
+// whole, and nothing else is kept.
+func TestKilledAtAnyMoment(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	held, swept := 0, 0
+	for n := range 10 {
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(append(os.Environ(), h.cfg.Env...), helperEnv+"=life", "DIR="+h.cfg.Dir, "NIXPATH="+h.cfg.Path)
+		var errs bytes.Buffer
+		cmd.Stderr = &errs
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err, &errs)
+		}
+		time.Sleep(time.Duration(n*n) * 53 * time.Millisecond)
+		cmd.Process.Kill()
+		if err := cmd.Wait(); err == nil || errs.Len() > 0 {
+			t.Fatalf("it ended by itself: %v %s", err, &errs)
+		}
+		if left, _ := os.ReadDir(filepath.Join(h.cfg.Dir, "work")); len(left) > 0 {
+			swept++
+		}
+		b := h.open()
+		h.nix("nix-store", "--gc")
+		names, _ := os.ReadDir(b.runnersRoot())
+		holding := b.Holding()["1-7"]
+		if len(names) != len(holding) {
+			t.Errorf("round %d: %v for %v", n, names, holding)
+		}
+		for _, path := range holding {
+			held++
+			if _, err := shape(path); err != nil {
+				t.Errorf("round %d: %v", n, err)
+			}
+		}
+		r := build(t, b, variant(n%3))
+		if err := b.Hold("1-7", r.StorePath); err != nil {
+			t.Error(err)
+		}
+		if n%2 == 0 {
+			if err := b.Hold("1-7"); err != nil {
+				t.Error(err)
+			}
+			h.nix("nix-store", "--gc")
+			h.nothingLeft(b, "")
+			if left, _ := filepath.Glob(filepath.Join(h.store, "*-runner")); len(left) > 0 {
+				t.Errorf("round %d: in the store is left: %v", n, left)
+			}
+		}
+		b.Close()
+	}
+	t.Logf("%d were held at the end, and %d times there was work to sweep", held, swept)
+	if held == 0 || swept == 0 {
+		t.Error("no moment was of use")
+	}
+}
+
 // inline is a flake in one file.
 func inline(name, script string) string {
 	text := strings.ReplaceAll(strconv.Quote(script), "${", "\\${")
@@ -213,13 +307,13 @@ func TestKilledDaemon(t *testing.T) {
 	}
 	cmd.Process.Kill()
 	<-ended
-	begin := time.Now()
-	waitFor(t, "the end of all", func() bool { return len(withWord(word)) == 0 })
-	t.Logf("gone %v after the daemon", time.Since(begin))
 	if left, _ := os.ReadDir(filepath.Join(h.cfg.Dir, "work")); len(left) == 0 {
 		t.Error("a daemon that was killed has tidied up?")
 	}
+	// At once: the next one waits until nothing of this one is left.
+	begin := time.Now()
 	h.nothingLeft(h.open(), word)
+	t.Logf("open %v after the end of the daemon", time.Since(begin))
 }
 
 func TestMemory(t *testing.T) {

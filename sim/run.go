@@ -11,11 +11,15 @@ import (
 // Failure is a promise that was not kept.
 type Failure struct {
 	Promise string
+	Phase   string // of the run: founding, safety or healed
 	Text    string
 	At      time.Duration
 	Event   uint64
 	Last    []string
 }
+
+// panicked is the promise of whoever does not panic.
+const panicked = "nothing panics"
 
 // fail stops the world. Only the first failure counts: what follows may be its
 // consequence.
@@ -23,7 +27,7 @@ func (w *World) fail(promise, format string, args ...any) {
 	if w.over() {
 		return
 	}
-	f := &Failure{Promise: promise, Text: fmt.Sprintf(format, args...), At: time.Duration(w.now), Event: w.trace.events}
+	f := &Failure{Promise: promise, Text: fmt.Sprintf(format, args...), Phase: w.phase.String(), At: time.Duration(w.now), Event: w.trace.events}
 	for _, l := range w.trace.lines(30) {
 		f.Last = append(f.Last, l.String())
 	}
@@ -41,6 +45,7 @@ type Result struct {
 	Hash      uint64         `json:"hash"`
 	Events    uint64         `json:"events"`
 	Steps     uint64         `json:"steps"`
+	Founded   time.Duration  `json:"founded"` // how long it took to found the cluster
 	Simulated time.Duration  `json:"simulated"`
 	Faults    map[string]int `json:"faults"`
 	Judged    map[string]int `json:"judged"`
@@ -59,14 +64,14 @@ func Run(cfg Config) Result {
 func (w *World) run() {
 	defer func() {
 		if r := recover(); r != nil {
-			w.fail("nothing panics", "%v\n%s", r, debug.Stack())
+			w.fail(panicked, "%v\n%s", r, debug.Stack())
 		}
 	}()
 	w.Found()
 	if w.over() {
 		return
 	}
-	w.phase = safety
+	w.phase, w.foundedAt = safety, w.now
 	w.say(nil, "faults begin")
 	for range w.mix.Clients {
 		w.newClient(true).think()
@@ -111,7 +116,7 @@ func (w *World) Rest() {
 func (w *World) Result() Result {
 	r := Result{
 		Seed: w.cfg.Seed, Profile: w.cfg.Profile, Mutant: w.cfg.Mutant, Hash: w.trace.hash, Events: w.trace.events, Steps: w.steps,
-		Simulated: time.Duration(w.now), Faults: w.counts, Judged: w.judges.counts(), Failure: w.failure,
+		Founded: time.Duration(w.foundedAt), Simulated: time.Duration(w.now), Faults: w.counts, Judged: w.judges.counts(), Failure: w.failure,
 	}
 	for _, s := range w.struck {
 		r.Struck = append(r.Struck, s.String())

@@ -27,6 +27,8 @@ const (
 	healed                // all is well again, and the world must come to rest
 )
 
+func (p phase) String() string { return [...]string{"founding", "safety", "healed"}[p] }
+
 // World is one simulation.
 type World struct {
 	cfg      Config
@@ -54,6 +56,7 @@ type World struct {
 	// evaluations counts what Nix had to build, of all machines.
 	evaluations int
 	phase       phase
+	foundedAt   int64
 	healedAt    int64
 
 	broken   map[*ended]uint64 // faults in effect, by when they began
@@ -174,7 +177,7 @@ func (w *World) turn(e event) {
 	defer func() {
 		if r := recover(); r != nil {
 			w.stepping = nil
-			w.fail("nothing panics", "%s of %v: %v\n%s", e.kind, name(e.m), r, debug.Stack())
+			w.fail(panicked, "%s of %v: %v\n%s", e.kind, name(e.m), r, debug.Stack())
 		}
 	}()
 	w.happen(e)

@@ -1,9 +1,13 @@
 // Command blixard-sim runs simulated clusters: one seed, or many in parallel
-// processes, until one breaks a promise. `blixard sim` executes it.
+// processes, until one breaks a promise; it then shrinks what happened to a few
+// lines. `blixard sim` executes it.
 //
-//	blixard-sim run -seed N [-words] [-mutant NAME]
-//	blixard-sim soak -seeds K [-first N] [-jobs J] [-mutant NAME]
-//	blixard-sim mutants [-few] [-seeds K] [-jobs J] [NAME...]
+//	blixard-sim run    WORLD [-words] [-until STEP]
+//	blixard-sim soak   -seeds K [-first N] [-jobs J] [-out DIR]
+//	blixard-sim shrink WORLD [-within 1m] [-o FILE]
+//	blixard-sim mutants [-few] [NAME...]
+//
+// where WORLD is -seed N [-profile P] [-mutant NAME], or the file of a transcript.
 package main
 
 import (
@@ -11,7 +15,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/blixard/blixard/sim"
@@ -28,6 +34,8 @@ func command(args []string) int {
 		return run(args[1:])
 	case "soak":
 		return soak(args[1:])
+	case "shrink":
+		return shrink(args[1:])
 	case "mutants":
 		return searchMutants(args[1:])
 	case "mutant":
@@ -40,28 +48,43 @@ func command(args []string) int {
 
 func usage() int {
 	fmt.Fprint(os.Stderr, `usage:
-  blixard-sim run -seed N [-words] [-mutant NAME]      one seed
-  blixard-sim soak -seeds K [-first N] [-jobs J]       many, a process per core
-  blixard-sim mutants [-few] [NAME...]                 plants known bugs and looks who finds them
+  blixard-sim run WORLD [-words] [-until STEP]        one world
+  blixard-sim soak -seeds K [-first N] [-jobs J]      many, a process per core, until one fails
+  blixard-sim shrink WORLD [-within 1m] [-o FILE]     leaves out what a failure does not need
+  blixard-sim mutants [-few] [NAME...]                plants known bugs and looks who finds them
+WORLD is -seed N [-profile P] [-mutant NAME], or the FILE of a transcript.
 `)
+	return 2
+}
+
+func fail(err error) int {
+	fmt.Fprintln(os.Stderr, "blixard-sim:", err)
 	return 2
 }
 
 func run(args []string) int {
 	f := flag.NewFlagSet("run", flag.ContinueOnError)
-	seed := f.Uint64("seed", 1, "the seed")
+	which := worldFlags(f)
 	words := f.Bool("words", false, "print every line of what happens")
-	mutant := f.String("mutant", "", "plant a bug, by its name")
+	asJSON := f.Bool("json", false, "print the result as JSON")
 	if f.Parse(args) != nil {
 		return 2
 	}
-	cfg := sim.Swarm(*seed)
-	cfg.Mutant = *mutant
+	cfg, err := which.config(f.Args())
+	if err != nil {
+		return fail(err)
+	}
 	if *words {
 		cfg.Log = os.Stdout
 	}
 	start := time.Now()
 	r := sim.Run(cfg)
+	if *asJSON {
+		if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
+			return fail(err)
+		}
+		return 0
+	}
 	fmt.Printf("seed %d: %v simulated in %v, %d events, %d steps\n", r.Seed, r.Simulated, time.Since(start).Round(time.Millisecond), r.Events, r.Steps)
 	fmt.Printf("faults: %v\njudged: %v\ntrace hash: %016x\n", r.Faults, r.Judged, r.Hash)
 	if r.Failure != nil {
@@ -74,17 +97,18 @@ func run(args []string) int {
 // worker runs seeds and prints a Result a line: what a soak starts, once a core.
 func worker(args []string) int {
 	f := flag.NewFlagSet("worker", flag.ContinueOnError)
-	first := f.Uint64("first", 1, "the first seed")
+	which := worldFlags(f)
 	step := f.Uint64("step", 1, "the distance to the next")
 	last := f.Uint64("last", 1, "the last seed")
-	mutant := f.String("mutant", "", "plant a bug, by its name")
 	if f.Parse(args) != nil {
 		return 2
 	}
 	out := json.NewEncoder(os.Stdout)
-	for seed := *first; seed <= *last; seed += *step {
-		cfg := sim.Swarm(seed)
-		cfg.Mutant = *mutant
+	for ; which.seed <= *last; which.seed += *step {
+		cfg, err := which.config(nil)
+		if err != nil {
+			return fail(err)
+		}
 		if out.Encode(sim.Run(cfg)) != nil {
 			return 1
 		}
@@ -92,15 +116,18 @@ func worker(args []string) int {
 	return 0
 }
 
+// commit of this program, or of the directory that it runs in.
 func commit() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return ""
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			return s.Value
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
 		}
 	}
-	return ""
+	out, err := exec.Command("git", "describe", "--always", "--abbrev=12", "--dirty=*", "--exclude=*").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
 }

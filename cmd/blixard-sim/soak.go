@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -39,9 +40,10 @@ func (t *total) add(r sim.Result) {
 func soak(args []string) int {
 	f := flag.NewFlagSet("soak", flag.ContinueOnError)
 	seeds := f.Uint64("seeds", 100, "how many seeds")
-	first := f.Uint64("first", 1, "the first")
+	which := worldFlags(f)
+	f.Uint64Var(&which.seed, "first", 1, "the first")
 	jobs := f.Int("jobs", runtime.NumCPU(), "processes")
-	mutant := f.String("mutant", "", "plant a bug, by its name")
+	out := f.String("out", "", "on a failure, shrink it and write its transcript into this directory")
 	if f.Parse(args) != nil {
 		return 2
 	}
@@ -49,7 +51,7 @@ func soak(args []string) int {
 	t := total{faults: map[string]int{}, judged: map[string]int{}}
 	var failed *sim.Result
 	shown := start
-	err := each(*first, *first+*seeds-1, *jobs, *mutant, func(r sim.Result) bool {
+	err := each(*which, *seeds, *jobs, func(r sim.Result) bool {
 		t.add(r)
 		if time.Since(shown) > 10*time.Second {
 			shown = time.Now()
@@ -68,12 +70,34 @@ func soak(args []string) int {
 	switch {
 	case failed != nil:
 		failed.Report(os.Stdout, commit())
+		if *out != "" {
+			which.seed = failed.Seed
+			if err := keep(which, *out, *jobs); err != nil {
+				fmt.Fprintln(os.Stderr, "blixard-sim:", err)
+			}
+		}
 		return 1
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "blixard-sim:", err)
 		return 1
 	}
 	return idle(t)
+}
+
+// keep shrinks what failed and writes it down.
+func keep(w *which, dir string, jobs int) error {
+	t, failed, err := record(w, nil)
+	if err != nil || failed.Failure == nil {
+		return fmt.Errorf("the failure of seed %d is not repeated: %w", w.seed, err)
+	}
+	s := &shrinking{jobs: jobs, patience: 20 * time.Second}
+	t, _ = s.shrink(t, failed, time.Minute)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, fmt.Sprintf("seed-%d.txt", w.seed))
+	fmt.Printf("shrunk to %s\n\n%s", path, t)
+	return os.WriteFile(path, []byte(t.String()), 0o644)
 }
 
 // idle is 1 when some fault never fired or some judge had nothing to judge: such
@@ -99,7 +123,7 @@ func idle(t total) int {
 
 // each runs seeds in worker processes and hands over their results until seen
 // says enough.
-func each(first, last uint64, jobs int, mutant string, seen func(sim.Result) bool) error {
+func each(w which, seeds uint64, jobs int, seen func(sim.Result) bool) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -108,8 +132,10 @@ func each(first, last uint64, jobs int, mutant string, seen func(sim.Result) boo
 	stop := make(chan struct{})
 	var workers []*exec.Cmd
 	for j := range uint64(jobs) {
-		cmd := exec.Command(self, "worker", "-first", fmt.Sprint(first+j), "-step", fmt.Sprint(jobs),
-			"-last", fmt.Sprint(last), "-mutant", mutant)
+		mine := w
+		mine.seed += j
+		args := append([]string{"worker", fmt.Sprintf("-step=%d", jobs), fmt.Sprintf("-last=%d", w.seed+seeds-1)}, mine.flags()...)
+		cmd := exec.Command(self, args...)
 		cmd.Stderr = os.Stderr
 		pipe, err := cmd.StdoutPipe()
 		if err != nil {

@@ -84,6 +84,8 @@ func (s *State) do(e *entry) *blixardv1.Response {
 		return s.hostReport(e, op.HostReport)
 	case *blixardv1.Command_Suspect:
 		return s.suspect(e, op.Suspect)
+	case *blixardv1.Command_Clone:
+		return s.cloned(e, op.Clone)
 	case *blixardv1.Command_Fence:
 		return s.fence(e, op.Fence)
 	case *blixardv1.Command_Announce:

@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"slices"
+
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -11,7 +13,8 @@ import (
 // boot simply goes on, and another boot is refused, because it may be a clone
 // and the original may be alive. Where instances under the long lease may still
 // run on the original, a boot that cannot show that it is the same machine
-// waits for the long window too.
+// waits for the long window too; where instances under no lease may, it waits
+// for ever, or until somebody gives the host up (lost.go).
 func (s *State) hostBoot(e *entry, op *blixardv1.HostBootOp) *blixardv1.Response {
 	old := s.Node(op.NodeId)
 	if old.GetHost() == nil || old.Host.Epoch != op.Epoch || op.BootId == "" {
@@ -22,7 +25,8 @@ func (s *State) hostBoot(e *entry, op *blixardv1.HostBootOp) *blixardv1.Response
 	if h.EpochState == blixardv1.EpochState_EPOCH_STATE_ACTIVE {
 		return nil
 	}
-	if h.Epoch != 0 && reboot && !s.mayReboot(old, op.Facts) {
+	if why := s.MayNotBoot(old, op.BootId, op.Facts); why != "" {
+		s.refusedBoot(e, old, "HostRefused", op.BootId, why)
 		return nil
 	}
 	n := clone(old)
@@ -39,28 +43,65 @@ func (s *State) hostBoot(e *entry, op *blixardv1.HostBootOp) *blixardv1.Response
 	return nodeResponse(n)
 }
 
-// mayReboot says whether nothing of the boot before can be alive any more.
-func (s *State) mayReboot(n *blixardv1.Node, facts *blixardv1.HostFacts) bool {
-	was, is := n.Host.GetFacts().GetMachine(), facts.GetMachine()
-	if was != "" && was == is {
-		return true
+// MayNotBoot says why a boot gets no epoch although the one before is fenced:
+// something of the boot before may be alive. It is "" for one that may.
+func (s *State) MayNotBoot(n *blixardv1.Node, boot string, facts *blixardv1.HostFacts) string {
+	h := n.GetHost()
+	was, is := h.GetFacts().GetMachine(), facts.GetMachine()
+	if h.GetEpoch() == 0 || h.BootId == boot || was != "" && was == is {
+		return ""
 	}
-	if n.Host.EpochState == blixardv1.EpochState_EPOCH_STATE_FENCED_LONG {
-		return true
-	}
-	// Nothing ends what no lease binds. Where machines cannot be told apart, a
-	// cluster of one host must still come back from a reboot.
-	another, may := was != "" && is != "", true
+	long, none := false, false
 	s.Placed(n.Id, func(vm *blixardv1.VM) bool {
-		switch vm.Placement.Lease {
-		case blixardv1.LeaseClass_LEASE_CLASS_LONG:
-			may = false
-		case blixardv1.LeaseClass_LEASE_CLASS_NONE:
-			may = !another
-		}
-		return may
+		long = long || vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_LONG
+		none = none || vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_NONE
+		return !none || !long
 	})
-	return may
+	another := was != "" && is != ""
+	// The only voter has the whole cluster on its disk. A clone of that is a
+	// cluster of its own, which this one cannot forbid anything, and a reboot must
+	// get through, also where machines cannot be told apart.
+	sole := slices.Equal(s.meta.Voters, []uint64{n.Id})
+	switch {
+	case none && !sole:
+		return "VMs that no lease binds may still run on the machine of the boot before, if this one is a clone of it or has its disk; should that machine be off for good: 'blixard cluster remove --lost " + n.Name + "', and join this one as a new node"
+	case (long || none && another) && h.EpochState != blixardv1.EpochState_EPOCH_STATE_FENCED_LONG:
+		return "VMs may still run on the machine of the boot before, if this one is a clone of it or has its disk; it waits until their long lease has surely ended"
+	}
+	return ""
+}
+
+// cloned writes down that two machines go by the identity of one host.
+func (s *State) cloned(e *entry, op *blixardv1.CloneOp) *blixardv1.Response {
+	n := s.Node(op.NodeId)
+	if n.GetHost() == nil || n.Host.Epoch != op.Epoch || n.Host.BootId == op.BootId {
+		return nil
+	}
+	s.refusedBoot(e, n, "HostCloned", op.BootId, "while boot "+n.Host.BootId+" holds the epoch and is alive: two machines go by the identity of this host. Stop the second, and give it an empty data directory")
+	return nil
+}
+
+// mostRefused bounds what is kept of refused boots.
+const mostRefused = 8
+
+// RefusedBoot says whether an event of that kind has told of a boot already.
+func RefusedBoot(n *blixardv1.Node, kind, boot string) bool {
+	return slices.Contains(n.GetHost().GetRefusedBoots(), kind+" "+boot)
+}
+
+// refusedBoot tells of a boot that asks in vain: once, however often it asks.
+func (s *State) refusedBoot(e *entry, old *blixardv1.Node, kind, boot, why string) {
+	if RefusedBoot(old, kind, boot) {
+		return
+	}
+	n := clone(old)
+	n.Host.RefusedBoots = append(n.Host.RefusedBoots, kind+" "+boot)
+	if k := len(n.Host.RefusedBoots); k > mostRefused {
+		n.Host.RefusedBoots = n.Host.RefusedBoots[k-mostRefused:]
+	}
+	n.Revision = e.index
+	s.put(nodeKey(n.Id), n)
+	s.event(e, kind, "", n.Name, "boot %s asks for leases, and is refused: %s", boot, why)
 }
 
 // newEpoch carries what is still placed on a host over into its new epoch, and

@@ -38,15 +38,95 @@ func TestARebootKeepsTheIncarnation(t *testing.T) {
 
 // What no lease binds may live on the original of a clone for ever.
 func TestACloneGetsNoEpochWhileSomethingIsUnbound(t *testing.T) {
-	for machine, want := range map[string]uint64{"m": 2, "another": 1, "": 2} {
+	for _, test := range []struct {
+		machine       string
+		voters        []uint64
+		short, atLong uint64 // the epoch after the short window, and after the long one
+	}{
+		{"m", []uint64{2, 3, 4}, 2, 2},
+		{"another", []uint64{2, 3, 4}, 1, 1},
+		{"", []uint64{2, 3, 4}, 1, 1},
+		// The whole cluster is on its disk: a clone of it asks nobody. It must come
+		// back from a reboot.
+		{"another", []uint64{FirstID}, 1, 2},
+		{"", []uint64{FirstID}, 2, 2},
+	} {
 		d := newDriver()
+		d.index++
+		d.Reconfigure(d.index, d.term, test.voters, nil)
 		d.bootAs(FirstID, "b1", "m")
 		d.request(createOp("a", 64, 1))
 		d.fenceHost(FirstID, false)
-		d.bootAs(FirstID, "b2", machine)
-		if h := d.Node(FirstID).Host; h.Epoch != want {
-			t.Errorf("machine %q: epoch %d, want %d", machine, h.Epoch, want)
+		d.bootAs(FirstID, "b2", test.machine)
+		if h := d.Node(FirstID).Host; h.Epoch != test.short {
+			t.Errorf("machine %q, voters %v: epoch %d, want %d", test.machine, test.voters, h.Epoch, test.short)
 		}
+		d.fenceHost(FirstID, true)
+		d.bootAs(FirstID, "b2", test.machine)
+		if h := d.Node(FirstID).Host; h.Epoch != test.atLong {
+			t.Errorf("machine %q, voters %v, after the long window: epoch %d, want %d", test.machine, test.voters, h.Epoch, test.atLong)
+		}
+	}
+}
+
+// What has the long lease may live on the original until that has ended.
+func TestACloneWaitsForTheLongWindow(t *testing.T) {
+	for _, machine := range []string{"", "another"} {
+		d := newDriver()
+		d.bootAs(FirstID, "b1", "m")
+		d.request(&blixardv1.Command{Op: &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{Name: "n2", Address: "a", Host: true, Level: 1}}})
+		d.request(createOp("a", 64, 2))
+		d.fenceHost(FirstID, false)
+		d.bootAs(FirstID, "b2", machine)
+		if h := d.Node(FirstID).Host; h.Epoch != 1 {
+			t.Errorf("machine %q: epoch %d before the long window has passed", machine, h.Epoch)
+		}
+		d.fenceHost(FirstID, true)
+		d.bootAs(FirstID, "b2", machine)
+		if h := d.Node(FirstID).Host; h.Epoch != 2 {
+			t.Errorf("machine %q: epoch %d after the long window", machine, h.Epoch)
+		}
+	}
+}
+
+func (d *driver) eventsOf(kind string) (n int) {
+	d.Events(0, func(e *blixardv1.Event) bool {
+		if e.Type == kind {
+			n++
+		}
+		return true
+	})
+	return n
+}
+
+// A boot that asks in vain gets one event of a kind, however often it asks, and
+// what is kept of such boots is bounded.
+func TestARefusedBootIsToldOfOnce(t *testing.T) {
+	d := newDriver()
+	d.index++
+	d.Reconfigure(d.index, d.term, []uint64{2, 3, 4}, nil)
+	d.bootAs(FirstID, "b1", "m")
+	d.request(createOp("a", 64, 1))
+	clone := func(boot string) {
+		d.apply(&blixardv1.Command{Op: &blixardv1.Command_Clone{Clone: &blixardv1.CloneOp{NodeId: FirstID, BootId: boot, Epoch: 1}}})
+	}
+	for range 3 {
+		clone("b2")
+		clone("b1") // holds the epoch itself
+	}
+	d.fenceHost(FirstID, false)
+	for range 3 {
+		d.bootAs(FirstID, "b2", "another")
+		d.bootAs(FirstID, "b3", "")
+	}
+	if c, r := d.eventsOf("HostCloned"), d.eventsOf("HostRefused"); c != 1 || r != 2 {
+		t.Errorf("%d events of clones, %d of refused boots", c, r)
+	}
+	for i := range 20 {
+		clone(fmt.Sprint("c", i))
+	}
+	if k := len(d.Node(FirstID).Host.RefusedBoots); k != mostRefused {
+		t.Errorf("%d boots are kept", k)
 	}
 }
 

@@ -384,8 +384,8 @@ type HostState struct {
 	LongestLeaseMs uint32 `protobuf:"varint,10,opt,name=longest_lease_ms,json=longestLeaseMs,proto3" json:"longest_lease_ms,omitempty"`
 	// Log index of the last change to the runners that it holds ready.
 	PrepareRevision uint64 `protobuf:"varint,11,opt,name=prepare_revision,json=prepareRevision,proto3" json:"prepare_revision,omitempty"`
-	// Boots that asked for an epoch and were refused, the newest few: each has its
-	// event once.
+	// Boots that asked for leases in vain, the newest few, as "EVENT BOOT": each
+	// has its event once.
 	RefusedBoots []string `protobuf:"bytes,12,rep,name=refused_boots,json=refusedBoots,proto3" json:"refused_boots,omitempty"`
 	// When it was last heard of, nearly, of one that is suspect or fenced.
 	SilentSince   *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=silent_since,json=silentSince,proto3" json:"silent_since,omitempty"`

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -24,17 +25,43 @@ func (s *server) sync(m *blixardv1.Sync) {
 		v := l.host(n.Id)
 		if n.Host.BootId == m.BootId || n.Host.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE {
 			v.heard = l.now.Boot
+		} else {
+			l.stranger(v, n, m.BootId)
 		}
 		l.news(v, n, m)
 	}
 	s.rounds.waiting.grants = append(s.rounds.waiting.grants, m)
 }
 
+// stranger hears from another boot than the one that holds the epoch. After a
+// reboot that is as it must be, for a window. But where both are heard, in turn,
+// there are two machines.
+func (l *leader) stranger(v *hostView, n *blixardv1.Node, boot string) {
+	first, known := v.strangers[boot]
+	switch {
+	case !known:
+		if v.strangers == nil || len(v.strangers) >= mostStrangers {
+			v.strangers = map[string]int64{}
+		}
+		v.strangers[boot] = l.now.Boot
+	case v.heard > first && l.now.Boot-v.cloned >= proposeHostAgain && !cluster.RefusedBoot(n, "HostCloned", boot):
+		v.cloned = l.now.Boot
+		l.propose(&blixardv1.Command{Op: &blixardv1.Command_Clone{Clone: &blixardv1.CloneOp{
+			NodeId: n.Id, BootId: boot, Epoch: n.Host.Epoch,
+		}}})
+	}
+}
+
+// mostStrangers bounds what a leader remembers of a host's other boots.
+const mostStrangers = 8
+
 // news proposes what the state does not know yet.
 func (l *leader) news(v *hostView, n *blixardv1.Node, m *blixardv1.Sync) {
 	h := n.Host
 	if h.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE {
-		if l.now.Boot-v.booted >= proposeHostAgain && (m.Facts != nil || h.BootId == m.BootId) {
+		// Who is known to be refused must not keep another from being heard.
+		known := cluster.RefusedBoot(n, "HostRefused", m.BootId) && l.state.MayNotBoot(n, m.BootId, m.Facts) != ""
+		if l.now.Boot-v.booted >= proposeHostAgain && (m.Facts != nil || h.BootId == m.BootId) && !known {
 			v.booted = l.now.Boot
 			l.propose(&blixardv1.Command{Op: &blixardv1.Command_HostBoot{HostBoot: &blixardv1.HostBootOp{
 				NodeId: n.Id, BootId: m.BootId, Epoch: h.Epoch, Facts: m.Facts,
@@ -80,7 +107,8 @@ func (l *leader) report(v *hostView, h *blixardv1.HostState, m *blixardv1.Sync) 
 // grant answers a Sync whose round has been proven. So the state has every node
 // that was admitted before the Sync was sent: what it does not have was removed.
 func (l *leader) grant(m *blixardv1.Sync) {
-	h := l.state.Node(m.NodeId).GetHost()
+	n := l.state.Node(m.NodeId)
+	h := n.GetHost()
 	if h == nil {
 		l.answer(m, &blixardv1.Grant{Removed: true, Refusal: "this host was removed from the cluster"})
 		return
@@ -88,7 +116,11 @@ func (l *leader) grant(m *blixardv1.Sync) {
 	v := l.host(m.NodeId)
 	switch {
 	case h.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE:
-		l.answer(m, &blixardv1.Grant{Refusal: "the host has no epoch yet"})
+		why := "the host has no epoch yet"
+		if m.Facts != nil {
+			why = cmp.Or(l.state.MayNotBoot(n, m.BootId, m.Facts), why)
+		}
+		l.answer(m, &blixardv1.Grant{Refusal: why})
 	case h.BootId != m.BootId:
 		l.answer(m, &blixardv1.Grant{Refusal: "another boot of this host holds the epoch: it is given to this one when the lease of that one has surely ended; should both be alive, one is a clone"})
 	case m.Lapsed && m.Epoch == h.Epoch:

@@ -48,7 +48,9 @@ type host struct {
 	prepare  uint64                            // revision of the list of runners to hold ready
 	prepared []*blixardv1.Prepared             // what of it is there
 	urgent   bool
-	refused  bool // the newest answer granted nothing
+	refused  bool   // the newest answer granted nothing
+	refusal  string // and why
+	answered int64
 }
 
 const (
@@ -276,7 +278,7 @@ func (h *host) grant(from uint64, g *blixardv1.Grant) {
 		return
 	}
 	h.learn(from, g)
-	h.refused = !g.Granted
+	h.refused, h.refusal, h.answered = !g.Granted, g.Refusal, h.now.Boot
 	if !g.Granted || g.Epoch < h.epoch || g.Epoch == 0 {
 		return
 	}

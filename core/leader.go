@@ -40,6 +40,9 @@ type hostView struct {
 	reported uint64 // highest sequence in a proposed report, and of which epoch
 	epoch    uint64
 	revision uint64 // that the host is believed to have
+
+	strangers map[string]int64 // other boots than the epoch's, and when each was first heard
+	cloned    int64            // when one of them was last proposed to be a clone
 }
 
 // proposeHostAgain is how long a proposal about a host may take to be applied

@@ -266,8 +266,9 @@ type Status struct {
 	Servers []*blixardv1.Node
 	// Of a host.
 	Epoch   uint64
-	Granted bool // its short lease has not passed
-	Removed bool // the cluster has removed it
+	Granted bool   // its short lease has not passed
+	Removed bool   // the cluster has removed it
+	Refusal string // why the newest answer granted nothing; empty: it did, or none came
 }
 
 // Status may be called between two steps.
@@ -282,6 +283,9 @@ func (n *Node) Status() Status {
 	}
 	if h := n.host; h != nil {
 		st.Epoch, st.Removed = h.epoch, h.removed
+		if n.now.Boot-h.answered < 3*refusedGap {
+			st.Refusal = h.refusal
+		}
 		if h.settings != nil {
 			st.Granted = h.leases[h.settings.LeaseMs] > n.now.Boot && !h.removed
 		}

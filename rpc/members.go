@@ -52,6 +52,8 @@ func summary(st core.Status, nodes []*blixardv1.Node) string {
 		return "This node was removed from the cluster: it runs nothing any more, and has kept the files of what it ran. With an empty data directory it can join as a new node."
 	case !st.Identity.Server && st.Granted:
 		return fmt.Sprintf("This host has its lease, so it reaches the servers; ask one of the %d for more.", len(nodes))
+	case !st.Identity.Server && st.Refusal != "":
+		return "This host is heard, and gets no lease: " + st.Refusal + "."
 	case !st.Identity.Server:
 		return "This host has no lease: it reaches no leader. Look at 'blixard cluster status' on the servers."
 	case st.Quorum && voters == 1:

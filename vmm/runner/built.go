@@ -8,26 +8,18 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"time"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm"
 )
 
-// built is what of Nix's a VM has; each is a path in the store.
-//
-//	booted     what its newest attempt was started with: it is stopped by it
-//	current    what was built last, for the spec of generation
-//	previous   what was current before: a rollback needs no build
-//
-// All of them are kept from being collected until the VM is removed here. For
-// people, booted and current are links in the VM's directory, too.
+// built is what of Nix's a VM has: all of it is kept from being collected until
+// the VM is removed here. For people, booted and current are links in the VM's
+// directory, too.
 type built struct {
-	Booted     string `json:"booted,omitempty"`
-	Current    string `json:"current,omitempty"`
-	Previous   string `json:"previous,omitempty"`
-	Generation uint32 `json:"generation,omitempty"`
+	vmm.Runners
 	// Up: what booted has set up on the host outside of the instance's processes
 	// is to be taken down once it is dead.
 	Up bool `json:"up,omitempty"`
@@ -35,10 +27,10 @@ type built struct {
 
 // of is what was built for the spec of a generation, if it is what was last.
 func (b *built) of(generation uint32) string {
-	if b == nil || b.Generation != generation {
+	if b == nil {
 		return ""
 	}
-	return b.Current
+	return b.Of(generation)
 }
 
 // have says that a path was built for a generation.
@@ -47,34 +39,18 @@ func (b *built) have(path string, generation uint32) *built {
 	if b != nil {
 		n = *b
 	}
-	if path != n.Current {
-		n.Previous, n.Current = n.Current, path
-	}
-	n.Generation = generation
+	n.Runners = n.Have(path, generation)
 	return &n
 }
 
 // boot says that an attempt is about to be started with what was built for it.
 func (b *built) boot(a *blixardv1.Assignment) *built {
-	path := a.GetRunner().GetStorePath()
 	n := built{}
-	if b == nil || b.Current == "" {
-		n = *b.have(path, a.SpecGeneration)
-	} else {
+	if b != nil {
 		n = *b
 	}
-	n.Booted, n.Up = path, true
+	n.Runners, n.Up = n.Boot(a.GetRunner().GetStorePath(), a.SpecGeneration), true
 	return &n
-}
-
-func (b *built) paths() []string {
-	var all []string
-	for _, p := range []string{b.Booted, b.Current, b.Previous} {
-		if p != "" && !slices.Contains(all, p) {
-			all = append(all, p)
-		}
-	}
-	return all
 }
 
 // hold has Nix keep what the VM has, and no more; and links it.
@@ -85,7 +61,7 @@ func (v *vm) hold() {
 	var err error
 	if v.rec == nil {
 		err = v.h.cfg.Nix.Hold(v.uid)
-	} else if paths := v.rec.Nix.paths(); len(paths) > 0 {
+	} else if paths := v.rec.Nix.Paths(); len(paths) > 0 {
 		err = errors.Join(v.h.cfg.Nix.Hold(v.uid, paths...),
 			link(v.at.state, "booted", v.rec.Nix.Booted), link(v.at.state, "current", v.rec.Nix.Current))
 	}

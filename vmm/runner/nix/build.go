@@ -30,6 +30,9 @@ func (b *Builder) make(ctx context.Context, f *flight, j *job) (*runner, string,
 		if ctx.Err() != nil || errors.Is(err, ErrFull) || errors.Is(err, ErrShape) {
 			return nil, "", err
 		}
+		if len(j.order.Files) == 0 {
+			return nil, "", fmt.Errorf("%s is nowhere to be had: %w", j.want(), err)
+		}
 		f.log.line("%s is nowhere to be had: building it here", j.want())
 		b.mu.Lock()
 		r, locked := b.cached(j)

@@ -64,7 +64,8 @@ type Config struct {
 type Order struct {
 	// UID is who holds the runner; Name is its attribute, packages.SYSTEM.Name.
 	UID, Name string
-	// Files are the flake; those with a digest are opened by Open.
+	// Files are the flake; those with a digest are opened by Open. Without any,
+	// only Want will do: it is not built.
 	Files []nixflake.File
 	Open  func(digest string) (io.ReadCloser, error)
 	// Fresh builds even what was built here before, from the newest that the
@@ -74,8 +75,9 @@ type Order struct {
 	// Addresses are the hosts that have it.
 	Want      *blixardv1.Runner
 	Addresses []string
-	// Log takes the progress and the build's log, line by line; nil: nowhere. A
-	// Log that blocks holds the build up.
+	// Log takes the progress and the build's log, line by line; nil: nowhere.
+	// Where nothing is to be done, nothing is said. A Log that blocks holds the
+	// build up.
 	Log io.Writer
 }
 
@@ -250,7 +252,6 @@ func (b *Builder) Build(ctx context.Context, o Order) (*blixardv1.Runner, error)
 		err := b.hold(r, o.UID)
 		b.latest[o.UID] = r.Path
 		b.mu.Unlock()
-		j.log.line("%s is here already", r.Path)
 		return r.proto(locked), err
 	}
 	f := b.join(j)
@@ -288,8 +289,8 @@ func (o *Order) validate() error {
 		return fmt.Errorf("nix: %.80q cannot be the name of a VM", o.Name)
 	case o.Want.GetStorePath() != "" && !storePath(o.Want.GetStorePath()):
 		return fmt.Errorf("nix: %.120q is no store path", o.Want.GetStorePath())
-	case len(o.Files) == 0:
-		return errors.New("nix: an order without files")
+	case len(o.Files) == 0 && (o.Want.GetStorePath() == "" || o.Fresh):
+		return errors.New("nix: an order without files, and nothing that was built from them")
 	}
 	return validFiles(o.Files)
 }

@@ -55,7 +55,7 @@ type fetchOrder struct {
 	Addresses []string
 	// Closures are files with what an address gives; the third file is another.
 	Closures map[string]string
-	Flake    string
+	Flake    string // empty: no files
 	NixConf  string
 }
 
@@ -109,6 +109,9 @@ func init() {
 		var log bytes.Buffer
 		order := Order{UID: "1-7", Name: "web", Files: []nixflake.File{{Path: "flake.nix", Text: o.Flake}},
 			Want: o.Want, Addresses: o.Addresses, Log: &log}
+		if o.Flake == "" {
+			order.Files = nil
+		}
 		var res fetched
 		if res.Runner, err = b.Build(context.Background(), order); err != nil {
 			res.Err = err.Error()
@@ -280,6 +283,12 @@ func TestCopyFromAPeer(t *testing.T) {
 		t.Errorf("not built, and there: %q", f.Calls)
 	}
 	says(f, "is nowhere to be had: building it here", "blixard: built "+r.StorePath)
+
+	// Nobody has it, and there is nothing to build it from.
+	out, err = h.elsewhere("fetch", second("no files"), strings.NewReader(fmt.Sprintf(`{"Want":{"store_path":%q},"Addresses":["nobody"]}`, r.StorePath)))
+	if err != nil || !strings.Contains(string(out), r.StorePath+" is nowhere to be had: no route to host") {
+		t.Errorf("%s %v", out, err)
+	}
 
 	// A cache that the host is configured with comes before all peers.
 	cache := "file://" + filepath.Join(t.TempDir(), "cache")

@@ -51,9 +51,6 @@ func (s *sink) put(line string) {
 	}
 }
 
-// line is a word of ours to one order.
-func (s *sink) line(format string, args ...any) { s.put("blixard: " + fmt.Sprintf(format, args...)) }
-
 func (l *log) add(s *sink) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -213,6 +213,7 @@ func TestBuild(t *testing.T) {
 	if first := h.calls(); len(first) < 3 {
 		t.Error("it was not counted:", first)
 	}
+	log.Reset()
 
 	// The same once more, and by a daemon that knows only what is on the disk.
 	again := build(t, b, o)
@@ -227,7 +228,14 @@ func TestBuild(t *testing.T) {
 	if got := build(t, b, o); got.StorePath != r.StorePath || got.Locked != r.Locked {
 		t.Error(got)
 	}
+	o.Files = nil
+	if got := build(t, b, o); got.StorePath != r.StorePath {
+		t.Error(got)
+	}
 	if calls := h.calls(); len(calls) > 0 {
 		t.Errorf("Nix was called: %q", calls)
+	}
+	if log.Len() > 0 {
+		t.Errorf("something is said of nothing: %s", &log)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/rpc"
 	"github.com/blixard/blixard/vmm/runner"
+	"github.com/blixard/blixard/vmm/runner/nix"
 )
 
 // The daemon is rpc's Backend and Logs: it passes on to its node.
@@ -66,9 +67,29 @@ func (d *daemon) Logs(ctx context.Context, uid string, follow bool, tail uint64)
 	return r, err
 }
 
-// BuildLogs has nothing to show while nothing is built.
-func (d *daemon) BuildLogs(context.Context, string, bool, uint64) (io.ReadCloser, error) {
-	return nil, fs.ErrNotExist
+func (d *daemon) BuildLogs(ctx context.Context, uid string, follow bool, tail uint64) (io.ReadCloser, error) {
+	w := d.world.Load()
+	if w == nil || w.host == nil {
+		return nil, fs.ErrNotExist
+	}
+	r, err := w.host.BuildLogs(ctx, uid, follow, tail)
+	if errors.Is(err, runner.ErrNoLog) {
+		return nil, fs.ErrNotExist
+	}
+	return r, err
+}
+
+// Export is rpc.Closures.
+func (d *daemon) Export(ctx context.Context, storePath string, to io.Writer) error {
+	w := d.world.Load()
+	if w == nil || w.builder == nil {
+		return fs.ErrNotExist
+	}
+	err := w.builder.Export(ctx, storePath, to)
+	if errors.Is(err, nix.ErrNotHeld) {
+		return fs.ErrNotExist
+	}
+	return err
 }
 
 func (d *daemon) Init(ctx context.Context, req *blixardv1.InitRequest) (*blixardv1.InitResponse, error) {

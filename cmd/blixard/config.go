@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -60,10 +61,25 @@ type Config struct {
 	TLS      TLSConfig         `toml:"tls"`
 	Capacity CapacityConfig    `toml:"capacity"`
 	Labels   map[string]string `toml:"labels"`
-	// Nix is the nix program, with its others (nix-store) beside it; empty: the
+	Nix      NixConfig         `toml:"nix"`
+	Log      LogConfig         `toml:"log"`
+}
+
+// NixConfig says how NixOS VMs are built on this host.
+type NixConfig struct {
+	// Path is the nix program, with its others (nix-store) beside it; empty: the
 	// one in PATH. Where there is none, the host runs no NixOS VMs.
-	Nix string    `toml:"nix"`
-	Log LogConfig `toml:"log"`
+	Path string `toml:"path"`
+	// Jobs is how many are built at once; 0: one for every 2 GiB of memory and
+	// every two CPUs, whichever are fewer.
+	Jobs int `toml:"jobs"`
+	// Timeout bounds one build, such as "30m"; empty: an hour.
+	Timeout string `toml:"timeout"`
+	// MemoryMib bounds one evaluation; 0: 4096.
+	MemoryMib uint64 `toml:"memory_mib"`
+	// AllowPaths are folders of this host in which a NixOS VM's shares, and its
+	// volumes with an absolute path, may be. Empty: none.
+	AllowPaths []string `toml:"allow_paths"`
 }
 
 // TLSConfig names three PEM files; all or none.
@@ -110,7 +126,7 @@ func (c *ServeCmd) config(g *Globals) (*Config, error) {
 	set(&cfg.Capacity.Vcpus, c.Vcpus)
 	set(&cfg.Capacity.MemoryMib, c.Memory)
 	set(&cfg.Capacity.DiskMib, c.Disk)
-	set(&cfg.Nix, c.Nix)
+	set(&cfg.Nix.Path, c.Nix)
 	set(&cfg.Log.Level, c.LogLevel)
 	set(&cfg.Log.Format, c.LogFormat)
 	if len(c.Role) > 0 {
@@ -167,7 +183,7 @@ func (c *Config) defaults() (err error) {
 	}
 	c.DataDir = or(c.DataDir, "/var/lib/blixard")
 	c.RunDir = or(c.RunDir, runner.DefaultRunRoot())
-	for _, d := range []*string{&c.DataDir, &c.RunDir, &c.Nix} {
+	for _, d := range []*string{&c.DataDir, &c.RunDir, &c.Nix.Path} {
 		if *d == "" {
 			continue // no Nix is named
 		}
@@ -219,13 +235,39 @@ func (c *Config) validate() error {
 	if n := len(slices.DeleteFunc([]string{c.TLS.Cert, c.TLS.Key, c.TLS.CA}, func(s string) bool { return s == "" })); n != 0 && n != 3 {
 		return usagef("tls: cert, key and ca go together; %d of them are given", n)
 	}
-	if c.Nix != "" && findParser(c.Nix, nil) == nil {
-		return usagef("nix %s: there is no nix-instantiate beside it; name the nix program of an installed Nix, or leave it out for the one in PATH", c.Nix)
+	if err := c.Nix.validate(); err != nil {
+		return err
 	}
 	if _, err := c.Log.logger(io.Discard); err != nil {
 		return err
 	}
 	return nil
+}
+
+func (c *NixConfig) validate() error {
+	if c.Path != "" && findParser(c.Path, nil) == nil {
+		return usagef("nix.path %s: there is no nix-instantiate beside it; name the nix program of an installed Nix, or leave it out for the one in PATH", c.Path)
+	}
+	if _, err := c.timeout(); err != nil || c.Jobs < 0 {
+		return usagef("nix.timeout %q, nix.jobs %d: want a time such as 30m, and a number above 0", c.Timeout, c.Jobs)
+	}
+	for _, p := range c.AllowPaths {
+		if !filepath.IsAbs(p) {
+			return usagef("nix.allow_paths: %q is no absolute path", p)
+		}
+	}
+	return nil
+}
+
+func (c *NixConfig) timeout() (time.Duration, error) {
+	if c.Timeout == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(c.Timeout)
+	if err == nil && d <= 0 {
+		err = errors.New("no time at all")
+	}
+	return d, err
 }
 
 func (c *Config) is(role string) bool { return slices.Contains(c.Roles, role) }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -16,6 +18,7 @@ import (
 	"github.com/blixard/blixard/vmm/runner"
 	"github.com/blixard/blixard/vmm/runner/artifact"
 	"github.com/blixard/blixard/vmm/runner/lease"
+	"github.com/blixard/blixard/vmm/runner/nix"
 )
 
 // world is the production world around one node:
@@ -29,7 +32,10 @@ type world struct {
 	clients
 	loop  *loop
 	inbox *inbox
+	log   *slog.Logger
 	host  *runner.Host // nil on a node that is no host
+	// builder is nil where there is no Nix.
+	builder *nix.Builder
 
 	stopTicks chan struct{}
 	stopOnce  sync.Once
@@ -48,12 +54,15 @@ func newWorld(d *daemon, id core.Identity, image core.Image, in *inbox) (*world,
 	if err != nil {
 		return nil, fmt.Errorf("the data directory %s: %w", d.cfg.DataDir, err)
 	}
-	w := &world{inbox: in, stopTicks: make(chan struct{})}
+	w := &world{inbox: in, log: d.log, stopTicks: make(chan struct{})}
 	env := core.Env{Clock: bootClock{}, Disk: d.disk, Network: d.peers, Clients: &w.clients, Hypervisor: noHost{}}
 	fetcher := rpc.NewFetcher(d.tls)
 	if id.Host {
-		if w.host, err = d.openHost(id, in, fetcher); err != nil {
+		if w.builder, err = d.openBuilder(fetcher); err != nil {
 			return nil, err
+		}
+		if w.host, err = d.openHost(id, in, fetcher, w.builder); err != nil {
+			return nil, errors.Join(err, w.closeBuilder())
 		}
 		env.Hypervisor = w.host
 	}
@@ -80,8 +89,41 @@ func newWorld(d *daemon, id core.Identity, image core.Image, in *inbox) (*world,
 	return w, nil
 }
 
-func (d *daemon) openHost(id core.Identity, in *inbox, f artifact.Fetcher) (*runner.Host, error) {
-	return runner.New(runner.Config{
+// openBuilder finds Nix; nil where there is none, and none was named.
+func (d *daemon) openBuilder(f *rpc.Fetcher) (*nix.Builder, error) {
+	cfg := d.cfg.Nix
+	timeout, err := cfg.timeout()
+	if err != nil {
+		return nil, err
+	}
+	folder := ""
+	if cfg.Path != "" {
+		folder = filepath.Dir(cfg.Path)
+	}
+	b, err := nix.Open(nix.Config{
+		Dir: filepath.Join(d.cfg.DataDir, "nix"), Path: folder, Timeout: timeout,
+		MemoryMiB: cfg.MemoryMib, Jobs: cfg.Jobs, Peer: f.Closure, Log: d.log,
+	})
+	if errors.Is(err, nix.ErrNoNix) && cfg.Path == "" {
+		d.log.Info("this host runs no NixOS VMs", "why", err)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	d.log.Info("Nix is here", "version", b.Version(), "system", b.System())
+	return b, nil
+}
+
+func (w *world) closeBuilder() error {
+	if w.builder == nil {
+		return nil
+	}
+	return w.builder.Close()
+}
+
+func (d *daemon) openHost(id core.Identity, in *inbox, f artifact.Fetcher, b *nix.Builder) (*runner.Host, error) {
+	cfg := runner.Config{
 		ClusterID: id.ClusterID,
 		HostID:    strconv.FormatUint(id.ID, 10),
 		StateDir:  filepath.Join(d.cfg.DataDir, "host"),
@@ -94,7 +136,13 @@ func (d *daemon) openHost(id core.Identity, in *inbox, f artifact.Fetcher) (*run
 		Labels:    d.cfg.Labels,
 		Version:   versionText(),
 		Level:     cluster.Level,
-	})
+
+		AllowPaths: d.cfg.Nix.AllowPaths,
+	}
+	if b != nil { // a nil *Builder is no nil Builder
+		cfg.Nix = b
+	}
+	return runner.New(cfg)
 }
 
 // artifacts are the digests of what our store holds.
@@ -122,6 +170,9 @@ func (w *world) stop() {
 func (w *world) close() {
 	if w.host != nil {
 		w.host.Close()
+	}
+	if err := w.closeBuilder(); err != nil {
+		w.log.Warn("the builder was not closed", "err", err)
 	}
 }
 

@@ -163,7 +163,7 @@ func (s *State) boundBy(node *blixardv1.Node, vm *blixardv1.VM) {
 
 // leaseFor is the class that a VM should have on a host, as things stand.
 func (s *State) leaseFor(vm *blixardv1.VM, node *blixardv1.Node) blixardv1.LeaseClass {
-	forks := vm.Spec.GetProcess() != nil && !node.GetHost().GetFacts().GetHoldsForks()
+	forks := (vm.Spec.GetProcess() != nil || nixBuilt(vm.Spec)) && !node.GetHost().GetFacts().GetHoldsForks()
 	switch {
 	case s.hostCount <= 1:
 		return blixardv1.LeaseClass_LEASE_CLASS_NONE

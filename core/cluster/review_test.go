@@ -149,22 +149,36 @@ func TestTheOnlyVoterCannotGo(t *testing.T) {
 	}
 }
 
-// A host that can no longer hold what forks loosens the lease of its programs.
+// A host that can no longer hold what forks loosens the lease of its programs,
+// and of what Nix built, which is scripts.
 func TestAHostThatHoldsNoForksLoosens(t *testing.T) {
 	d := newDriver()
 	d.boot(FirstID)
 	d.request(&blixardv1.Command{Op: &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{Name: "n2", Address: "a", Host: true, Level: 1}}})
-	d.request(createOp("a", 64, 1))
-	if l := d.VM("a").Placement.Lease; l != blixardv1.LeaseClass_LEASE_CLASS_SHORT {
-		t.Fatal(l)
+	f := facts()
+	f.Nix = true
+	report := func() {
+		n := d.Node(FirstID)
+		d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{
+			NodeId: FirstID, BootId: n.Host.BootId, Epoch: n.Host.Epoch, Facts: f,
+		}}})
 	}
-	f, n := facts(), d.Node(FirstID)
+	report()
+	d.request(createOp("a", 64, 1))
+	flake := createOp("b", 64, 1)
+	flake.GetCreateVm().Spec.Source = &blixardv1.VMSpec_Flake{Flake: &blixardv1.Flake{From: &blixardv1.Flake_Ref{Ref: "github:me/infra"}}}
+	d.request(flake)
+	for _, name := range []string{"a", "b"} {
+		if l := d.VM(name).GetPlacement().GetLease(); l != blixardv1.LeaseClass_LEASE_CLASS_SHORT {
+			t.Fatal(name, l)
+		}
+	}
 	f.HoldsForks = false
-	d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{
-		NodeId: FirstID, BootId: n.Host.BootId, Epoch: n.Host.Epoch, Facts: f,
-	}}})
-	p := d.VM("a").Placement
-	if p.Lease != blixardv1.LeaseClass_LEASE_CLASS_LONG || p.TargetLease != p.Lease || d.VM("a").AssignmentRevision != d.index {
-		t.Fatalf("%v, told at %d of %d", p, d.VM("a").AssignmentRevision, d.index)
+	report()
+	for _, name := range []string{"a", "b"} {
+		p := d.VM(name).Placement
+		if p.Lease != blixardv1.LeaseClass_LEASE_CLASS_LONG || p.TargetLease != p.Lease || d.VM(name).AssignmentRevision != d.index {
+			t.Fatalf("%s: %v, told at %d of %d", name, p, d.VM(name).AssignmentRevision, d.index)
+		}
 	}
 }

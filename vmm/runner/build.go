@@ -54,6 +54,9 @@ func (v *vm) begin(a vmm.Action) {
 	before, l := v.lane, &lane{make(chan struct{})}
 	v.lane = l
 	ctx, cancel := v.stoppable(v.h.ctx)
+	v.mu.Lock()
+	v.over = l.done
+	v.mu.Unlock()
 	v.h.wait.Go(func() {
 		defer close(l.done)
 		defer cancel()
@@ -66,6 +69,20 @@ func (v *vm) begin(a vmm.Action) {
 		}
 		v.q.put(func() { v.finish(l, a, runner, err) })
 	})
+}
+
+// building is closed when the newest Build is over.
+func (v *vm) building() <-chan struct{} {
+	if v != nil {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if v.over != nil {
+			return v.over
+		}
+	}
+	over := make(chan struct{})
+	close(over)
+	return over
 }
 
 // settleIn makes the directory of a VM that was never started here.
@@ -118,6 +135,19 @@ func (v *vm) order(a *blixardv1.Assignment) *blixardv1.Assignment {
 // build makes everything be there that a start needs. It touches nothing of the
 // VM but its build log, and may run beside the queue.
 func (v *vm) build(ctx context.Context, a *blixardv1.Assignment) (*blixardv1.Runner, error) {
+	if !byNix(a.GetSpec()) {
+		return v.make(ctx, a, io.Discard)
+	}
+	log := &buildLog{path: v.h.at.build(v.uid), head: fmt.Sprintf("--- generation %d ---\n", a.SpecGeneration)}
+	defer log.close()
+	runner, err := v.make(ctx, a, log)
+	if err != nil {
+		fmt.Fprintf(log, "failed: %v\n", err)
+	}
+	return runner, err
+}
+
+func (v *vm) make(ctx context.Context, a *blixardv1.Assignment, log io.Writer) (*blixardv1.Runner, error) {
 	d, err := v.h.driver(a)
 	if err != nil {
 		return nil, err
@@ -137,13 +167,7 @@ func (v *vm) build(ctx context.Context, a *blixardv1.Assignment) (*blixardv1.Run
 			return nil, err
 		}
 	}
-	log := &buildLog{path: v.h.at.build(v.uid), head: fmt.Sprintf("--- generation %d ---\n", a.SpecGeneration)}
-	defer log.close()
-	runner, err := d.build(ctx, a, log)
-	if err != nil && log.f != nil {
-		fmt.Fprintf(log, "failed: %v\n", err)
-	}
-	return runner, err
+	return d.build(ctx, a, log)
 }
 
 // obtain gives the driver of an assignment, and the assignment with what was built
@@ -174,37 +198,69 @@ func (v *vm) obtain(ctx context.Context, a *blixardv1.Assignment) (driver, *blix
 	return d, a, err
 }
 
-// buildLog is the log of a VM's newest build. One that does nothing, as all is
-// there, leaves the log of the one before.
+// buildLog is the log of a VM's newest build. A build that says one thing and is
+// done, as all was there, leaves the log of the one before.
 type buildLog struct {
 	path, head string
 
-	mu sync.Mutex
-	f  *os.File
+	mu   sync.Mutex
+	held []byte // the first words, until there are more
+	wait *time.Timer
+	f    *os.File
+	err  error
 }
+
+// buildHeld is how long the first words wait for more.
+const buildHeld = 500 * time.Millisecond
 
 func (l *buildLog) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.f == nil {
-		f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
-		if err != nil {
-			return 0, fmt.Errorf("build log: %w", err)
-		}
-		l.f = f
-		if _, err := io.WriteString(f, l.head); err != nil {
-			return 0, err
-		}
+	switch {
+	case l.held == nil && l.f == nil:
+		l.held = append([]byte(l.head), b...)
+		l.wait = time.AfterFunc(buildHeld, l.flush)
+		return len(b), nil
+	case l.f == nil:
+		l.open()
+	}
+	if l.err != nil {
+		return 0, l.err
 	}
 	return l.f.Write(b)
+}
+
+func (l *buildLog) flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.f == nil {
+		l.open()
+	}
+}
+
+// open begins the log anew. A log that cannot be written ends no build.
+func (l *buildLog) open() {
+	if l.err != nil {
+		return
+	}
+	if l.f, l.err = os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND|unix.O_NOFOLLOW, 0o600); l.err == nil {
+		_, l.err = l.f.Write(l.held)
+	}
 }
 
 func (l *buildLog) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.wait != nil {
+		l.wait.Stop()
+	}
+	if _, err := os.Lstat(l.path); l.held != nil && l.f == nil && err != nil {
+		l.open()
+	}
 	if l.f != nil {
 		l.f.Close()
 	}
+	l.err = os.ErrClosed
 }
 
 func isRunner(path string) bool {

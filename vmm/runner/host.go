@@ -191,30 +191,34 @@ func (h *Host) forget(v *vm) {
 // last tail bytes, or all that is kept when tail is 0. With follow it goes on
 // until ctx ends, the VM is removed, or the reader is closed.
 func (h *Host) Logs(ctx context.Context, uid string, follow bool, tail uint64) (io.ReadCloser, error) {
-	r, err := h.openLog(ctx, uid, h.at.console, follow, tail)
+	if err := checkUID(uid); err != nil {
+		return nil, err
+	}
+	r, err := console.Open(ctx, h.at.console(uid), follow, tail)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: VM %s has not been started on this host", ErrNoLog, uid)
 	}
 	return r, err
 }
 
-// BuildLogs reads the log of a VM's newest build on this host, as Logs does.
+// BuildLogs reads the log of a VM's newest build on this host. With follow it
+// goes on until that build has ended.
 func (h *Host) BuildLogs(ctx context.Context, uid string, follow bool, tail uint64) (io.ReadCloser, error) {
-	r, err := h.openLog(ctx, uid, h.at.build, follow, tail)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: nothing was built for VM %s on this host", ErrNoLog, uid)
-	}
-	return r, err
-}
-
-func (h *Host) openLog(ctx context.Context, uid string, path func(uid string) string, follow bool, tail uint64) (io.ReadCloser, error) {
 	if err := checkUID(uid); err != nil {
 		return nil, err
 	}
-	r, err := console.Open(ctx, path(uid), follow, tail)
+	h.mu.Lock()
+	v := h.vms[uid]
+	h.mu.Unlock()
+	done := v.building() // looked at before the log, which must not be one that has ended meanwhile
+	r, err := console.Open(ctx, h.at.build(uid), follow, tail)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: nothing was built for VM %s on this host", ErrNoLog, uid)
+	}
 	if err != nil {
 		return nil, err
 	}
+	r.Until(done)
 	return r, nil
 }
 

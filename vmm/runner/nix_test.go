@@ -381,16 +381,26 @@ func TestABuildsLane(t *testing.T) {
 	i.Attempt = 2
 	b.must(vmm.Start, i, flake("1-1", 1)) // an older spec, while the newer is built
 	b.ready(i)
-	logs, err := b.h.BuildLogs(context.Background(), "1-1", false, 0)
+	time.Sleep(buildHeld + 100*time.Millisecond)
+	logs, err := b.h.BuildLogs(context.Background(), "1-1", true, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, _ := io.ReadAll(logs)
-	logs.Close()
-	if string(text) != "--- generation 3 ---\nhard at work\n" {
-		t.Errorf("the log of the newest build: %q", text)
+	read := make(chan string)
+	go func() { // until the build is over
+		text, _ := io.ReadAll(logs)
+		logs.Close()
+		read <- string(text)
+	}()
+	select {
+	case text := <-read:
+		t.Errorf("not followed: %q", text)
+	case <-time.After(300 * time.Millisecond):
 	}
 	b.must(vmm.Kill, i, nil)
+	if text := <-read; text != "--- generation 3 ---\nhard at work\nfailed: context canceled\n" {
+		t.Errorf("the log of the newest build: %q", text)
+	}
 	if d := answer(third); !strings.Contains(d.Err, errOvertaken.Error()) {
 		t.Errorf("%+v", d)
 	}
@@ -431,9 +441,24 @@ func TestFreshOnce(t *testing.T) {
 	s.usual(filepath.Join(t.TempDir(), "tap"))
 	i, a := instance("1-1", 1), flake("1-1", 2)
 	a.Fresh = true
+	s.before = func(_ context.Context, o nix.Order) error {
+		if o.Fresh {
+			fmt.Fprintln(o.Log, "a long story")
+		}
+		return nil
+	}
 	b.build(i, a)
 	b.reopen()
 	b.build(i, a)
+	// A build that says one thing leaves the log of the one before.
+	logs, err := b.h.BuildLogs(context.Background(), "1-1", true, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, _ := io.ReadAll(logs); !strings.Contains(string(text), "a long story\nbuilding ") {
+		t.Errorf("%q", text)
+	}
+	logs.Close()
 	if !s.orders[0].Fresh || s.orders[1].Fresh {
 		t.Errorf("fresh: %v, then %v", s.orders[0].Fresh, s.orders[1].Fresh)
 	}

@@ -40,7 +40,8 @@ type vm struct {
 
 	lane *lane // the Build under way, if there is one
 
-	mu   sync.Mutex         // guards stop
+	mu   sync.Mutex         // guards these two
+	over <-chan struct{}    // closed when the newest Build is over; nil: there was none
 	stop context.CancelFunc // ends the Build, or the wait of a Start for what it needs
 }
 

@@ -120,6 +120,7 @@ type Reader struct {
 	f      *os.File
 	at     int64
 	follow bool
+	done   <-chan struct{} // nil, or closed when nothing more comes
 
 	mu     sync.Mutex // held during a read of the file, so that Close does not pull it away
 	closed bool
@@ -146,6 +147,10 @@ func Open(ctx context.Context, path string, follow bool, tail uint64) (*Reader, 
 	return r, nil
 }
 
+// Until ends a reader who follows when done is closed, once all that was written
+// by then has been read. It is said before the first Read.
+func (r *Reader) Until(done <-chan struct{}) { r.done = done }
+
 const look = 100 * time.Millisecond
 
 // Read reads what there is, and when there is nothing waits or ends.
@@ -154,15 +159,22 @@ func (r *Reader) Read(b []byte) (int, error) {
 		return 0, nil
 	}
 	for {
-		// Looked at before we read: of a log that is gone, all is written.
+		// Looked at before we read: of a log that is gone or done, all is written.
+		over := !r.follow
+		select {
+		case <-r.done:
+			over = true
+		default:
+		}
 		n, gone, err := r.read(b)
 		if n > 0 || err != nil {
 			return n, err
 		}
-		if !r.follow || gone {
+		if over || gone {
 			return 0, io.EOF
 		}
 		select {
+		case <-r.done:
 		case <-r.ctx.Done():
 			return 0, r.ctx.Err()
 		case <-time.After(look):

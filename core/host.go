@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/shim"
@@ -121,7 +122,7 @@ func (h *host) planAll() {
 // plan orders what one VM needs now, and notes what changed about it.
 func (h *host) plan(uid string) {
 	u := h.units[uid]
-	if u == nil || !h.inventory || !h.complete && !h.removed {
+	if u == nil || !h.inventory || !h.complete && !h.removed && !mutant.On("EndsUntold") {
 		return
 	}
 	next := u.Plan
@@ -228,6 +229,9 @@ func (h *host) unacknowledged() []*blixardv1.Observation {
 			list = append(list, o)
 		}
 	}
+	if mutant.On("ToldOnce") {
+		h.acked = h.sequence
+	}
 	slices.SortFunc(list, func(a, b *blixardv1.Observation) int { return int(int64(a.Sequence) - int64(b.Sequence)) })
 	return list
 }
@@ -258,7 +262,7 @@ func (h *host) leader(renewal bool) uint64 {
 
 // grant takes an answer to a Sync, or a push of assignments.
 func (h *host) grant(from uint64, g *blixardv1.Grant) {
-	if g.NodeId != h.id.ID || g.BootId != h.cfg.BootID || h.removed {
+	if g.NodeId != h.id.ID || g.BootId != h.cfg.BootID && !mutant.On("GrantAcrossReboot") || h.removed {
 		return // what was granted before a removal may come after it
 	}
 	if g.Nonce == 0 {
@@ -284,6 +288,9 @@ func (h *host) grant(from uint64, g *blixardv1.Grant) {
 	}
 	if g.Epoch > h.epoch {
 		h.enter(g.Epoch)
+	}
+	if mutant.On("LeaseFromAnswer") {
+		sent = h.now.Boot
 	}
 	h.granted = max(h.granted, sent)
 	h.settings = g.Settings
@@ -321,7 +328,7 @@ func (h *host) take(g *blixardv1.Grant) {
 	switch {
 	case g.From == 0 && g.To >= h.revision && (g.Granted || h.complete):
 		h.replace(g.Assignments)
-	case g.From != 0 && g.From == h.revision && h.complete:
+	case g.From != 0 && (g.From == h.revision || mutant.On("OldDelta")) && h.complete:
 		for _, a := range g.Assignments {
 			h.unit(a.Uid).Want = a
 		}
@@ -394,6 +401,9 @@ func (h *host) extend(sent int64) {
 	a := vmm.Action{ID: h.nextAction(), Verb: vmm.Extend, Host: h.identity()}
 	for _, ms := range slices.Sorted(maps.Keys(lengths)) {
 		d := sent + int64(ms)*milli
+		if mutant.On("LocalLease") {
+			d = sent + 15*second
+		}
 		old := h.leases[ms]
 		if old != 0 && old <= h.now.Boot {
 			h.lapsed = true

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/blixard/blixard/core/cluster"
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -67,7 +68,12 @@ func (l *leader) host(id uint64) *hostView {
 }
 
 // loggedTime is the last one plus what has passed since.
-func (l *leader) loggedTime() uint64 { return l.logged + uint64(l.now.Boot-l.loggedAt) }
+func (l *leader) loggedTime() uint64 {
+	if mutant.On("LoggedTimeIsWallTime") {
+		return uint64(l.now.Wall)
+	}
+	return l.logged + uint64(l.now.Boot-l.loggedAt)
+}
 
 // propose appends a command to the log, and says whether Raft has taken it. Who
 // waits for one that was dropped proposes again.
@@ -120,7 +126,8 @@ func (l *leader) watch(settings *blixardv1.Settings, n *blixardv1.Node) {
 	silent := l.now.Boot - v.heard
 	switch h.EpochState {
 	case blixardv1.EpochState_EPOCH_STATE_ACTIVE:
-		if l.now.Boot-v.granted >= cluster.Window(settings, max(h.LongestLeaseMs, settings.LeaseMs)) {
+		if l.now.Boot-v.granted >= cluster.Window(settings, max(h.LongestLeaseMs, settings.LeaseMs)) ||
+			mutant.On("NewLeaderFencesAtOnce") && v.heard == l.elected {
 			l.fence(v, n, false)
 		} else if !h.Suspect && silent >= 3*int64(settings.RenewMs)*milli {
 			l.suspect(v, n, true)

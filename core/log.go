@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/blixard/blixard/core/cluster"
+	"github.com/blixard/blixard/core/mutant"
 )
 
 const (
@@ -14,8 +15,7 @@ const (
 	flushBytes = 256 << 10
 	// flushEvery is how long applied state waits for a batch to ride with.
 	flushEvery = 500 * milli
-	// A tail of the log stays in memory and on disk for followers that are
-	// behind; beyond it they get a snapshot.
+	// keepEntries is Config.KeepEntries where nobody says otherwise.
 	keepEntries = 10_000
 )
 
@@ -54,6 +54,7 @@ type writer struct {
 	start  uint64 // the log on disk begins after this entry
 	cut    uint64 // the batch under way moves start here; 0: not
 	extra  []Op   // to go with the next batch
+	keep   uint64 // entries of the log's tail
 }
 
 // applied takes over what Apply changed.
@@ -134,10 +135,13 @@ func (w *writer) batch(ops []Op) *Batch {
 // trim cuts the log on disk when much more than the tail is kept, never beyond
 // what is durably applied.
 func (w *writer) trim(ops []Op, log *raft.MemoryStorage) []Op {
-	if w.stable < w.start+2*keepEntries {
+	if w.stable < w.start+2*w.keep {
 		return ops
 	}
-	cut := w.stable - keepEntries
+	cut := w.stable - w.keep
+	if mutant.On("CutBeyondDurable") {
+		cut, _ = log.LastIndex()
+	}
 	term, err := log.Term(cut)
 	if err != nil {
 		return ops

@@ -44,6 +44,9 @@ type Config struct {
 	// ElectionTicks without a leader start an election (10 by default, 3 to
 	// 100); a leader is heard of every HeartbeatTicks (1).
 	ElectionTicks, HeartbeatTicks int
+	// KeepEntries is how long a tail of the log stays in memory and on disk for
+	// followers that are behind; beyond it they get a snapshot. 0 means 10,000.
+	KeepEntries uint64
 	// Seed makes nonces differ between two lives of the process: from the
 	// operating system's randomness in production, from the simulator's in it.
 	Seed uint64
@@ -74,6 +77,7 @@ func Open(cfg Config, image Image, now Time) (*Node, error) {
 	cfg.Tick = cmp.Or(cfg.Tick, 100*milli)
 	cfg.ElectionTicks = cmp.Or(cfg.ElectionTicks, 10)
 	cfg.HeartbeatTicks = cmp.Or(cfg.HeartbeatTicks, 1)
+	cfg.KeepEntries = cmp.Or(cfg.KeepEntries, keepEntries)
 	d, err := readDisk(image)
 	if err != nil {
 		return nil, err

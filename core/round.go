@@ -6,6 +6,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -99,7 +100,7 @@ func (r *rounds) deposed() {
 
 // settle serves what is proven and applied.
 func (r *rounds) settle(s *server) {
-	for len(r.done) > 0 && s.state.Revision() >= r.done[0].index {
+	for len(r.done) > 0 && (s.state.Revision() >= r.done[0].index || mutant.On("ReadBeforeApplied")) {
 		c := r.done[0]
 		r.done = r.done[1:]
 		for _, q := range c.reads {

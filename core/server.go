@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/blixard/blixard/core/cluster"
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -54,20 +55,25 @@ func newServer(n *Node, d *disk) (*server, error) {
 	if err := s.log.Append(d.entries); err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrDisk, err)
 	}
-	if c := d.hard.GetCommit(); c < meta.Applied {
+	if c := d.hard.GetCommit(); c < meta.Applied && !mutant.On("AppliedBeyondCommit") {
 		d.hard.Commit = proto.Uint64(meta.Applied)
 	}
 	if err := s.log.SetHardState(d.hard); err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrDisk, err)
 	}
+	readOnly := raft.ReadOnlySafe
+	if mutant.On("LeaseRead") {
+		readOnly = raft.ReadOnlyLeaseBased
+	}
 	s.writer.hard = d.hard
 	s.writer.start, s.writer.sent, s.writer.stable = d.start.GetIndex(), meta.Applied, meta.Applied
+	s.writer.keep = n.cfg.KeepEntries
 	rn, err := raft.NewRawNode(&raft.Config{
 		ID: n.id.ID, ElectionTick: n.cfg.ElectionTicks, HeartbeatTick: n.cfg.HeartbeatTicks,
 		Storage: s.log, Applied: meta.Applied,
 		MaxSizePerMsg: maxPerMessage, MaxInflightMsgs: maxInflight, MaxInflightBytes: maxInflightBytes,
 		MaxUncommittedEntriesSize: maxUncommitted, MaxCommittedSizePerReady: maxAppliedPerStep,
-		CheckQuorum: true, PreVote: true, ReadOnlyOption: raft.ReadOnlySafe,
+		CheckQuorum: true, PreVote: true, ReadOnlyOption: readOnly,
 		DisableProposalForwarding: true, StepDownOnRemoval: true,
 		Logger: quiet{},
 	})
@@ -187,7 +193,7 @@ func (s *server) persist(rd *raft.Ready) (ops []Op, err error) {
 			return ops, nil
 		}
 	}
-	if len(ops) > 0 && s.raft.BasicStatus().RaftState == raft.StateLeader {
+	if len(ops) > 0 && (s.raft.BasicStatus().RaftState == raft.StateLeader || mutant.On("AnswersBeforeSync")) {
 		rd.Messages = s.sendAppends(rd.Messages)
 	}
 	return ops, nil
@@ -197,8 +203,8 @@ func (s *server) persist(rd *raft.Ready) (ops []Op, err error) {
 // its own disk, and returns the rest.
 func (s *server) sendAppends(messages []*raftpb.Message) (rest []*raftpb.Message) {
 	for _, m := range messages {
-		switch m.GetType() {
-		case raftpb.MsgApp, raftpb.MsgHeartbeat:
+		switch t := m.GetType(); {
+		case t == raftpb.MsgApp, t == raftpb.MsgHeartbeat, mutant.On("AnswersBeforeSync"):
 			s.sendRaft(m)
 		default:
 			rest = append(rest, m)

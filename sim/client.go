@@ -115,6 +115,9 @@ type ask struct {
 const (
 	attemptPatience = 4 * time.Second
 	mostAttempts    = 6
+	// remembered is the shortest time for which an answer is kept: the shortest
+	// window that settings may have, on the fastest clock.
+	remembered = int64(time.Minute * 10 / 11)
 )
 
 func (w *World) newClient(random bool) *client {
@@ -348,6 +351,9 @@ func (c *client) end(r *core.Reply) {
 	if r == nil || r.Response.GetError().GetCode() == blixardv1.ErrorCode_ERROR_CODE_REQUEST_ID_EXPIRED {
 		op.Unknown = true
 		w.fired("Unknown")
+		if r != nil && w.now-op.Call < remembered {
+			w.fail("a retry gets the first answer", "%v: its request id has expired after %v", op, time.Duration(w.now-op.Call))
+		}
 	} else {
 		op.Return = w.now
 		op.take(r)

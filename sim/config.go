@@ -17,6 +17,8 @@ type Config struct {
 	Settings       *blixardv1.Settings
 	Mix            *Mix
 	Tick           time.Duration
+	// KeepEntries of the log; whoever is further behind gets a snapshot.
+	KeepEntries uint64
 	// Script is all that goes wrong and all that clients do, in the order of
 	// time, and nothing of that is drawn; nil: drawn.
 	Script []Strike

@@ -47,7 +47,7 @@ func (m *Machine) startDaemon() {
 		conns: map[uint64]*shimWait{},
 	}
 	cfg := core.Config{
-		Tick: int64(w.cfg.Tick), Seed: m.entropy.Uint64(), BootID: m.bootID,
+		Tick: int64(w.cfg.Tick), Seed: mutateSeed(m.entropy.Uint64()), KeepEntries: w.cfg.KeepEntries, BootID: m.bootID,
 		Servers: w.servers(),
 	}
 	w.stepping = m
@@ -130,6 +130,7 @@ func (d *Daemon) step(in core.Input) {
 		m.stopDaemon(true)
 		return
 	}
+	w.stepped(d)
 	if out.Write != nil && !d.write(*out.Write) {
 		return
 	}
@@ -142,12 +143,12 @@ func (d *Daemon) step(in core.Input) {
 	for _, r := range out.Replies {
 		d.reply(r)
 	}
-	w.stepped(d)
 }
 
 // write gives a batch to the disk; false: the write failed, and the node stops.
 func (d *Daemon) write(b core.Batch) bool {
 	m, w := d.m, d.m.w
+	b = m.mutateBatch(b)
 	w.trace.fold(b.Seq)
 	for _, op := range b.Ops {
 		w.trace.fold(uint64(op.Table))
@@ -200,7 +201,7 @@ func (d *Daemon) ask(a *ask) {
 	if in.Command != nil {
 		in.Command = proto.CloneOf(in.Command)
 	}
-	d.m.w.mutateRequest(&in)
+	d.mutateRequest(&in)
 	d.waiting[in.ID] = &request{ask: a, in: in, accepted: d.m.w.now}
 	// The node times by its own clock, which may be slow.
 	due := int64(float64(in.Timeout)*1.2) + int64(mostLate)
@@ -209,6 +210,7 @@ func (d *Daemon) ask(a *ask) {
 }
 
 func (d *Daemon) reply(r core.Reply) {
+	r = d.mutateReply(r)
 	q := d.waiting[r.ID]
 	if q == nil {
 		d.m.w.fail("a request is answered once", "%s answered request %d, which is not open", d.m.Name, r.ID)

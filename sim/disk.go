@@ -60,8 +60,12 @@ func (d *Disk) durable() uint64 {
 
 // crash forgets what was under way, but for a prefix.
 func (d *Disk) crash() {
-	for _, b := range d.pending[:d.rand.IntN(len(d.pending)+1)] {
+	kept := d.rand.IntN(len(d.pending) + 1)
+	for _, b := range d.pending[:kept] {
 		d.apply(b)
+	}
+	for _, b := range d.pending[kept:] {
+		d.apply(mutateLoss(b))
 	}
 	d.pending, d.last = nil, 0
 }
@@ -92,6 +96,11 @@ func (d *Disk) deleteRange(t *btree.Map[string, []byte], from, end string) {
 	for _, k := range keys {
 		t.Delete(k)
 	}
+}
+
+func (d *Disk) value(t core.Table, key []byte) []byte {
+	v, _ := d.tables[t].Get(string(key))
+	return v
 }
 
 // Image is what the disk holds: what a process that starts now will read.

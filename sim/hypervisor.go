@@ -52,6 +52,7 @@ func (d *Daemon) do(a vmm.Action) {
 		return
 	}
 	w.keep(m, a)
+	w.judges.undisturbed.ordered(w, m, a)
 	if a.Verb == vmm.Build {
 		d.build(a)
 		return
@@ -159,6 +160,8 @@ func (d *Daemon) act(o *orders) {
 			d.finish(o.uid, a.ID, "")
 		case dir.alive():
 			d.finish(o.uid, a.ID, "something of the VM is alive")
+		case mutant.On("RemoveLies"):
+			d.finish(o.uid, a.ID, "")
 		default:
 			m.dirs.Delete(o.uid)
 			m.nix.hold(o.uid)
@@ -334,6 +337,11 @@ func (m *Machine) notice(dir *vmDir) {
 
 // look sees one VM's directory as it is, and tells the node.
 func (d *Daemon) look(dir *vmDir) {
+	if mutant.On("StaleView") { // told later, and what was seen after it perhaps before
+		in := core.Observed{Reports: []vmm.Report{d.m.report(dir)}}
+		d.m.w.push(event{at: d.m.w.now + between(d.m.rand, 0, 5*time.Second), kind: evObserved, m: d.m, life: d.life, ref: in})
+		return
+	}
 	d.observe(core.Observed{Reports: []vmm.Report{d.m.report(dir)}})
 	if o := d.work[dir.uid]; o != nil && o.killing && !dir.alive() {
 		d.finish(o.uid, o.queue[0].ID, "")
@@ -344,7 +352,9 @@ func (d *Daemon) look(dir *vmDir) {
 func (d *Daemon) inventory() {
 	in := core.Observed{Inventory: true, Facts: d.m.w.mutateFacts(d.m.facts())}
 	d.m.dirs.Scan(func(_ string, dir *vmDir) bool {
-		in.Reports = append(in.Reports, d.m.report(dir))
+		if !mutant.On("BlindInventory") || !dir.alive() {
+			in.Reports = append(in.Reports, d.m.report(dir))
+		}
 		return true
 	})
 	d.observed = d.m.w.now + between(d.m.rand, time.Millisecond, 2*time.Second)

@@ -1,11 +1,17 @@
 package sim
 
+import "github.com/blixard/blixard/vmm/shim"
+
 // At no instant do two instances of one VM, by uid, live in the process tables
 // of all machines together.
 //
 // The count can only rise when a guest is forked, so that is when it is taken,
 // from the tables themselves.
-type judgeCopies struct{}
+//
+// An instance is forked once: the number of an attempt is never used again.
+type judgeCopies struct {
+	forks map[shim.Instance]bool
+}
 
 func (j *judgeCopies) forked(w *World, g *guest) {
 	w.judges.judged["copies"]++
@@ -19,6 +25,10 @@ func (j *judgeCopies) forked(w *World, g *guest) {
 	if n > 1 {
 		w.fail("never two copies", "VM %s has %d live instances:%s", g.instance.UID, n, where)
 	}
+	if j.forks[g.instance] {
+		w.fail("an instance is forked once", "%s: %s runs a second time", g.m.Name, g.instance)
+	}
+	j.forks[g.instance] = true
 	if d := g.dir.shim; d != nil && d.timer == 0 && d.machine.Path != "" {
 		w.fail("no fork before the timer stands", "%s: %s", g.m.Name, g.instance)
 	}

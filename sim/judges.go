@@ -1,27 +1,38 @@
 package sim
 
-import "maps"
+import (
+	"maps"
+
+	"github.com/blixard/blixard/vmm/shim"
+)
 
 // judges hold the world to its promises, each in a file of its own, whose head
 // says in one sentence what it holds true.
 type judges struct {
-	states   judgeStates
-	capacity judgeCapacity
-	copies   judgeCopies
-	leaders  judgeLeaders
-	leases   judgeLeases
+	states      judgeStates
+	capacity    judgeCapacity
+	copies      judgeCopies
+	leaders     judgeLeaders
+	leases      judgeLeases
+	placed      judgePlaced
+	policy      judgePolicy
+	undisturbed judgeUndisturbed
 	// judged counts what each had before it. A judge that had nothing to judge
 	// has proved nothing.
 	judged map[string]int
 }
 
 // JudgeNames are all judges there are.
-var JudgeNames = []string{"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "rest", "roots", "states"}
+var JudgeNames = []string{
+	"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "placed", "policy", "rest", "roots", "states", "undisturbed",
+}
 
 func (j *judges) reset() {
 	*j = judges{judged: map[string]int{}}
 	j.states.at = map[uint64]stateAt{}
 	j.leaders.of = map[uint64]string{}
+	j.copies.forks = map[shim.Instance]bool{}
+	j.policy.over = map[string]over{}
 }
 
 func (j *judges) counts() map[string]int { return maps.Clone(j.judged) }

@@ -42,7 +42,7 @@ func (w *World) send(from *Machine, msg *core.Message) {
 		return
 	}
 	if msg.State != nil {
-		b, err := canonical.Marshal(snapshotOf(msg.State))
+		b, err := canonical.Marshal(mutateSnapshot(from, snapshotOf(msg.State)))
 		if err != nil {
 			panic("sim: snapshot does not marshal: " + err.Error())
 		}

@@ -60,6 +60,7 @@ type shimProc struct {
 	looks   uint64
 	timer   uint64 // 0: off
 	arms    uint64
+	wall    int64 // for a mutant: how wrong the wall clock was when it was armed
 	// Who waits for the VM to run: the daemon's life and its order.
 	startedBy uint64
 	starting  uint64
@@ -158,6 +159,7 @@ func (s *shimProc) do(out shim.Output) {
 		s.happened(shim.Input{Kind: shim.Swept, Status: s.machine.Status})
 	case shim.Record:
 		d.exit = out.Exit
+		w.judges.policy.ended(w, d)
 	case shim.Reply:
 		m.shimReply(s, out)
 	case shim.Die:
@@ -214,7 +216,7 @@ func (s *shimProc) looked(n uint64) {
 }
 
 func (s *shimProc) arm(deadline uint64) {
-	s.timer = deadline
+	s.timer, s.wall = deadline, s.m.clock.wall
 	s.arms++
 	s.happened(shim.Input{Kind: shim.Armed, Deadline: deadline})
 	if deadline != 0 && !mutant.On("NoTimer") {
@@ -226,6 +228,11 @@ func (s *shimProc) arm(deadline uint64) {
 // rang: the kernel's timer. It asks nobody.
 func (s *shimProc) rang(n uint64) {
 	if n != s.arms {
+		return
+	}
+	if back := s.wall - s.m.clock.wall; back > 0 && mutant.On("WallTimer") {
+		s.wall = s.m.clock.wall
+		s.m.w.push(event{at: s.m.w.now + back, kind: evTimer, m: s.m, life: s.life, n: s.arms, ref: s})
 		return
 	}
 	s.m.w.say(s.m, fmt.Sprintf("deadline of %s: the kernel kills its shim", s.dir.uid))
@@ -291,7 +298,7 @@ func (s *shimProc) kill() {
 	}
 	s.dir.shim = nil
 	s.tell("the shim was killed")
-	if g := s.dir.guest; g != nil {
+	if g := s.dir.guest; g != nil && !mutant.On("Orphan") {
 		g.kill()
 	}
 	s.m.notice(s.dir)

@@ -68,6 +68,7 @@ func Swarm(seed uint64) Config {
 		LongLeaseMs:    uint32(between(r, 30, 90)) * 1000,
 		DedupeWindowMs: uint32(between(r, 60, 600)) * 1000,
 	}
+	c.KeepEntries = pick[uint64](r, 0, 20, 100, 500)
 	c.complete()
 	return c
 }

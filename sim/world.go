@@ -344,10 +344,15 @@ func (w *World) stepped(d *Daemon) {
 func (w *World) seen(m *Machine, v *cluster.State) {
 	if w.judges.states.seen(w, m, v) {
 		w.judges.capacity.seen(w, v)
+		w.judges.placed.seen(w, v)
 	}
 }
 
-func (w *World) forked(g *guest) { w.judges.copies.forked(w, g) }
+func (w *World) forked(g *guest) {
+	w.judges.copies.forked(w, g)
+	w.judges.placed.forked(w, g)
+	w.judges.policy.forked(w, g)
+}
 
 func (w *World) strike(e event) {
 	if w.phase != safety {

@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/shim"
 )
@@ -103,7 +104,7 @@ func (u *Unit) planAlive(now int64, c Context) *Action {
 	if a := u.planBuild(now, c); a != nil {
 		return a
 	}
-	if u.hung || !u.Seen.Ready && now-u.aliveAt >= bootTimeout {
+	if u.hung || !u.Seen.Ready && now-u.aliveAt >= bootTimeout && !mutant.On("HungForEver") {
 		u.hung = true
 		return u.kill(now, c)
 	}
@@ -173,7 +174,7 @@ func (u *Unit) stop(now int64, c Context) *Action {
 		u.say(phase, reason, "asked to power off")
 		return u.act(c, Stop)
 	}
-	if now < u.stopAt {
+	if now < u.stopAt || mutant.On("NeverKills") {
 		return nil
 	}
 	u.say(phase, reason, "did not power off in its grace time: killed")
@@ -259,7 +260,7 @@ func (u *Unit) planStart(now int64, c Context) *Action {
 	if now < u.expect {
 		return nil
 	}
-	if !w.Run {
+	if !w.Run && !mutant.On("StoppedRestarts") {
 		u.failures, u.retryAt = 0, 0
 		message := "it was stopped by its user"
 		if u.forced {
@@ -317,7 +318,7 @@ func (u *Unit) fallback() *blixardv1.Assignment {
 // restarts says whether the policy starts again what has ended, and says what
 // it is when it does not.
 func (u *Unit) restarts() bool {
-	if u.incarnation != u.Want.GetIncarnation().GetIndex() || u.ended == 0 || u.ended < u.attempt || u.asked || u.reason == "Lapsed" || u.reason == "NoLease" {
+	if u.incarnation != u.Want.GetIncarnation().GetIndex() || u.ended == 0 || u.ended < u.attempt || u.asked || u.reason == "Lapsed" || u.reason == "NoLease" || mutant.On("PolicyIgnored") {
 		return true
 	}
 	policy := u.Want.GetSpec().GetRestart()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"strings"
 
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/shim"
 )
@@ -98,7 +99,9 @@ func NewUnit(uid string) *Unit { return &Unit{UID: uid} }
 // Observe takes a new report.
 func (u *Unit) Observe(now int64, r Report) {
 	if r.Liveness != Absent {
-		u.attempt = max(u.attempt, r.Instance.Attempt)
+		if !mutant.On("AttemptReused") {
+			u.attempt = max(u.attempt, r.Instance.Attempt)
+		}
 		u.runGeneration = max(u.runGeneration, r.RunGeneration)
 		if r.Instance.Attempt >= u.attempt {
 			u.expect, u.incarnation, u.specGeneration = 0, r.Instance.Index, r.SpecGeneration

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -13,7 +14,7 @@ import (
 // user deletes.
 func (s *State) fence(e *entry, op *blixardv1.FenceOp) *blixardv1.Response {
 	old := s.Node(op.NodeId)
-	if op.Term != e.term || old.GetHost() == nil || old.Host.Epoch != op.Epoch {
+	if op.Term != e.term && !mutant.On("FenceOfOldTerm") || old.GetHost() == nil || old.Host.Epoch != op.Epoch {
 		return nil
 	}
 	n := clone(old)
@@ -33,7 +34,7 @@ func (s *State) fence(e *entry, op *blixardv1.FenceOp) *blixardv1.Response {
 	s.event(e, "HostFenced", "", n.Name, "epoch %d: its lease has surely ended", n.Host.Epoch)
 	for _, vm := range placed {
 		switch {
-		case vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT:
+		case vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT, mutant.On("FenceReleasesLong"):
 			s.release(e, vm, n, "its host "+n.Name+" was lost and fenced")
 		case s.gone(n, vm.Placement.Lease) && vm.Deleting:
 			s.release(e, vm, n, "deleted; its host "+n.Name+" was lost for the long window")
@@ -54,7 +55,8 @@ func (s *State) gone(n *blixardv1.Node, class blixardv1.LeaseClass) bool {
 	case blixardv1.LeaseClass_LEASE_CLASS_SHORT:
 		return n.Host.EpochState >= blixardv1.EpochState_EPOCH_STATE_FENCED
 	case blixardv1.LeaseClass_LEASE_CLASS_LONG:
-		return n.Host.EpochState >= blixardv1.EpochState_EPOCH_STATE_FENCED_LONG
+		return n.Host.EpochState >= blixardv1.EpochState_EPOCH_STATE_FENCED_LONG ||
+			mutant.On("ConsentSkipsWindow") && n.Host.EpochState >= blixardv1.EpochState_EPOCH_STATE_FENCED
 	}
 	return false
 }

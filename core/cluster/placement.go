@@ -5,6 +5,7 @@ import (
 	"iter"
 	"slices"
 
+	"github.com/blixard/blixard/core/mutant"
 	"github.com/blixard/blixard/core/schedule"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
@@ -223,6 +224,9 @@ func (s *State) assign(e *entry, vm *blixardv1.VM, node *blixardv1.Node) {
 // not stored here.
 func (s *State) release(e *entry, vm *blixardv1.VM, node *blixardv1.Node, why string) {
 	s.hold(node, vm, -1)
+	if mutant.On("CreditTwice") && !vm.Run {
+		s.hold(node, vm, -1)
+	}
 	vm = clone(vm)
 	vm.Placement = nil
 	s.event(e, "VMReleased", vm.Name, node.Name, "%s", why)
@@ -277,4 +281,4 @@ func (s *State) placeWaiting(e *entry, vm *blixardv1.VM) {
 }
 
 // freed says that something waiting may fit now: look at all of it again.
-func (s *State) freed() { s.meta.PlaceMore, s.meta.PlaceAfter = true, nil }
+func (s *State) freed() { s.meta.PlaceMore, s.meta.PlaceAfter = !mutant.On("NotFreed"), nil }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -78,6 +79,9 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 	}
 	vm.Status, vm.Revision = st, e.index
 	s.put(vmKey(vm.Name), vm)
+	if mutant.On("ExitReleases") && o.Phase == blixardv1.Phase_PHASE_FAILED {
+		s.release(e, vm, n, "it has ended")
+	}
 }
 
 func sameIncarnation(a, b *blixardv1.Incarnation) bool {

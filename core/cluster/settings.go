@@ -3,6 +3,7 @@ package cluster
 import (
 	"fmt"
 
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -54,6 +55,12 @@ func CompleteSettings(given *blixardv1.Settings) (*blixardv1.Settings, error) {
 // clock, nothing under a lease of that many milliseconds can be alive:
 // (L/(1-r) + K)(1+r).
 func Window(s *blixardv1.Settings, leaseMs uint32) int64 {
-	r := float64(s.GetDriftPpm()) / 1e6
-	return int64((float64(leaseMs)/(1-r) + float64(s.GetKillMs())) * (1 + r) * 1e6)
+	r, k := float64(s.GetDriftPpm())/1e6, float64(s.GetKillMs())
+	switch {
+	case mutant.On("DriftForgotten"):
+		r = 0
+	case mutant.On("KillTimeForgotten"):
+		k = 0
+	}
+	return int64((float64(leaseMs)/(1-r) + k) * (1 + r) * 1e6)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -30,6 +31,9 @@ func (s *State) createVM(e *entry, op *blixardv1.CreateVMOp) *blixardv1.Response
 		Name: op.Name, Uid: fmt.Sprintf("%d-%d", s.meta.Generation, e.index),
 		Spec: s.complete(op.Spec), SpecGeneration: 1, Run: true, RunGeneration: 1,
 		CreateTime: e.time(), Revision: e.index,
+	}
+	if mutant.On("UidByName") {
+		vm.Uid = "1-" + op.Name
 	}
 	if op.ValidateOnly {
 		return vmResponse(vm)
@@ -94,7 +98,7 @@ func (s *State) deleteVM(e *entry, op *blixardv1.DeleteVMOp) *blixardv1.Response
 		return vmResponse(vm)
 	}
 	node := clone(s.Node(vm.Placement.NodeId))
-	if s.gone(node, vm.Placement.Lease) {
+	if s.gone(node, vm.Placement.Lease) || mutant.On("FreedUnreported") && vm.Status.GetSequence() == 0 {
 		s.put(vmKey(vm.Name), vm)
 		s.release(e, vm, node, "deleted; its host's long window has passed")
 		s.put(nodeKey(node.Id), node)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/blixard/blixard/core/mutant"
 )
 
 // Kind is what sort of thing keeps a VM off a host.
@@ -87,7 +89,9 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 		to = labels(to, h, need)
 	}
 	to = short(to, CPU, need.MilliCPU, h.Capacity.MilliCPU, h.Used.MilliCPU)
-	to = short(to, Memory, need.MemoryMiB, h.Capacity.MemoryMiB, h.Used.MemoryMiB)
+	if !mutant.On("MemoryIgnored") {
+		to = short(to, Memory, need.MemoryMiB, h.Capacity.MemoryMiB, h.Used.MemoryMiB)
+	}
 	return short(to, Disk, need.DiskMiB, h.Capacity.DiskMiB, h.Used.DiskMiB)
 }
 

@@ -1,34 +1,116 @@
 package mutants
 
-// The promises that judges and assertions of the simulator make, by their names.
-const (
-	twoCopies = "never two copies"
-	histories = "histories are linearizable"
-	panics    = "nothing panics"
-	stops     = "a node stops only when its disk does"
-	opens     = "a node opens what its disk holds"
-	lost      = "acknowledged is never lost"
-	states    = "equal state at equal index"
-	leaders   = "one leader a term"
-	capacity  = "capacity is never exceeded"
-	atRest    = "desired equals observed"
-	revived   = "a lapsed lease is never revived"
+import (
+	"time"
+
+	"github.com/blixard/blixard/sim"
 )
 
-// All are the bugs that are planted, by where they break what.
+// The promises that judges and assertions of the simulator make, by their names.
+const (
+	panics      = "nothing panics"
+	stops       = "a node stops only when its disk does"
+	opens       = "a node opens what its disk holds"
+	histories   = "histories are linearizable"
+	lost        = "acknowledged is never lost"
+	firstAnswer = "a retry gets the first answer"
+	states      = "equal state at equal index"
+	leaders     = "one leader a term"
+	capacity    = "capacity is never exceeded"
+	ledger      = "the ledger is the sum of the VMs"
+	twoCopies   = "never two copies"
+	placed      = "a live VM is where it is placed"
+	once        = "an instance is forked once"
+	timer       = "no fork before the timer stands"
+	revived     = "a lapsed lease is never revived"
+	tooLong     = "a lease is no longer than it is"
+	undisturbed = "no VM is ended that should run"
+	policy      = "restarts are as the policy says"
+	atRest      = "desired equals observed"
+)
+
+// All are the bugs that are planted, by what they are about.
 var All = []Mutant{
+	// The disk, and Raft's use of it.
+	{
+		Name: "AnswersBeforeSync", What: "what claims that entries are durable leaves before they are",
+		Caught: []string{panics, lost, states, leaders, histories, opens}, Harder: slowDisksAndCrashes,
+	},
 	{
 		Name: "EarlyAck", What: "the disk says durable before it is",
-		Caught: []string{panics, stops, opens, lost, histories, states, leaders},
+		Caught: []string{panics, lost, states, leaders, histories, opens, stops}, Harder: slowDisksAndCrashes,
+	},
+	{
+		Name: "VoteForgotten", What: "whom a server voted for is not written down",
+		Caught: []string{leaders, panics, states}, Harder: elections,
+	},
+	{
+		Name: "HardStateFirst", What: "the hard state is durable before the entries that it speaks of",
+		Caught: []string{panics, opens}, Harder: slowDisksAndCrashes,
+	},
+	{
+		Name: "AppliedBeyondCommit", What: "the state on disk is ahead of the commit index beside it, and nobody repairs that",
+		Caught: []string{panics, opens}, Harder: crashes,
+	},
+	{
+		Name: "BatchOutOfOrder", What: "the operations of a batch take effect in the wrong order",
+		Caught: []string{opens, panics, states, lost}, Harder: crashes,
+	},
+	{
+		Name: "AppliedApart", What: "the applied index is in another transaction than what was applied",
+		Caught: []string{states, panics, opens}, Harder: slowDisksAndCrashes,
+	},
+	{
+		Name: "CutBeyondDurable", What: "the log is cut beyond the durable state",
+		Caught: []string{opens, panics, stops}, Harder: shortLog,
+	},
+	// Snapshots.
+	{
+		Name: "NewerSnapshot", What: "a snapshot carries newer records than its index says",
+		Caught: []string{states}, Harder: shortLog,
+	},
+	{
+		Name: "SnapshotMissesTable", What: "a snapshot leaves out what was answered to whom",
+		Caught: []string{states}, Harder: shortLog,
+	},
+	{
+		Name: "RestoreMerges", What: "a snapshot is added to the old state instead of replacing it",
+		Caught: []string{states, opens, panics}, Harder: shortLog,
+	},
+	// Clients.
+	{
+		Name: "NoDedupe", What: "every attempt of a client has a request id of its own",
+		Caught: []string{histories}, Few: true,
+	},
+	{
+		Name: "LoggedTimeIsWallTime", What: "what was answered is forgotten by a wall clock",
+		Caught: []string{firstAnswer}, Harder: wallClocks,
+	},
+	{
+		Name: "AnswersByOrder", What: "an answer goes to whoever has waited longest",
+		Caught: []string{histories, panics},
 	},
 	{
 		Name: "StaleRead", What: "linearizable reads are answered from the server's own copy",
 		Caught: []string{histories},
 	},
 	{
-		Name: "NoDedupe", What: "every attempt of a client has a request id of its own",
-		Caught: []string{histories}, Few: true,
+		Name: "LeaderReadsLocally", What: "who believes to lead answers reads at once",
+		Caught: []string{histories},
 	},
+	{
+		Name: "LeaseRead", What: "a leader reads for as long as nobody else can have been elected, by its own clock",
+		Caught: []string{histories},
+	},
+	{
+		Name: "ReadBeforeApplied", What: "a read is answered before the state is as new as was promised",
+		Caught: []string{histories},
+	},
+	{
+		Name: "UidByName", What: "a VM's uid is made from its name",
+		Caught: []string{histories, once, placed, twoCopies},
+	},
+	// The state.
 	{
 		Name: "Misheard", What: "one server gets other log entries than the rest",
 		Caught: []string{states}, Few: true,
@@ -38,23 +120,174 @@ var All = []Mutant{
 		Caught: []string{capacity}, Few: true,
 	},
 	{
+		Name: "MemoryIgnored", What: "placement does not look at memory",
+		Caught: []string{capacity},
+	},
+	{
+		Name: "CreditTwice", What: "what a stopped VM held is given back twice",
+		Caught: []string{ledger},
+	},
+	{
+		Name: "NotFreed", What: "VMs that wait are not looked at when something is freed",
+		Caught: []string{atRest},
+	},
+	// Leases, fences and what they release.
+	{
 		Name: "NoTimer", What: "the kernel's timer does not ring, so a stopped shim outlives its deadline",
-		Caught: []string{twoCopies}, Story: frozenHost, Few: true,
+		Caught: []string{twoCopies, placed}, Story: frozenHost, Few: true,
+	},
+	{
+		Name: "WallTimer", What: "the kernel's timer goes by the wall clock",
+		Caught: []string{twoCopies, placed}, Harder: wallClocks,
 	},
 	{
 		Name: "LateGrant", What: "a Grant counts for the newest Sync, whatever Sync it answers",
-		Caught: []string{twoCopies}, Story: lateGrant, Config: quickRenewal,
+		Caught: []string{twoCopies, placed}, Story: lateGrant, Config: quickRenewal,
+	},
+	{
+		Name: "LeaseFromAnswer", What: "a lease counts from when it was granted to the host's knowledge, not from when it was asked for",
+		Caught: []string{twoCopies, placed},
+	},
+	{
+		Name: "LocalLease", What: "a host knows by itself how long a lease is",
+		Caught: []string{tooLong},
 	},
 	{
 		Name: "ReviveLease", What: "a lease page that has passed is extended",
 		Caught: []string{revived},
 	},
 	{
+		Name: "GrantAcrossReboot", What: "a Grant to the boot before is taken, and nonces begin anew",
+		Caught: []string{twoCopies, placed},
+	},
+	{
+		Name: "GrantWhileFencing", What: "an epoch is granted between the proposal of its fence and the fence",
+		Caught: []string{twoCopies, placed},
+	},
+	{
+		Name: "GrantByBelief", What: "who believes to lead grants without asking a quorum",
+		Caught: []string{twoCopies, placed},
+	},
+	{
+		Name: "FenceOfOldTerm", What: "a fence counts in whatever term it was appended",
+		Caught: []string{twoCopies, placed},
+	},
+	{
+		Name: "NewLeaderFencesAtOnce", What: "a new leader fences hosts that it has not heard of yet",
+		Caught: []string{twoCopies, placed},
+	},
+	{
+		Name: "DriftForgotten", What: "the window is too short for clocks that differ",
+		Caught: []string{twoCopies, placed},
+	},
+	{
+		Name: "KillTimeForgotten", What: "the window leaves no time for what was killed to die",
+		Caught: []string{twoCopies, placed},
+	},
+	{
+		Name: "FenceReleasesLong", What: "the short window's fence releases what lives under the long lease",
+		Caught: []string{twoCopies, placed},
+	},
+	{
+		Name: "ConsentSkipsWindow", What: "a VM that waits is gone when its owner deletes it, the long window notwithstanding",
+		Caught: []string{twoCopies, placed},
+	},
+	{
+		Name: "FreedUnreported", What: "a deletion frees the name of a VM whose host has not reported it yet",
+		Caught: []string{placed, atRest},
+	},
+	{
+		Name: "ExitReleases", What: "the report that a VM has ended releases its placement",
+		Caught: []string{placed, twoCopies},
+	},
+	// Hosts.
+	{
+		Name: "OldDelta", What: "old changes of the assignments are taken after newer ones",
+		Caught: []string{placed, atRest, undisturbed, once},
+	},
+	{
+		Name: "ToldOnce", What: "a host reports what it sees once, whether it was heard or not",
+		Caught: []string{atRest},
+	},
+	{
+		Name: "EndsUntold", What: "a host acts before it has been told all that is placed on it",
+		Caught: []string{undisturbed},
+	},
+	{
+		Name: "BlindInventory", What: "a daemon that starts does not find the VMs that run",
+		Caught: []string{atRest, once},
+	},
+	{
+		Name: "StaleView", What: "what the host sees of a VM arrives late, and out of order",
+		Caught: []string{atRest, undisturbed, once},
+	},
+	{
+		Name: "StoppedRestarts", What: "a VM that its user has stopped is started again",
+		Caught: []string{atRest},
+	},
+	{
+		Name: "PolicyIgnored", What: "a VM that has ended is started again, whatever its restart policy",
+		Caught: []string{policy},
+	},
+	{
+		Name: "AttemptReused", What: "a restarted daemon counts attempts from the beginning",
+		Caught: []string{once},
+	},
+	{
+		Name: "NeverKills", What: "a VM that ignores its power button is never killed",
+		Caught: []string{atRest},
+	},
+	{
+		Name: "HungForEver", What: "a VM that never becomes ready is left hanging",
+		Caught: []string{atRest},
+	},
+	{
 		Name: "KillLies", What: "a kill is reported as done while the VM lives",
 		Caught: []string{atRest, twoCopies},
+	},
+	{
+		Name: "RemoveLies", What: "a VM's files are reported as removed while they are there",
+		Caught: []string{atRest},
 	},
 	{
 		Name: "DeadIsAlive", What: "a dead VM is reported as alive",
 		Caught: []string{atRest},
 	},
+	// Shims.
+	{
+		Name: "CheckBeforeArm", What: "the shim looks at the page, forks, and then arms its timer",
+		Caught: []string{timer, twoCopies},
+	},
+	{
+		Name: "TimerNotMoved", What: "the shim does not move its timer when the page grows",
+		Caught: []string{undisturbed},
+	},
+	{
+		Name: "Orphan", What: "a VM outlives its shim",
+		Caught: []string{twoCopies, placed, atRest},
+	},
+}
+
+// Worlds in which what some bugs need happens often.
+
+func slowDisksAndCrashes(c *sim.Config) {
+	crashes(c)
+	c.Mix.Weights["DiskSlow"], c.Mix.Weights["DiskStall"] = 5, 5
+}
+
+func crashes(c *sim.Config) {
+	c.Mix.Every = time.Second
+	c.Mix.Weights = map[string]int{"Crash": 10, "PowerLoss": 5, "Isolate": 1, "DiskError": 2}
+	c.Mix.Longest = 10 * time.Second
+}
+
+func elections(c *sim.Config) { crashes(c) }
+
+func shortLog(c *sim.Config) {
+	c.KeepEntries = 10
+	c.Servers = 3
+}
+
+func wallClocks(c *sim.Config) {
+	c.Mix.Weights["WallJump"] = 20
 }

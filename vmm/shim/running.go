@@ -1,5 +1,7 @@
 package shim
 
+import "github.com/blixard/blixard/core/mutant"
+
 // A running VM: the page grows, daemons ask, the program ends.
 
 const (
@@ -83,7 +85,7 @@ func (m *Machine) paged(now uint64, in Input) []Output {
 		return []Output{{Kind: Arm, Deadline: c.Deadline}}
 	case in.Path != m.Path || m.Path == "":
 		return nil
-	case c != nil || m.badPage(in) != "" || in.Page.Host != m.Host || in.Page.Deadline <= m.Deadline:
+	case c != nil || m.badPage(in) != "" || in.Page.Host != m.Host || in.Page.Deadline <= m.Deadline || mutant.On("TimerNotMoved"):
 		// Not grown, or spoiled: then what is armed stands, and the VM ends at D.
 		return m.next(now)
 	}

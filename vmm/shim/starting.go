@@ -1,5 +1,7 @@
 package shim
 
+import "github.com/blixard/blixard/core/mutant"
+
 // The way to a running VM: lock, load, read, arm, check, fork. Every step of it
 // can only go on or end.
 
@@ -42,6 +44,10 @@ func (m *Machine) read(now uint64, in Input) []Output {
 	}
 	if now >= in.Page.Deadline {
 		return m.refuse(now, ReasonLapsed, CodeLapsed, "the page's deadline has passed")
+	}
+	if mutant.On("CheckBeforeArm") {
+		m.Phase = Forking
+		return []Output{{Kind: Fork}}
 	}
 	m.Change = &Change{Deadline: in.Page.Deadline}
 	m.Phase = Arming

@@ -1,0 +1,42 @@
+package sim
+
+import (
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// A VM that has ended by itself, and whose end was recorded, is started again on
+// its host only as its restart policy says, until its user asks for another run or another spec.
+type judgePolicy struct {
+	over map[string]over // by uid: the newest end
+}
+
+type over struct {
+	instance shim.Instance
+	run      uint32
+	spec     uint32
+	good     bool // it exited with code 0
+}
+
+// ended takes a shim's last word.
+func (j *judgePolicy) ended(_ *World, d *vmDir) {
+	switch d.exit.Reason {
+	case shim.ReasonExited, shim.ReasonSignaled:
+		j.over[d.uid] = over{d.exit.Instance, d.gen, d.spec, d.exit.Reason == shim.ReasonExited && d.exit.Code == 0}
+	}
+}
+
+func (j *judgePolicy) forked(w *World, g *guest) {
+	o, ok := j.over[g.instance.UID]
+	v := w.judges.placed.newest
+	if !ok || v == nil || o.instance.Index != g.instance.Index || o.run != g.dir.gen || o.spec != g.dir.spec {
+		return
+	}
+	w.judges.judged["policy"]++
+	switch policy := v.VMByUID(g.instance.UID).GetSpec().GetRestart(); {
+	case policy == blixardv1.RestartPolicy_RESTART_POLICY_NEVER,
+		policy == blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE && o.good:
+		w.fail("restarts are as the policy says", "%s: %s is started, though run %d of it ended as %s (good: %t) and its policy is %s",
+			g.m.Name, g.instance, o.run, o.instance, o.good, policy)
+	}
+}

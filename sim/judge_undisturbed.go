@@ -1,0 +1,25 @@
+package sim
+
+import "github.com/blixard/blixard/vmm"
+
+// A host ends no VM that runs as the newest state wants it: neither a restart of
+// its daemon, nor an old message, nor an epoch's begin or end is a reason.
+type judgeUndisturbed struct{}
+
+// ordered looks at an order before it is carried out.
+func (j *judgeUndisturbed) ordered(w *World, m *Machine, a vmm.Action) {
+	d, ok := m.dirs.Get(a.Instance.UID)
+	if !ok || d.guest == nil {
+		return
+	}
+	w.judges.judged["undisturbed"]++
+	g := d.guest
+	if a.Verb != vmm.Stop && a.Verb != vmm.Kill || !g.ready || g.dying || g.instance != a.Instance {
+		return
+	}
+	// Stopped in between, the daemon may believe that it never became ready.
+	if w.judges.placed.wants(w, m, d) && !w.pausedSince(m, g.forked) {
+		w.fail("no VM is ended that should run", "%s: %s is ordered for %s, and the state at %d wants it to run there",
+			m.Name, a.Verb, g.instance, w.judges.placed.newest.Revision())
+	}
+}

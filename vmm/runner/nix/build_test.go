@@ -407,34 +407,39 @@ func TestBuildsAtOnce(t *testing.T) {
 	h := newHost(t)
 	h.cfg.Jobs = 2
 	b := h.open()
-	// Each waits to see a second one, and then for a third that must not come.
-	script := fmt.Sprintf(`PATH=/usr/bin:/bin
-touch %[1]s/at-work-$$
-for i in $(seq 500); do
-  n=$(ls %[1]s | grep -c at-work)
-  [ $n -le 2 ] || exit 9
-  [ $n -lt 2 ] || [ -e %[1]s/two ] || { touch %[1]s/two; sleep 1; }
-  [ ! -e %[1]s/two ] || break
-  sleep 0.02
-done
-rm %[1]s/at-work-$$
-`, h.dir)
+	gate := filepath.Join(h.dir, "gate")
+	script := fmt.Sprintf("PATH=/usr/bin:/bin\ntouch %[1]s/at-work-$$\nuntil [ -e %[2]s ]; do sleep 0.02; done\nrm %[1]s/at-work-$$\n", h.dir, gate)
 	var wg sync.WaitGroup
+	var logs [5]*bytes.Buffer
 	for i := range 5 {
+		o := order(t, fmt.Sprintf("1-%d", i), fmt.Sprintf("vm%d", i), fmt.Sprintf("# %d\n", i)+script+good)
+		logs[i] = logOf(&o)
 		wg.Go(func() {
-			o := order(t, fmt.Sprintf("1-%d", i), fmt.Sprintf("vm%d", i), fmt.Sprintf("# %d\n", i)+script+good)
-			log := logOf(&o)
 			if _, err := b.Build(context.Background(), o); err != nil {
 				t.Error(err)
 			}
-			if i == 4 {
-				t.Log(log)
-			}
 		})
 	}
+	waitFor(t, "two to build and three to wait", func() bool {
+		b.builds.mu.Lock()
+		defer b.builds.mu.Unlock()
+		atWork, _ := filepath.Glob(filepath.Join(h.dir, "at-work-*"))
+		if len(atWork) > 2 {
+			t.Fatal(atWork)
+		}
+		return len(atWork) == 2 && b.builds.waiting.Len() == 3
+	})
+	if left, _ := os.ReadDir(b.workRoot()); len(left) != 2 {
+		t.Error(left)
+	}
+	os.WriteFile(gate, nil, 0o600)
 	wg.Wait()
-	if !exists(filepath.Join(h.dir, "two")) {
-		t.Error("never two at once")
+	waited := 0
+	for _, l := range logs {
+		waited += strings.Count(l.String(), "blixard: waiting for a place to build, behind")
+	}
+	if waited != 3 {
+		t.Errorf("%d say that they waited", waited)
 	}
 }
 
@@ -573,7 +578,11 @@ func TestTimes(t *testing.T) {
 	took := func(what string, o Order) {
 		begin := time.Now()
 		build(t, b, o)
-		t.Logf("%-40s %8.2f ms, %d processes", what, float64(time.Since(begin).Microseconds())/1000, len(h.calls()))
+		processes := len(h.calls())
+		t.Logf("%-40s %8.2f ms, %d processes", what, float64(time.Since(begin).Microseconds())/1000, processes)
+		if cached := strings.HasPrefix(what, "cached"); cached != (processes == 0) {
+			t.Errorf("%s: %d processes", what, processes)
+		}
 	}
 	o := order(t, "1-7", "web", good)
 	took("cold: nothing in the store", o)

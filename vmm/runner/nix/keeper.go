@@ -3,6 +3,7 @@ package nix
 import (
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"sync/atomic"
@@ -22,7 +23,8 @@ import (
 //	fd 3: the leash, a pipe; the daemon has its other end, and says nothing
 //	fd 4: the lock of the builder's directory
 //
-// When the leash ends, by the daemon's will or its death, nix is asked to stop,
+// When the leash ends, by the daemon's will or its death, or somebody asks the
+// keeper itself (a shutdown of the machine, say), nix is asked to stop,
 // so that it removes what it was building in; and soon killed. In any case the
 // keeper ends only when nothing of it is left: as the subreaper it is the parent
 // of every process that loses its own.
@@ -67,6 +69,12 @@ func keep(memory string, argv []string) int {
 	if err != nil {
 		return refuse(err)
 	}
+	over := make(chan os.Signal, 2)
+	signal.Notify(over, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
+	go func() {
+		os.NewFile(leashFD, "leash").Read(make([]byte, 1))
+		over <- unix.SIGTERM
+	}()
 	const score = "/proc/self/oom_score_adj" // best effort
 	own, _ := os.ReadFile(score)
 	os.WriteFile(score, []byte(likelyVictim), 0)
@@ -87,7 +95,7 @@ func keep(memory string, argv []string) int {
 	}
 	var ended atomic.Bool
 	go func() {
-		os.NewFile(leashFD, "leash").Read(make([]byte, 1))
+		<-over
 		for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
 			if !ended.Load() { // until it is reaped its number is its own
 				unix.Kill(pid, sig)

@@ -14,6 +14,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/blixard/blixard/nixflake"
 )
 
@@ -277,6 +279,18 @@ func inline(name, script string) string {
 }; }; }`, name, text)
 }
 
+// keeperOf finds the keeper that works in a folder.
+func keeperOf(t testing.TB, dir string) int {
+	t.Helper()
+	for _, pid := range withWord(keeperName) {
+		if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); bytes.Contains(b, []byte(dir)) {
+			return pid
+		}
+	}
+	t.Fatal("there is no keeper")
+	return 0
+}
+
 func TestKilledDaemon(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -305,8 +319,20 @@ func TestKilledDaemon(t *testing.T) {
 	if _, err := Open(h.cfg); err == nil || !strings.Contains(err.Error(), "another one uses") {
 		t.Errorf("a second daemon: %v", err)
 	}
+	keeper := keeperOf(t, h.cfg.Dir)
+	unix.Kill(keeper, unix.SIGSTOP) // so that it is still there
 	cmd.Process.Kill()
 	<-ended
+	lock, err := os.Open(filepath.Join(h.cfg.Dir, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != unix.EWOULDBLOCK {
+		t.Errorf("the lock is free while a build is under way: %v", err)
+	}
+	lock.Close()
+	unix.Kill(keeper, unix.SIGCONT)
 	if left, _ := os.ReadDir(filepath.Join(h.cfg.Dir, "work")); len(left) == 0 {
 		t.Error("a daemon that was killed has tidied up?")
 	}

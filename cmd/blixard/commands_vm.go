@@ -244,10 +244,7 @@ func (c *VMLogsCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	if c.Follow {
 		use = ctx // for as long as one likes
 	}
-	if c.Build {
-		return s.copyBuildLog(use, c.Name, c.Follow, c.Tail)
-	}
-	stream, err := s.VM.Logs(use, connect.NewRequest(&blixardv1.LogsRequest{Name: c.Name, Follow: c.Follow, TailBytes: c.Tail}))
+	stream, err := s.VM.Logs(use, connect.NewRequest(&blixardv1.LogsRequest{Name: c.Name, Follow: c.Follow, TailBytes: c.Tail, Build: c.Build}))
 	if err != nil {
 		return err
 	}

@@ -84,6 +84,7 @@ type Node struct {
 	flags []string
 	env   []string // beside our own
 	ns    string   // network namespace; empty: ours
+	under []string // a command that becomes the daemon's
 	tls   *rpc.TLS
 	cmd   *exec.Cmd
 	ended chan struct{}
@@ -94,6 +95,7 @@ type options struct {
 	settings *blixardv1.Settings
 	flags    func(i int) []string // of node i, from 1
 	network  *network
+	change   func(i int, n *Node) // before it starts
 }
 
 // shortLease makes losses be noticed in seconds. K stays: kills are as slow as
@@ -115,7 +117,11 @@ func up(t testing.TB, n int, change ...func(*options)) *Cluster {
 	}
 	t.Cleanup(c.down)
 	for i := 1; i <= n; i++ {
-		c.Add(o.flags(i)...).Start()
+		n := c.Add(o.flags(i)...)
+		if o.change != nil {
+			o.change(i, n)
+		}
+		n.Start()
 	}
 	c.nodes[0].Await()
 	if _, err := c.Node(1).Client().Cluster.Init(ctx(t), connect.NewRequest(&blixardv1.InitRequest{Settings: o.settings})); err != nil {
@@ -389,6 +395,9 @@ func (n *Node) serve(flags ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(bin, "blixard"), append(args, flags...)...)
 	if n.ns != "" { // nsenter becomes the daemon
 		cmd = exec.Command("nsenter", append([]string{"--net=/var/run/netns/" + n.ns, "--"}, cmd.Args...)...)
+	}
+	if n.under != nil {
+		cmd = exec.Command(n.under[0], append(n.under[1:], cmd.Args...)...)
 	}
 	cmd.Env = append(os.Environ(), n.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

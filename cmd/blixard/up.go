@@ -209,7 +209,7 @@ func (u *upCluster) spawn(n *upNode, share []string) error {
 	n.cmd.Env = slices.DeleteFunc(os.Environ(), func(e string) bool {
 		// What is meant for us or for another serve must not reach these.
 		return strings.HasPrefix(e, "BLIXARD_") && !strings.HasPrefix(e, "BLIXARD_LOG_") &&
-			!strings.HasPrefix(e, "BLIXARD_SHIM=") && !strings.HasPrefix(e, "BLIXARD_TLS_") || strings.HasPrefix(e, "NOTIFY_SOCKET=")
+			!strings.HasPrefix(e, "BLIXARD_SHIM=") && !strings.HasPrefix(e, "BLIXARD_NIX") && !strings.HasPrefix(e, "BLIXARD_TLS_") || strings.HasPrefix(e, "NOTIFY_SOCKET=")
 	})
 	n.cmd.Stdout, n.cmd.Stderr = log, log
 	// A Ctrl-C is for us; and if we are killed, they are told to stop.

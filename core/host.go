@@ -27,6 +27,7 @@ type host struct {
 	revision uint64
 	settings *blixardv1.Settings
 	leases   map[uint32]int64 // deadline by length
+	found    []shim.Page      // the pages that the daemon before left
 	lapsed   bool             // one of them has passed: the epoch is over for us
 	removed  bool             // the cluster has removed this host: no epoch comes any more
 
@@ -83,6 +84,7 @@ func (h *host) observed(o Observed) {
 		h.urgent = true
 	}
 	h.inventory = h.inventory || o.Inventory
+	h.found = append(h.found, o.Pages...)
 	h.lapsed = h.lapsed || o.Lapsed != 0 && o.Lapsed == h.epoch
 	for _, r := range o.Reports {
 		u := h.unit(r.Instance.UID)
@@ -313,13 +315,22 @@ func (h *host) learn(from uint64, g *blixardv1.Grant) {
 	}
 }
 
-// enter begins an epoch: nothing of the one before counts any more.
+// enter begins an epoch: nothing of the one before counts any more. After a
+// restart of the daemon it is the one that was before: each of its pages that has
+// not passed is kept up again, whether a VM needs it now or not. One that has
+// passed is noticed by whoever needs it.
 func (h *host) enter(epoch uint64) {
 	h.epoch, h.revision, h.complete = epoch, 0, false
 	h.acked = 0
 	clear(h.leases)
 	clear(h.told)
 	h.lapsed = false
+	for _, p := range h.found {
+		if d := int64(p.Deadline); p.Host == h.identity() && d > h.now.Boot {
+			h.leases[uint32(p.Lease/milli)] = d
+		}
+	}
+	h.found = nil
 }
 
 // take takes assignments if they follow on what the host has.

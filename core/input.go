@@ -5,6 +5,7 @@ import (
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/shim"
 )
 
 // Input is something that happened to a node. Inputs are plain data and can be
@@ -52,6 +53,8 @@ type Observed struct {
 	// Prepared, when not nil, is all that the host holds ready of what
 	// vmm.Prepare asked for.
 	Prepared []*blixardv1.Prepared
+	// Pages are, with Inventory, the lease pages that were found.
+	Pages []shim.Page
 }
 
 // Request brings one question or order of a client. It is answered by exactly

@@ -8,6 +8,7 @@ import (
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/shim"
 )
 
 // record is an input as it is written down: one line of JSON. What is a
@@ -18,6 +19,7 @@ type record struct {
 	Message    []byte                `json:",omitempty"` // envelope, facts or command
 	Reports    []vmm.Report          `json:",omitempty"`
 	Done       []vmm.Done            `json:",omitempty"`
+	Pages      []shim.Page           `json:",omitempty"`
 	Prepared   []*blixardv1.Prepared `json:",omitempty"`
 	Request    *Request              `json:",omitempty"`
 	Number     uint64                `json:",omitempty"` // peer, recipient, sequence, lapsed epoch
@@ -40,6 +42,7 @@ func Encode(at Time, in Input) ([]byte, error) {
 		r.Kind, r.Number = "Wrote", in.Seq
 	case Observed:
 		r.Kind, r.Flag, r.Number, r.Reports, r.Done, r.Prepared = "Observed", in.Inventory, in.Lapsed, in.Reports, in.Done, in.Prepared
+		r.Pages = in.Pages
 		if in.Facts != nil {
 			r.Message = append(encode(in.Facts), 0) // told apart from none
 		}
@@ -87,7 +90,7 @@ func (r *record) input() (Input, error) {
 	case "Wrote":
 		return Wrote{r.Number}, nil
 	case "Observed":
-		in := Observed{Inventory: r.Flag, Lapsed: r.Number, Reports: r.Reports, Done: r.Done, Prepared: r.Prepared}
+		in := Observed{Inventory: r.Flag, Lapsed: r.Number, Reports: r.Reports, Done: r.Done, Prepared: r.Prepared, Pages: r.Pages}
 		if len(r.Message) > 0 {
 			in.Facts = &blixardv1.HostFacts{}
 			return in, proto.Unmarshal(r.Message[:len(r.Message)-1], in.Facts)

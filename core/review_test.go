@@ -33,6 +33,32 @@ func TestALengthThatNobodyNeedsEndsNoEpoch(t *testing.T) {
 	}
 }
 
+// Nor does it go when the daemon starts again meanwhile: the page is still there,
+// and the next VM of that length needs it.
+func TestARestartedDaemonKeepsUpWhatThereIs(t *testing.T) {
+	v := three(t)
+	node := v.createLeased(1, "odd", 20_000).Placement.NodeId
+	v.run(5 * second)
+	if resp := v.do(1, &blixardv1.Command{Op: &blixardv1.Command_DeleteVm{DeleteVm: &blixardv1.DeleteVMOp{Name: "odd"}}}); resp.Error != nil {
+		t.Fatal(resp.Error)
+	}
+	v.run(5 * second)
+	v.open(node)
+	v.run(60 * second)
+	for _, id := range v.ids() {
+		if id != node {
+			v.do(1, &blixardv1.Command{Op: &blixardv1.Command_Cordon{Cordon: &blixardv1.CordonOp{Name: v.nodes[id].node.id.Name, Cordoned: true}}})
+		}
+	}
+	if on := v.createLeased(1, "again", 20_000).Placement.NodeId; on != node {
+		t.Fatalf("it is on %d", on)
+	}
+	v.run(90 * second)
+	if n := v.nodes[1].node.View().Node(node); n.Host.Epoch != 1 || v.nodes[node].node.host.lapsed {
+		t.Fatalf("the host's epoch ended: %v", n)
+	}
+}
+
 // A server that was announced and never came gets no vote: the cluster would
 // lose its quorum to it. Nor can the only voter go in its favour.
 func TestAServerThatNeverCameDoesNotVote(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/shim"
 )
 
 // A village is a few nodes on a perfect network, with disks that are at once
@@ -27,6 +28,7 @@ type villager struct {
 	node   *Node
 	disk   [Tables]map[string][]byte
 	vms    map[string]vmm.Report
+	pages  map[string]shim.Page
 	opened recording
 }
 
@@ -78,7 +80,7 @@ func newVillage(t *testing.T) *village {
 func (v *village) time() Time { return Time{Boot: v.now, Wall: v.now} }
 
 func (v *village) add(id uint64, b Batch) {
-	w := &villager{vms: map[string]vmm.Report{}}
+	w := &villager{vms: map[string]vmm.Report{}, pages: map[string]shim.Page{}}
 	for t := range w.disk {
 		w.disk[t] = map[string][]byte{}
 	}
@@ -102,6 +104,9 @@ func (v *village) open(id uint64) {
 	}}
 	for _, r := range w.vms {
 		inv.Reports = append(inv.Reports, r)
+	}
+	for _, p := range w.pages {
+		inv.Pages = append(inv.Pages, p)
 	}
 	v.step(id, inv)
 }
@@ -182,6 +187,15 @@ func (v *village) act(id uint64, a vmm.Action) {
 	case vmm.Remove:
 		r = vmm.Report{Instance: a.Instance}
 	case vmm.Extend:
+		for _, l := range a.Leases {
+			p := shim.Page{Host: a.Host, Lease: uint64(l.Length) * milli, Deadline: uint64(l.Deadline)}
+			name := shim.PageName(p)
+			if old, ok := w.pages[name]; ok && uint64(v.now) >= old.Deadline {
+				v.step(id, Observed{Lapsed: a.Host.Epoch})
+				continue
+			}
+			w.pages[name] = p
+		}
 		return
 	}
 	if a.Verb != vmm.Build {

@@ -357,6 +357,9 @@ func (d *Daemon) inventory() {
 		}
 		return true
 	})
+	for _, p := range sorted(d.m.pages) {
+		in.Pages = append(in.Pages, *p)
+	}
 	d.observed = d.m.w.now + between(d.m.rand, time.Millisecond, 2*time.Second)
 	d.m.w.push(event{at: d.observed, kind: evObserved, m: d.m, life: d.life, ref: in})
 }

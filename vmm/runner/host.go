@@ -84,6 +84,10 @@ func (h *Host) open() error {
 	if err != nil {
 		return err
 	}
+	pages, err := h.leases.held()
+	if err != nil {
+		return err
+	}
 	h.wait.Go(h.out.run)
 	h.wait.Go(h.grants.run)
 	h.wait.Go(h.tend)
@@ -93,7 +97,7 @@ func (h *Host) open() error {
 		reports = append(reports, v.report())
 		h.vms[v.uid] = v
 	}
-	h.observe(core.Observed{Inventory: true, Reports: reports, Facts: facts})
+	h.observe(core.Observed{Inventory: true, Reports: reports, Facts: facts, Pages: pages})
 	for _, v := range found {
 		h.wait.Go(v.q.run)
 		v.q.put(v.resume)

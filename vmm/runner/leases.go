@@ -3,6 +3,7 @@ package runner
 import (
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"github.com/blixard/blixard/vmm"
@@ -26,6 +27,29 @@ func (l *leases) page(host shim.Host, ms uint32) string {
 		return ""
 	}
 	return filepath.Join(l.dir, shim.PageName(shim.Page{Host: host, Lease: uint64(ms) * 1e6}))
+}
+
+// held lists the pages that are there, of this boot and of whatever epoch.
+func (l *leases) held() (all []shim.Page, err error) {
+	files, err := os.ReadDir(l.dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		if filepath.Ext(f.Name()) != ".lease" {
+			continue
+		}
+		p, err := lease.Watch(filepath.Join(l.dir, f.Name()))
+		if err != nil {
+			l.log.Warn("a lease page cannot be read", "page", f.Name(), "err", err)
+			continue
+		}
+		if page, err := p.Load(); err == nil {
+			all = append(all, page)
+		}
+		p.Close()
+	}
+	return all, nil
 }
 
 // extend says whether a page had lapsed: the core need not know it, as after

@@ -77,3 +77,27 @@ func (a Ask) strike(w *World) bool {
 	c.begin(op, nil)
 	return true
 }
+
+// simpler wishes: for a plain VM, or for one that differs from it in a word less.
+func (a Ask) simpler() (list []Fault) {
+	if a.Spec == nil {
+		return nil
+	}
+	words := messageWords(a.Spec, plainVM())
+	with := func(words []string) {
+		b := a
+		b.Spec = plainVM()
+		if setMessage(b.Spec, words) == nil {
+			list = append(list, b)
+		}
+	}
+	if len(words) > 0 {
+		with(nil)
+	}
+	for i := range words {
+		if len(words) > 1 {
+			with(slices.Delete(slices.Clone(words), i, i+1))
+		}
+	}
+	return list
+}

@@ -28,6 +28,9 @@ type Config struct {
 	// any judgement of the end; 0: after the judgement.
 	Until      time.Duration
 	UntilEvent uint64
+	// Patience is how long a healed world may take to come to rest; 0: as long as
+	// it is promised. A shrinker is less patient.
+	Patience time.Duration
 	// Profile is where the rest came from: see swarm.go.
 	Profile string
 	// Mutant plants a bug by its name, in a build that carries them: see package

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -37,7 +38,7 @@ func judgeRest(w *World) {
 		return
 	}
 	var why []string
-	limit := restsWithin(w.settings)
+	limit := cmp.Or(w.cfg.Patience, restsWithin(w.settings))
 	for deadline := w.now + int64(limit); w.now < deadline && !w.over(); w.RunFor(time.Second) {
 		if why = w.unrest(); len(why) == 0 {
 			w.say(nil, "the world is at rest")

@@ -153,8 +153,11 @@ func (w *World) mishap(name string, at place, p float64, lo, hi time.Duration) (
 			return f.For, true
 		}
 	}
-	if w.cfg.Script != nil || !maybe(w.luck, p) {
+	if w.cfg.Script != nil || !maybe(w.luck, p) || w.mix.Only != nil && !slices.Contains(w.mix.Only, name) {
 		return 0, false
+	}
+	if !slices.Contains(mishapNames, name) {
+		panic("sim: " + name + " is not among mishapNames: it would print and not parse")
 	}
 	w.fired(name)
 	d := time.Duration(between(w.luck, lo, hi))

@@ -1,9 +1,11 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,8 +19,8 @@ import (
 // place of what it was made from.
 //
 // What is left out changes what comes after it: delays are drawn in another
-// order. So a candidate that is about to be given up gets other seeds for them,
-// too, once it is small enough for that to be cheap.
+// order. So a candidate from which much was left out is tried with other seeds
+// for them, too.
 
 // Trial runs candidates, several at a time if it can. It returns the index of
 // one that broke the same promise, with what became of it; -1: none did, or it
@@ -26,12 +28,18 @@ import (
 type Trial func([]Transcript) (int, Result)
 
 // Shrink makes a transcript smaller as long as its failure stays. failed is what
-// became of it; width is how many candidates are worth trying at a time.
-func Shrink(t Transcript, failed Result, width int, try Trial) (Transcript, Result) {
-	s := &shrinker{now: t, failed: failed, width: max(width, 1), try: try}
+// became of it; width is how many candidates are worth trying at a time. patience
+// is Config.Patience of the candidates: with less than what is promised, what
+// comes of it must be run again in the time that is promised.
+func Shrink(t Transcript, failed Result, width int, patience time.Duration, try Trial) (Transcript, Result) {
+	s := &shrinker{now: t, failed: failed, width: max(width, 1), patience: patience, try: try}
+	s.shrink()
+	return s.now, s.failed
+}
+
+func (s *shrinker) shrink() {
 	s.cut()
-	s.leaveOut(mishapName)
-	s.leaveOut(strikeName)
+	s.leaveOut(func(f Fault) string { return cmp.Or(mishapName(f), strikeName(f)) })
 	for changed := true; changed; {
 		changed = s.leaveOut(askedVM)
 		changed = s.lines() || changed
@@ -41,7 +49,6 @@ func Shrink(t Transcript, failed Result, width int, try Trial) (Transcript, Resu
 	}
 	s.edit(rounder)
 	s.cut()
-	return s.now, s.failed
 }
 
 // Faults counts what goes wrong in a transcript.
@@ -98,6 +105,8 @@ type shrinker struct {
 	failed Result
 	width  int
 	try    Trial
+
+	patience time.Duration
 }
 
 // attempt tries some candidates, and takes over the one that fails.
@@ -114,7 +123,7 @@ func (s *shrinker) attempt(list []Transcript) int {
 
 // limit ends a run some time after the moment at which it should have failed.
 func (s *shrinker) limit(t *Transcript) {
-	t.Config.Until = 0
+	t.Config.Until, t.Config.Patience = 0, s.patience
 	if f := s.failed.Failure; f.Phase != healed.String() {
 		t.Config.Until = f.At + f.At/4 + 20*time.Second
 	}
@@ -123,7 +132,7 @@ func (s *shrinker) limit(t *Transcript) {
 // cut drops what came after the failure, without a trial: it cannot matter.
 func (s *shrinker) cut() {
 	f := s.failed.Failure
-	s.now.Config.Until = 0
+	s.now.Config.Until, s.now.Config.Patience = 0, 0
 	s.now = s.now.without(func(i int) bool { return s.now.Config.Script[i].At > f.At })
 	if f.Phase != healed.String() {
 		mix := *s.now.Config.Mix
@@ -179,7 +188,7 @@ func (s *shrinker) halve(n int, without func(from, to int) (Transcript, func()))
 			for from := at; from < n && len(pieces) < s.width; from += size {
 				to := min(from+size, n)
 				t, take := without(from, to)
-				for _, v := range s.seeds(t) {
+				for _, v := range t.seeds(n / size) {
 					list, pieces, taken = append(list, v), append(pieces, [2]int{from, to}), append(taken, take)
 				}
 			}
@@ -197,17 +206,22 @@ func (s *shrinker) halve(n int, without func(from, to int) (Transcript, func()))
 	return changed
 }
 
-// few steps are left: then more seeds are tried.
-const few = 12
-
-func (s *shrinker) seeds(t Transcript) []Transcript {
+// seeds are t with other small delays, too: the more that was left out of it (a
+// whole, a half, a quarter, ...), and the smaller it is, the more of them are
+// worth a trial.
+func (t Transcript) seeds(part int) []Transcript {
+	more := uint64(0)
+	switch {
+	case part <= 1:
+		more = 7
+	case part <= 4 || len(t.Config.Script) <= 12:
+		more = 2
+	}
 	list := []Transcript{t}
-	if len(t.Config.Script) <= few {
-		for more := range uint64(2) {
-			v := t
-			v.Config.Seed = mix(t.Config.Seed+more+1) % 10_000
-			list = append(list, v)
-		}
+	for i := range more {
+		v := t
+		v.Config.Seed = mix(t.Config.Seed+i+1) % 10_000
+		list = append(list, v)
 	}
 	return list
 }
@@ -245,6 +259,7 @@ func worlds(t Transcript) (list []Transcript) {
 	add(func(c *Config, _ *Mix) { c.Servers = min(c.Servers, 3) })
 	add(func(c *Config, _ *Mix) { c.Servers = 1 })
 	add(func(c *Config, _ *Mix) { c.Settings = standardSettings() })
+	add(func(_ *Config, m *Mix) { m.Clients, m.Names = t.asks() })
 	add(func(c *Config, m *Mix) {
 		was := *m
 		*m = plain
@@ -255,6 +270,19 @@ func worlds(t Transcript) (list []Transcript) {
 	add(func(_ *Config, m *Mix) { m.Safety = (m.Safety / 2).Truncate(time.Second) })
 	add(func(_ *Config, m *Mix) { m.Safety = (m.Safety * 9 / 10).Truncate(time.Second) })
 	return list
+}
+
+// asks is how many clients ask for anything, and for how many names.
+func (t Transcript) asks() (clients, names int) {
+	for _, s := range t.Config.Script {
+		if a, ok := s.Fault.(Ask); ok {
+			clients = max(clients, a.Client)
+			if n, err := strconv.Atoi(strings.TrimPrefix(a.Name, "vm")); err == nil {
+				names = max(names, n+1)
+			}
+		}
+	}
+	return clients, names
 }
 
 // steps are transcripts with a step that is simpler than t's.
@@ -270,14 +298,11 @@ func steps(t Transcript) (list []Transcript) {
 	return list
 }
 
-// simpler faults than f: a wish for a plain VM, what lasts half as long.
+// simpler faults than f: a wish for a VM of which less is said, what lasts half
+// as long.
 func simpler(f Fault) (list []Fault) {
 	if a, ok := f.(Ask); ok {
-		if a.Spec != nil && !proto.Equal(a.Spec, plainVM()) {
-			a.Spec = plainVM()
-			list = append(list, a)
-		}
-		return list
+		return a.simpler()
 	}
 	v := reflect.New(reflect.TypeOf(f)).Elem()
 	v.Set(reflect.ValueOf(f))
@@ -326,6 +351,7 @@ func rounder(t Transcript) (list []Transcript) {
 				s := v.Config.Script[i]
 				v.Config.Script[i] = Strike{s.At.Round(unit), rounded(s.Fault, unit)}
 			}
+			slices.SortStableFunc(v.Config.Script, func(a, b Strike) int { return cmp.Compare(a.At, b.At) })
 			if fmt.Sprint(v.Config.Script) == fmt.Sprint(t.Config.Script) {
 				return // it is as round as that already
 			}

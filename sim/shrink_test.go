@@ -46,7 +46,7 @@ func TestShrinkKeepsWhatIsNeeded(t *testing.T) {
 		needed = slices.Compact(needed)
 		trials := 0
 		try := broken(needed)
-		small, r := Shrink(story, Result{Failure: &Failure{Promise: "p", Phase: "healed", At: time.Hour}}, 2, func(list []Transcript) (int, Result) {
+		small, r := Shrink(story, Result{Failure: &Failure{Promise: "p", Phase: "healed", At: time.Hour}}, 2, 0, func(list []Transcript) (int, Result) {
 			trials += len(list)
 			return try(list)
 		})
@@ -68,7 +68,7 @@ func TestShrinkKeepsWhatIsNeeded(t *testing.T) {
 func TestShrinkStopsWhenItIsTime(t *testing.T) {
 	story := Transcript{Config: Config{Script: []Strike{{time.Second, Crash{1, time.Second}}, {time.Second, Crash{2, time.Second}}}}}
 	story.Config.complete()
-	small, _ := Shrink(story, Result{Failure: &Failure{At: time.Minute}}, 1, func([]Transcript) (int, Result) { return -1, Result{} })
+	small, _ := Shrink(story, Result{Failure: &Failure{At: time.Minute}}, 1, 0, func([]Transcript) (int, Result) { return -1, Result{} })
 	if fmt.Sprint(small.Config.Script) != fmt.Sprint(story.Config.Script) {
 		t.Errorf("something was left out that nobody tried:\n%s", small)
 	}

@@ -3,7 +3,6 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -41,14 +40,10 @@ func Profile(name string, seed uint64) (Config, error) {
 
 // only leaves out every fault but those named.
 func (m *Mix) only(names []string) {
+	m.Only = append([]string{}, names...)
 	for _, name := range faultNames {
 		if !slices.Contains(names, name) {
 			delete(m.Weights, name)
-		}
-	}
-	for _, name := range mishapNames {
-		if !slices.Contains(names, name) {
-			reflect.ValueOf(m).Elem().FieldByName(name).SetFloat(0)
 		}
 	}
 }
@@ -122,6 +117,8 @@ type Mix struct {
 	Every time.Duration
 	// Weights of the faults that are drawn, by name.
 	Weights map[string]int
+	// Only these mishaps happen; nil: all that have a chance.
+	Only []string
 	// Longest is how long a fault lasts at most.
 	Longest time.Duration
 	Safety  time.Duration

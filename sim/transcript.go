@@ -46,7 +46,7 @@ func (t Transcript) String() string {
 			fmt.Fprintf(&b, "%s %s\n", name, strings.Join(words, " "))
 		}
 	}
-	head("world", structWords(c, Config{Tick: standardTick}, "Until", "UntilEvent", "Record", "Profile"))
+	head("world", structWords(c, Config{Tick: standardTick}, "Until", "UntilEvent", "Record", "Patience", "Profile"))
 	head("settings", messageWords(c.Settings, standardSettings()))
 	head("mix", structWords(*c.Mix, calm()))
 	if t.Breaks != "" {
@@ -124,7 +124,7 @@ func (w *World) transcript() Transcript {
 	t.Config.Log, t.Config.Record, t.Config.Profile = nil, false, ""
 	mix := *w.mix
 	t.Config.Mix = &mix
-	mix.Every, mix.Think, mix.Longest, mix.Lateness, mix.Weights = 0, calm().Think, 0, 0, nil
+	mix.Every, mix.Think, mix.Longest, mix.Lateness, mix.Weights, mix.Only = 0, calm().Think, 0, 0, nil, nil
 	for v, i := reflect.ValueOf(&mix).Elem(), 0; i < v.NumField(); i++ {
 		if v.Field(i).Kind() == reflect.Float64 { // a chance, and those are drawn no more
 			v.Field(i).SetFloat(0)

@@ -90,20 +90,24 @@ func TestTranscriptsThatMakeNoSense(t *testing.T) {
 func TestAskPrintsAndParses(t *testing.T) {
 	rich := plainVM()
 	rich.Vcpus, rich.Restart, rich.LeaseMs, rich.Priority = 2, blixardv1.RestartPolicy_RESTART_POLICY_NEVER, 7000, -3
-	rich.Labels = map[string]string{"a": "1", "b": "x y)"}
+	rich.Labels = map[string]string{"a": "1", "b.c/d": "x y)=\u00e4"}
 	image := plainVM()
 	image.Source = &blixardv1.VMSpec_Image{Image: &blixardv1.Image{Cmdline: "a b=c", Kernel: &blixardv1.Artifact{Digest: "sha256:00"}, Disks: []*blixardv1.Disk{{Name: "d", SizeMib: 4}}}}
 	image.MemoryMib = 0
 	process := plainVM()
 	process.GetProcess().Argv = []string{"/bin/sh", "-c", "exit 1"}
-	for _, spec := range []*blixardv1.VMSpec{plainVM(), rich, image, process} {
-		a := Ask{3, Create, "vm1", spec}
+	nixos := plainVM()
+	nixos.Source = &blixardv1.VMSpec_Nixos{Nixos: &blixardv1.Nixos{Modules: []*blixardv1.NixosModule{
+		{Source: &blixardv1.NixosModule_Inline{Inline: "{ a = \"%s\"; }\n"}}, {},
+	}}}
+	for _, spec := range []*blixardv1.VMSpec{plainVM(), rich, image, process, nixos, {}} {
+		a := Ask{3, Update, "vm1", spec}
 		back, err := ParseFault(a.String())
 		if err != nil {
 			t.Fatalf("%s: %v", a, err)
 		}
 		if b := back.(Ask); !proto.Equal(b.Spec, spec) || b.String() != a.String() {
-			t.Errorf("%s parses to %s", a, b)
+			t.Errorf("%s parses to %s: %v", a, b, proto.Equal(b.Spec, spec))
 		}
 	}
 }

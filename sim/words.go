@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"encoding/base64"
 	"fmt"
 	"net/url"
 	"reflect"
@@ -28,25 +27,46 @@ func fieldWords(path string, m, base protoreflect.Message) (words []string) {
 	for i := range fields.Len() {
 		f := fields.Get(i)
 		name := path + string(f.Name())
-		switch {
-		case sameField(f, m, base):
-		case !m.Has(f):
+		if sameField(f, m, base) {
+			continue
+		}
+		many := f.IsMap() || f.IsList()
+		if many && base.Has(f) || !m.Has(f) {
 			words = append(words, "-"+name)
-		case f.IsMap() || f.IsList() || f.Kind() == protoreflect.BytesKind:
-			one := m.New()
-			one.Set(f, m.Get(f))
-			b, err := canonical.Marshal(one.Interface())
-			if err != nil {
-				panic("sim: " + err.Error())
+		}
+		switch v := m.Get(f); {
+		case !m.Has(f):
+		case f.IsMap():
+			words = append(words, mapWords(name, f, v.Map())...)
+		case f.IsList():
+			for i := range v.List().Len() {
+				words = append(words, valueWords(fmt.Sprintf("%s.%d", name, i), f, v.List().Get(i), v.List().NewElement())...)
 			}
-			words = append(words, name+"=base64:"+base64.RawURLEncoding.EncodeToString(b))
-		case f.Kind() == protoreflect.MessageKind:
-			words = append(words, fieldWords(name+".", m.Get(f).Message(), base.Get(f).Message())...)
 		default:
-			words = append(words, name+"="+scalarWord(f, m.Get(f)))
+			words = append(words, valueWords(name, f, v, base.Get(f))...)
 		}
 	}
 	return words
+}
+
+// mapWords are in the order of the keys, which are words themselves.
+func mapWords(name string, f protoreflect.FieldDescriptor, m protoreflect.Map) (words []string) {
+	m.Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+		words = append(words, valueWords(name+"."+escape(k.String()), f.MapValue(), v, m.NewValue())...)
+		return true
+	})
+	slices.Sort(words)
+	return words
+}
+
+func valueWords(name string, f protoreflect.FieldDescriptor, v, base protoreflect.Value) []string {
+	if f.Kind() != protoreflect.MessageKind {
+		return []string{name + "=" + scalarWord(f, v)}
+	}
+	if words := fieldWords(name+".", v.Message(), base.Message()); len(words) > 0 {
+		return words
+	}
+	return []string{name + "="} // there, and empty
 }
 
 func sameField(f protoreflect.FieldDescriptor, m, base protoreflect.Message) bool {
@@ -60,7 +80,24 @@ func scalarWord(f protoreflect.FieldDescriptor, v protoreflect.Value) string {
 		}
 		return strconv.Itoa(int(v.Enum()))
 	}
-	return url.QueryEscape(fmt.Sprint(v.Interface()))
+	if f.Kind() == protoreflect.BytesKind {
+		return escape(string(v.Bytes()))
+	}
+	return escape(fmt.Sprint(v.Interface()))
+}
+
+// escape makes one word of a text; url.PathUnescape reads it back.
+func escape(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("-_/:,@{};", c) >= 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
 }
 
 // enumPrefix is what every value of an enum begins with: RESTART_POLICY_.
@@ -90,26 +127,19 @@ func setField(m protoreflect.Message, word string) error {
 	switch {
 	case f == nil:
 		return fmt.Errorf("%s has no %s", m.Descriptor().Name(), first)
-	case nested && (f.Kind() != protoreflect.MessageKind || f.IsList() || f.IsMap()):
-		return fmt.Errorf("%s has no fields", first)
-	case nested && cleared:
-		return setField(m.Mutable(f).Message(), "-"+rest)
-	case nested:
-		return setField(m.Mutable(f).Message(), rest+"="+value)
+	case nested && f.IsMap():
+		return setMap(m.Mutable(f).Map(), f, rest, value)
+	case nested && f.IsList():
+		return setList(m.Mutable(f).List(), f, rest, value, cleared)
+	case nested && f.Kind() == protoreflect.MessageKind:
+		return setField(m.Mutable(f).Message(), rejoin(rest, value, cleared))
+	case nested || !cleared && (f.IsMap() || f.IsList()):
+		return fmt.Errorf("%s is not that deep", first)
 	case cleared:
 		m.Clear(f)
 		return nil
-	}
-	if text, ok := strings.CutPrefix(value, "base64:"); ok {
-		b, err := base64.RawURLEncoding.DecodeString(text)
-		if err != nil {
-			return err
-		}
-		one := m.New()
-		if err := proto.Unmarshal(b, one.Interface()); err != nil {
-			return err
-		}
-		m.Set(f, one.Get(f))
+	case f.Kind() == protoreflect.MessageKind:
+		m.Mutable(f)
 		return nil
 	}
 	v, err := parseScalar(f, value)
@@ -117,6 +147,50 @@ func setField(m protoreflect.Message, word string) error {
 		m.Set(f, v)
 	}
 	return err
+}
+
+func rejoin(path, value string, cleared bool) string {
+	if cleared {
+		return "-" + path
+	}
+	return path + "=" + value
+}
+
+func setMap(m protoreflect.Map, f protoreflect.FieldDescriptor, key, value string) error {
+	if f.MapKey().Kind() != protoreflect.StringKind || f.MapValue().Kind() == protoreflect.MessageKind {
+		return fmt.Errorf("maps of that kind have no words")
+	}
+	k, err := url.PathUnescape(key)
+	if err != nil {
+		return err
+	}
+	v, err := parseScalar(f.MapValue(), value)
+	if err == nil {
+		m.Set(protoreflect.ValueOfString(k).MapKey(), v)
+	}
+	return err
+}
+
+func setList(l protoreflect.List, f protoreflect.FieldDescriptor, path, value string, cleared bool) error {
+	index, rest, nested := strings.Cut(path, ".")
+	i, err := strconv.Atoi(index)
+	if err != nil || i < 0 || i > l.Len() {
+		return fmt.Errorf("%s comes after %d others", index, l.Len())
+	}
+	if f.Kind() != protoreflect.MessageKind {
+		v, err := parseScalar(f, value)
+		if err == nil {
+			l.Append(v)
+		}
+		return err
+	}
+	if i == l.Len() {
+		l.AppendMutable()
+	}
+	if !nested {
+		return nil
+	}
+	return setField(l.Get(i).Message(), rejoin(rest, value, cleared))
 }
 
 func parseScalar(f protoreflect.FieldDescriptor, text string) (protoreflect.Value, error) {
@@ -131,8 +205,11 @@ func parseScalar(f protoreflect.FieldDescriptor, text string) (protoreflect.Valu
 		b, err := strconv.ParseBool(text)
 		return protoreflect.ValueOfBool(b), err
 	case protoreflect.StringKind:
-		s, err := url.QueryUnescape(text)
+		s, err := url.PathUnescape(text)
 		return protoreflect.ValueOfString(s), err
+	case protoreflect.BytesKind:
+		s, err := url.PathUnescape(text)
+		return protoreflect.ValueOfBytes([]byte(s)), err
 	case protoreflect.Uint32Kind, protoreflect.Fixed32Kind:
 		n, err := strconv.ParseUint(text, 10, 32)
 		return protoreflect.ValueOfUint32(uint32(n)), err

@@ -66,6 +66,7 @@ func run(args []string) int {
 	f := flag.NewFlagSet("run", flag.ContinueOnError)
 	which := worldFlags(f)
 	words := f.Bool("words", false, "print every line of what happens")
+	patience := f.Duration("patience", 0, "how long the healed world may take to come to rest; 0: as long as is promised")
 	asJSON := f.Bool("json", false, "print the result as JSON")
 	if f.Parse(args) != nil {
 		return 2
@@ -77,6 +78,7 @@ func run(args []string) int {
 	if *words {
 		cfg.Log = os.Stdout
 	}
+	cfg.Patience = *patience
 	start := time.Now()
 	r := sim.Run(cfg)
 	if *asJSON {

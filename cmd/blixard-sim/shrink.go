@@ -71,12 +71,28 @@ type shrinking struct {
 	shown    time.Time
 }
 
-// shrink is sim.Shrink, within some time.
+// impatient is how long a healed world may take to come to rest while candidates
+// are tried: most do within a minute, and those that never do take ten times as
+// long to say so.
+const impatient = 3 * time.Minute
+
+// shrink is sim.Shrink, within some time. What impatience found is run again in
+// the time that is promised; in vain, and all begins again with patience.
 func (s *shrinking) shrink(t sim.Transcript, failed sim.Result, within time.Duration) (sim.Transcript, sim.Result) {
 	s.start, s.first = time.Now(), t.Faults()
+	small, r := s.once(t, failed, within, impatient)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	if full, err := tell(ctx, small); err == nil && full.Failure.Same(failed.Failure) {
+		return small, r
+	}
+	return s.once(t, failed, within, 0)
+}
+
+func (s *shrinking) once(t sim.Transcript, failed sim.Result, within, patience time.Duration) (sim.Transcript, sim.Result) {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	return sim.Shrink(t, failed, s.jobs, func(list []sim.Transcript) (int, sim.Result) {
+	return sim.Shrink(t, failed, s.jobs, patience, func(list []sim.Transcript) (int, sim.Result) {
 		for at := 0; at < len(list) && ctx.Err() == nil; at += s.jobs {
 			some := list[at:min(at+s.jobs, len(list))]
 			s.tried += len(some)
@@ -121,7 +137,7 @@ func tell(ctx context.Context, t sim.Transcript) (r sim.Result, err error) {
 	if err != nil {
 		return r, err
 	}
-	args := []string{"run", "-json"}
+	args := []string{"run", "-json", "-patience=" + t.Config.Patience.String()}
 	if t.Config.Until > 0 {
 		args = append(args, "-until="+t.Config.Until.String())
 	}

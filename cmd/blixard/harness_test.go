@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 	if file := os.Getenv(witnessEnv); file != "" {
 		witness(file)
 	}
+	if socket := os.Getenv(socatEnv); socket != "" {
+		socat(socket)
+	}
 	// These tests mostly wait, also where there are few cores.
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {

@@ -275,6 +275,11 @@ func (u *Unit) planStart(now int64, c Context) *Action {
 	case w.RunGeneration <= u.runGeneration && !u.restarts():
 		return nil
 	}
+	if u.buildOf != (spec{}) && u.buildOf != u.spec() {
+		// What failed was another spec, and this one may be the remedy.
+		u.failures, u.retryAt = 0, 0
+		u.buildMessage, u.buildFailures, u.buildAgain = "", 0, 0
+	}
 	if now < u.retryAt {
 		return nil
 	}

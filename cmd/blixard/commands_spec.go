@@ -284,7 +284,7 @@ func buildNotes(v *blixardv1.VM, node func(id uint64) string) (notes []string) {
 	switch {
 	case gen <= 1 || runs == 0 || runs >= gen || !v.GetRun():
 	case st.GetBuildMessage() != "":
-		note("Spec generation %d could not be built, and it runs with %d: %s", gen, runs, shorten(lastLine(st.GetBuildMessage()), 200))
+		note("Spec generation %d could not be built, and it runs with %d: %s", gen, runs, firstLine(st.GetBuildMessage()))
 		note("blixard vm logs --build %s shows more; blixard vm rollback %s takes the spec back", v.GetName(), v.GetName())
 	case !ready(v):
 		note("Spec generation %d is being built; it runs with %d meanwhile", gen, runs)
@@ -294,17 +294,6 @@ func buildNotes(v *blixardv1.VM, node func(id uint64) string) (notes []string) {
 		note("Spec generation %d is built, and counts from its next start (blixard vm restart %s); it runs with %d", gen, v.GetName(), runs)
 	}
 	return notes
-}
-
-// lastLine is where Nix says what is wrong.
-func lastLine(s string) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	for _, l := range slices.Backward(lines) {
-		if l = strings.TrimSpace(l); strings.HasPrefix(l, "error:") {
-			return l
-		}
-	}
-	return strings.TrimSpace(lines[len(lines)-1])
 }
 
 // nodeNames names the nodes that a VM's runner is on, if they are soon known.

@@ -149,7 +149,7 @@ func vmTable(vms []*blixardv1.VM, node func(*blixardv1.VM) string, now time.Time
 			v.GetName(), node(v), phaseText(v), hypervisorText(v),
 			fmt.Sprint(max(v.GetSpec().GetVcpus(), 1)), mib(memoryOf(v)), age(v.GetCreateTime(), now),
 			v.GetUid(), fmt.Sprint(v.GetStatus().GetAttempt()), labelText(v.GetSpec().GetLabels()),
-			v.GetStatus().GetReason(), v.GetStatus().GetMessage(),
+			v.GetStatus().GetReason(), firstLine(v.GetStatus().GetMessage()),
 		})
 	}
 	return t
@@ -161,7 +161,11 @@ func statusNotes(v *blixardv1.VM) []string {
 	if st.GetMessage() == "" {
 		return nil
 	}
-	return []string{st.GetReason() + ": " + st.GetMessage()}
+	note := st.GetReason() + ": " + firstLine(st.GetMessage())
+	if st.GetReason() == "BuildFailed" && nixBuilt(v) {
+		note += " (blixard vm logs --build " + v.GetName() + ")"
+	}
+	return []string{note}
 }
 
 func memoryOf(v *blixardv1.VM) uint64 {
@@ -175,6 +179,9 @@ func phaseText(v *blixardv1.VM) string { return camel(v.GetStatus().GetPhase().S
 
 func hypervisorText(v *blixardv1.VM) string {
 	h := v.GetPlacement().GetHypervisor()
+	if r := v.GetRunner().GetHypervisor(); r != 0 {
+		h = r // as the flake has it
+	}
 	if h == 0 {
 		h = v.GetSpec().GetHypervisor()
 	}

@@ -212,8 +212,8 @@ func TestBuildNotes(t *testing.T) {
 		"Runner: /nix/store/abc-web (3.0 GiB with all that it refers to), on n1|Held ready on n2; not yet there on n2|It shall be held ready on 3 hosts, and 1 besides its own": nixVM(up, 3, 3, with),
 		"Spec generation 3 is being built; it runs with 2 meanwhile":                                          nixVM(up, 2, 2),
 		"Spec generation 3 is built, and counts from its next start (blixard vm restart web); it runs with 2": nixVM(up, 2, 3),
-		"Spec generation 3 could not be built, and it runs with 2: error: attribute x missing|vm rollback web": nixVM(up, 2, 2, func(v *blixardv1.VM) {
-			v.Status.BuildMessage = "building...\nerror: attribute x missing\n       at a.nix:1"
+		"Spec generation 3 could not be built, and it runs with 2: the build of x failed: error: attribute x missing ...|vm rollback web": nixVM(up, 2, 2, func(v *blixardv1.VM) {
+			v.Status.BuildMessage = "the build of x failed: error: attribute x missing\nerror: attribute x missing\n       at a.nix:1"
 		}),
 	} {
 		notes := strings.Join(buildNotes(v, node), "\n")

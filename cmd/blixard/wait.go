@@ -20,7 +20,7 @@ func (s *session) await(name, uid, what string, done func(*blixardv1.VM) (bool, 
 	var build *buildLines
 	defer func() { build.close() }()
 	start := time.Now()
-	last := "no answer yet"
+	last, line := "no answer yet", ""
 	var said word
 	for pause := 20 * time.Millisecond; ; pause = min(pause*3/2, 500*time.Millisecond) {
 		r, err := s.VM.Get(s.ctx, connect.NewRequest(&blixardv1.GetRequest{Name: name}))
@@ -36,17 +36,18 @@ func (s *session) await(name, uid, what string, done func(*blixardv1.VM) (bool, 
 			if ok || err != nil {
 				return vm, r0(r).GetNode(), err
 			}
-			last = lifeText(vm, r0(r).GetNode())
+			last, line = lifeText(vm, r0(r).GetNode()), ""
 			if builds(vm) {
 				s.allow(buildPatience)
-			}
-			if builds(vm) && p.w != nil && build == nil {
-				build = s.followBuild(name)
+				if p.w != nil && build == nil {
+					build = s.followBuild(name)
+				}
+				line = build.last()
 			}
 		} else if !s.late(err) {
 			last = asFailure(err).what
 		}
-		p.say("%s %s: %s (%ds)%s", what, name, last, int(time.Since(start).Seconds()), build.last())
+		p.say("%s %s: %s (%ds)%s", what, name, last, int(time.Since(start).Seconds()), line)
 		if p.w == nil && said.due(last, time.Now()) {
 			fmt.Fprintf(s.err, "%s %s: %s\n", what, name, last)
 		}

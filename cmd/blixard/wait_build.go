@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -46,7 +47,7 @@ func lifeText(v *blixardv1.VM, node string) string {
 		s += fmt.Sprintf(", building spec generation %d", v.GetSpecGeneration())
 	}
 	if m := st.GetMessage(); m != "" {
-		s += ": " + oneLine(m)
+		s += ": " + oneLine(firstLine(m))
 	}
 	return s
 }
@@ -67,11 +68,31 @@ func unbuildable(from, v *blixardv1.VM) error {
 	case st.GetPhase() == blixardv1.Phase_PHASE_FAILED && st.GetReason() == "BuildFailed":
 		f.what = fmt.Sprintf("VM %s could not be built", v.GetName())
 		f.why = st.GetMessage()
+		f.next += fmt.Sprintf("; blixard vm update %s gives it another spec, blixard vm delete %s ends it", v.GetName(), v.GetName())
 	default:
 		return nil
 	}
-	f.why = strings.ReplaceAll(printable(strings.TrimSpace(f.why)), "\n", "\n           ")
+	f.why = fewLines(f.why, 12)
 	return f
+}
+
+// fewLines is a text for explain, without its middle when that is long: Nix says
+// first what failed, and last why.
+func fewLines(s string, most int) string {
+	lines := strings.Split(printable(strings.TrimSpace(s)), "\n")
+	if len(lines) > most {
+		lines = slices.Concat(lines[:1], []string{"..."}, lines[len(lines)-most+2:])
+	}
+	return strings.Join(lines, "\n           ")
+}
+
+// firstLine is what a message of several lines comes to.
+func firstLine(s string) string {
+	first, rest, _ := strings.Cut(strings.TrimSpace(s), "\n")
+	if rest != "" {
+		first += " ..."
+	}
+	return first
 }
 
 // built is done once the host of a VM has what its newest spec needs, and with

@@ -52,7 +52,7 @@ func (s *State) rollbackVM(e *entry, op *blixardv1.RollbackVMOp) *blixardv1.Resp
 	}
 	history := s.History(op.Name)
 	if len(history) == 0 {
-		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+op.Name+" has had one spec only", "there is nothing to go back to")
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+op.Name+" has had one spec only, so there is nothing to go back to", "'blixard vm history "+op.Name+"' shows the specs that it had")
 	}
 	next := history[len(history)-1]
 	if op.SpecGeneration != 0 {

@@ -73,7 +73,7 @@ func (s vms) Get(ctx context.Context, req *connect.Request[blixardv1.GetRequest]
 		return answer[blixardv1.GetResponse](nil, "", err)
 	}
 	return answer(&blixardv1.GetResponse{
-		Vm: vm, Node: view.Node(vm.GetPlacement().GetNodeId()).GetName(), History: view.History(vm.Name),
+		Vm: view.Shown(vm), Node: view.Node(vm.GetPlacement().GetNodeId()).GetName(), History: view.History(vm.Name),
 	}, "", nil)
 }
 
@@ -149,7 +149,7 @@ func (s vms) list(ctx context.Context, m *blixardv1.ListRequest) (*blixardv1.Lis
 			out.NextPageToken = pageToken(out.Vms[size-1].Name, out.Revision)
 			return false
 		}
-		out.Vms = append(out.Vms, vm)
+		out.Vms = append(out.Vms, view.Shown(vm))
 		if id := vm.GetPlacement().GetNodeId(); id != 0 && out.Nodes[id] == "" {
 			out.Nodes[id] = view.Node(id).GetName()
 		}

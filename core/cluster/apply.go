@@ -55,8 +55,12 @@ type entry struct {
 	events      int
 }
 
-func (e *entry) time() *timestamppb.Timestamp {
-	return &timestamppb.Timestamp{Seconds: e.cmd.GetWallTime() / 1e9, Nanos: int32(e.cmd.GetWallTime() % 1e9)}
+func (e *entry) time() *timestamppb.Timestamp { return e.timeBefore(0) }
+
+// timeBefore is the time so many nanoseconds before the entry, for show only.
+func (e *entry) timeBefore(ns int64) *timestamppb.Timestamp {
+	t := e.cmd.GetWallTime() - ns
+	return &timestamppb.Timestamp{Seconds: t / 1e9, Nanos: int32(t % 1e9)}
 }
 
 func (s *State) do(e *entry) *blixardv1.Response {

@@ -18,6 +18,7 @@ type driver struct {
 	*State
 	index, term uint64
 	now         uint64
+	wall        int64
 	requests    int
 	// alive holds every instance that may be running: "uid node lease". What puts
 	// it there is a placement; what takes it out is checked.
@@ -37,7 +38,7 @@ func newDriver() *driver {
 func (d *driver) apply(cmd *blixardv1.Command) *blixardv1.Response {
 	d.index++
 	d.now += 1e9
-	cmd.LoggedTime = d.now
+	cmd.LoggedTime, cmd.WallTime = d.now, d.wall
 	return d.Apply(d.index, d.term, cmd)
 }
 

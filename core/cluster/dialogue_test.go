@@ -91,9 +91,15 @@ func (d *driver) line(t *testing.T, td *datadriven.TestData) string {
 	case "fence":
 		n := d.NodeByName(name)
 		d.apply(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{NodeId: n.Id, Epoch: n.Host.Epoch, Term: d.term, Long: arg(td, "long", "") != ""}}})
-	case "suspect":
+	case "get": // as a reader sees it
+		vm := d.Shown(d.VM(name))
+		return fmt.Sprintf("on %s, %s %s: %s\n", vm.GetPlacement().GetNode(), phaseText(vm.Status.Phase), vm.Status.Reason, vm.Status.Message)
+	case "clock": // a time to show
+		d.wall = int64(number(td, "s", 0)) * 1e9
+		return ""
+	case "suspect", "heard":
 		n := d.NodeByName(name)
-		d.apply(&blixardv1.Command{Op: &blixardv1.Command_Suspect{Suspect: &blixardv1.SuspectOp{NodeId: n.Id, Epoch: n.Host.Epoch, Suspect: true}}})
+		d.apply(&blixardv1.Command{Op: &blixardv1.Command_Suspect{Suspect: &blixardv1.SuspectOp{NodeId: n.Id, Epoch: n.Host.Epoch, Suspect: td.Cmd == "suspect"}}})
 	case "remove", "lose":
 		resp = d.request(&blixardv1.Command{Principal: "alice", Op: &blixardv1.Command_RemoveNode{RemoveNode: &blixardv1.RemoveNodeOp{Name: name, Lost: td.Cmd == "lose"}}})
 	case "bound": // a host acknowledges the lease that its VM should have

@@ -14,7 +14,7 @@ func (s *State) Explain(name string) (*blixardv1.ExplainResponse, *blixardv1.Err
 	if vm == nil {
 		return nil, noVM(name).Error
 	}
-	out := &blixardv1.ExplainResponse{Vm: vm, Revision: s.Revision()}
+	out := &blixardv1.ExplainResponse{Vm: s.Shown(vm), Revision: s.Revision()}
 	n := s.needOf(vm)
 	fits, hosts := 0, 0
 	s.Nodes(func(node *blixardv1.Node) bool {
@@ -52,14 +52,19 @@ func (s *State) summary(vm *blixardv1.VM, fits, hosts int) string {
 		return fmt.Sprintf("it waits for a host: %d of %d fit now", fits, hosts)
 	}
 	node := s.Node(p.NodeId)
+	lost := node.GetHost().GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE
 	text := fmt.Sprintf("it was placed on %s by entry %d, where most was left among the hosts that fit", node.GetName(), p.Incarnation.GetIndex())
 	switch {
 	case vm.Deleting:
 		text = "it is being deleted: " + s.deletionWaits(vm)
-	case node.GetHost().GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE:
-		text = fmt.Sprintf("its host %s is lost, and it may still run there; it is not started elsewhere because it waits for its host", node.GetName())
-	case node.GetHost().GetSuspect():
-		text = fmt.Sprintf("its host %s has not been heard of lately; if its lease ends, the VM is placed on another host", node.GetName())
+	case lost && p.Lease == blixardv1.LeaseClass_LEASE_CLASS_NONE:
+		text = fmt.Sprintf("its host %s is lost, not heard of%s, and it may still run there: no lease ends it; should the machine be lost for good, 'blixard cluster remove --lost %s'", node.GetName(), silentSince(node), node.GetName())
+	case lost:
+		text = fmt.Sprintf("its host %s is lost, not heard of%s, and it may still run there; it is not started elsewhere because it waits for its host", node.GetName(), silentSince(node))
+	case silent(node) && p.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT:
+		text = fmt.Sprintf("its host %s has not been heard of%s; once its lease has surely ended, the VM is placed on another host", node.GetName(), silentSince(node))
+	case silent(node):
+		text = fmt.Sprintf("its host %s has not been heard of%s; the VM waits for it, and is not started elsewhere", node.GetName(), silentSince(node))
 	}
 	return text
 }

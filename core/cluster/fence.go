@@ -26,6 +26,9 @@ func (s *State) fence(e *entry, op *blixardv1.FenceOp) *blixardv1.Response {
 		return nil
 	}
 	n.Host.EpochState, n.Revision = to, e.index
+	if n.Host.SilentSince == nil { // a new leader, whom it has never asked
+		n.Host.SilentSince = e.timeBefore(Window(s.meta.Settings, max(n.Host.LongestLeaseMs, s.meta.Settings.GetLeaseMs())))
+	}
 	var placed []*blixardv1.VM
 	s.Placed(n.Id, func(vm *blixardv1.VM) bool {
 		placed = append(placed, vm)

@@ -32,7 +32,7 @@ func (s *State) hostBoot(e *entry, op *blixardv1.HostBootOp) *blixardv1.Response
 	n := clone(old)
 	h = n.Host
 	h.BootId, h.Epoch, h.EpochState = op.BootId, h.Epoch+1, blixardv1.EpochState_EPOCH_STATE_ACTIVE
-	h.Suspect, h.Sequence, h.LongestLeaseMs = false, 0, 0
+	h.Suspect, h.SilentSince, h.Sequence, h.LongestLeaseMs = false, nil, 0, 0
 	if op.Facts != nil {
 		h.Facts = op.Facts
 	}
@@ -140,6 +140,10 @@ func (s *State) suspect(e *entry, op *blixardv1.SuspectOp) *blixardv1.Response {
 	}
 	n := clone(old)
 	n.Host.Suspect, n.Revision = op.Suspect, e.index
+	n.Host.SilentSince = nil
+	if op.Suspect { // it has missed three Syncs
+		n.Host.SilentSince = e.timeBefore(3 * int64(s.meta.Settings.GetRenewMs()) * 1e6)
+	}
 	s.put(nodeKey(n.Id), n)
 	if op.Suspect {
 		s.event(e, "HostSuspect", "", n.Name, "has missed three Syncs; gets no new VM")

@@ -119,7 +119,7 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 	}
 	node := clone(s.Node(id))
 	vm.Placement = &blixardv1.Placement{
-		NodeId: id, Epoch: node.Host.Epoch,
+		NodeId: id, Node: node.Name, Epoch: node.Host.Epoch,
 		Incarnation: &blixardv1.Incarnation{Generation: s.meta.Generation, Index: e.index},
 		Hypervisor:  blixardv1.Hypervisor(hv),
 		Vcpus:       uint32(n.MilliCPU / 1000), MemoryMib: n.MemoryMiB, DiskMib: n.DiskMiB,

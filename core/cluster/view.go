@@ -1,6 +1,9 @@
 package cluster
 
 import (
+	"fmt"
+	"strings"
+
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -17,6 +20,44 @@ func (s *State) Settings() *blixardv1.Settings { return s.meta.GetSettings() }
 
 // VM returns a VM by its name, or nil.
 func (s *State) VM(name string) *blixardv1.VM { return get[*blixardv1.VM](s, vmKey(name)) }
+
+// Shown is a VM as a reader should see it. Of a host that is not heard of, the
+// status is only its last word: what it said to run may run, or have ended.
+func (s *State) Shown(vm *blixardv1.VM) *blixardv1.VM {
+	n := s.Node(vm.GetPlacement().GetNodeId())
+	if n.GetHost() == nil || !silent(n) {
+		return vm
+	}
+	st := vm.GetStatus()
+	switch st.GetPhase() {
+	case blixardv1.Phase_PHASE_UNREACHABLE, blixardv1.Phase_PHASE_STOPPED, blixardv1.Phase_PHASE_FAILED:
+		return vm
+	}
+	vm = clone(vm)
+	if vm.Deleting {
+		vm.Status.Message = s.deletionWaits(vm)
+		return vm
+	}
+	vm.Status.Phase, vm.Status.Reason = blixardv1.Phase_PHASE_UNREACHABLE, "HostSilent"
+	vm.Status.Message = fmt.Sprintf("its host %s has not been heard of%s; before, it was %s", n.Name, silentSince(n), phaseText(st.GetPhase()))
+	return vm
+}
+
+// silent hosts are not heard of.
+func silent(n *blixardv1.Node) bool {
+	return n.Host.GetSuspect() || n.Host.GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE
+}
+
+func silentSince(n *blixardv1.Node) string {
+	if t := n.Host.GetSilentSince(); t != nil {
+		return " since " + t.AsTime().Format("2006-01-02 15:04:05 UTC")
+	}
+	return " lately"
+}
+
+func phaseText(p blixardv1.Phase) string {
+	return strings.ToLower(strings.TrimPrefix(p.String(), "PHASE_"))
+}
 
 // VMByUID returns a VM by its uid, or nil.
 func (s *State) VMByUID(uid string) *blixardv1.VM {

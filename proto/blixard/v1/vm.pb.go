@@ -1993,9 +1993,11 @@ type Placement struct {
 	// Hypervisor chosen for it.
 	Hypervisor Hypervisor `protobuf:"varint,6,opt,name=hypervisor,proto3,enum=blixard.v1.Hypervisor" json:"hypervisor,omitempty"`
 	// Resources accounted to it on that host.
-	Vcpus         uint32 `protobuf:"varint,7,opt,name=vcpus,proto3" json:"vcpus,omitempty"`
-	MemoryMib     uint64 `protobuf:"varint,8,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
-	DiskMib       uint64 `protobuf:"varint,9,opt,name=disk_mib,json=diskMib,proto3" json:"disk_mib,omitempty"`
+	Vcpus     uint32 `protobuf:"varint,7,opt,name=vcpus,proto3" json:"vcpus,omitempty"`
+	MemoryMib uint64 `protobuf:"varint,8,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
+	DiskMib   uint64 `protobuf:"varint,9,opt,name=disk_mib,json=diskMib,proto3" json:"disk_mib,omitempty"`
+	// Name of that node.
+	Node          string `protobuf:"bytes,10,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2091,6 +2093,13 @@ func (x *Placement) GetDiskMib() uint64 {
 		return x.DiskMib
 	}
 	return 0
+}
+
+func (x *Placement) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
 }
 
 // VMStatus is what its host last reported.
@@ -3992,7 +4001,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\x04R\x05index\"\xe6\x02\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\"\xfa\x02\n" +
 	"\tPlacement\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x129\n" +
@@ -4005,7 +4014,9 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x05vcpus\x18\a \x01(\rR\x05vcpus\x12\x1d\n" +
 	"\n" +
 	"memory_mib\x18\b \x01(\x04R\tmemoryMib\x12\x19\n" +
-	"\bdisk_mib\x18\t \x01(\x04R\adiskMib\"\x8a\x03\n" +
+	"\bdisk_mib\x18\t \x01(\x04R\adiskMib\x12\x12\n" +
+	"\x04node\x18\n" +
+	" \x01(\tR\x04node\"\x8a\x03\n" +
 	"\bVMStatus\x12'\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x11.blixard.v1.PhaseR\x05phase\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +

@@ -111,7 +111,7 @@ func (s *session) settle(what string, vm *blixardv1.VM, prebuild bool) error {
 	node := ""
 	if s.g.Wait {
 		done := built(vm, prebuild)
-		if vm.GetRestartWhenBuilt() && vm.GetRun() {
+		if vm.GetRun() && (vm.GetRestartWhenBuilt() || idle(vm)) {
 			done = running(vm, renewed)
 		}
 		var err error
@@ -123,6 +123,15 @@ func (s *session) settle(what string, vm *blixardv1.VM, prebuild bool) error {
 		node = s.nodeOf(vm)
 	}
 	return s.showVM(vm, node)
+}
+
+// idle says that nothing of a VM runs that an update would leave alone.
+func idle(vm *blixardv1.VM) bool {
+	switch vm.GetStatus().GetPhase() {
+	case blixardv1.Phase_PHASE_PENDING, blixardv1.Phase_PHASE_BUILDING, blixardv1.Phase_PHASE_FAILED:
+		return true
+	}
+	return false
 }
 
 func (c *VMRollbackCmd) Run(g *Globals, t *terminal, ctx *runContext) error {

@@ -225,3 +225,51 @@ func TestFlakeOfOnesOwn(t *testing.T) {
 		t.Errorf("%s evaluated, though it had the runner", other.Name)
 	}
 }
+
+// Pins are the cluster's, and a lock that does not belong to them is told.
+func TestPins(t *testing.T) {
+	t.Parallel()
+	c := up(t, 1)
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	github := func(owner, repo string) string {
+		return fmt.Sprintf(`{"locked": {"narHash": "x"}, "original": {"type": "github", "owner": %q, "repo": %q}}`, owner, repo)
+	}
+	lock := write("flake.lock", fmt.Sprintf(`{"version": 7, "root": "root", "nodes": {"nixpkgs": %s, "flake-parts": %s, "microvm": %s,
+		"root": {"inputs": {"nixpkgs": "nixpkgs", "flake-parts": "flake-parts", "microvm": "microvm"}}}}`,
+		github("me", "nixpkgs"), github("hercules-ci", "flake-parts"), github("microvm-nix", "microvm.nix")))
+	shown := func(words ...string) {
+		t.Helper()
+		out := strings.Join(strings.Fields(c.Must("cluster", "pins", "show")), " ")
+		for _, w := range words {
+			if !strings.Contains(out, w) {
+				t.Errorf("%q is not in %s", w, out)
+			}
+		}
+	}
+	shown("nixpkgs github:NixOS/nixpkgs/nixos-unstable (the default)", "blixard-modules those of the daemon that builds", "Not locked")
+	c.Fails(exitUsage, []string{"it has nixpkgs from github:me/nixpkgs, and the pins say github:NixOS/nixpkgs/nixos-unstable"}, "cluster", "pins", "set", "--lock", lock)
+	c.Fails(exitUsage, []string{"no flake reference"}, "cluster", "pins", "set", "--microvm", "nonsense")
+	c.Fails(exitUsage, []string{"nothing was said"}, "cluster", "pins", "set")
+	c.Fails(exitNotFound, []string{"there is no nowhere"}, "cluster", "pins", "set", "--lock", "nowhere")
+	shown("Not locked")
+	c.Must("cluster", "pins", "set", "--nixpkgs", "github:me/nixpkgs", "--lock", lock)
+	shown("nixpkgs github:me/nixpkgs flake-parts", "Locked by sha256:")
+	// The reference moves away under a lock that the cluster has.
+	c.Fails(exitUsage, []string{"it has microvm from github:microvm-nix/microvm.nix, and the pins say github:me/microvm"}, "cluster", "pins", "set", "--microvm", "github:me/microvm")
+	c.Must("cluster", "pins", "set", "--microvm", "github:me/microvm", "--lock", "")
+	shown("microvm github:me/microvm", "Not locked")
+	// A file says all of them; what it leaves out has its default again.
+	c.Must("cluster", "pins", "set", "-f", write("pins.yaml", "nixpkgs: github:me/nixpkgs\nlock: ./flake.lock\n"))
+	shown("nixpkgs github:me/nixpkgs", "microvm github:microvm-nix/microvm.nix (the default)", "Locked by sha256:")
+	c.Fails(exitUsage, []string{`pins.yaml:1: unknown field "nixpgs"; did you mean "nixpkgs"?`}, "cluster", "pins", "set", "-f", write("pins.yaml", "nixpgs: a"))
+	if out := c.Must("cluster", "pins", "show", "-o", "yaml"); !strings.HasPrefix(out, "nixpkgs: github:me/nixpkgs\nlock:\n") {
+		t.Errorf("as YAML: %s", out)
+	}
+}

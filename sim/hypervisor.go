@@ -2,6 +2,8 @@ package sim
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -33,9 +35,12 @@ type orders struct {
 
 // shimWait is a question to a shim that has not been answered.
 type shimWait struct {
-	uid   string
-	order vmm.Action
-	shim  uint64
+	uid     string
+	order   vmm.Action
+	shim    uint64
+	request string
+	next    bound  // of a Rebind
+	refusal string // of a Status after one
 }
 
 func (d *Daemon) do(a vmm.Action) {
@@ -191,12 +196,11 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 	if nixBuilt(a.Assignment) {
 		d.nixBoot(dir, a.Assignment)
 	}
-	page := m.pagePath(a.Host, a.Assignment)
-	dir.bound[page] = a.Assignment.GetLease()
+	dir.bound, dir.next = boundBy(a), nil
 	dir.exit, dir.state, dir.gen = nil, nil, a.Assignment.GetRunGeneration()
 	dir.spec = a.Assignment.GetSpecGeneration()
 	dir.start = &shim.Start{
-		Version: shim.StartVersion, Instance: a.Instance, Host: a.Host, Page: page, Argv: []string{"/bin/vm"},
+		Version: shim.StartVersion, Instance: a.Instance, Host: a.Host, Page: dir.bound.page, Argv: []string{"/bin/vm"},
 	}
 	if err := dir.start.Validate(); err != nil {
 		m.w.fail("an order to start is valid", "%s: %v: %v", m.Name, a.Instance, err)
@@ -205,13 +209,21 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 	m.notice(dir)
 }
 
-// pagePath names the page that binds an assignment; none for none.
-func (m *Machine) pagePath(h shim.Host, as *blixardv1.Assignment) string {
-	switch as.GetLease() {
-	case blixardv1.LeaseClass_LEASE_CLASS_SHORT, blixardv1.LeaseClass_LEASE_CLASS_LONG:
-		return pagePath(h, as.GetLeaseMs())
+// bound is what bounds the life of an instance.
+type bound struct {
+	class blixardv1.LeaseClass
+	ms    uint32
+	epoch uint64
+	page  string
+}
+
+// boundBy is what an order's assignment has an instance bound by.
+func boundBy(a vmm.Action) bound {
+	as := a.Assignment
+	if as.GetLease() <= blixardv1.LeaseClass_LEASE_CLASS_NONE {
+		return bound{class: blixardv1.LeaseClass_LEASE_CLASS_NONE}
 	}
-	return ""
+	return bound{as.GetLease(), as.GetLeaseMs(), a.Host.Epoch, pagePath(a.Host, as.GetLeaseMs())}
 }
 
 func pagePath(h shim.Host, ms uint32) string {
@@ -251,6 +263,9 @@ func (d *vmDir) sweep() {
 	}
 }
 
+// rebind asks the shim to bind its VM by another page. Until it has said that it
+// did, or what else is in effect, the instance may have either: also when we are
+// killed meanwhile, since what is in a socket is read yet.
 func (d *Daemon) rebind(a vmm.Action, dir *vmDir) {
 	switch {
 	case dir == nil || dir.shim == nil:
@@ -260,16 +275,22 @@ func (d *Daemon) rebind(a vmm.Action, dir *vmDir) {
 		d.finish(a.Instance.UID, a.ID, "another instance is alive: "+dir.start.Instance.String())
 		return
 	}
-	page := d.m.pagePath(a.Host, a.Assignment)
-	dir.bound[page] = a.Assignment.GetLease()
-	d.nextConn++
-	d.conns[d.nextConn] = &shimWait{uid: a.Instance.UID, order: a, shim: dir.shim.life}
-	dir.shim.happened(shim.Input{Kind: shim.Asked, Conn: d.nextConn, Request: shim.Request{
-		V: 1, ID: a.ID, Type: shim.MsgRebind, Page: page,
-	}})
+	next := boundBy(a)
+	if dir.next == nil || next.class <= dir.next.class {
+		dir.next = &next
+	}
+	d.question(dir, a, next, shim.Request{Type: shim.MsgRebind, Page: next.page})
 	d.m.w.push(event{
-		at: d.m.w.now + int64(2*time.Second), kind: evSilent, m: d.m, life: d.life, n: a.ID, ref: d.work[a.Instance.UID],
+		at: d.m.w.now + int64(3*time.Second), kind: evSilent, m: d.m, life: d.life, n: a.ID, ref: d.work[a.Instance.UID],
 	})
+}
+
+// question asks a shim something for the sake of an order.
+func (d *Daemon) question(dir *vmDir, a vmm.Action, next bound, r shim.Request) {
+	d.nextConn++
+	d.conns[d.nextConn] = &shimWait{uid: dir.uid, order: a, shim: dir.shim.life, next: next, request: r.Type}
+	r.V, r.ID = 1, a.ID
+	dir.shim.happened(shim.Input{Kind: shim.Asked, Conn: d.nextConn, Request: r})
 }
 
 // shimReply: a shim has answered on a connection, if the other end still lives.
@@ -283,8 +304,51 @@ func (m *Machine) shimReply(s *shimProc, out shim.Output) {
 		return
 	}
 	delete(d.conns, out.Conn)
-	m.notice(s.dir)
-	d.finish(q.uid, out.ID, out.Error)
+	dir, o := s.dir, d.work[q.uid]
+	if o == nil || !o.busy || len(o.queue) == 0 || o.queue[0].ID != out.ID {
+		return // it took too long: the answer is not waited for any more
+	}
+	m.notice(dir)
+	switch {
+	case q.request == shim.MsgStatus:
+		dir.settle(s.machine.State())
+		dir.next = nil
+		d.finish(q.uid, out.ID, q.refusal)
+	case out.Error == "":
+		dir.bound, dir.next = q.next, nil
+		d.finish(q.uid, out.ID, "")
+	case strings.HasPrefix(out.Error, shim.ErrorPhase):
+		d.finish(q.uid, out.ID, out.Error)
+	default:
+		// A shim does one after the other: what it says now is what came of all before.
+		d.question(dir, q.order, q.next, shim.Request{Type: shim.MsgStatus})
+		d.conns[d.nextConn].refusal = out.Error
+	}
+}
+
+// settle decides between what an instance had and what it was to get, by what its
+// shim says is in effect.
+func (d *vmDir) settle(st shim.State) {
+	if d.next != nil && d.next.page == st.Page {
+		d.bound, d.next = *d.next, nil
+	}
+	if d.bound.page == st.Page {
+		return
+	}
+	// Nobody noted this page: the loosest that it can be.
+	d.bound = bound{class: blixardv1.LeaseClass_LEASE_CLASS_NONE}
+	if st.Page != "" {
+		d.bound = bound{blixardv1.LeaseClass_LEASE_CLASS_LONG, pageMs(st.Page), st.Host.Epoch, st.Page}
+	}
+}
+
+func pageMs(path string) uint32 {
+	name := strings.TrimSuffix(path, "ns.lease")
+	ns, err := strconv.ParseUint(name[strings.LastIndexByte(name, '-')+1:], 10, 64)
+	if err != nil {
+		panic("sim: a page's name: " + path)
+	}
+	return uint32(ns / 1e6)
 }
 
 // silent: a shim has not done what it was asked for.
@@ -364,6 +428,14 @@ func (d *Daemon) inventory() {
 	d.m.w.push(event{at: d.observed, kind: evObserved, m: d.m, life: d.life, ref: in})
 }
 
+// adopt asks what a shim that an earlier daemon started has in effect, if it
+// answers. An order of that daemon may still be on its way to it.
+func (d *vmDir) adopt() {
+	if s := d.shim; s != nil && !s.paused && (s.machine.Phase == shim.Running || s.machine.Phase == shim.Sweeping) {
+		d.settle(s.machine.State())
+	}
+}
+
 // report is the whole truth about a directory, as an adapter can see it.
 func (m *Machine) report(dir *vmDir) vmm.Report {
 	r := vmm.Report{}
@@ -382,7 +454,11 @@ func (m *Machine) report(dir *vmDir) vmm.Report {
 	if dir.alive() || mutant.On("DeadIsAlive") {
 		r.Liveness = vmm.Alive
 		r.Ready = dir.guest != nil && dir.guest.ready && !dir.guest.dying
-		r.Lease, r.LeaseMs, r.Epoch = dir.lease()
+		b := dir.bound
+		if dir.next != nil && dir.next.class < b.class {
+			b = *dir.next // it may have either: the looser
+		}
+		r.Lease, r.LeaseMs, r.Epoch = b.class, b.ms, b.epoch
 		return r
 	}
 	r.Liveness = vmm.Down
@@ -390,32 +466,6 @@ func (m *Machine) report(dir *vmDir) vmm.Report {
 		r.Exit = exitReport(*dir.exit)
 	}
 	return r
-}
-
-// lease is what binds a live instance: the loosest of what may.
-func (d *vmDir) lease() (class blixardv1.LeaseClass, ms uint32, epoch uint64) {
-	if d.shim == nil {
-		return blixardv1.LeaseClass_LEASE_CLASS_SHORT, 1, 0 // its shim is dead: it is ending
-	}
-	paths := []string{d.start.Page}
-	if p := d.shim.machine.Phase; p == shim.Running || p == shim.Sweeping {
-		paths[0] = d.shim.machine.Path
-		if c := d.shim.machine.Change; c != nil && c.Rebind {
-			paths = append(paths, c.Path)
-		}
-	}
-	for _, path := range paths {
-		if path == "" {
-			return blixardv1.LeaseClass_LEASE_CLASS_NONE, 0, 0
-		}
-		if class == 0 || d.bound[path] < class {
-			class = d.bound[path]
-			if page := d.shim.m.pages[path]; page != nil {
-				ms, epoch = uint32(page.Lease/1e6), page.Host.Epoch
-			}
-		}
-	}
-	return class, ms, epoch
 }
 
 // exitReport puts a shim's last word into the manager's.

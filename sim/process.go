@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/blixard/blixard/core/mutant"
-	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/shim"
 )
@@ -24,11 +23,14 @@ import (
 type vmDir struct {
 	uid   string
 	start *shim.Start
-	state *shim.State                     // shim.json
-	exit  *shim.Exit                      // exit.json
-	bound map[string]blixardv1.LeaseClass // by page: what an assignment called it
-	gen   uint32                          // run generation of the order to start
-	spec  uint32                          // and its spec's
+	state *shim.State // shim.json
+	exit  *shim.Exit  // exit.json
+	// Of instance.json: what binds the instance, and what it was asked to be bound
+	// by and may come to be; its shim knows which.
+	bound bound
+	next  *bound
+	gen   uint32 // run generation of the order to start
+	spec  uint32 // and its spec's
 	nix   vmm.Runners
 
 	shim  *shimProc
@@ -36,7 +38,7 @@ type vmDir struct {
 }
 
 func newDir(i shim.Instance) *vmDir {
-	return &vmDir{uid: i.UID, start: &shim.Start{Instance: i}, bound: map[string]blixardv1.LeaseClass{}}
+	return &vmDir{uid: i.UID, start: &shim.Start{Instance: i}}
 }
 
 // of says whether the directory is one of an instance's incarnation.

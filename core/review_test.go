@@ -137,3 +137,16 @@ func TestADroppedReportIsMadeAgain(t *testing.T) {
 		t.Fatalf("counts as reported up to %d, and the state has %d", r, h.Sequence)
 	}
 }
+
+// A read that was proven at an index which never comes to this server, because it
+// was cut off or removed since, is answered in time like any other.
+func TestAProvenReadThatCannotBeServedIsAnswered(t *testing.T) {
+	v := three(t)
+	v.run(5 * second)
+	s := v.nodes[v.ids()[1]].node.server
+	s.rounds.done = append(s.rounds.done, confirmed{ask{reads: []read{{id: 77, deadline: v.now + 4*second}}}, s.state.Revision() + 1_000_000})
+	v.run(6 * second)
+	if r, ok := v.replies[77]; !ok || r.Error.GetCode() != blixardv1.ErrorCode_ERROR_CODE_NO_QUORUM {
+		t.Fatalf("answered %t: %v", ok, r.Error)
+	}
+}

@@ -64,9 +64,15 @@ func (r *rounds) ask(s *server) {
 	s.raft.ReadIndex(r.context())
 }
 
-// retry asks again for a round that was lost, and gives up reads whose time is up.
+// retry asks again for a round that was lost, and gives up reads whose time is up:
+// also those that were proven, at an index that does not come to be applied here,
+// because this server was cut off or removed since.
 func (r *rounds) retry(s *server) {
-	for _, list := range []*[]read{&r.waiting.reads, &r.asked.reads} {
+	lists := []*[]read{&r.waiting.reads, &r.asked.reads}
+	for i := range r.done {
+		lists = append(lists, &r.done[i].reads)
+	}
+	for _, list := range lists {
 		*list = slices.DeleteFunc(*list, func(q read) bool {
 			if s.now.Boot < q.deadline {
 				return false

@@ -59,6 +59,7 @@ type Operation struct {
 	// Return is 0 while the operation is open, and for ever when it is unknown.
 	Return  int64
 	Unknown bool
+	machine *Machine // of AddMember
 
 	// What came of it.
 	Error    *blixardv1.Error
@@ -238,9 +239,9 @@ func (c *client) request(op *Operation) core.Request {
 	case RemoveMember, LoseMember:
 		cmd.Op = &blixardv1.Command_RemoveNode{RemoveNode: &blixardv1.RemoveNodeOp{Name: op.Name, Lost: op.Verb == LoseMember}}
 	case AddMember:
-		m := c.w.byName(op.Name)
+		m := op.machine
 		cmd.Op = &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{
-			Name: m.Name, Address: m.address(), Server: m.Server, Host: m.Host, Level: cluster.Level,
+			Name: op.Name, Address: m.address(), Server: m.Server, Host: m.Host, Level: cluster.Level,
 		}}
 	}
 	b, err := canonical.Marshal(cmd)

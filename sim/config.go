@@ -14,9 +14,11 @@ type Config struct {
 	Seed uint64
 	// Servers are hosts too; Hosts are hosts only.
 	Servers, Hosts int
-	Settings       *blixardv1.Settings
-	Mix            *Mix
-	Tick           time.Duration
+	// Spares are in no cluster at first: by turns a server and a host only.
+	Spares   int
+	Settings *blixardv1.Settings
+	Mix      *Mix
+	Tick     time.Duration
 	// KeepEntries of the log; whoever is further behind gets a snapshot.
 	KeepEntries uint64
 	// Script is all that goes wrong and all that clients do, in the order of

@@ -42,6 +42,10 @@ func (m *Machine) startDaemon() {
 		return
 	}
 	w := m.w
+	if m.disk.corrupt {
+		w.say(m, "the data directory is damaged: no daemon")
+		return
+	}
 	d := &Daemon{
 		m: m, life: m.life(), work: map[string]*orders{}, builds: map[string]vmm.Action{}, waiting: map[uint64]*request{},
 		conns: map[uint64]*shimWait{},
@@ -237,7 +241,7 @@ func (m *Machine) join(node *blixardv1.Node, servers []*blixardv1.Node) error {
 		return errNoMember
 	}
 	id := core.Identity{
-		ClusterID: m.w.clusterID, Generation: 1, ID: node.GetId(), Name: m.Name,
+		ClusterID: m.w.clusterID, Generation: 1, ID: node.GetId(), Name: m.called,
 		Address: m.address(), Server: m.Server, Host: m.Host,
 	}
 	b, err := core.Join(id, servers)
@@ -250,7 +254,7 @@ func (m *Machine) join(node *blixardv1.Node, servers []*blixardv1.Node) error {
 
 func (m *Machine) admitted(id core.Identity, b core.Batch) {
 	m.disk.apply(b)
-	m.member, m.id = true, id.ID
+	m.member, m.id, m.ids = true, id.ID, append(m.ids, id.ID)
 	m.w.say(m, fmt.Sprintf("is member %d", id.ID))
 	m.startDaemon()
 }

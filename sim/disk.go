@@ -28,6 +28,7 @@ type Disk struct {
 	slow    float64 // latency times this; 0 means 1
 	stalled int64   // nothing becomes durable before this real time
 	broken  bool    // the next write fails
+	corrupt bool    // nothing can be read
 	last    int64   // when the batch before becomes durable
 }
 

@@ -27,7 +27,7 @@ var faultTypes = map[string]reflect.Type{}
 func init() {
 	for _, f := range []Fault{
 		Isolate{}, Split{}, OneWay{}, Clog{}, Crash{}, Pause{}, Freeze{}, PowerLoss{}, ShimKill{}, ShimPause{}, GuestCrash{},
-		DiskSlow{}, DiskStall{}, DiskError{}, WallJump{}, NixCollect{},
+		DiskSlow{}, DiskStall{}, DiskError{}, WallJump{}, NixCollect{}, Join{}, Leave{}, Replace{}, Corrupt{}, Cordoned{},
 	} {
 		t := reflect.TypeOf(f)
 		faultTypes[t.Name()] = t

@@ -227,7 +227,7 @@ func boundBy(a vmm.Action) bound {
 }
 
 func pagePath(h shim.Host, ms uint32) string {
-	return "/run/blixard/" + shim.PageName(shim.Page{Host: h, Lease: uint64(ms) * 1e6})
+	return "/run/blixard/" + h.ID + "/" + shim.PageName(shim.Page{Host: h, Lease: uint64(ms) * 1e6})
 }
 
 func (d *Daemon) killVM(o *orders, a vmm.Action, dir *vmDir) {

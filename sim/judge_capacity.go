@@ -53,7 +53,7 @@ func (j *judgeCapacity) seen(w *World, v *cluster.State) {
 			return true
 		}
 		w.judges.judged["capacity"]++
-		m := w.byName(n.Name)
+		m := w.machineOf(n.Id)
 		c := m.capacity
 		if u.vcpus*1000 > uint64(c.Vcpus)*factor || u.memory > c.MemoryMib || u.disk > c.DiskMib {
 			w.fail("capacity is never exceeded", "index %d, %s: placed are %d vcpus, %d MiB memory, %d MiB disk; it has %d (x %d/1000), %d, %d",

@@ -63,6 +63,9 @@ func (w *World) unrest() (why []string) {
 		}
 		return true
 	})
+	if w.chores > 0 {
+		why = append(why, fmt.Sprintf("%d keepers are not done", w.chores))
+	}
 	for _, m := range w.machines {
 		why = append(why, w.nixLeaks(v, m)...)
 		m.dirs.Scan(func(uid string, d *vmDir) bool {

@@ -29,13 +29,18 @@ type Machine struct {
 	disk   *Disk
 	member bool // its disk holds an identity
 	id     uint64
+	ids    []uint64 // all that it ever had
+	called string   // its name in the cluster: a new one each time that it joins
+	named  int      // how many it has used
+	keeper *keeper
 
 	daemon *Daemon // nil: not running
 	lives  uint64  // of daemons, shims and guests: none is used twice
 
-	dirs  *btree.Map[string, *vmDir] // by uid
-	pages map[string]*shim.Page      // by path; in memory
-	nix   nixStore
+	dirs   *btree.Map[string, *vmDir] // by uid
+	guests []*guest                   // the process table, as far as judges look
+	pages  map[string]*shim.Page      // by path; in memory
+	nix    nixStore
 
 	rand    *rand.Rand // processes and their delays
 	entropy *rand.Rand // what its daemon draws
@@ -94,6 +99,7 @@ func (m *Machine) powerOff() {
 		d.shim, d.guest = nil, nil
 		return true
 	})
+	m.guests = nil
 	clear(m.pages)
 	m.on = false
 }

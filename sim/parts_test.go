@@ -191,6 +191,7 @@ func TestJudgeCopies(t *testing.T) {
 		d.guest = &guest{dir: d, m: m}
 		d.guest.instance.UID = d.uid
 		m.dirs.Set(d.uid, d)
+		m.guests = append(m.guests, d.guest)
 		w.forked(d.guest)
 	}
 	if w.failure == nil || !strings.Contains(w.failure.Text, "n1:") || !strings.Contains(w.failure.Text, "n2:") {

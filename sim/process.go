@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/blixard/blixard/core/mutant"
@@ -250,6 +251,7 @@ func (s *shimProc) fork() {
 	}
 	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, forked: w.now}
 	s.dir.guest = g
+	m.guests = append(m.guests, g)
 	w.say(m, fmt.Sprintf("VM %s runs", g.instance))
 	w.forked(g)
 	judgeRoots(w, m)
@@ -342,6 +344,7 @@ func (g *guest) gone(st shim.Status) {
 		return
 	}
 	d.guest = nil
+	g.m.guests = slices.DeleteFunc(g.m.guests, func(o *guest) bool { return o == g })
 	g.m.w.say(g.m, fmt.Sprintf("VM %s is gone, code %d, signal %d", g.instance, st.Code, st.Signal))
 	if s := d.shim; s != nil {
 		s.machine.Status = st

@@ -42,13 +42,14 @@ const (
 	evGiveUp   // a client has waited long enough for an attempt
 	evJoined   // a machine that was admitted has its identity
 	evWake     // somebody outside wants to look
+	evChore    // a machine's keeper goes on
 	evLastKind // none
 )
 
 var kindNames = [evLastKind]string{
 	"?", "tick", "receive", "peer lost", "snapshot sent", "wrote", "request", "request end", "observe",
 	"observed", "action", "extend", "silent", "durable", "boot", "shim", "look", "timer", "ready", "exit",
-	"dead", "arrive", "power", "fault ends", "fault", "client", "ask", "answer", "give up", "joined", "wake",
+	"dead", "arrive", "power", "fault ends", "fault", "client", "ask", "answer", "give up", "joined", "wake", "chore",
 }
 
 func (k kind) String() string { return kindNames[k] }

@@ -55,6 +55,7 @@ func Swarm(seed uint64) Config {
 	r := chance{seed}.stream("swarm")
 	c.Servers = pick(r, 1, 3, 3, 3, 3, 5)
 	c.Hosts = pick(r, 0, 0, 1, 2, 4)
+	c.Spares = pick(r, 0, 1, 1, 2)
 	mix := drawMix(r)
 	c.Mix = &mix
 	lease := uint32(between(r, 6, 15)) * 1000
@@ -164,7 +165,7 @@ func drawMix(r *rand.Rand) Mix {
 // faultNames in the order in which they are drawn from.
 var faultNames = []string{
 	"Isolate", "Split", "OneWay", "Clog", "Crash", "Pause", "Freeze", "PowerLoss", "ShimKill", "ShimPause", "GuestCrash",
-	"DiskSlow", "DiskStall", "DiskError", "WallJump", "NixCollect",
+	"DiskSlow", "DiskStall", "DiskError", "WallJump", "NixCollect", "Join", "Leave", "Replace", "Corrupt", "Cordoned",
 }
 
 // drawFault draws one fault, or nil when the mix has none.
@@ -216,6 +217,16 @@ func drawFault(r *rand.Rand, mix *Mix, machines int) Fault {
 			return DiskError{n()}
 		case "NixCollect":
 			return NixCollect{n()}
+		case "Join":
+			return Join{n()}
+		case "Leave":
+			return Leave{n(), r.IntN(2), d()}
+		case "Replace":
+			return Replace{n(), d()}
+		case "Corrupt":
+			return Corrupt{n()}
+		case "Cordoned":
+			return Cordoned{n(), d()}
 		case "WallJump":
 			return WallJump{n(), time.Duration(between(r, -1000*time.Hour, 1000*time.Hour)).Truncate(time.Second)}
 		}

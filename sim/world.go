@@ -58,6 +58,8 @@ type World struct {
 	phase       phase
 	foundedAt   int64
 	healedAt    int64
+	chores      int            // of keepers, under way
+	newest      *cluster.State // the newest that any node had
 
 	broken   map[*ended]uint64 // faults in effect, by when they began
 	unpaused map[int]int64
@@ -91,8 +93,9 @@ func New(cfg Config) *World {
 	w.entropy, w.nemesis, w.luck = w.chance.stream("entropy"), w.chance.stream("nemesis"), w.chance.stream("luck")
 	w.net = newNetwork(w.chance.stream("network"))
 	w.judges.reset()
-	for i := 1; i <= cfg.Servers+cfg.Hosts; i++ {
-		m := w.newMachine(i, i <= cfg.Servers, true)
+	for i := 1; i <= cfg.Servers+cfg.Hosts+cfg.Spares; i++ {
+		spare := i - cfg.Servers - cfg.Hosts
+		m := w.newMachine(i, i <= cfg.Servers || spare > 0 && spare%2 == 1, true)
 		w.machines = append(w.machines, m)
 		w.byAddress[m.address()] = m
 	}
@@ -101,6 +104,9 @@ func New(cfg Config) *World {
 		if f, ok := s.Fault.(Mishap); ok {
 			w.mishaps.arm(int64(s.At), f)
 		}
+	}
+	for _, m := range w.machines {
+		m.keeper = &keeper{client: w.newClient(false), m: m}
 	}
 	takeEntropy(w)
 	mutant.Plant(cfg.Mutant)
@@ -302,6 +308,8 @@ func (w *World) happen(e event) {
 		o.ask.client.heard(o)
 	case evGiveUp:
 		e.ref.(*client).gaveUp(e.n)
+	case evChore:
+		e.ref.(func())()
 	case evWake:
 	default:
 		panic("sim: nobody knows what to do about " + e.kind.String())
@@ -342,6 +350,9 @@ func (w *World) stepped(d *Daemon) {
 
 // seen judges a state that a node has, or that it gave to a client.
 func (w *World) seen(m *Machine, v *cluster.State) {
+	if w.newest == nil || v.Revision() > w.newest.Revision() {
+		w.newest = v
+	}
 	if w.judges.states.seen(w, m, v) {
 		w.judges.capacity.seen(w, v)
 		w.judges.placed.seen(w, v)
@@ -433,8 +444,12 @@ func (w *World) voters() []*Machine {
 	return out
 }
 
-func (w *World) byName(name string) *Machine {
-	i := slices.IndexFunc(w.machines, func(m *Machine) bool { return m.Name == name })
+// machineOf is the machine that has or had an id.
+func (w *World) machineOf(id uint64) *Machine {
+	i := slices.IndexFunc(w.machines, func(m *Machine) bool { return slices.Contains(m.ids, id) })
+	if i < 0 {
+		return nil
+	}
 	return w.machines[i]
 }
 
@@ -452,8 +467,10 @@ func (w *World) Do(op *Operation) *Operation {
 // Found makes the cluster: the first node founds it, the others join it one by
 // one, as in production, until all servers vote and all hosts have an epoch.
 func (w *World) Found() {
-	for _, m := range w.machines {
+	founders := w.machines[:w.cfg.Servers+w.cfg.Hosts]
+	for _, m := range founders {
 		m.boot()
+		m.called, m.named = m.Name, 1
 	}
 	first := w.machines[0]
 	id := core.Identity{
@@ -465,8 +482,8 @@ func (w *World) Found() {
 		return
 	}
 	first.admitted(id, b)
-	for _, m := range w.machines[1:] {
-		op := w.Do(&Operation{Verb: AddMember, Name: m.Name})
+	for _, m := range founders[1:] {
+		op := w.Do(&Operation{Verb: AddMember, Name: m.Name, machine: m})
 		if w.over() {
 			return
 		}
@@ -502,7 +519,7 @@ func (w *World) complete() bool {
 		}
 		return true
 	})
-	return n == len(w.machines)
+	return n == w.cfg.Servers+w.cfg.Hosts
 }
 
 func (w *World) byID(id uint64) *Machine {
@@ -543,12 +560,9 @@ func (w *World) Live(uid string) (n int, where []string) {
 // Guests calls f for every live guest.
 func (w *World) guests(f func(*guest)) {
 	for _, m := range w.machines {
-		m.dirs.Scan(func(_ string, d *vmDir) bool {
-			if d.guest != nil {
-				f(d.guest)
-			}
-			return true
-		})
+		for _, g := range m.guests {
+			f(g)
+		}
 	}
 }
 

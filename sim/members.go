@@ -1,0 +1,309 @@
+package sim
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/tidwall/btree"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// Machines come and go: what the people do who own them. Each machine has a
+// keeper, a client that insists and does one chore at a time, through the API as
+// anybody would: adds it, removes it, gives its VMs up when it is lost for good.
+//
+// A keeper may be slow, and its orders may be answered late or never. It may not
+// take the disks of so many voters that nobody is left who knows what was
+// acknowledged (see mayLose), and it does not start a node again whose identity
+// has lost its memory: such a machine comes back under a new id.
+
+// keeper is who looks after one machine.
+type keeper struct {
+	*client
+	m    *Machine
+	busy bool
+}
+
+// start begins a chore, if there is none under way.
+func (k *keeper) start(begin func()) bool {
+	if k.busy {
+		return false
+	}
+	k.busy = true
+	k.w.chores++
+	k.after(0, begin)
+	return true
+}
+
+func (k *keeper) done() {
+	k.busy = false
+	k.w.chores--
+}
+
+func (k *keeper) after(d time.Duration, f func()) {
+	k.w.push(event{at: k.w.now + int64(d), kind: evChore, m: k.m, ref: f})
+}
+
+func (k *keeper) ask(op *Operation, then func(*Operation)) {
+	k.begin(op, func(op *Operation) {
+		k.after(time.Duration(between(k.rand, 10*time.Millisecond, 2*time.Second)), func() { then(op) })
+	})
+}
+
+// join has the machine admitted under a name that was never used, and starts it.
+func (k *keeper) join() {
+	m := k.m
+	name := m.Name
+	if m.named++; m.named > 1 {
+		name = fmt.Sprintf("%s-%d", m.Name, m.named)
+	}
+	k.ask(&Operation{Verb: AddMember, Name: name, machine: m}, func(op *Operation) {
+		switch {
+		case !op.Unknown && op.Error == nil:
+			m.called = name
+			if err := m.join(op.Node, k.w.servers()); err != nil {
+				k.w.fail("an admitted node can join", "%v", err)
+			}
+			k.w.fired("Joined")
+			k.done()
+		case op.Unknown: // it may have been admitted: nobody can tell what its id is
+			k.remove(name, 1<<30, func(bool) { k.after(time.Second, k.join) })
+		default:
+			k.done()
+		}
+	})
+}
+
+// remove takes a name out of the cluster. When VMs are in the way it gives them
+// up, unless tries have been used up.
+func (k *keeper) remove(name string, tries int, then func(removed bool)) {
+	k.ask(&Operation{Verb: RemoveMember, Name: name}, func(op *Operation) {
+		code := op.Error.GetCode()
+		switch {
+		case !op.Unknown && (op.Error == nil || code == blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND):
+			k.w.fired("Removed")
+			k.whenGone(name, func() { then(true) })
+		case tries <= 1:
+			then(false)
+		default:
+			k.giveUp(name, func() {
+				k.after(3*time.Second, func() { k.remove(name, tries-1, then) })
+			})
+		}
+	})
+}
+
+// whenGone waits until the cluster does without a node: a server that is removed
+// is needed until those who remain have agreed.
+func (k *keeper) whenGone(name string, then func()) {
+	if v := k.w.newest; v != nil && v.NodeByName(name) == nil {
+		then()
+		return
+	}
+	k.after(time.Second, func() { k.whenGone(name, then) })
+}
+
+// giveUp deletes what is placed on a node.
+func (k *keeper) giveUp(name string, then func()) {
+	var names []string
+	if v := k.w.newest; v != nil {
+		if n := v.NodeByName(name); n != nil {
+			v.Placed(n.Id, func(vm *blixardv1.VM) bool {
+				if !vm.Deleting {
+					names = append(names, vm.Name)
+				}
+				return true
+			})
+		}
+	}
+	var next func()
+	next = func() {
+		if len(names) == 0 {
+			then()
+			return
+		}
+		op := &Operation{Verb: Delete, Name: names[0]}
+		names = names[1:]
+		k.ask(op, func(*Operation) { next() })
+	}
+	next()
+}
+
+// gone: the cluster has let the machine's node go.
+func (k *keeper) gone() {
+	m := k.m
+	k.w.judges.judged["members"]++
+	for _, g := range m.guests {
+		k.w.fail("what is removed runs nothing", "%s was removed from the cluster, and VM %s runs on it", m.Name, g.instance)
+	}
+}
+
+// wipe leaves the machine as it was bought.
+func (m *Machine) wipe() {
+	m.stopDaemon(true)
+	m.w.say(m, "disk is empty")
+	rand := m.disk.rand
+	m.disk = newDisk(rand)
+	m.dirs = btree.NewMap[string, *vmDir](0)
+	m.member, m.id = false, 0
+}
+
+// mayLose says whether the cluster is promised to survive that this machine's
+// disk is lost, as things stand: one voter of three or more, while no other is
+// coming, going or lost; of a host, that none of its VMs is one that no lease
+// will ever end.
+func (w *World) mayLose(m *Machine) bool {
+	v := w.newest
+	if v == nil || !m.member || m.keeper.busy || v.Node(m.id) == nil {
+		return false
+	}
+	ok := true
+	if m.Host {
+		hosts := 0
+		v.Nodes(func(n *blixardv1.Node) bool {
+			if n.Host.GetFacts() != nil {
+				hosts++
+			}
+			return true
+		})
+		ok = hosts > 1
+		v.Placed(m.id, func(vm *blixardv1.VM) bool {
+			ok = ok && vm.Placement.Lease != blixardv1.LeaseClass_LEASE_CLASS_NONE
+			return true
+		})
+	}
+	if !m.Server {
+		return ok
+	}
+	for _, o := range w.machines {
+		if o.Server && o.keeper.busy {
+			return false
+		}
+	}
+	v.Servers(func(n *blixardv1.Node) bool {
+		ok = ok && n.Server == blixardv1.ServerState_SERVER_STATE_VOTER
+		return true
+	})
+	return ok && len(v.Meta().Voters) >= 3
+}
+
+// Join lets a machine that is in no cluster join.
+type Join struct{ Node N }
+
+func (f Join) strike(w *World) bool {
+	m := w.node(f.Node)
+	if m == nil || m.member {
+		return false
+	}
+	return m.keeper.start(func() {
+		m.boot()
+		m.keeper.join()
+	})
+}
+
+// Leave takes a machine out of the cluster in good order: it gets no new VM, its
+// VMs are deleted if Purge is 1, and once it was removed its daemon is left
+// running for a while, with nobody to talk to.
+type Leave struct {
+	Node  N
+	Purge int
+	After time.Duration
+}
+
+func (f Leave) strike(w *World) bool {
+	m := w.node(f.Node)
+	if m == nil || !m.member {
+		return false
+	}
+	k, name, tries := m.keeper, m.called, 1
+	if f.Purge != 0 {
+		tries = 10
+	}
+	return k.start(func() {
+		k.ask(&Operation{Verb: Cordon, Name: name}, func(*Operation) {
+			k.remove(name, tries, func(removed bool) {
+				if !removed {
+					k.ask(&Operation{Verb: Uncordon, Name: name}, func(*Operation) { k.done() })
+					return
+				}
+				k.gone()
+				k.after(f.After, func() {
+					m.wipe()
+					k.done()
+				})
+			})
+		})
+	})
+}
+
+// Replace takes a machine's disk away, and its power meanwhile: the node of that
+// disk is removed, and the machine comes back After that under a new id.
+type Replace struct {
+	Node  N
+	After time.Duration
+}
+
+func (f Replace) strike(w *World) bool {
+	m := w.node(f.Node)
+	if m == nil || !w.mayLose(m) {
+		return false
+	}
+	k, name := m.keeper, m.called
+	m.powerOff()
+	m.wipe()
+	return k.start(func() {
+		k.remove(name, 1<<30, func(bool) {
+			k.after(f.After, func() {
+				m.boot()
+				k.join()
+			})
+		})
+	})
+}
+
+// Corrupt spoils a disk and kills its daemon. The next one finds that it cannot
+// be used; the VMs run on meanwhile. The node is removed, and the machine comes
+// back under a new id.
+type Corrupt struct{ Node N }
+
+func (f Corrupt) strike(w *World) bool {
+	m := w.node(f.Node)
+	if m == nil || m.daemon == nil || !w.mayLose(m) {
+		return false
+	}
+	k, name := m.keeper, m.called
+	m.disk.corrupt = true
+	m.stopDaemon(true)
+	m.restartDaemon(int64(time.Second))
+	return k.start(func() {
+		k.after(5*time.Second, func() {
+			k.remove(name, 1<<30, func(bool) {
+				k.gone()
+				m.wipe()
+				k.join()
+			})
+		})
+	})
+}
+
+// Cordoned keeps new VMs away from a machine for a while.
+type Cordoned struct {
+	Node N
+	For  time.Duration
+}
+
+func (f Cordoned) strike(w *World) bool {
+	m := w.node(f.Node)
+	if m == nil || !m.member {
+		return false
+	}
+	k, name := m.keeper, m.called
+	return k.start(func() {
+		k.ask(&Operation{Verb: Cordon, Name: name}, func(*Operation) {
+			k.after(f.For, func() {
+				k.ask(&Operation{Verb: Uncordon, Name: name}, func(*Operation) { k.done() })
+			})
+		})
+	})
+}

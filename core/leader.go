@@ -173,9 +173,9 @@ func (l *leader) configure() {
 			change = conf(raftpb.ConfChangeAddLearnerNode, n.Id)
 		case n.Server == blixardv1.ServerState_SERVER_STATE_LEARNER && l.caughtUp(n.Id):
 			change = conf(raftpb.ConfChangeAddNode, n.Id)
-		case n.Server == blixardv1.ServerState_SERVER_STATE_LEAVING && !slices.Equal(meta.Voters, []uint64{n.Id}):
-			// The last voter stays until another can vote. One that is not in yet is
-			// removed too: that ends it in the state, and an entry that would add it.
+		case n.Server == blixardv1.ServerState_SERVER_STATE_LEAVING && l.spared(n.Id):
+			// One that is not in yet is removed too: that ends it in the state, and an
+			// entry that would add it.
 			change = conf(raftpb.ConfChangeRemoveNode, n.Id)
 		}
 		return change == nil
@@ -192,6 +192,23 @@ func (l *leader) configure() {
 
 func conf(t raftpb.ConfChangeType, id uint64) *raftpb.ConfChangeSingle {
 	return &raftpb.ConfChangeSingle{Type: &t, NodeId: &id}
+}
+
+// spared says that a server may go: those voters who remain and answer are a
+// quorum without it. So the last voter stays until another can vote, and a
+// healthy one until a dead one that leaves too has gone, or is back.
+func (l *leader) spared(id uint64) bool {
+	rest, answer := 0, 0
+	l.raft.WithProgress(func(peer uint64, t raft.ProgressType, pr progress) {
+		if peer == id || t != raft.ProgressTypePeer {
+			return
+		}
+		rest++
+		if pr.RecentActive || peer == l.id.ID {
+			answer++
+		}
+	})
+	return answer > rest/2
 }
 
 // caughtUp says that a learner has (nearly) all of the log and answers. Raft

@@ -98,6 +98,7 @@ type client struct {
 	op       *Operation
 	asking   *ask
 	attempts int
+	server   int    // asked last
 	attempt  uint64 // ascending over everything; an answer to an old one is not heard
 	delivery bool   // some attempt may have reached a server
 	random   bool   // goes on by itself
@@ -279,7 +280,11 @@ func (c *client) try() {
 	a := *c.asking
 	a.attempt = c.attempt
 	servers := w.voters()
-	a.server = servers[c.rand.IntN(len(servers))]
+	if c.attempts == 1 {
+		c.server = c.rand.IntN(len(servers))
+	}
+	c.server++ // one that did not help is left for the next
+	a.server = servers[c.server%len(servers)]
 	w.push(event{at: w.now + between(c.rand, 100*time.Microsecond, 2*time.Millisecond), kind: evAsk, ref: &a})
 	w.push(event{at: w.now + int64(attemptPatience) + between(c.rand, 0, time.Second), kind: evGiveUp, n: c.attempt, ref: c})
 }

@@ -123,10 +123,17 @@ const (
 )
 
 func (w *World) newClient(random bool) *client {
-	c := &client{index: len(w.clients), w: w, random: random}
-	c.choice, c.rand = w.chance.stream(fmt.Sprintf("client%d", c.index)), rand.New(&c.luck)
-	c.skew = between(c.choice, -time.Hour, time.Hour)
+	c := w.person(len(w.clients), fmt.Sprintf("client%d", len(w.clients)))
+	c.random = random
 	w.clients = append(w.clients, c)
+	return c
+}
+
+// person is a client with a stream of its own.
+func (w *World) person(index int, name string) *client {
+	c := &client{index: index, w: w}
+	c.choice, c.rand = w.chance.stream(name), rand.New(&c.luck)
+	c.skew = between(c.choice, -time.Hour, time.Hour)
 	return c
 }
 
@@ -241,6 +248,9 @@ func (c *client) request(op *Operation) core.Request {
 		cmd.Op = &blixardv1.Command_RemoveNode{RemoveNode: &blixardv1.RemoveNodeOp{Name: op.Name, Lost: op.Verb == LoseMember}}
 	case AddMember:
 		m := op.machine
+		if m == nil {
+			m = c.w.byName(op.Name)
+		}
 		cmd.Op = &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{
 			Name: op.Name, Address: m.address(), Server: m.Server, Host: m.Host, Level: cluster.Level,
 		}}

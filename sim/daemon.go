@@ -240,6 +240,9 @@ func (m *Machine) join(node *blixardv1.Node, servers []*blixardv1.Node) error {
 	if node == nil {
 		return errNoMember
 	}
+	if m.called == "" { // a story has it join
+		m.called, m.named = m.Name, 1
+	}
 	id := core.Identity{
 		ClusterID: m.w.clusterID, Generation: 1, ID: node.GetId(), Name: m.called,
 		Address: m.address(), Server: m.Server, Host: m.Host,

@@ -34,6 +34,10 @@ func judgeHistories(w *World) {
 	}
 	for _, op := range w.history {
 		switch {
+		case op.Verb == LoseMember && op.Error == nil:
+			for _, name := range slices.Sorted(maps.Keys(names)) {
+				add(name, op, nil)
+			}
 		case op.Verb.reads() && (op.Unknown || op.Return == 0), op.Verb == StaleGet, op.Verb >= AddMember:
 		case op.Verb == List:
 			seen := map[string]*blixardv1.VM{}
@@ -76,6 +80,14 @@ var vmModel = (&porcupine.NondeterministicModel{
 	Step: func(state, input, output any) []any {
 		s, op := state.(modelVM), input.(*Operation)
 		vm, _ := output.(*blixardv1.VM)
+		if op.Verb == LoseMember && s.run { // did it wait for that host?
+			stopped := s
+			stopped.run = false
+			return []any{s, stopped}
+		}
+		if op.Verb == LoseMember {
+			return []any{s}
+		}
 		if op.Verb == Get || op.Verb == List {
 			return only(s.sees(vm))
 		}

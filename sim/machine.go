@@ -20,6 +20,7 @@ type Machine struct {
 	Name   string
 	Server bool
 	Host   bool
+	spare  bool // in no cluster at first
 
 	w      *World
 	on     bool

@@ -78,7 +78,17 @@ func (k *keeper) join() {
 // remove takes a name out of the cluster. When VMs are in the way it gives them
 // up, unless tries have been used up.
 func (k *keeper) remove(name string, tries int, then func(removed bool)) {
-	k.ask(&Operation{Verb: RemoveMember, Name: name}, func(op *Operation) {
+	k.removeBy(RemoveMember, name, tries, then)
+}
+
+// lose says that a node's machine is off and will never return as what it was,
+// until that is believed.
+func (k *keeper) lose(name string, then func()) {
+	k.removeBy(LoseMember, name, 1<<30, func(bool) { then() })
+}
+
+func (k *keeper) removeBy(how Verb, name string, tries int, then func(removed bool)) {
+	k.ask(&Operation{Verb: how, Name: name}, func(op *Operation) {
 		code := op.Error.GetCode()
 		switch {
 		case !op.Unknown && (op.Error == nil || code == blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND):
@@ -86,9 +96,11 @@ func (k *keeper) remove(name string, tries int, then func(removed bool)) {
 			k.whenGone(name, func() { then(true) })
 		case tries <= 1:
 			then(false)
+		case how == LoseMember:
+			k.after(3*time.Second, func() { k.removeBy(how, name, tries-1, then) })
 		default:
 			k.giveUp(name, func() {
-				k.after(3*time.Second, func() { k.remove(name, tries-1, then) })
+				k.after(3*time.Second, func() { k.removeBy(how, name, tries-1, then) })
 			})
 		}
 	})
@@ -151,31 +163,16 @@ func (m *Machine) wipe() {
 
 // mayLose says whether the cluster is promised to survive that this machine's
 // disk is lost, as things stand: one voter of three or more, while no other is
-// coming, going or lost; of a host, that none of its VMs is one that no lease
-// will ever end.
+// coming, going or lost.
 func (w *World) mayLose(m *Machine) bool {
 	v := w.newest
 	if v == nil || !m.member || m.keeper.busy || v.Node(m.id) == nil {
 		return false
 	}
-	ok := true
-	if m.Host {
-		hosts := 0
-		v.Nodes(func(n *blixardv1.Node) bool {
-			if n.Host.GetFacts() != nil {
-				hosts++
-			}
-			return true
-		})
-		ok = hosts > 1
-		v.Placed(m.id, func(vm *blixardv1.VM) bool {
-			ok = ok && vm.Placement.Lease != blixardv1.LeaseClass_LEASE_CLASS_NONE
-			return true
-		})
-	}
 	if !m.Server {
-		return ok
+		return true
 	}
+	ok := true
 	for _, o := range w.machines {
 		if o.Server && o.keeper.busy {
 			return false
@@ -253,7 +250,7 @@ func (f Replace) strike(w *World) bool {
 	m.powerOff()
 	m.wipe()
 	return k.start(func() {
-		k.remove(name, 1<<30, func(bool) {
+		k.lose(name, func() {
 			k.after(f.After, func() {
 				m.boot()
 				k.join()
@@ -263,8 +260,8 @@ func (f Replace) strike(w *World) bool {
 }
 
 // Corrupt spoils a disk and kills its daemon. The next one finds that it cannot
-// be used; the VMs run on meanwhile. The node is removed, and the machine comes
-// back under a new id.
+// be used; the VMs run on meanwhile. The node is removed, in good order or, when
+// that takes too long, as lost; and the machine comes back under a new id.
 type Corrupt struct{ Node N }
 
 func (f Corrupt) strike(w *World) bool {
@@ -278,10 +275,19 @@ func (f Corrupt) strike(w *World) bool {
 	m.restartDaemon(int64(time.Second))
 	return k.start(func() {
 		k.after(5*time.Second, func() {
-			k.remove(name, 1<<30, func(bool) {
-				k.gone()
+			k.remove(name, 30, func(removed bool) {
+				if removed {
+					k.gone()
+					m.wipe()
+					k.join()
+					return
+				}
+				m.powerOff()
 				m.wipe()
-				k.join()
+				k.lose(name, func() {
+					m.boot()
+					k.join()
+				})
 			})
 		})
 	})

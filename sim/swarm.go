@@ -81,7 +81,7 @@ func Base(seed uint64) Config {
 		mix.Weights[name] = 1
 	}
 	c := Config{
-		Seed: seed, Servers: 3, Hosts: 1, Profile: "base", Mix: &mix,
+		Seed: seed, Servers: 3, Hosts: 1, Spares: 1, Profile: "base", Mix: &mix,
 		Settings: &blixardv1.Settings{LongLeaseMs: 60_000, DedupeWindowMs: 300_000},
 	}
 	c.complete()

@@ -96,6 +96,7 @@ func New(cfg Config) *World {
 	for i := 1; i <= cfg.Servers+cfg.Hosts+cfg.Spares; i++ {
 		spare := i - cfg.Servers - cfg.Hosts
 		m := w.newMachine(i, i <= cfg.Servers || spare > 0 && spare%2 == 1, true)
+		m.spare = spare > 0
 		w.machines = append(w.machines, m)
 		w.byAddress[m.address()] = m
 	}
@@ -106,7 +107,7 @@ func New(cfg Config) *World {
 		}
 	}
 	for _, m := range w.machines {
-		m.keeper = &keeper{client: w.newClient(false), m: m}
+		m.keeper = &keeper{client: w.person(-m.Index, m.Name+"/keeper"), m: m}
 	}
 	takeEntropy(w)
 	mutant.Plant(cfg.Mutant)
@@ -444,6 +445,11 @@ func (w *World) voters() []*Machine {
 	return out
 }
 
+func (w *World) byName(name string) *Machine {
+	i := slices.IndexFunc(w.machines, func(m *Machine) bool { return m.Name == name })
+	return w.machines[i]
+}
+
 // machineOf is the machine that has or had an id.
 func (w *World) machineOf(id uint64) *Machine {
 	i := slices.IndexFunc(w.machines, func(m *Machine) bool { return slices.Contains(m.ids, id) })
@@ -467,7 +473,7 @@ func (w *World) Do(op *Operation) *Operation {
 // Found makes the cluster: the first node founds it, the others join it one by
 // one, as in production, until all servers vote and all hosts have an epoch.
 func (w *World) Found() {
-	founders := w.machines[:w.cfg.Servers+w.cfg.Hosts]
+	founders := w.founders()
 	for _, m := range founders {
 		m.boot()
 		m.called, m.named = m.Name, 1
@@ -501,6 +507,11 @@ func (w *World) Found() {
 	}
 }
 
+// founders are the machines that are in the cluster from the start.
+func (w *World) founders() []*Machine {
+	return slices.DeleteFunc(slices.Clone(w.machines), func(m *Machine) bool { return m.spare })
+}
+
 // complete says that every server votes and every host is granted.
 func (w *World) complete() bool {
 	v := w.Leader()
@@ -519,7 +530,7 @@ func (w *World) complete() bool {
 		}
 		return true
 	})
-	return n == w.cfg.Servers+w.cfg.Hosts
+	return n == len(w.founders())
 }
 
 func (w *World) byID(id uint64) *Machine {

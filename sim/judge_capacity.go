@@ -9,7 +9,11 @@ import (
 
 // At every index, what is placed on a host, added up VM by VM, is at most what
 // the machine really has, and is what the state's own ledger says.
-type judgeCapacity struct{}
+type judgeCapacity struct {
+	// since is, by the index that placed an instance, the oldest spec generation
+	// that its VM had from then on.
+	since map[uint64]uint32
+}
 
 func (j *judgeCapacity) seen(w *World, v *cluster.State) {
 	type sum struct{ vcpus, memory, disk, n uint64 }
@@ -25,7 +29,7 @@ func (j *judgeCapacity) seen(w *World, v *cluster.State) {
 			used[p.NodeId] = s
 		}
 		runs := vm.GetStatus().GetSpecGeneration()
-		for _, spec := range mayRun(v, vm) {
+		for _, spec := range j.mayRun(v, vm) {
 			if p.Vcpus < spec.Vcpus || p.MemoryMib < spec.MemoryMib || runs == vm.SpecGeneration && (p.Vcpus != spec.Vcpus || p.MemoryMib != spec.MemoryMib) {
 				w.fail("what is accounted is what was asked", "VM %s asks for %d vcpus and %d MiB in a spec that may run, accounted are %d and %d",
 					vm.Name, spec.Vcpus, spec.MemoryMib, p.Vcpus, p.MemoryMib)
@@ -68,14 +72,20 @@ func (j *judgeCapacity) seen(w *World, v *cluster.State) {
 
 // mayRun are the specs that a VM may run with: its newest; the one that it runs
 // with, or that came between; and the last that was built, when the newest is not.
-func mayRun(v *cluster.State, vm *blixardv1.VM) []*blixardv1.VMSpec {
+func (j *judgeCapacity) mayRun(v *cluster.State, vm *blixardv1.VM) []*blixardv1.VMSpec {
+	at := vm.Placement.Incarnation.GetIndex()
+	since, ok := j.since[at]
+	if !ok || vm.SpecGeneration < since {
+		since = vm.SpecGeneration
+		j.since[at] = since
+	}
 	list, runs := []*blixardv1.VMSpec{vm.Spec}, vm.GetStatus().GetSpecGeneration()
 	if runs == vm.SpecGeneration {
 		return list
 	}
 	built := vm.Runner != nil || vm.Spec.GetNixos() == nil
 	for _, g := range slices.Backward(v.History(vm.Name)) {
-		if runs != 0 && g.SpecGeneration >= runs || !built && g.Runner != nil {
+		if runs != 0 && (g.SpecGeneration == runs || g.SpecGeneration >= max(runs, since)) || !built && g.Runner != nil {
 			list = append(list, g.Spec)
 		}
 		built = built || g.Runner != nil

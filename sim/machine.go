@@ -54,7 +54,7 @@ func (w *World) newMachine(index int, server, host bool) *Machine {
 	m := &Machine{
 		Index: index, Name: fmt.Sprintf("n%d", index), Server: server, Host: host, w: w,
 		dirs: btree.NewMap[string, *vmDir](0), pages: map[string]*shim.Page{},
-		nix: nixStore{paths: map[string]bool{}, held: map[string][]string{}},
+		nix: newNixStore(),
 	}
 	m.rand = w.chance.stream(m.Name + "/process")
 	m.entropy = w.chance.stream(m.Name + "/entropy")

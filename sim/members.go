@@ -157,7 +157,7 @@ func (m *Machine) wipe() {
 	m.w.say(m, "disk is empty")
 	rand := m.disk.rand
 	m.disk = newDisk(rand)
-	m.dirs = btree.NewMap[string, *vmDir](0)
+	m.dirs, m.nix = btree.NewMap[string, *vmDir](0), newNixStore()
 	m.member, m.id = false, 0
 }
 

@@ -26,6 +26,10 @@ type nixStore struct {
 	held  map[string][]string // by uid, or preparedFor + uid
 }
 
+func newNixStore() nixStore {
+	return nixStore{paths: map[string]bool{}, held: map[string][]string{}}
+}
+
 // preparedFor is who holds what is held ready for a VM that runs elsewhere.
 const preparedFor = "prepared."
 

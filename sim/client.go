@@ -215,6 +215,9 @@ func (c *client) spec(name string) *blixardv1.VMSpec {
 // begin starts an operation; done, if any, is called with its end.
 func (c *client) begin(op *Operation, done func(*Operation)) {
 	op.Client, op.Call = c.index, c.w.now
+	if op.Verb == LoseMember {
+		c.w.givenUp[op.Name] = true
+	}
 	c.luck.Seed(c.w.cfg.Seed, mix(uint64(c.w.now)^uint64(c.index)<<56))
 	c.op, c.done, c.attempts, c.delivery = op, done, 0, false
 	c.w.history = append(c.w.history, op)

@@ -24,6 +24,9 @@ func (j *judgePlaced) look(w *World, g *guest, what string) {
 	if j.newest == nil {
 		return
 	}
+	if w.givenUp[g.m.called] {
+		return // a person has said that its machine is off, and erred
+	}
 	w.judges.judged["placed"]++
 	i := g.instance
 	vm := j.newest.VMByUID(i.UID)

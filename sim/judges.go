@@ -24,7 +24,7 @@ type judges struct {
 
 // JudgeNames are all judges there are.
 var JudgeNames = []string{
-	"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "members", "placed", "policy", "rest", "roots", "states", "undisturbed",
+	"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "placed", "policy", "rest", "roots", "states", "undisturbed",
 }
 
 func (j *judges) reset() {

@@ -142,15 +142,6 @@ func (k *keeper) giveUp(name string, then func()) {
 	next()
 }
 
-// gone: the cluster has let the machine's node go.
-func (k *keeper) gone() {
-	m := k.m
-	k.w.judges.judged["members"]++
-	for _, g := range m.guests {
-		k.w.fail("what is removed runs nothing", "%s was removed from the cluster, and VM %s runs on it", m.Name, g.instance)
-	}
-}
-
 // wipe leaves the machine as it was bought.
 func (m *Machine) wipe() {
 	m.stopDaemon(true)
@@ -224,7 +215,6 @@ func (f Leave) strike(w *World) bool {
 					k.ask(&Operation{Verb: Uncordon, Name: name}, func(*Operation) { k.done() })
 					return
 				}
-				k.gone()
 				k.after(f.After, func() {
 					m.wipe()
 					k.done()
@@ -277,8 +267,7 @@ func (f Corrupt) strike(w *World) bool {
 		k.after(5*time.Second, func() {
 			k.remove(name, 30, func(removed bool) {
 				if removed {
-					k.gone()
-					m.wipe()
+						m.wipe()
 					k.join()
 					return
 				}

@@ -60,6 +60,7 @@ type World struct {
 	healedAt    int64
 	chores      int            // of keepers, under way
 	newest      *cluster.State // the newest that any node had
+	givenUp     map[string]bool
 
 	broken   map[*ended]uint64 // faults in effect, by when they began
 	unpaused map[int]int64
@@ -87,7 +88,7 @@ func New(cfg Config) *World {
 	w := &World{
 		cfg: cfg, settings: cfg.Settings, mix: cfg.Mix, chance: chance{cfg.Seed},
 		byAddress: map[string]*Machine{}, broken: map[*ended]uint64{}, unpaused: map[int]int64{},
-		counts: map[string]int{}, record: cfg.Record || cfg.Script != nil, clusterID: "11111111-2222-4333-8444-555555555555",
+		counts: map[string]int{}, givenUp: map[string]bool{}, record: cfg.Record || cfg.Script != nil, clusterID: "11111111-2222-4333-8444-555555555555",
 	}
 	w.trace.log = cfg.Log
 	w.entropy, w.nemesis, w.luck = w.chance.stream("entropy"), w.chance.stream("nemesis"), w.chance.stream("luck")

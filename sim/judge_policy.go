@@ -8,13 +8,15 @@ import (
 // A VM that has ended by itself, and whose end was recorded, is started again on
 // its host only as its restart policy says, until its user asks for another run or another spec.
 type judgePolicy struct {
-	over map[string]over // by uid: the newest end
+	over map[string]over   // by uid: the newest end
+	runs map[string]uint32 // by uid: the newest run that its user had asked for when it was last started
 }
 
 type over struct {
 	instance shim.Instance
 	run      uint32
 	spec     uint32
+	asked    uint32
 	good     bool // it exited with code 0
 }
 
@@ -22,14 +24,20 @@ type over struct {
 func (j *judgePolicy) ended(_ *World, d *vmDir) {
 	switch d.exit.Reason {
 	case shim.ReasonExited, shim.ReasonSignaled:
-		j.over[d.uid] = over{d.exit.Instance, d.gen, d.spec, d.exit.Reason == shim.ReasonExited && d.exit.Code == 0}
+		j.over[d.uid] = over{d.exit.Instance, d.gen, d.spec, j.runs[d.uid], d.exit.Reason == shim.ReasonExited && d.exit.Code == 0}
 	}
 }
 
 func (j *judgePolicy) forked(w *World, g *guest) {
 	o, ok := j.over[g.instance.UID]
 	v := w.judges.placed.newest
-	if !ok || v == nil || o.instance.Index != g.instance.Index || o.run != g.dir.gen || o.spec != g.dir.spec {
+	if v == nil {
+		return
+	}
+	// A spec that it falls back on runs as the run before, whatever was asked for.
+	asked := v.VMByUID(g.instance.UID).GetRunGeneration()
+	j.runs[g.instance.UID] = asked
+	if !ok || o.asked != asked || o.instance.Index != g.instance.Index || o.run != g.dir.gen || o.spec != g.dir.spec {
 		return
 	}
 	w.judges.judged["policy"]++

@@ -33,7 +33,7 @@ func (j *judges) reset() {
 	j.states.at = map[uint64]stateAt{}
 	j.leaders.of = map[uint64]string{}
 	j.copies.forks = map[shim.Instance]bool{}
-	j.policy.over = map[string]over{}
+	j.policy.over, j.policy.runs = map[string]over{}, map[string]uint32{}
 }
 
 func (j *judges) counts() map[string]int { return maps.Clone(j.judged) }

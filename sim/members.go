@@ -267,7 +267,7 @@ func (f Corrupt) strike(w *World) bool {
 		k.after(5*time.Second, func() {
 			k.remove(name, 30, func(removed bool) {
 				if removed {
-						m.wipe()
+					m.wipe()
 					k.join()
 					return
 				}

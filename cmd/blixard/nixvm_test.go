@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -418,6 +419,82 @@ func TestTenFlakeVMsRecover(t *testing.T) {
 		}
 	}
 	t.Logf("%d VMs ran elsewhere after %s, with %d calls of Nix", vms, time.Since(lost).Round(100*time.Millisecond), count)
+}
+
+// Hosts with a store each: what was built once is copied, ahead of need to the
+// hosts that hold it ready, and at need to any other.
+func TestFlakeVMIsCopied(t *testing.T) {
+	if os.Getuid() != 0 || exec.Command("unshare", "--mount", "true").Run() != nil {
+		t.Skip("a store for each host takes mount namespaces: run as root, with unshare")
+	}
+	t.Parallel()
+	// One path, and another folder there for each daemon.
+	var c *nixCluster
+	c = upNix(t, 3, func(o *options) {
+		change := o.change
+		o.change = func(i int, n *Node) {
+			change(i, n)
+			world := n.env[slices.IndexFunc(n.env, func(s string) bool { return strings.HasPrefix(s, "TMPDIR=") })][len("TMPDIR="):]
+			script := ""
+			for _, name := range []string{"store", "state", "log"} {
+				at := filepath.Join(world, name)
+				if err := errors.Join(os.MkdirAll(at, 0o755), os.MkdirAll(fmt.Sprint(at, i), 0o755)); err != nil {
+					t.Fatal(err)
+				}
+				script += fmt.Sprintf("mount --bind '%s%d' '%s' && ", at, i, at)
+			}
+			n.under = []string{"unshare", "--mount", "/bin/sh", "-c", script + `exec "$@"`, "sh"}
+		}
+	})
+	on := func(n *Node, path string) string {
+		return filepath.Join(c.world, "store"+strings.TrimPrefix(n.Name, "n"), filepath.Base(path))
+	}
+	c.Must("--timeout", "120s", "vm", "create", "web", "--memory", "64", "--prebuild", "1", "--flake", c.flake("one", sleeping...))
+	host, one := c.HostOf("web"), c.runner("web")
+	var holder, third *Node
+	c.Eventually(60*time.Second, "another host holds it ready", func() error {
+		v, _ := c.VM("web")
+		if len(v.PreparedNodes) != 1 {
+			return fmt.Errorf("%v do", v.PreparedNodes)
+		}
+		for i, n := range c.nodes {
+			if s, err := n.Status(); err == nil && s.NodeId == v.PreparedNodes[0] {
+				holder, third = n, c.nodes[3-i-slices.Index(c.nodes, host)]
+			}
+		}
+		if holder == nil || !exists(on(holder, one)) {
+			return errors.New("it has not said so, or has not got it")
+		}
+		return nil
+	})
+	if calls := c.calls(holder); evaluating(calls) || !slices.Contains(calls, "nix-store --import") {
+		t.Errorf("%s has run %q", holder.Name, calls)
+	}
+	if exists(on(third, one)) {
+		t.Fatal("the third has it too")
+	}
+	// Its host is lost, and the one that holds it ready takes no VMs: the third
+	// copies it from there.
+	c.Must("node", "cordon", holder.Name)
+	host.Lose()
+	c.Await("web", 90*time.Second, "runs on the third", func(v *blixardv1.VM, node string) bool {
+		return node == third.Name && ranWith(1)(v, node)
+	})
+	if calls := c.calls(third); evaluating(calls) || !slices.Contains(calls, "nix-store --import") {
+		t.Errorf("%s has run %q", third.Name, calls)
+	}
+	if c.runner("web") != one || !exists(on(third, one)) {
+		t.Errorf("it runs %s, not %s", c.runner("web"), one)
+	}
+	c.Must("--timeout", "60s", "vm", "delete", "-y", "web")
+	c.Eventually(60*time.Second, "nothing is held", func() error {
+		for _, n := range []*Node{holder, third} {
+			if left, _ := os.ReadDir(filepath.Join(n.Data, "nix", "runners")); len(left) > 0 {
+				return fmt.Errorf("%s holds %v", n.Name, left)
+			}
+		}
+		return nil
+	})
 }
 
 // A share that the host's operator has not allowed is refused in words.

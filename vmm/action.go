@@ -12,7 +12,9 @@ type Verb uint8
 
 const (
 	// Build makes everything ready that a start needs, without running
-	// anything: fetches artifacts, builds runners. Answered by Done. It holds up
+	// anything: fetches artifacts, builds runners. Answered by Done. What it makes
+	// may have to be removed again: then the VM is reported Down, with attempt 0,
+	// from the beginning of its first Build on. It holds up
 	// no other order for the VM, which may be running with an older spec; a newer
 	// Build ends it, and so do Kill and Remove.
 	Build Verb = iota + 1

@@ -126,6 +126,9 @@ func (k *talk) see(t *testing.T, d *datadriven.TestData) {
 				Instance: k.start.Instance, Liveness: Alive, Lease: k.start.Assignment.Lease, LeaseMs: k.start.Assignment.LeaseMs,
 				Epoch: k.start.Host.Epoch, RunGeneration: k.start.Assignment.RunGeneration, SpecGeneration: k.start.Assignment.SpecGeneration,
 			}
+		case "settled": // what Nix builds has files from the first Build on
+			r = Report{Instance: k.build.Instance, Liveness: Down}
+			r.Instance.Attempt = 0
 		case "rebound":
 			r.Lease, r.LeaseMs, r.Epoch = k.last.Assignment.Lease, k.last.Assignment.LeaseMs, k.last.Host.Epoch
 		case "ready":

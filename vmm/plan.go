@@ -230,6 +230,9 @@ func (u *Unit) planDown(now int64, c Context) *Action {
 		}
 		return u.await(c, Remove)
 	}
+	if u.build != 0 && !u.Want.Run && u.Seen.Instance.Attempt == 0 {
+		return u.cancelBuild(c) // it has its files, and was never started
+	}
 	return u.planStart(now, c)
 }
 

@@ -308,6 +308,21 @@ func TestFlakeKilledWhileItBuilds(t *testing.T) {
 		}
 		return nil
 	})
+	// One that is stopped meanwhile is not built any more, and can be deleted.
+	c.Must("--timeout", "60s", "vm", "stop", "other")
+	c.Eventually(30*time.Second, "the build has ended", func() error {
+		if left := c.builders(); len(left) > 0 {
+			return fmt.Errorf("%q", left)
+		}
+		return nil
+	})
+	c.Must("vm", "start", "--no-wait", "other")
+	c.Eventually(60*time.Second, "it is built again", func() error {
+		if len(c.builders()) == 0 {
+			return errors.New("it is not")
+		}
+		return nil
+	})
 	c.Must("--timeout", "60s", "vm", "delete", "-y", "other", "web")
 	if left := c.builders(); len(left) > 0 {
 		t.Errorf("left: %q", left)

@@ -14,7 +14,6 @@ import (
 	"github.com/blixard/blixard/nixflake"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/runner/nix"
-	"github.com/blixard/blixard/vmm/runner/vmdir"
 	"github.com/blixard/blixard/vmm/shim"
 )
 
@@ -159,22 +158,15 @@ func (n *nixDriver) build(ctx context.Context, a *blixardv1.Assignment, log io.W
 // flake of the user's, may say more than the spec. The store is everybody's.
 func (n *nixDriver) checkShares(runner string) error {
 	for _, tag := range shareTags(runner) {
-		source := fact(runner, "virtiofs", tag, "source")
+		source, err := nix.Fact(runner, "virtiofs", tag, "source")
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 		if source != "" && source != filepath.Dir(runner) && filepath.IsAbs(source) && !n.allowed(source) {
 			return n.forbidden("the share "+tag, source)
 		}
 	}
 	return nil
-}
-
-// fact reads a file below a runner's share/microvm; "" when there is none.
-func fact(runner string, name ...string) string {
-	path, err := filepath.EvalSymlinks(filepath.Join(append([]string{runner, "share", "microvm"}, name...)...))
-	if err != nil {
-		return ""
-	}
-	b, _ := vmdir.ReadFile(path, 4096)
-	return strings.TrimSpace(string(b))
 }
 
 func shareTags(runner string) (tags []string) {
@@ -214,9 +206,11 @@ func (n *nixDriver) prepare(_ context.Context, p place, a *blixardv1.Assignment,
 	}
 	if steps.Beside = script("virtiofsd-run"); steps.Beside != nil {
 		for _, tag := range shareTags(runner) {
-			if s := fact(runner, "virtiofs", tag, "socket"); s != "" {
-				steps.Sockets = append(steps.Sockets, s)
+			s, err := nix.Fact(runner, "virtiofs", tag, "socket")
+			if err != nil {
+				return command{}, err
 			}
+			steps.Sockets = append(steps.Sockets, s)
 		}
 	}
 	return command{

@@ -17,6 +17,7 @@ import (
 
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/runner/console"
+	"github.com/blixard/blixard/vmm/runner/nix"
 	"github.com/blixard/blixard/vmm/runner/qmp"
 	"github.com/blixard/blixard/vmm/runner/shims"
 	"github.com/blixard/blixard/vmm/shim"
@@ -47,7 +48,7 @@ const (
 func (s *nixSession) watch(ctx context.Context, ready func()) {
 	defer close(s.done)
 	runner, _ := os.Readlink(filepath.Join(s.place.state, "booted"))
-	hypervisor := fact(runner, "hypervisor")
+	hypervisor, _ := nix.Fact(runner, "hypervisor")
 	_, err := os.Stat(filepath.Join(runner, "bin", "microvm-shutdown"))
 	askable := err == nil // microvm.nix makes that script where there is a socket
 	tick := time.NewTicker(readyLook)
@@ -75,7 +76,9 @@ func (s *nixSession) up(ctx context.Context, hypervisor, runner string) (socket,
 	defer dir.Close()
 	shares := map[string]bool{}
 	for _, tag := range shareTags(runner) {
-		shares[filepath.Base(fact(runner, "virtiofs", tag, "socket"))] = true
+		if s, err := nix.Fact(runner, "virtiofs", tag, "socket"); err == nil {
+			shares[filepath.Base(s)] = true
+		}
 	}
 	list, err := dir.ReadDir(-1)
 	if err != nil {

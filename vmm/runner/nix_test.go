@@ -493,6 +493,35 @@ func TestARunnerWithoutASocket(t *testing.T) {
 	b.down(i)
 }
 
+// Hypervisors do not run as root where there is the user microvm: they have a
+// folder of their own, and what stands beside it is not theirs.
+func TestARunnersUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can run something as another user")
+	}
+	b, s := nixBench(t)
+	b.h.nix.user = &shim.User{UID: 65534, GID: 65533}
+	if err := errors.Join(os.Chmod(filepath.Dir(s.dir), 0o755), os.Chmod(s.dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	s.script = map[string]string{
+		"tap-up":           "echo tap $(id -u)",
+		"microvm-run":      "touch mine && touch ../theirs || echo refused; echo run $(id -u):$(id -g), files: $([ $(ulimit -n) = $(ulimit -Hn) ] && echo all); cat",
+		"microvm-shutdown": "echo stop $(id -u); kill $MAINPID",
+	}
+	i := instance("1-1", 1)
+	b.build(i, flake("1-1", 1))
+	b.must(vmm.Start, i, flake("1-1", 1))
+	b.awaitConsole("1-1", "tap 0\n")
+	b.awaitConsole("1-1", "refused\nrun 65534:65533, files: all\n")
+	b.must(vmm.Stop, i, nil)
+	b.down(i)
+	b.awaitConsole("1-1", "stop 65534\n")
+	if dir := machineDir(b.h.newVM("1-1").at); !exists(filepath.Join(dir, "mine")) || exists(filepath.Join(dir, "..", "theirs")) {
+		t.Error("it may write where it should not, or not where it should")
+	}
+}
+
 func TestAllowedPaths(t *testing.T) {
 	s := newStore(t)
 	b := newBench(t, func(c *Config) { c.Nix, c.AllowPaths = s, []string{"/srv/vms", "/data/"} })

@@ -175,18 +175,12 @@ func shape(path string) (hypervisor string, err error) {
 	if err != nil || !st.Mode().IsRegular() || st.Mode()&0o111 == 0 {
 		return "", fmt.Errorf("%w: there is no program bin/microvm-run in %s; the VM's attribute must be a declaredRunner of microvm.nix", ErrShape, path)
 	}
-	f, err := os.Open(filepath.Join(path, "share", "microvm", "hypervisor"))
+	name, err := Fact(path, "hypervisor")
 	if err != nil {
 		return "", fmt.Errorf("%w: it does not say what it runs: %w", ErrShape, err)
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 100))
-	if err != nil {
-		return "", fmt.Errorf("%w: it does not say what it runs: %w", ErrShape, err)
-	}
-	name := strings.TrimSpace(string(b))
 	if _, ok := hypervisorNamed(name); !ok {
-		return "", fmt.Errorf("%w that runs here: it is for %q, and these are for cloud-hypervisor, firecracker or qemu", ErrShape, name)
+		return "", fmt.Errorf("%w that runs here: it is for %.40q, and these are for cloud-hypervisor, firecracker or qemu", ErrShape, name)
 	}
 	return name, nil
 }

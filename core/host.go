@@ -2,6 +2,7 @@ package core
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 
@@ -32,7 +33,9 @@ type host struct {
 	removed  bool             // the cluster has removed this host: no epoch comes any more
 
 	units   map[string]*vmm.Unit
+	due     int64 // no unit needs a plan before, for time alone
 	actions uint64
+	context vmm.Context
 
 	nonce   uint64
 	sent    map[uint64]int64 // when each Sync was sent
@@ -66,11 +69,13 @@ const (
 )
 
 func newHost(n *Node) *host {
-	return &host{
+	h := &host{
 		Node: n, leases: map[uint32]int64{}, units: map[string]*vmm.Unit{},
 		sent: map[uint64]int64{}, told: map[string]*blixardv1.Observation{},
 		nonce: n.cfg.Seed, synced: n.now.Boot - defaultRenew, sequence: uint64(n.now.Boot),
 	}
+	h.context = vmm.Context{Host: h.identity(), Deadline: h.deadline, NextID: h.nextAction}
+	return h
 }
 
 // observed takes what the real side saw.
@@ -111,13 +116,30 @@ func (h *host) unit(uid string) *vmm.Unit {
 	if u == nil {
 		u = vmm.NewUnit(uid)
 		h.units[uid] = u
+		h.due = 0
 	}
 	return u
 }
 
-func (h *host) planAll() {
-	for _, uid := range slices.Sorted(maps.Keys(h.units)) {
+func (h *host) planAll() { h.planThose(func(*vmm.Unit) bool { return true }) }
+
+// planThose plans some units, and finds out when the next is due.
+func (h *host) planThose(needs func(*vmm.Unit) bool) {
+	var list []string
+	// any order: sorted below
+	for uid, u := range h.units {
+		if needs(u) {
+			list = append(list, uid)
+		}
+	}
+	slices.Sort(list)
+	for _, uid := range list {
 		h.plan(uid)
+	}
+	h.due = math.MaxInt64
+	// any order: the least
+	for _, u := range h.units {
+		h.due = min(h.due, u.Due())
 	}
 }
 
@@ -132,12 +154,13 @@ func (h *host) plan(uid string) {
 		next = u.End
 	}
 	for range 4 { // an order that needs no answer may be followed by another
-		a := next(h.now.Boot, vmm.Context{Host: h.identity(), Deadline: h.deadline, NextID: h.nextAction})
+		a := next(h.now.Boot, h.context)
 		if a == nil {
 			break
 		}
 		h.out.Actions = append(h.out.Actions, *a)
 	}
+	h.due = min(h.due, u.Due())
 	if u.Idle() {
 		delete(h.units, uid)
 		delete(h.told, uid)
@@ -185,7 +208,9 @@ func (h *host) tick() {
 	for _, d := range h.leases {
 		h.lapsed = h.lapsed || d <= h.now.Boot
 	}
-	h.planAll()
+	if h.due <= h.now.Boot {
+		h.planThose(func(u *vmm.Unit) bool { return u.Due() <= h.now.Boot })
+	}
 	h.talk()
 }
 
@@ -288,6 +313,7 @@ func (h *host) grant(from uint64, g *blixardv1.Grant) {
 	if !g.Granted || g.Epoch < h.epoch || g.Epoch == 0 {
 		return
 	}
+	went := h.complete && g.Epoch == h.epoch
 	if g.Epoch > h.epoch {
 		h.enter(g.Epoch)
 	}
@@ -299,7 +325,11 @@ func (h *host) grant(from uint64, g *blixardv1.Grant) {
 	h.take(g)
 	h.ready(g)
 	h.extend(sent)
-	h.planAll()
+	if went {
+		h.planThose((*vmm.Unit).Starved)
+	} else {
+		h.planAll()
+	}
 }
 
 // learn takes over who leads and where the servers are.
@@ -331,6 +361,7 @@ func (h *host) enter(epoch uint64) {
 		}
 	}
 	h.found = nil
+	h.context.Host = h.identity()
 }
 
 // take takes assignments if they follow on what the host has.

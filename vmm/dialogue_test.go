@@ -58,8 +58,13 @@ func (k *talk) line(t *testing.T, d *datadriven.TestData) string {
 		// Second by second, as ticks come; only the last orders are shown.
 		var out string
 		for range seconds {
+			early, said := k.now+second < k.unit.Due(), k.says()
 			k.now += second
-			if s := k.plan(); s != "" {
+			s := k.plan()
+			if early && (s != "" || k.says() != said) {
+				t.Fatalf("%s: before it was due: %s%s", d.Pos, s, k.says())
+			}
+			if s != "" {
 				out += fmt.Sprintf("at +%ds ", (k.now-1000*second)/second) + s
 			}
 		}

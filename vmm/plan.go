@@ -24,14 +24,39 @@ type Context struct {
 // Plan returns what to do now, nil for nothing, and updates what the unit says
 // of itself.
 func (u *Unit) Plan(now int64, c Context) *Action {
+	u.due, u.starved = never, false
 	u.settle(now)
+	var a *Action
 	switch u.Seen.Liveness {
 	case Alive:
-		return u.planAlive(now, c)
+		a = u.planAlive(now, c)
 	case Down:
-		return u.planDown(now, c)
+		a = u.planDown(now, c)
+	default:
+		a = u.planAbsent(now, c)
 	}
-	return u.planAbsent(now, c)
+	if a != nil {
+		u.due = now // to hear what is next
+	}
+	return a
+}
+
+// Due is the time before which another Plan would return nil and change nothing:
+// unless the unit is observed or an order of it ends, something else is wanted,
+// the host's epoch changes, or, when it is starved, a lease is extended.
+func (u *Unit) Due() int64 { return u.due }
+
+// Starved says that the newest Plan left something for want of a lease.
+func (u *Unit) Starved() bool { return u.starved }
+
+// early says that it is not yet time for something, and notes when it will be.
+// All that Plan leaves for later goes through it: see Due.
+func (u *Unit) early(now, until int64) bool {
+	if now >= until {
+		return false
+	}
+	u.due = min(u.due, until)
+	return true
 }
 
 // End returns what ends the VM on a host that is no member of its cluster any
@@ -42,6 +67,7 @@ func (u *Unit) End(now int64, c Context) *Action {
 	if u.Seen.Liveness != Down {
 		return u.Plan(now, c)
 	}
+	u.due, u.starved = never, false
 	u.settle(now)
 	if u.build != 0 {
 		return u.cancelBuild(c)
@@ -104,7 +130,7 @@ func (u *Unit) planAlive(now int64, c Context) *Action {
 	if a := u.planBuild(now, c); a != nil {
 		return a
 	}
-	if u.hung || !u.Seen.Ready && now-u.aliveAt >= bootTimeout && !mutant.On("HungForEver") {
+	if u.hung || !u.Seen.Ready && !mutant.On("HungForEver") && !u.early(now, u.aliveAt+bootTimeout) {
 		u.hung = true
 		return u.kill(now, c)
 	}
@@ -133,7 +159,7 @@ func (u *Unit) planBuild(now int64, c Context) *Action {
 	}
 	if u.buildOf != u.spec() {
 		u.buildMessage, u.buildFailures, u.buildAgain = "", 0, 0
-	} else if u.build != 0 || now < u.buildAgain {
+	} else if u.build != 0 || u.early(now, u.buildAgain) {
 		return nil
 	}
 	return u.orderBuild(c)
@@ -174,7 +200,7 @@ func (u *Unit) stop(now int64, c Context) *Action {
 		u.say(phase, reason, "asked to power off")
 		return u.act(c, Stop)
 	}
-	if now < u.stopAt || mutant.On("NeverKills") {
+	if u.early(now, u.stopAt) || mutant.On("NeverKills") {
 		return nil
 	}
 	u.say(phase, reason, "did not power off in its grace time: killed")
@@ -182,7 +208,7 @@ func (u *Unit) stop(now int64, c Context) *Action {
 }
 
 func (u *Unit) kill(now int64, c Context) *Action {
-	if u.killedAt != 0 && now-u.killedAt < killAgain {
+	if u.killedAt != 0 && u.early(now, u.killedAt+killAgain) {
 		return nil
 	}
 	u.killedAt = max(now, 1)
@@ -200,7 +226,7 @@ func (u *Unit) rebind(now int64, c Context) *Action {
 		w.LeaseMs == u.Seen.LeaseMs && c.Host.Epoch == u.Seen.Epoch) {
 		return nil
 	}
-	if !u.leased(now, c) || now < u.retryAt {
+	if !u.leased(now, c) || u.early(now, u.retryAt) {
 		return nil
 	}
 	u.retryAt = now + second
@@ -213,8 +239,13 @@ func (u *Unit) rebind(now int64, c Context) *Action {
 
 // leased says whether a start now would have enough of a lease left.
 func (u *Unit) leased(now int64, c Context) bool {
-	return u.Want.Lease == blixardv1.LeaseClass_LEASE_CLASS_NONE ||
-		c.Deadline(u.Want.LeaseMs)-now >= startMargin
+	if u.Want.Lease == blixardv1.LeaseClass_LEASE_CLASS_NONE {
+		return true
+	}
+	// An unextended lease is enough until then, and for what waits meanwhile for
+	// something else (a build) it is too little afterwards.
+	u.starved = !u.early(now, c.Deadline(u.Want.LeaseMs)-startMargin+1)
+	return !u.starved
 }
 
 func (u *Unit) planDown(now int64, c Context) *Action {
@@ -225,7 +256,7 @@ func (u *Unit) planDown(now int64, c Context) *Action {
 		if u.build != 0 {
 			return u.cancelBuild(c)
 		}
-		if now < u.retryAt && u.reason == "RemoveFailed" {
+		if u.reason == "RemoveFailed" && u.early(now, u.retryAt) {
 			return nil
 		}
 		return u.await(c, Remove)
@@ -249,7 +280,7 @@ func (u *Unit) planAbsent(now int64, c Context) *Action {
 			u.say(blixardv1.Phase_PHASE_DELETING, "Removed", "nothing of it is left on this host")
 			return nil
 		}
-		if now < u.retryAt && u.reason == "RemoveFailed" {
+		if u.reason == "RemoveFailed" && u.early(now, u.retryAt) {
 			return nil
 		}
 		return u.await(c, Remove)
@@ -260,7 +291,7 @@ func (u *Unit) planAbsent(now int64, c Context) *Action {
 // planStart starts a VM of which nothing is alive, if it should run now.
 func (u *Unit) planStart(now int64, c Context) *Action {
 	w := u.Want
-	if now < u.expect {
+	if u.early(now, u.expect) {
 		return nil
 	}
 	if !w.Run && !mutant.On("StoppedRestarts") {
@@ -283,7 +314,7 @@ func (u *Unit) planStart(now int64, c Context) *Action {
 		u.failures, u.retryAt = 0, 0
 		u.buildMessage, u.buildFailures, u.buildAgain = "", 0, 0
 	}
-	if now < u.retryAt {
+	if u.early(now, u.retryAt) {
 		return nil
 	}
 	if !u.leased(now, c) {
@@ -291,7 +322,7 @@ func (u *Unit) planStart(now int64, c Context) *Action {
 		return nil
 	}
 	if u.built != u.spec() {
-		if (u.build == 0 || u.buildOf != u.spec()) && now >= u.buildAgain {
+		if (u.build == 0 || u.buildOf != u.spec()) && !u.early(now, u.buildAgain) {
 			if w.Fallback == nil {
 				u.say(blixardv1.Phase_PHASE_BUILDING, "Building", "its host builds or fetches what it needs")
 			}

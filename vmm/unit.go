@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"cmp"
+	"math"
 	"strings"
 
 	"github.com/blixard/blixard/core/mutant"
@@ -57,6 +58,8 @@ type Unit struct {
 	killedAt       int64  // when Kill was last ordered
 	failures       uint32
 	retryAt        int64
+	due            int64 // when time alone changes what the newest Plan has said
+	starved        bool  // it left something for want of a lease
 
 	phase    blixardv1.Phase
 	reason   string
@@ -91,6 +94,8 @@ const (
 	// The backoff grows from the first to the last of these.
 	firstBackoff = second
 	lastBackoff  = 300 * second
+
+	never = math.MaxInt64
 )
 
 // NewUnit returns a VM of which nothing is known yet.

@@ -163,13 +163,19 @@ func (s *server) sendGrant(to uint64, address string, g *blixardv1.Grant) {
 	s.send(Message{To: to, Address: address, Envelope: &blixardv1.Envelope{Body: &blixardv1.Envelope_Grant{Grant: g}}})
 }
 
-func (s *server) serverList() (list []*blixardv1.Node) {
+// serverList is where the servers are. It is shared, and must not be changed.
+func (s *server) serverList() []*blixardv1.Node {
+	if s.list != nil && s.listed == s.state.ServersVersion() {
+		return s.list
+	}
+	list := []*blixardv1.Node{}
 	s.state.Servers(func(n *blixardv1.Node) bool {
 		if n.Server == blixardv1.ServerState_SERVER_STATE_VOTER || n.Server == blixardv1.ServerState_SERVER_STATE_LEARNER {
 			list = append(list, &blixardv1.Node{Id: n.Id, Name: n.Name, Address: n.Address, Server: n.Server})
 		}
 		return true
 	})
+	s.list, s.listed = list, s.state.ServersVersion()
 	return list
 }
 

@@ -10,10 +10,15 @@ import (
 )
 
 const (
-	// flushBytes caps the applied state in one batch, so that it never holds up
-	// the append behind it.
+	// Applied state is written lazily. flushBytes caps what of it goes into one
+	// batch, so that it never holds up the append behind it.
 	flushBytes = 256 << 10
-	// flushEvery is how long applied state waits for a batch to ride with.
+	// Before flushAfter it does not ride with a batch: what changes often, and
+	// what is gone again, is then encoded and written once or never. Much that
+	// waits (flushMany changes) rides at once.
+	flushAfter = 100 * milli
+	flushMany  = 2048
+	// After flushEvery it gets a batch of its own.
 	flushEvery = 500 * milli
 	// keepEntries is Config.KeepEntries where nobody says otherwise.
 	keepEntries = 10_000
@@ -80,36 +85,54 @@ func (w *writer) append(ops []Op, entries []*raftpb.Entry, last uint64) []Op {
 	return ops
 }
 
-// flush adds a piece of the applied state that ends with a whole entry. Of a
-// key that changed often in it, only the last value is written.
-func (w *writer) flush(ops []Op) []Op {
-	n, bytes := 0, 0
-	for n < len(w.dirty) {
-		index := w.dirty[n].Index
-		for n < len(w.dirty) && w.dirty[n].Index == index {
-			bytes += len(w.dirty[n].Key) + len(w.dirty[n].Value)
-			n++
-		}
-		w.sent = index
-		if bytes >= flushBytes {
-			break
-		}
+// flush adds a piece of the applied state, if it is time, that ends with a whole
+// entry. Of a key that changed often in it, only the last value is written.
+func (w *writer) flush(now int64, ops []Op) []Op {
+	if len(w.dirty) == 0 || now-w.since < flushAfter && len(w.dirty) < flushMany {
+		return ops
 	}
-	newest := make(map[string]int, n)
-	for i, c := range w.dirty[:n] {
-		newest[string(c.Key)] = i
-	}
-	for i, c := range w.dirty[:n] {
-		if newest[string(c.Key)] != i {
+	for n := len(w.dirty); ; {
+		n = w.whole(n)
+		piece, fits := w.piece(n)
+		if !fits && w.whole(n/2) < n {
+			n /= 2
 			continue
 		}
-		ops = append(ops, Op{Table: State, Key: c.Key, Value: c.Value})
+		w.sent = w.dirty[n-1].Index
+		if w.dirty = w.dirty[n:]; len(w.dirty) == 0 {
+			w.dirty = nil
+		}
+		return append(ops, piece...)
 	}
-	w.dirty = w.dirty[n:]
-	if len(w.dirty) == 0 {
-		w.dirty = nil
+}
+
+// whole is the end of the entry that the change before n is part of.
+func (w *writer) whole(n int) int {
+	for n = max(n, 1); n < len(w.dirty) && w.dirty[n].Index == w.dirty[n-1].Index; n++ {
 	}
-	return ops
+	return n
+}
+
+// piece is the last value of each key among the n oldest changes; false: it is
+// more than one batch should take.
+func (w *writer) piece(n int) (ops []Op, fits bool) {
+	newest := make(map[string]int, n)
+	for i := range w.dirty[:n] {
+		newest[w.dirty[i].Key] = i
+	}
+	bytes := 0
+	for i := range w.dirty[:n] {
+		c := &w.dirty[i]
+		if newest[c.Key] != i {
+			continue
+		}
+		v := c.Value()
+		if bytes += len(c.Key) + len(v); bytes > flushBytes {
+			return ops, false
+		}
+		ops = append(ops, Op{Table: State, Key: []byte(c.Key), Value: v})
+	}
+	return ops, true
 }
 
 // due says that applied state has waited long enough for a batch of its own.

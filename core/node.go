@@ -2,6 +2,7 @@ package core
 
 import (
 	"cmp"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/tracker"
@@ -229,13 +230,14 @@ func (n *Node) address(id uint64) string {
 
 // keepServers remembers where the servers are, across restarts too.
 func (n *Node) keepServers(list []*blixardv1.Node) {
-	b := encode(&blixardv1.Grant{Servers: list})
-	if string(b) == string(encode(&blixardv1.Grant{Servers: n.servers})) {
+	if slices.EqualFunc(list, n.servers, func(a, b *blixardv1.Node) bool {
+		return a.Id == b.Id && a.Name == b.Name && a.Address == b.Address && a.Server == b.Server
+	}) {
 		return
 	}
 	n.servers = list
 	if n.server == nil { // a server has them in its state
-		n.keeper.extra = append(n.keeper.extra, put(Meta, keyServers, b))
+		n.keeper.extra = append(n.keeper.extra, putMessage(Meta, keyServers, &blixardv1.Grant{Servers: list}))
 	}
 }
 
@@ -252,7 +254,29 @@ func (n *Node) View() *cluster.State {
 	if n.server == nil {
 		return nil
 	}
-	return n.server.state.Freeze()
+	return n.server.view()
+}
+
+// State is the applied state itself, nil on a node that is no server: to be read
+// between two steps, and not to be kept beyond.
+func (n *Node) State() *cluster.State {
+	if n.server == nil {
+		return nil
+	}
+	return n.server.state
+}
+
+// Leads returns the term that the node leads; 0 when it does not.
+func (n *Node) Leads() uint64 {
+	if n.server == nil || n.server.leading == nil {
+		return 0
+	}
+	// Raft may have stepped down while the disk is busy: then we do not lead.
+	b := n.server.raft.BasicStatus()
+	if b.Lead != n.id.ID || b.GetTerm() != n.server.leading.term {
+		return 0
+	}
+	return b.GetTerm()
 }
 
 // Status is what a node knows of itself without asking anyone.
@@ -281,8 +305,7 @@ func (n *Node) Status() Status {
 	if s := n.server; s != nil {
 		b := s.raft.BasicStatus()
 		st.Leader, st.Term, st.Committed, st.Applied = b.Lead, b.GetTerm(), b.GetCommit(), s.state.Revision()
-		// Raft may have stepped down while the disk is busy: then we do not lead.
-		st.Leading, st.Quorum = s.leading != nil && b.Lead == s.id.ID && s.leading.term == st.Term, b.Lead != 0
+		st.Leading, st.Quorum = n.Leads() != 0, b.Lead != 0
 		st.Servers = s.serverList()
 	}
 	if h := n.host; h != nil {

@@ -19,6 +19,10 @@ type Output struct {
 	Actions []vmm.Action
 	// Replies answer clients.
 	Replies []Reply
+	// Applied is what the entries applied in this step have changed, oldest first,
+	// for whoever follows the state. Every entry changes something, so a gap in
+	// the indexes shows that a snapshot was installed.
+	Applied []cluster.Change
 }
 
 // Reply answers the Request with the same ID.

@@ -46,7 +46,7 @@ func (s *server) request(r Request) {
 	deadline := s.now.Boot + cmp.Or(r.Timeout, defaultTimeout)
 	switch {
 	case r.Command == nil && r.Stale:
-		s.out.Replies = append(s.out.Replies, Reply{ID: r.ID, View: s.state.Freeze()})
+		s.out.Replies = append(s.out.Replies, Reply{ID: r.ID, View: s.view()})
 	case r.Command == nil:
 		s.rounds.read(read{r.ID, deadline})
 	case r.Command.RequestId == "":

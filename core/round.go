@@ -110,7 +110,7 @@ func (r *rounds) settle(s *server) {
 		c := r.done[0]
 		r.done = r.done[1:]
 		for _, q := range c.reads {
-			s.out.Replies = append(s.out.Replies, Reply{ID: q.id, View: s.state.Freeze()})
+			s.out.Replies = append(s.out.Replies, Reply{ID: q.id, View: s.view()})
 		}
 		if s.leading != nil {
 			for _, sync := range c.grants {

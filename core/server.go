@@ -1,7 +1,6 @@
 package core
 
 import (
-	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -25,6 +24,9 @@ type server struct {
 	ready   *raft.Ready // whose batch is under way
 	install *cluster.State
 	frozen  *frozen
+	viewed  *cluster.State    // the newest view
+	list    []*blixardv1.Node // where servers are, as of the version listed
+	listed  uint64
 
 	clients clients
 	rounds  rounds
@@ -193,7 +195,11 @@ func (s *server) persist(rd *raft.Ready) (ops []Op, err error) {
 			return ops, nil
 		}
 	}
-	if len(ops) > 0 && (s.raft.BasicStatus().RaftState == raft.StateLeader || mutant.On("AnswersBeforeSync")) {
+	leads := s.leading != nil
+	if rd.SoftState != nil {
+		leads = rd.RaftState == raft.StateLeader
+	}
+	if len(ops) > 0 && (leads || mutant.On("AnswersBeforeSync")) {
 		rd.Messages = s.sendAppends(rd.Messages)
 	}
 	return ops, nil
@@ -216,7 +222,7 @@ func (s *server) sendAppends(messages []*raftpb.Message) (rest []*raftpb.Message
 // write puts a batch under way, with a piece of the applied state in it.
 func (s *server) write(ops []Op) {
 	if s.install == nil {
-		ops = s.writer.flush(ops)
+		ops = s.writer.flush(s.now.Boot, ops)
 		ops = s.writer.trim(ops, s.log.MemoryStorage)
 	}
 	s.out.Write = s.writer.batch(ops)
@@ -280,6 +286,7 @@ func (s *server) finish(rd *raft.Ready) error {
 			return fmt.Errorf("core: install a snapshot: %w", err)
 		}
 		s.state, s.install = s.install, nil
+		s.viewed, s.list = nil, nil
 		s.writer.start = s.state.Revision()
 		s.clients.installed(s.Node)
 	}
@@ -333,7 +340,17 @@ func (s *server) apply(e *raftpb.Entry) {
 	default:
 		s.applyCommand(e)
 	}
-	s.writer.applied(s.now.Boot, s.changes())
+	list := s.changes()
+	s.writer.applied(s.now.Boot, list)
+	s.out.Applied = append(s.out.Applied, list...)
+}
+
+// view is the state as of the last entry, frozen once.
+func (s *server) view() *cluster.State {
+	if s.viewed == nil || s.viewed.Revision() != s.state.Revision() {
+		s.viewed = s.state.Freeze()
+	}
+	return s.viewed
 }
 
 func (s *server) applyCommand(e *raftpb.Entry) {
@@ -365,9 +382,9 @@ func (s *server) reconfigure(e *raftpb.Entry) {
 func (s *server) changes() []cluster.Change {
 	list := s.state.Changes()
 	if s.leading != nil {
-		for _, c := range list {
-			if len(c.Key) == 10 && c.Key[0] == 'n' {
-				s.leading.touched[binary.BigEndian.Uint64(c.Key[2:])] = struct{}{}
+		for i := range list {
+			if id, ok := list[i].Node(); ok {
+				s.leading.touched[id] = struct{}{}
 			}
 		}
 	}

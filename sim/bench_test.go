@@ -2,10 +2,20 @@ package sim
 
 import (
 	"fmt"
+	"os"
+	"runtime/debug"
 	"syscall"
 	"testing"
 	"time"
 )
+
+// TestMain collects garbage as blixard-sim does.
+func TestMain(m *testing.M) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
+	os.Exit(m.Run())
+}
 
 // coreSeconds is the time that this process has had of all cores, its garbage
 // collector's included: what a shared machine does not change.

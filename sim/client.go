@@ -334,7 +334,7 @@ func (w *World) answered(a *ask, r *core.Reply) {
 
 func (w *World) answer(m *Machine, q *request, r core.Reply) {
 	if r.View != nil {
-		w.seen(m, r.View)
+		w.judges.states.seen(w, m, r.View)
 	}
 	w.answered(q.ask, &r)
 }

@@ -134,7 +134,7 @@ func (d *Daemon) step(in core.Input) {
 		m.stopDaemon(true)
 		return
 	}
-	w.stepped(d)
+	w.stepped(d, &out)
 	if out.Write != nil && !d.write(*out.Write) {
 		return
 	}

@@ -30,18 +30,18 @@ func (j *judgePolicy) ended(_ *World, d *vmDir) {
 
 func (j *judgePolicy) forked(w *World, g *guest) {
 	o, ok := j.over[g.instance.UID]
-	v := w.judges.placed.newest
-	if v == nil {
+	n := &w.judges.newest
+	if n.vms == nil {
 		return
 	}
 	// A spec that it falls back on runs as the run before, whatever was asked for.
-	asked := v.VMByUID(g.instance.UID).GetRunGeneration()
+	asked := n.vm(g.instance.UID).GetRunGeneration()
 	j.runs[g.instance.UID] = asked
 	if !ok || o.asked != asked || o.instance.Index != g.instance.Index || o.run != g.dir.gen || o.spec != g.dir.spec {
 		return
 	}
 	w.judges.judged["policy"]++
-	switch policy := v.VMByUID(g.instance.UID).GetSpec().GetRestart(); {
+	switch policy := n.vm(g.instance.UID).GetSpec().GetRestart(); {
 	case policy == blixardv1.RestartPolicy_RESTART_POLICY_NEVER,
 		policy == blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE && o.good:
 		w.fail("restarts are as the policy says", "%s: %s is started, though run %d of it ended as %s (good: %t) and its policy is %s",

@@ -11,18 +11,16 @@ type stateAt struct {
 	who  string
 }
 
-// seen is true for the first state at its index.
-func (j *judgeStates) seen(w *World, m *Machine, v *cluster.State) bool {
+func (j *judgeStates) seen(w *World, m *Machine, v *cluster.State) {
 	index, hash := v.Revision(), v.Hash()
 	w.trace.fold(hash)
 	old, ok := j.at[index]
 	if !ok {
 		j.at[index] = stateAt{hash, m.Name}
-		return true
+		return
 	}
 	w.judges.judged["states"]++
 	if old.hash != hash {
 		w.fail("equal state at equal index", "at index %d %s has state %016x and %s has %016x", index, old.who, old.hash, m.Name, hash)
 	}
-	return false
 }

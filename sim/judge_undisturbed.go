@@ -20,6 +20,6 @@ func (j *judgeUndisturbed) ordered(w *World, m *Machine, a vmm.Action) {
 	// Stopped in between, the daemon may believe that it never became ready.
 	if w.judges.placed.wants(w, m, d) && !w.pausedSince(m, g.forked) {
 		w.fail("no VM is ended that should run", "%s: %s is ordered for %s, and the state at %d wants it to run there",
-			m.Name, a.Verb, g.instance, w.judges.placed.newest.Revision())
+			m.Name, a.Verb, g.instance, w.judges.newest.index)
 	}
 }

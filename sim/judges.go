@@ -17,6 +17,7 @@ type judges struct {
 	placed      judgePlaced
 	policy      judgePolicy
 	undisturbed judgeUndisturbed
+	newest      newest // what several of them look at
 	// judged counts what each had before it. A judge that had nothing to judge
 	// has proved nothing.
 	judged map[string]int

@@ -109,7 +109,7 @@ func (k *keeper) removeBy(how Verb, name string, tries int, then func(removed bo
 // whenGone waits until the cluster does without a node: a server that is removed
 // is needed until those who remain have agreed.
 func (k *keeper) whenGone(name string, then func()) {
-	if v := k.w.newest; v != nil && v.NodeByName(name) == nil {
+	if n := &k.w.judges.newest; n.vms != nil && n.node(name) == nil {
 		then()
 		return
 	}
@@ -119,15 +119,8 @@ func (k *keeper) whenGone(name string, then func()) {
 // giveUp deletes what is placed on a node.
 func (k *keeper) giveUp(name string, then func()) {
 	var names []string
-	if v := k.w.newest; v != nil {
-		if n := v.NodeByName(name); n != nil {
-			v.Placed(n.Id, func(vm *blixardv1.VM) bool {
-				if !vm.Deleting {
-					names = append(names, vm.Name)
-				}
-				return true
-			})
-		}
+	if node := k.w.judges.newest.node(name); node != nil {
+		names = k.w.judges.newest.placed(node.Id)
 	}
 	var next func()
 	next = func() {
@@ -156,8 +149,8 @@ func (m *Machine) wipe() {
 // disk is lost, as things stand: one voter of three or more, while no other is
 // coming, going or lost.
 func (w *World) mayLose(m *Machine) bool {
-	v := w.newest
-	if v == nil || !m.member || m.keeper.busy || v.Node(m.id) == nil {
+	newest := &w.judges.newest
+	if !m.member || m.keeper.busy || newest.nodes[m.id] == nil {
 		return false
 	}
 	if !m.Server {
@@ -169,11 +162,10 @@ func (w *World) mayLose(m *Machine) bool {
 			return false
 		}
 	}
-	v.Servers(func(n *blixardv1.Node) bool {
-		ok = ok && n.Server == blixardv1.ServerState_SERVER_STATE_VOTER
-		return true
-	})
-	return ok && len(v.Meta().Voters) >= 3
+	for _, n := range newest.nodes {
+		ok = ok && (n.Server == blixardv1.ServerState_SERVER_STATE_VOTER || n.Server == blixardv1.ServerState_SERVER_STATE_UNSPECIFIED)
+	}
+	return ok && len(newest.meta.Voters) >= 3
 }
 
 // Join lets a machine that is in no cluster join.

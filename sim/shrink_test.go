@@ -28,7 +28,7 @@ func broken(needed []string) Trial {
 func TestShrinkKeepsWhatIsNeeded(t *testing.T) {
 	story, _ := Record(func() Config {
 		cfg := Swarm(2)
-		cfg.Until = 30 * time.Second
+		cfg.Until = 40 * time.Second
 		return cfg
 	}())
 	all := story.Config.Script

@@ -12,7 +12,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/blixard/blixard/core"
-	"github.com/blixard/blixard/core/cluster"
 	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
@@ -58,8 +57,7 @@ type World struct {
 	phase       phase
 	foundedAt   int64
 	healedAt    int64
-	chores      int            // of keepers, under way
-	newest      *cluster.State // the newest that any node had
+	chores      int // of keepers, under way
 	givenUp     map[string]bool
 
 	broken   map[*ended]uint64 // faults in effect, by when they began
@@ -181,6 +179,7 @@ func (w *World) turn(e event) {
 	if e.m != nil && e.kind < evArrive && !w.reaches(&e) {
 		return
 	}
+	w.trace.events++
 	w.fold(&e)
 	defer func() {
 		if r := recover(); r != nil {
@@ -206,7 +205,6 @@ func (w *World) fold(e *event) {
 	if e.m != nil {
 		who = uint64(e.m.Index)
 	}
-	w.trace.events++
 	w.trace.fold(uint64(e.at))
 	w.trace.fold(uint64(e.kind)<<32 | who<<40 | e.n)
 }
@@ -333,32 +331,20 @@ func (w *World) receive(m *Machine, p *packet) {
 }
 
 // stepped looks at a node after its step.
-func (w *World) stepped(d *Daemon) {
-	if d.m.daemon != d || !d.m.Server {
+func (w *World) stepped(d *Daemon, out *core.Output) {
+	if !d.m.Server {
 		return
 	}
-	st := d.node.Status()
-	if st.Leading {
-		w.judges.leaders.leads(w, d.m, st.Term)
+	if term := d.node.Leads(); term != 0 {
+		w.judges.leaders.leads(w, d.m, term)
 	}
-	if st.Applied == d.applied {
+	v := d.node.State()
+	if v == nil || v.Revision() == d.applied {
 		return
 	}
-	d.applied = st.Applied
-	if v := d.node.View(); v != nil {
-		w.seen(d.m, v)
-	}
-}
-
-// seen judges a state that a node has, or that it gave to a client.
-func (w *World) seen(m *Machine, v *cluster.State) {
-	if w.newest == nil || v.Revision() > w.newest.Revision() {
-		w.newest = v
-	}
-	if w.judges.states.seen(w, m, v) {
-		w.judges.capacity.seen(w, v)
-		w.judges.placed.seen(w, v)
-	}
+	d.applied = v.Revision()
+	w.judges.states.seen(w, d.m, v)
+	w.judges.follow(w, v, out.Applied)
 }
 
 func (w *World) forked(g *guest) {

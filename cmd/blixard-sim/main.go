@@ -23,7 +23,12 @@ import (
 	"github.com/blixard/blixard/sim"
 )
 
-func main() { os.Exit(command(os.Args[1:])) }
+func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400) // a World is small, and makes much garbage
+	}
+	os.Exit(command(os.Args[1:]))
+}
 
 func command(args []string) int {
 	if len(args) == 0 {

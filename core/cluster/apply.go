@@ -3,7 +3,6 @@ package cluster
 import (
 	"fmt"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -14,13 +13,13 @@ import (
 const Level = 1
 
 // Apply takes the entry of the given index and term. Entries come in the order
-// of the log, each once. A nil command (Raft's own entries) only moves the
+// of the log, each once; parts of them become part of the state. A nil command (Raft's own entries) only moves the
 // index. The answer is the proposer's, and the one that a retry gets.
 func (s *State) Apply(index, term uint64, cmd *blixardv1.Command) *blixardv1.Response {
 	if index <= s.meta.GetApplied() {
 		panic(fmt.Sprintf("cluster: entry %d applied after %d", index, s.meta.GetApplied()))
 	}
-	m := proto.Clone(s.meta).(*blixardv1.Meta)
+	m := copyMeta(s.meta)
 	m.Applied, m.AppliedTerm = index, term
 	m.LoggedTime = max(m.LoggedTime, cmd.GetLoggedTime())
 	s.meta = m
@@ -135,5 +134,3 @@ func nodeResponse(n *blixardv1.Node) *blixardv1.Response {
 func artifactResponse(a *blixardv1.ArtifactRecord) *blixardv1.Response {
 	return &blixardv1.Response{Result: &blixardv1.Response_Artifact{Artifact: a}}
 }
-
-func clone[M proto.Message](m M) M { return proto.Clone(m).(M) }

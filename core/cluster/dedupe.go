@@ -3,8 +3,6 @@ package cluster
 import (
 	"bytes"
 
-	"google.golang.org/protobuf/proto"
-
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -31,11 +29,7 @@ func (s *State) recall(cmd *blixardv1.Command) *blixardv1.Response {
 			return refuse(blixardv1.ErrorCode_ERROR_CODE_REQUEST_ID_REUSED,
 				"the request id was used before, for another request", "use a new request id")
 		}
-		resp := &blixardv1.Response{}
-		if err := proto.Unmarshal(d.Response, resp); err != nil {
-			panic("cluster: remembered response: " + err.Error())
-		}
-		return resp
+		return d.Response
 	}
 	floor := get[*blixardv1.DedupeFloor](s, floorPrefix+cmd.GetPrincipal())
 	if floor != nil && cmd.GetRequestId() <= floor.RequestId {
@@ -50,13 +44,9 @@ func (s *State) remember(cmd *blixardv1.Command, resp *blixardv1.Response) {
 	if cmd.GetRequestId() == "" {
 		return
 	}
-	b, err := marshal.Marshal(resp)
-	if err != nil {
-		panic("cluster: response: " + err.Error())
-	}
 	key := dedupeKey(cmd)
 	s.put(key, &blixardv1.DedupeRecord{
-		Key: key[len(dedupePrefix):], PayloadHash: cmd.PayloadHash, Response: b,
+		Key: key[len(dedupePrefix):], PayloadHash: cmd.PayloadHash, Response: resp,
 		LoggedTime: s.meta.LoggedTime, Index: s.meta.Applied,
 	})
 }

@@ -6,79 +6,139 @@ import (
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
-// The indexes follow the records: index adds what a record contributes, and
-// unindex takes exactly that away again.
-
-func (s *State) index(m proto.Message) {
-	switch m := m.(type) {
+// The indexes follow the records: reindex takes away what the old record
+// contributed and adds what the new one does, and leaves alone what is the same.
+// Either may be nil.
+func (s *State) reindex(old, now proto.Message) {
+	kind := now
+	if now == nil {
+		kind = old
+	}
+	switch kind.(type) {
 	case *blixardv1.VM:
-		s.uids.Set(m.Uid, m.Name)
-		if p := m.Placement; p != nil {
-			s.placed.Set(be(p.NodeId)+m.Uid, struct{}{})
-			s.changes.Set(be(p.NodeId)+be(m.AssignmentRevision)+m.Uid, m.Name)
-		}
-		if waiting(m) {
-			s.pending.Set(pendingKey(m), m.Name)
-		}
-		if m.Runner != nil {
-			for _, id := range m.PreparedNodes {
-				s.ready.Set(be(id)+m.Uid, struct{}{})
-			}
-		}
+		o, _ := old.(*blixardv1.VM)
+		n, _ := now.(*blixardv1.VM)
+		s.reindexVM(o, n)
 	case *blixardv1.Node:
-		s.names.Set(m.Name, m.Id)
-		if m.Server != blixardv1.ServerState_SERVER_STATE_UNSPECIFIED {
-			s.server.Set(m.Id, struct{}{})
-		}
-		if m.Host != nil {
-			s.hostCount++
-		}
-		if schedulable(m) {
-			s.hosts.Set(scheduleHost(m, s.overcommit()).Key(), m.Id)
-		}
+		o, _ := old.(*blixardv1.Node)
+		n, _ := now.(*blixardv1.Node)
+		s.reindexNode(o, n)
 	case *blixardv1.DedupeRecord:
-		s.old.Set(be(m.LoggedTime)+be(m.Index), dedupePrefix+m.Key)
+		if o, _ := old.(*blixardv1.DedupeRecord); o != nil {
+			s.old.Delete(be(o.LoggedTime) + be(o.Index))
+		}
+		if n, _ := now.(*blixardv1.DedupeRecord); n != nil {
+			s.old.Set(be(n.LoggedTime)+be(n.Index), dedupePrefix+n.Key)
+		}
 	case *blixardv1.ArtifactRecord:
-		if m.UnusedSince != 0 && m.Name == "" {
-			s.idle.Set(be(m.UnusedSince)+m.Digest, m.Digest)
+		if o, _ := old.(*blixardv1.ArtifactRecord); unused(o) {
+			s.idle.Delete(be(o.UnusedSince) + o.Digest)
+		}
+		if n, _ := now.(*blixardv1.ArtifactRecord); unused(n) {
+			s.idle.Set(be(n.UnusedSince)+n.Digest, n.Digest)
 		}
 	case *blixardv1.Event:
-		s.events++
+		if old != nil {
+			s.events--
+		}
+		if now != nil {
+			s.events++
+		}
 	}
 }
 
-func (s *State) unindex(m proto.Message) {
-	switch m := m.(type) {
-	case *blixardv1.VM:
-		s.uids.Delete(m.Uid)
-		if p := m.Placement; p != nil {
-			s.placed.Delete(be(p.NodeId) + m.Uid)
-			s.changes.Delete(be(p.NodeId) + be(m.AssignmentRevision) + m.Uid)
+func (s *State) reindexVM(o, n *blixardv1.VM) {
+	op, np := o.GetPlacement(), n.GetPlacement()
+	samePlace := o.GetUid() == n.GetUid() && op.GetNodeId() == np.GetNodeId() && (op == nil) == (np == nil)
+	if o != nil {
+		if o.Uid != n.GetUid() {
+			s.uids.Delete(o.Uid)
 		}
-		if waiting(m) {
-			s.pending.Delete(pendingKey(m))
+		if op != nil && !samePlace {
+			s.placed.Delete(be(op.NodeId) + o.Uid)
 		}
-		for _, id := range m.PreparedNodes {
-			s.ready.Delete(be(id) + m.Uid)
+		if op != nil && !(samePlace && o.AssignmentRevision == n.AssignmentRevision) {
+			s.changes.Delete(be(op.NodeId) + be(o.AssignmentRevision) + o.Uid)
 		}
-	case *blixardv1.Node:
-		s.names.Delete(m.Name)
-		s.server.Delete(m.Id)
-		if m.Host != nil {
-			s.hostCount--
+		if waiting(o) {
+			s.pending.Delete(pendingKey(o))
 		}
-		if schedulable(m) {
-			s.hosts.Delete(scheduleHost(m, s.overcommit()).Key())
+		for _, id := range o.PreparedNodes {
+			s.ready.Delete(be(id) + o.Uid)
 		}
-	case *blixardv1.DedupeRecord:
-		s.old.Delete(be(m.LoggedTime) + be(m.Index))
-	case *blixardv1.ArtifactRecord:
-		if m.UnusedSince != 0 && m.Name == "" {
-			s.idle.Delete(be(m.UnusedSince) + m.Digest)
-		}
-	case *blixardv1.Event:
-		s.events--
 	}
+	if n != nil {
+		if o.GetUid() != n.Uid {
+			s.uids.Set(n.Uid, n.Name)
+		}
+		if np != nil && !samePlace {
+			s.placed.Set(be(np.NodeId)+n.Uid, struct{}{})
+		}
+		if np != nil && !(samePlace && o.AssignmentRevision == n.AssignmentRevision) {
+			s.changes.Set(be(np.NodeId)+be(n.AssignmentRevision)+n.Uid, n.Name)
+		}
+		if waiting(n) {
+			s.pending.Set(pendingKey(n), n.Name)
+		}
+		if n.Runner != nil {
+			for _, id := range n.PreparedNodes {
+				s.ready.Set(be(id)+n.Uid, struct{}{})
+			}
+		}
+	}
+}
+
+func (s *State) reindexNode(o, n *blixardv1.Node) {
+	if o.GetName() != n.GetName() {
+		if o != nil {
+			s.names.Delete(o.Name)
+		}
+		if n != nil {
+			s.names.Set(n.Name, n.Id)
+		}
+	}
+	const none = blixardv1.ServerState_SERVER_STATE_UNSPECIFIED
+	switch was, is := o.GetServer() != none, n.GetServer() != none; {
+	case was && !is:
+		s.server.Delete(o.Id)
+	case is && !was:
+		s.server.Set(n.Id, struct{}{})
+	}
+	if (o.GetServer() != none || n.GetServer() != none) &&
+		(o.GetServer() != n.GetServer() || o.GetName() != n.GetName() || o.GetAddress() != n.GetAddress()) {
+		s.serversVersion++
+	}
+	if o.GetHost() != nil {
+		s.hostCount--
+	}
+	if n.GetHost() != nil {
+		s.hostCount++
+	}
+	was, is := s.loadKey(o), s.loadKey(n)
+	if was == is {
+		return
+	}
+	if was != "" {
+		s.hosts.Delete(was)
+	}
+	if is != "" {
+		s.hosts.Set(is, n.Id)
+	}
+}
+
+// loadKey is a node's place in the order of hosts to choose from; none for one
+// that gets no VM.
+func (s *State) loadKey(n *blixardv1.Node) string {
+	if n == nil || !schedulable(n) {
+		return ""
+	}
+	h := loadOf(n, s.overcommit())
+	return h.Key()
+}
+
+// unused artifacts are collected after a while.
+func unused(a *blixardv1.ArtifactRecord) bool {
+	return a != nil && a.UnusedSince != 0 && a.Name == ""
 }
 
 // waiting VMs want a host and have none.

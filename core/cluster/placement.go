@@ -14,8 +14,21 @@ import (
 func scheduleHost(n *blixardv1.Node, overcommitMilli uint64) *schedule.Host {
 	h := n.GetHost()
 	f := h.GetFacts()
-	used, capacity := h.GetAllocated(), f.GetCapacity()
-	host := &schedule.Host{
+	host := loadOf(n, overcommitMilli)
+	host.Labels, host.Nix = f.GetLabels(), f.GetNix()
+	host.Cordoned, host.Suspect = n.Cordoned, h.GetSuspect()
+	host.Away = h.GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE || f == nil
+	for _, hv := range f.GetHypervisors() {
+		host.Hypervisors = append(host.Hypervisors, int32(hv.Hypervisor))
+	}
+	return &host
+}
+
+// loadOf is what a host has, and what of it is used.
+func loadOf(n *blixardv1.Node, overcommitMilli uint64) schedule.Host {
+	h := n.GetHost()
+	used, capacity := h.GetAllocated(), h.GetFacts().GetCapacity()
+	return schedule.Host{
 		ID: n.Id,
 		Capacity: schedule.Resources{
 			MilliCPU:  uint64(capacity.GetVcpus()) * overcommitMilli,
@@ -28,16 +41,7 @@ func scheduleHost(n *blixardv1.Node, overcommitMilli uint64) *schedule.Host {
 			DiskMiB:   used.GetDiskMib(),
 		},
 		Instances: h.GetInstances(),
-		Labels:    f.GetLabels(),
-		Nix:       f.GetNix(),
-		Cordoned:  n.Cordoned,
-		Suspect:   h.GetSuspect(),
-		Away:      h.GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE || f == nil,
 	}
-	for _, hv := range f.GetHypervisors() {
-		host.Hypervisors = append(host.Hypervisors, int32(hv.Hypervisor))
-	}
-	return host
 }
 
 func schedulable(n *blixardv1.Node) bool {
@@ -117,7 +121,7 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 		s.put(vmKey(vm.Name), vm)
 		return false
 	}
-	node := clone(s.Node(id))
+	node := copyNode(s.Node(id))
 	vm.Placement = &blixardv1.Placement{
 		NodeId: id, Node: node.Name, Epoch: node.Host.Epoch,
 		Incarnation: &blixardv1.Incarnation{Generation: s.meta.Generation, Index: e.index},
@@ -227,7 +231,7 @@ func (s *State) release(e *entry, vm *blixardv1.VM, node *blixardv1.Node, why st
 	if mutant.On("CreditTwice") && !vm.Run {
 		s.hold(node, vm, -1)
 	}
-	vm = clone(vm)
+	vm = copyVM(vm)
 	vm.Placement = nil
 	s.event(e, "VMReleased", vm.Name, node.Name, "%s", why)
 	s.freed()
@@ -277,7 +281,7 @@ func (s *State) placeWaiting(e *entry, vm *blixardv1.VM) {
 	if _, _, ok := schedule.Choose(s.emptiestFirst(), s.needOf(vm)); !ok && vm.GetStatus().GetReason() == "NoHostFits" {
 		return // nothing new to say
 	}
-	s.place(e, clone(vm))
+	s.place(e, copyVM(vm))
 }
 
 // freed says that something waiting may fit now: look at all of it again.

@@ -14,7 +14,7 @@ func (s *State) hostReport(e *entry, op *blixardv1.HostReportOp) *blixardv1.Resp
 		old.Host.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE {
 		return nil
 	}
-	n := clone(old)
+	n := copyNode(old)
 	n.Revision = e.index
 	if op.Facts != nil {
 		n.Host.Facts = op.Facts
@@ -54,7 +54,7 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 		}
 		return
 	}
-	vm = clone(vm)
+	vm = copyVM(vm)
 	p = vm.Placement
 	// An acknowledgement of a tighter lease counts only if the host knew the
 	// newest assignment: an older one may be loosened again after it was sent.

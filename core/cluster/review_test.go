@@ -160,7 +160,7 @@ func TestAHostThatHoldsNoForksLoosens(t *testing.T) {
 	report := func() {
 		n := d.Node(FirstID)
 		d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{
-			NodeId: FirstID, BootId: n.Host.BootId, Epoch: n.Host.Epoch, Facts: f,
+			NodeId: FirstID, BootId: n.Host.BootId, Epoch: n.Host.Epoch, Facts: clone(f),
 		}}})
 	}
 	report()

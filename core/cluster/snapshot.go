@@ -13,7 +13,7 @@ import (
 func (s *State) Encode() *blixardv1.Snapshot {
 	out := &blixardv1.Snapshot{Records: make([]*blixardv1.Record, 0, s.records.Len())}
 	s.records.Scan(func(k string, r record) bool {
-		out.Records = append(out.Records, &blixardv1.Record{Key: []byte(k), Value: r.bytes})
+		out.Records = append(out.Records, &blixardv1.Record{Key: []byte(k), Value: encode(r.msg)})
 		return true
 	})
 	return out
@@ -22,7 +22,7 @@ func (s *State) Encode() *blixardv1.Snapshot {
 // Record calls f for every record, in the order of the keys.
 func (s *State) Records(f func(key string, value []byte)) {
 	s.records.Scan(func(k string, r record) bool {
-		f(k, r.bytes)
+		f(k, encode(r.msg))
 		return true
 	})
 }
@@ -44,7 +44,7 @@ func Load(records func(yield func(key, value []byte) bool)) (*State, error) {
 			err = e
 			break
 		}
-		list = append(list, pair{string(k), record{msg: m, bytes: v, hash: recordHash(string(k), v)}})
+		list = append(list, pair{string(k), record{msg: m}})
 		if meta, ok := m.(*blixardv1.Meta); ok {
 			s.meta = meta // before the hosts: their order depends on the settings
 		}

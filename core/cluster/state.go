@@ -3,7 +3,8 @@ package cluster
 import (
 	"encoding/binary"
 	"fmt"
-	"hash/fnv"
+	"math/bits"
+	"strings"
 
 	"github.com/tidwall/btree"
 	"google.golang.org/protobuf/proto"
@@ -16,8 +17,11 @@ import (
 // derived from it.
 type State struct {
 	records *btree.Map[string, record]
-	hash    uint64
 	meta    *blixardv1.Meta
+
+	// The sum of the records' hashes; kept only once somebody has asked for it.
+	hash    uint64
+	hashing bool
 
 	// Derived from the records, never stored.
 	uids    *btree.Map[string, string]   // uid -> name
@@ -31,8 +35,9 @@ type State struct {
 	idle    *btree.Map[string, string]   // unused since digest -> digest
 	ready   *btree.Map[string, struct{}] // node uid: runners held ready
 
-	hostCount int
-	events    int
+	hostCount      int
+	events         int
+	serversVersion uint64
 
 	// What changed since the last Changes, oldest first; nil in a snapshot.
 	dirty []Change
@@ -40,16 +45,38 @@ type State struct {
 }
 
 type record struct {
-	msg   proto.Message
-	bytes []byte
-	hash  uint64
+	msg  proto.Message
+	hash uint64 // when the state keeps its hash
 }
 
-// Change is one record as an entry left it. A nil Value is a deletion.
+// Change is one record as an entry left it.
 type Change struct {
 	Index uint64
-	Key   []byte
-	Value []byte
+	Key   string
+	// Record is nil when it was deleted. It must not be changed.
+	Record proto.Message
+	value  []byte
+}
+
+// VM says that the change is one of a VM, and of which name.
+func (c *Change) VM() (name string, ok bool) { return strings.CutPrefix(c.Key, vmPrefix) }
+
+// Node says that the change is one of a node, and of which id.
+func (c *Change) Node() (id uint64, ok bool) {
+	key, ok := strings.CutPrefix(c.Key, nodePrefix)
+	if !ok {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64([]byte(key)), true
+}
+
+// Value is the record as it is stored, encoded when it is first asked for: what
+// is changed again soon is never encoded at all. It is nil for a deletion.
+func (c *Change) Value() []byte {
+	if c.value == nil && c.Record != nil {
+		c.value = encode(c.Record)
+	}
+	return c.value
 }
 
 // New returns the state before the first entry.
@@ -130,26 +157,33 @@ func ascend[M proto.Message](s *State, prefix, after string, f func(M) bool) {
 
 var marshal = proto.MarshalOptions{Deterministic: true}
 
+// encode is the same on every replica.
+func encode(m proto.Message) []byte {
+	b, err := marshal.Marshal(m)
+	if err != nil {
+		panic(fmt.Sprintf("cluster: a record of type %T does not marshal: %v", m, err))
+	}
+	return b
+}
+
 // put stores a record, which must not be changed afterwards, and keeps the
 // hash and the indexes true.
 func (s *State) put(key string, m proto.Message) {
-	b, err := marshal.Marshal(m)
-	if err != nil {
-		panic(fmt.Sprintf("cluster: record %q does not marshal: %v", key, err))
+	c := Change{Index: s.meta.GetApplied(), Key: key, Record: m}
+	r := record{msg: m}
+	if s.hashing {
+		r.hash = recordHash(key, c.Value())
 	}
-	s.store(key, record{msg: m, bytes: b, hash: recordHash(key, b)})
+	s.store(key, r)
 	if s.track {
-		s.dirty = append(s.dirty, Change{s.meta.GetApplied(), []byte(key), b})
+		s.dirty = append(s.dirty, c)
 	}
 }
 
 func (s *State) store(key string, r record) {
-	if old, ok := s.records.Set(key, r); ok {
-		s.hash -= old.hash
-		s.unindex(old.msg)
-	}
-	s.hash += r.hash
-	s.index(r.msg)
+	old, _ := s.records.Set(key, r)
+	s.hash += r.hash - old.hash
+	s.reindex(old.msg, r.msg)
 }
 
 func (s *State) del(key string) {
@@ -158,29 +192,65 @@ func (s *State) del(key string) {
 		return
 	}
 	s.hash -= old.hash
-	s.unindex(old.msg)
+	s.reindex(old.msg, nil)
 	if s.track {
-		s.dirty = append(s.dirty, Change{s.meta.GetApplied(), []byte(key), nil})
+		s.dirty = append(s.dirty, Change{Index: s.meta.GetApplied(), Key: key})
 	}
+}
+
+// Hash is equal for equal states, and (but for chance) only for those. The first
+// time it looks at every record. From then on the state keeps it up, which means
+// that every record is encoded; a frozen one looks at every record each time,
+// unless it was kept when it was frozen.
+func (s *State) Hash() uint64 {
+	if s.hashing {
+		return s.hash
+	}
+	sum, sums := uint64(0), make(map[string]record, s.records.Len())
+	s.records.Scan(func(key string, r record) bool {
+		r.hash = recordHash(key, encode(r.msg))
+		sum += r.hash
+		if s.track {
+			sums[key] = r
+		}
+		return true
+	})
+	if s.track {
+		// any order: each into its own place
+		for key, r := range sums {
+			s.records.Set(key, r)
+		}
+		s.hash, s.hashing = sum, true
+	}
+	return sum
 }
 
 // recordHash is summed over the records, so that the hash of the state follows
 // each change in constant time.
 func recordHash(key string, b []byte) uint64 {
-	h := fnv.New64a()
-	h.Write([]byte(key))
-	h.Write([]byte{0})
-	h.Write(b)
-	// FNV's high bits are weak under addition: mix them (SplitMix64's finisher).
-	x := h.Sum64()
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
+	h := uint64(len(key))<<32 ^ uint64(len(b))
+	for i := range len(key) {
+		h = mix(h, uint64(key[i]))
+	}
+	for len(b) >= 8 {
+		h = mix(h, binary.LittleEndian.Uint64(b))
+		b = b[8:]
+	}
+	for _, c := range b {
+		h = mix(h, uint64(c))
+	}
+	// Spread every bit over all, for the sum (SplitMix64's finisher).
+	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
+	h = (h ^ h>>27) * 0x94d049bb133111eb
+	return h ^ h>>31
 }
 
-// Changes returns what changed since it was last called, oldest first.
+func mix(h, word uint64) uint64 { return bits.RotateLeft64((h^word)*0x9e3779b97f4a7c15, 29) }
+
+// Changes returns what changed since it was last called, oldest first. The next
+// change overwrites it.
 func (s *State) Changes() []Change {
 	d := s.dirty
-	s.dirty = nil
+	s.dirty = s.dirty[:0]
 	return d
 }

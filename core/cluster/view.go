@@ -95,6 +95,10 @@ func (s *State) Servers(f func(*blixardv1.Node) bool) {
 	s.server.Scan(func(id uint64, _ struct{}) bool { return f(s.Node(id)) })
 }
 
+// ServersVersion changes whenever something of what Servers shows does that says
+// who they are and where: never for what a server holds as a host.
+func (s *State) ServersVersion() uint64 { return s.serversVersion }
+
 // Artifact returns what is known of an artifact, or nil.
 func (s *State) Artifact(digest string) *blixardv1.ArtifactRecord {
 	return get[*blixardv1.ArtifactRecord](s, artifactKey(digest))
@@ -117,6 +121,3 @@ func (s *State) Placed(node uint64, f func(*blixardv1.VM) bool) {
 		return len(k) > 8 && k[:8] == prefix && f(s.VMByUID(k[8:]))
 	})
 }
-
-// Hash is equal for equal states, and (but for chance) only for those.
-func (s *State) Hash() uint64 { return s.hash }

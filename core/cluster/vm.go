@@ -90,14 +90,14 @@ func (s *State) deleteVM(e *entry, op *blixardv1.DeleteVMOp) *blixardv1.Response
 	if vm.Deleting {
 		return vmResponse(vm)
 	}
-	vm = clone(vm)
+	vm = copyVM(vm)
 	vm.Deleting, vm.Run = true, false
 	s.setPhase(e, vm, blixardv1.Phase_PHASE_DELETING, "Deleting", "deleted by its user")
 	if vm.Placement == nil {
 		s.drop(e, vm)
 		return vmResponse(vm)
 	}
-	node := clone(s.Node(vm.Placement.NodeId))
+	node := copyNode(s.Node(vm.Placement.NodeId))
 	if s.gone(node, vm.Placement.Lease) || mutant.On("FreedUnreported") && vm.Status.GetSequence() == 0 {
 		s.put(vmKey(vm.Name), vm)
 		s.release(e, vm, node, "deleted; its host's long window has passed")
@@ -140,7 +140,7 @@ func (s *State) power(e *entry, op *blixardv1.PowerOp) *blixardv1.Response {
 	if vm.Run == op.Run && !op.Restart && !(op.Run && ended(vm)) {
 		return vmResponse(vm)
 	}
-	vm = clone(vm)
+	vm = copyVM(vm)
 	vm.Run, vm.Revision = op.Run, e.index
 	if op.Restart || op.Run {
 		vm.RunGeneration++
@@ -150,7 +150,7 @@ func (s *State) power(e *entry, op *blixardv1.PowerOp) *blixardv1.Response {
 	}
 	switch {
 	case vm.Placement != nil:
-		s.assign(e, vm, clone(s.Node(vm.Placement.NodeId)))
+		s.assign(e, vm, copyNode(s.Node(vm.Placement.NodeId)))
 	case op.Run:
 		s.place(e, vm)
 	default:

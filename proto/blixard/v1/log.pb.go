@@ -2185,11 +2185,11 @@ func (x *History) GetGenerations() []*Generation {
 type DedupeRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "PRINCIPAL/REQUEST_ID".
-	Key           string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	PayloadHash   []byte `protobuf:"bytes,2,opt,name=payload_hash,json=payloadHash,proto3" json:"payload_hash,omitempty"`
-	Response      []byte `protobuf:"bytes,3,opt,name=response,proto3" json:"response,omitempty"`
-	LoggedTime    uint64 `protobuf:"varint,4,opt,name=logged_time,json=loggedTime,proto3" json:"logged_time,omitempty"`
-	Index         uint64 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
+	Key           string    `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	PayloadHash   []byte    `protobuf:"bytes,2,opt,name=payload_hash,json=payloadHash,proto3" json:"payload_hash,omitempty"`
+	Response      *Response `protobuf:"bytes,3,opt,name=response,proto3" json:"response,omitempty"`
+	LoggedTime    uint64    `protobuf:"varint,4,opt,name=logged_time,json=loggedTime,proto3" json:"logged_time,omitempty"`
+	Index         uint64    `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2238,7 +2238,7 @@ func (x *DedupeRecord) GetPayloadHash() []byte {
 	return nil
 }
 
-func (x *DedupeRecord) GetResponse() []byte {
+func (x *DedupeRecord) GetResponse() *Response {
 	if x != nil {
 		return x.Response
 	}
@@ -2420,6 +2420,8 @@ type Meta struct {
 	PlaceMore bool `protobuf:"varint,7,opt,name=place_more,json=placeMore,proto3" json:"place_more,omitempty"`
 	// Where in the queue of what waits it goes on; bytes of an index key.
 	PlaceAfter []byte `protobuf:"bytes,10,opt,name=place_after,json=placeAfter,proto3" json:"place_after,omitempty"`
+	// Something was freed since this pass began: another pass follows it.
+	PlaceAgain bool `protobuf:"varint,15,opt,name=place_again,json=placeAgain,proto3" json:"place_again,omitempty"`
 	// The Raft configuration as of applied.
 	Voters        []uint64 `protobuf:"varint,8,rep,packed,name=voters,proto3" json:"voters,omitempty"`
 	Learners      []uint64 `protobuf:"varint,9,rep,packed,name=learners,proto3" json:"learners,omitempty"`
@@ -2512,6 +2514,13 @@ func (x *Meta) GetPlaceAfter() []byte {
 		return x.PlaceAfter
 	}
 	return nil
+}
+
+func (x *Meta) GetPlaceAgain() bool {
+	if x != nil {
+		return x.PlaceAgain
+	}
+	return false
 }
 
 func (x *Meta) GetVoters() []uint64 {
@@ -2795,11 +2804,11 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x06result\"S\n" +
 	"\aHistory\x12\x0e\n" +
 	"\x02vm\x18\x01 \x01(\tR\x02vm\x128\n" +
-	"\vgenerations\x18\x02 \x03(\v2\x16.blixard.v1.GenerationR\vgenerations\"\x96\x01\n" +
+	"\vgenerations\x18\x02 \x03(\v2\x16.blixard.v1.GenerationR\vgenerations\"\xac\x01\n" +
 	"\fDedupeRecord\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12!\n" +
-	"\fpayload_hash\x18\x02 \x01(\fR\vpayloadHash\x12\x1a\n" +
-	"\bresponse\x18\x03 \x01(\fR\bresponse\x12\x1f\n" +
+	"\fpayload_hash\x18\x02 \x01(\fR\vpayloadHash\x120\n" +
+	"\bresponse\x18\x03 \x01(\v2\x14.blixard.v1.ResponseR\bresponse\x12\x1f\n" +
 	"\vlogged_time\x18\x04 \x01(\x04R\n" +
 	"loggedTime\x12\x14\n" +
 	"\x05index\x18\x05 \x01(\x04R\x05index\"J\n" +
@@ -2814,7 +2823,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x02vm\x18\x04 \x01(\tR\x02vm\x12\x12\n" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\tR\amessage\x12\x1c\n" +
-	"\tprincipal\x18\a \x01(\tR\tprincipal\"\xef\x02\n" +
+	"\tprincipal\x18\a \x01(\tR\tprincipal\"\x90\x03\n" +
 	"\x04Meta\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
@@ -2830,7 +2839,9 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"place_more\x18\a \x01(\bR\tplaceMore\x12\x1f\n" +
 	"\vplace_after\x18\n" +
 	" \x01(\fR\n" +
-	"placeAfter\x12\x16\n" +
+	"placeAfter\x12\x1f\n" +
+	"\vplace_again\x18\x0f \x01(\bR\n" +
+	"placeAgain\x12\x16\n" +
 	"\x06voters\x18\b \x03(\x04R\x06voters\x12\x1a\n" +
 	"\blearners\x18\t \x03(\x04R\blearners\x12$\n" +
 	"\x04pins\x18\v \x01(\v2\x10.blixard.v1.PinsR\x04pins\"8\n" +
@@ -2952,14 +2963,15 @@ var file_blixard_v1_log_proto_depIdxs = []int32{
 	42, // 36: blixard.v1.Response.node:type_name -> blixard.v1.Node
 	43, // 37: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
 	44, // 38: blixard.v1.History.generations:type_name -> blixard.v1.Generation
-	33, // 39: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	35, // 40: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
-	32, // 41: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	25, // 39: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
+	33, // 40: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	35, // 41: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	32, // 42: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }

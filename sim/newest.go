@@ -1,0 +1,151 @@
+package sim
+
+import (
+	"slices"
+
+	"github.com/blixard/blixard/core/cluster"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// newest is the newest state that any node has reached, as far as judges look at
+// it. It follows what each entry changes, on whatever node applies it first; that
+// the others come to the same is the judge of states' to hold true. At times, and
+// where it has missed something, it is read anew.
+type newest struct {
+	index uint64
+	vms   map[string]*blixardv1.VM // by name; nil: nothing is known yet
+	names map[string]string        // by uid
+	nodes map[uint64]*blixardv1.Node
+	meta  *blixardv1.Meta
+
+	// What the last entry has changed.
+	changed []vmChange
+	moved   []uint64 // nodes
+}
+
+type vmChange struct {
+	name    string
+	was, is *blixardv1.VM
+}
+
+// anewEvery is how many entries are followed before the state is read anew.
+const anewEvery = 200
+
+// vm is the VM with a uid, or nil.
+func (n *newest) vm(uid string) *blixardv1.VM {
+	name, ok := n.names[uid]
+	if !ok {
+		return nil
+	}
+	return n.vms[name]
+}
+
+// node is the node with a name, or nil.
+func (n *newest) node(name string) *blixardv1.Node {
+	for _, node := range n.nodes {
+		if node.Name == name {
+			return node
+		}
+	}
+	return nil
+}
+
+// placed are the VMs that are placed on a node and not being deleted.
+func (n *newest) placed(id uint64) (names []string) {
+	for name, vm := range n.vms {
+		if vm.Placement != nil && vm.Placement.NodeId == id && !vm.Deleting {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// take takes over one entry.
+func (n *newest) take(entry []cluster.Change) {
+	n.index = entry[0].Index
+	n.changed, n.moved = n.changed[:0], n.moved[:0]
+	for i := range entry {
+		c := &entry[i]
+		if name, ok := c.VM(); ok {
+			vm, _ := c.Record.(*blixardv1.VM)
+			n.changed = append(n.changed, vmChange{name, n.vms[name], vm})
+			n.set(name, vm)
+		}
+		if meta, _ := c.Record.(*blixardv1.Meta); meta != nil {
+			n.meta = meta
+		}
+		if id, ok := c.Node(); ok {
+			n.moved = append(n.moved, id)
+			if node, _ := c.Record.(*blixardv1.Node); node != nil {
+				n.nodes[id] = node
+			} else {
+				delete(n.nodes, id)
+			}
+		}
+	}
+}
+
+func (n *newest) set(name string, vm *blixardv1.VM) {
+	if was := n.vms[name]; was != nil && was.Uid != vm.GetUid() {
+		delete(n.names, was.Uid)
+	}
+	if vm == nil {
+		delete(n.vms, name)
+		return
+	}
+	n.vms[name] = vm
+	n.names[vm.Uid] = name
+}
+
+// anew reads a state, and says whether it is what was followed.
+func (n *newest) anew(v *cluster.State) (same bool) {
+	old := *n
+	*n = newest{
+		index: v.Revision(), meta: v.Meta(),
+		vms: map[string]*blixardv1.VM{}, names: map[string]string{}, nodes: map[uint64]*blixardv1.Node{},
+	}
+	same = true
+	v.VMs("", func(vm *blixardv1.VM) bool {
+		n.set(vm.Name, vm)
+		was := old.vms[vm.Name]
+		same = same && was != nil && was.Uid == vm.Uid && was.Revision == vm.Revision
+		return true
+	})
+	v.Nodes(func(node *blixardv1.Node) bool {
+		n.nodes[node.Id] = node
+		was := old.nodes[node.Id]
+		same = same && was != nil && was.Revision == node.Revision
+		return true
+	})
+	return same && len(old.vms) == len(n.vms) && len(old.nodes) == len(n.nodes)
+}
+
+// follow takes over what a node has just applied, v being what that led to, and
+// has it judged entry by entry.
+func (j *judges) follow(w *World, v *cluster.State, changes []cluster.Change) {
+	n := &j.newest
+	j.capacity.asked = j.capacity.asked[:0]
+	for len(changes) > 0 {
+		k := 1
+		for k < len(changes) && changes[k].Index == changes[0].Index {
+			k++
+		}
+		if n.vms != nil && changes[0].Index == n.index+1 {
+			n.take(changes[:k])
+			j.capacity.entry(w, n, v)
+			j.placed.entry(w, n)
+		}
+		changes = changes[k:]
+	}
+	known := n.vms != nil && n.index >= v.Revision()
+	if known && (n.index > v.Revision() || n.index%anewEvery != 0) {
+		j.capacity.judgeAsked(w, v)
+		return
+	}
+	if same := n.anew(v); known && !same {
+		w.fail("the changes that entries tell of are all there are", "at index %d the state is not what was followed entry by entry", n.index)
+	}
+	j.capacity.anew(w, n, v)
+	j.placed.all(w)
+}

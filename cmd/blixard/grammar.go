@@ -88,7 +88,7 @@ type VMCmd struct {
 	Stop     VMStopCmd     `cmd:"" help:"Press the power button, and kill after the grace time."`
 	Restart  VMRestartCmd  `cmd:"" help:"Stop and start VMs where they are, with their newest spec."`
 	Update   VMUpdateCmd   `cmd:"" help:"Give a VM another spec; it is built while the VM runs, and counts from its next start."`
-	Rollback VMRollbackCmd `cmd:"" help:"Give a VM one of its earlier specs again; nothing is built."`
+	Rollback VMRollbackCmd `cmd:"" help:"Give a VM one of its earlier specs again, with what was built for it."`
 	Build    VMBuildCmd    `cmd:"" help:"Wait until what Nix makes of a VM is built; build it anew, or hold it ready on more hosts."`
 	History  VMHistoryCmd  `cmd:"" help:"Show the specs that a VM had, and what was built for them."`
 	Delete   VMDeleteCmd   `cmd:"" aliases:"rm" help:"End VMs and everything they own."`

@@ -488,6 +488,9 @@ func TestFlakeVMIsCopied(t *testing.T) {
 	if exists(on(third, one)) {
 		t.Fatal("the third has it too")
 	}
+	if said := c.Must("--server", third.Addr, "vm", "logs", "--build", "web"); !strings.Contains(said, "building version one") {
+		t.Errorf("the build's log, asked of another node: %s", said)
+	}
 	// Its host is lost, and the one that holds it ready takes no VMs: the third
 	// copies it from there.
 	c.Must("node", "cordon", holder.Name)
@@ -510,6 +513,59 @@ func TestFlakeVMIsCopied(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A share is served by virtiofsd, which must be there before the VM and ends with
+// it; and it is refused, in words, where the host's operator has not allowed it.
+func TestFlakeVMWithAShare(t *testing.T) {
+	const virtiofsd = "/usr/lib/qemu/virtiofsd"
+	if !exists(virtiofsd) {
+		t.Skipf("there is no %s, which Debian 12's QEMU has", virtiofsd)
+	}
+	t.Parallel()
+	boot := booting(t)
+	folders := t.TempDir()
+	allowed, other := filepath.Join(folders, "allowed", "data"), filepath.Join(folders, "other")
+	config := filepath.Join(folders, "blixard.toml")
+	err := errors.Join(os.MkdirAll(allowed, 0o755), os.MkdirAll(other, 0o755),
+		os.WriteFile(config, []byte(fmt.Sprintf("[nix]\nallow_paths = [%q]\njobs = 1\ntimeout = \"2m\"\n", filepath.Dir(allowed))), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := upNix(t, 1, func(o *options) {
+		flags := o.flags
+		o.flags = func(i int) []string { return append(flags(i), "--config", config) }
+	})
+	n := c.Node(1)
+	sharing := func(folder string) string {
+		return c.flake("one", append(boot, "virtiofsd="+virtiofsd, "share="+folder)...)
+	}
+	c.Fails(exitError, []string{"the share data is " + other, "this host allows " + filepath.Dir(allowed)},
+		"--timeout", "60s", "vm", "create", "bad", "--memory", "192", "--flake", sharing(other))
+	c.Must("vm", "delete", "-y", "bad")
+	c.Must("--timeout", "120s", "vm", "create", "web", "--memory", "192", "--flake", sharing(allowed))
+	c.awaitUps("web", "web-one", 1)
+	serving := func() (list []string) {
+		for _, p := range c.strays() {
+			if strings.Contains(p, virtiofsd) {
+				list = append(list, p)
+			}
+		}
+		return list
+	}
+	if len(serving()) == 0 {
+		t.Error("nobody serves the share")
+	}
+	if vm, _ := c.VM("web"); !exists(filepath.Join(n.Data, "host", "vms", vm.Uid, "vm", "share.sock")) {
+		t.Error("its socket is not in the VM's folder")
+	}
+	c.Must("vm", "stop", "web")
+	if left := serving(); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+	if console := c.Must("vm", "logs", "web"); !strings.Contains(console, "power button, shutting down") {
+		t.Errorf("it was not asked to power off\n%s", console)
+	}
 }
 
 // A share that the host's operator has not allowed is refused in words.

@@ -481,6 +481,50 @@ func TestARunnerThatCannotStart(t *testing.T) {
 	}
 }
 
+// Each hypervisor is asked in its own way whether its guest runs.
+func TestRuns(t *testing.T) {
+	dir := t.TempDir()
+	answers := map[string]string{}
+	l, err := net.Listen("unix", filepath.Join(dir, "a.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet || answers[r.URL.Path] == "" {
+			http.Error(w, "[]", http.StatusInternalServerError) // as cloud-hypervisor before its VM is made
+			return
+		}
+		fmt.Fprint(w, answers[r.URL.Path])
+	}))
+	for _, c := range []struct {
+		hypervisor, path, answer string
+		want                     bool
+	}{
+		{"firecracker", "/", `{"id":"a","state":"Running","vmm_version":"1"}`, true},
+		{"firecracker", "/", `{"id":"a","state":"Not started"}`, false},
+		{"firecracker", "/api/v1/vm.info", `{"state":"Running"}`, false},
+		{"cloud-hypervisor", "/api/v1/vm.info", `{"config":{"cpus":{}},"state":"Running","memory_actual_size":1}`, true},
+		{"cloud-hypervisor", "/api/v1/vm.info", `{"state":"Created"}`, false},
+		{"cloud-hypervisor", "/", `{"state":"Running"}`, false},
+		{"cloud-hypervisor", "/api/v1/vm.info", `"state"`, false},
+		{"qemu", "/", `{"state":"Running"}`, false},
+	} {
+		clear(answers)
+		answers[c.path] = c.answer
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		if got := runs(ctx, c.hypervisor, filepath.Join(dir, "a.sock")); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+		cancel()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if runs(ctx, "firecracker", filepath.Join(dir, "none.sock")) {
+		t.Error("nobody runs")
+	}
+}
+
 // One without a socket is ready when it has lived for a while.
 func TestARunnerWithoutASocket(t *testing.T) {
 	b, s := nixBench(t)

@@ -11,5 +11,13 @@ for script in "$scripts"/*; do
     { echo '#!/bin/sh'; cat "$here" "$script"; } >"$out/bin/$name"
     chmod +x "$out/bin/$name"
 done
+# One share, or none.
+if [ -n "${share:-}" ]; then
+    mkdir -p "$out/share/microvm/virtiofs/data"
+    echo share.sock >"$out/share/microvm/virtiofs/data/socket"
+    echo "$share" >"$out/share/microvm/virtiofs/data/source"
+else
+    rm "$out/bin/virtiofsd-run"
+fi
 # microvm.nix makes that script where the hypervisor has a socket.
 [ "${boots:-yes}" = yes ] || rm "$out/bin/microvm-shutdown"

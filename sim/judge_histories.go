@@ -16,6 +16,20 @@ import (
 // happened at one instant between its call and its return, on one VM by its
 // name; one whose outcome is unknown, at any instant from its call on, or never.
 func judgeHistories(w *World) {
+	byName := w.operations()
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		w.judges.judged["histories"] += len(byName[name])
+		switch porcupine.CheckOperationsTimeout(vmModel, byName[name], 30*time.Second) {
+		case porcupine.Illegal:
+			w.fail("histories are linearizable", "VM %s:\n%s", name, historyText(byName[name]))
+		case porcupine.Unknown:
+			w.fired("HistoryTooHard")
+		}
+	}
+}
+
+// operations are what clients did to each name, as porcupine wants it.
+func (w *World) operations() map[string][]porcupine.Operation {
 	byName := map[string][]porcupine.Operation{}
 	add := func(name string, op *Operation, seen *blixardv1.VM) {
 		ret := op.Return
@@ -51,15 +65,7 @@ func judgeHistories(w *World) {
 			add(op.Name, op, op.VM)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(byName)) {
-		w.judges.judged["histories"] += len(byName[name])
-		switch porcupine.CheckOperationsTimeout(vmModel, byName[name], 30*time.Second) {
-		case porcupine.Illegal:
-			w.fail("histories are linearizable", "VM %s:\n%s", name, historyText(byName[name]))
-		case porcupine.Unknown:
-			w.fired("HistoryTooHard")
-		}
-	}
+	return byName
 }
 
 // modelVM is one name as a sequential world would have it.

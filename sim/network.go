@@ -148,10 +148,12 @@ func (w *World) transmit(from, to *Machine, p *packet) bool {
 	r, mix := w.net.rand, w.mix
 	l := link{from.Index, to.Index}
 	if w.net.cut[l] > 0 {
+		w.film.letter(w.now, from, to, p, w.now, "cut off")
 		return false
 	}
 	way := place{N(from.Index), N(to.Index)}
 	if _, lost := w.mishap("Drop", way, mix.Drop, 0, 0); lost {
+		w.film.letter(w.now, from, to, p, w.now, "dropped")
 		return false
 	}
 	copies := 1
@@ -164,6 +166,7 @@ func (w *World) transmit(from, to *Machine, p *packet) bool {
 			at += int64(late)
 		}
 		at = max(at, w.net.clog[l])
+		w.film.letter(w.now, from, to, p, at, "")
 		w.push(event{at: at, kind: evArrive, m: to, n: uint64(from.Index), ref: p})
 	}
 	return true
@@ -177,8 +180,10 @@ func (w *World) arrive(to *Machine, from int, p *packet) {
 		w.fail("a message arrives as it was sent", "from n%d to %s: a message of Raft was changed under way", from, to.Name)
 	}
 	if w.net.cut[link{from, to.Index}] > 0 || to.daemon == nil {
+		w.film.arrived(w.now, to, p, "nobody there")
 		return
 	}
+	w.film.arrived(w.now, to, p, "")
 	w.atOnce(event{kind: evReceive, m: to, life: to.daemon.life, ref: p})
 }
 

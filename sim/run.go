@@ -147,6 +147,9 @@ func (r Result) Report(out io.Writer, commit string) {
 // Command is what repeats a run.
 func (r Result) Command() string {
 	profile := ""
+	if r.Profile == "" {
+		return "blixard-sim run FILE, where FILE is the transcript"
+	}
 	if r.Profile != standardProfile {
 		profile = " -profile=" + r.Profile
 	}

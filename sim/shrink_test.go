@@ -10,8 +10,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// broken is a failure that needs some of a transcript's lines.
-func broken(needed []string) Trial {
+// needs is a failure that needs some of a transcript's lines.
+func needs(needed []string) Trial {
 	return func(list []Transcript) (int, Result) {
 		for i, t := range list {
 			text := t.String()
@@ -45,7 +45,7 @@ func TestShrinkKeepsWhatIsNeeded(t *testing.T) {
 		slices.Sort(needed)
 		needed = slices.Compact(needed)
 		trials := 0
-		try := broken(needed)
+		try := needs(needed)
 		small, r := Shrink(story, Result{Failure: &Failure{Promise: "p", Phase: "healed", At: time.Hour}}, 2, 0, func(list []Transcript) (int, Result) {
 			trials += len(list)
 			return try(list)

@@ -2,10 +2,12 @@ package sim
 
 import (
 	"cmp"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -42,11 +44,25 @@ func runSeed(t *testing.T, profile string, seed uint64) Result {
 	t.Helper()
 	r := Run(configOf(t, profile, seed))
 	if r.Failure != nil {
-		var b strings.Builder
-		r.Report(&b, commit())
-		t.Error(b.String())
+		broken(t, configOf(t, profile, seed), r)
 	}
 	return r
+}
+
+// broken reports a failure, and shows it.
+func broken(t *testing.T, cfg Config, r Result) {
+	t.Helper()
+	var b strings.Builder
+	r.Report(&b, commit())
+	cfg.Log = nil
+	film := Shoot(cfg)
+	film.Commit = commit()
+	name := filepath.Join(os.TempDir(), fmt.Sprintf("blixard-sim-%d.html", r.Seed))
+	page, err := os.Create(name)
+	if err == nil {
+		err = errors.Join(film.Page(page), page.Close())
+	}
+	t.Errorf("%sshown: %s (%v)", b.String(), name, cmp.Or(err, errors.New("open it in a browser")))
 }
 
 // commit of the code that is tested; a star when files have changed since.

@@ -60,9 +60,7 @@ func TestTranscripts(t *testing.T) {
 				story.Config.Log = os.Stdout
 			}
 			if r := Run(story.Config); r.Failure != nil {
-				var b strings.Builder
-				r.Report(&b, commit())
-				t.Error(b.String())
+				broken(t, story.Config, r)
 			}
 		})
 	}

@@ -65,7 +65,8 @@ type World struct {
 	counts   map[string]int
 	mishaps  mishaps
 	struck   []Strike
-	record   bool // keep every decision, not only what struck
+	record   bool  // keep every decision, not only what struck
+	film     *Film // nil: nobody films
 	steps    uint64
 
 	judges  judges
@@ -132,6 +133,9 @@ func (w *World) keep(m *Machine, what any) {
 		who = m.Name
 	}
 	w.trace.keep(line{w.now, who, what})
+	if w.film != nil {
+		w.film.line(line{w.now, who, what})
+	}
 }
 
 func (w *World) say(m *Machine, what string) {
@@ -188,6 +192,7 @@ func (w *World) turn(e event) {
 		}
 	}()
 	w.happen(e)
+	w.film.look(w, e.m)
 }
 
 // atOnce lets an event happen that is a consequence of the one that happens now,

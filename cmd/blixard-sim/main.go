@@ -5,6 +5,7 @@
 //	blixard-sim run    WORLD [-words] [-until STEP]
 //	blixard-sim soak   -seeds K [-first N] [-jobs J] [-out DIR]
 //	blixard-sim shrink WORLD [-within 1m] [-o FILE]
+//	blixard-sim show   WORLD [-o FILE]
 //	blixard-sim mutants [-few] [NAME...]
 //
 // where WORLD is -seed N [-profile P] [-mutant NAME], or the file of a transcript.
@@ -41,6 +42,8 @@ func command(args []string) int {
 		return soak(args[1:])
 	case "shrink":
 		return shrink(args[1:])
+	case "show":
+		return show(args[1:])
 	case "mutants":
 		return searchMutants(args[1:])
 	case "mutant":
@@ -56,6 +59,7 @@ func usage() int {
   blixard-sim run WORLD [-words] [-until STEP]        one world
   blixard-sim soak -seeds K [-first N] [-jobs J]      many, a process per core, until one fails
   blixard-sim shrink WORLD [-within 1m] [-o FILE]     leaves out what a failure does not need
+  blixard-sim show WORLD [-o FILE]                    a page of what happened, for a browser
   blixard-sim mutants [-few] [NAME...]                plants known bugs and looks who finds them
 WORLD is -seed N [-profile P] [-mutant NAME], or the FILE of a transcript.
 `)

@@ -43,7 +43,7 @@ func soak(args []string) int {
 	which := worldFlags(f)
 	f.Uint64Var(&which.seed, "first", 1, "the first")
 	jobs := f.Int("jobs", runtime.NumCPU(), "processes")
-	out := f.String("out", "", "on a failure, shrink it and write its transcript into this directory")
+	out := f.String("out", "", "on a failure, shrink it, and write its transcript and its page into this directory")
 	if f.Parse(args) != nil {
 		return 2
 	}
@@ -84,7 +84,7 @@ func soak(args []string) int {
 	return idle(t)
 }
 
-// keep shrinks what failed and writes it down.
+// keep shrinks what failed, writes it down, and shows it.
 func keep(w *which, dir string, jobs int) error {
 	t, failed, err := record(w, nil)
 	if err != nil || failed.Failure == nil {
@@ -95,9 +95,14 @@ func keep(w *which, dir string, jobs int) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	path := filepath.Join(dir, fmt.Sprintf("seed-%d.txt", w.seed))
-	fmt.Printf("shrunk to %s\n\n%s", path, t)
-	return os.WriteFile(path, []byte(t.String()), 0o644)
+	path := filepath.Join(dir, fmt.Sprintf("seed-%d", w.seed))
+	if err := os.WriteFile(path+".txt", []byte(t.String()), 0o644); err != nil {
+		return err
+	}
+	film := sim.Shoot(t.Config)
+	film.Command = "blixard-sim run " + path + ".txt"
+	fmt.Printf("shrunk to %s.txt, shown in %s.html\n\n%s", path, path, t)
+	return writePage(path+".html", film)
 }
 
 // idle is 1 when some fault never fired or some judge had nothing to judge: such

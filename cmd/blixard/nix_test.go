@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -10,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
@@ -110,6 +115,7 @@ func infra(t *testing.T, dir, word string) {
 mkdir -p "$out/bin" "$out/share/microvm"
 echo qemu >"$out/share/microvm/hypervisor"
 echo "making one that says ` + word + `"
+sleep 3
 printf '#!/bin/sh\necho it says ` + word + `\nexec sleep 100000\n' >"$out/bin/microvm-run"
 chmod +x "$out/bin/microvm-run"
 `} {
@@ -117,6 +123,45 @@ chmod +x "$out/bin/microvm-run"
 			t.Fatal(err)
 		}
 	}
+}
+
+// onTerminal runs a command whose standard error is a terminal.
+func onTerminal(t *testing.T, cmd *exec.Cmd) result {
+	t.Helper()
+	control, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer control.Close()
+	n, err := unix.IoctlGetInt(int(control.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(control.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		err = unix.IoctlSetWinsize(int(control.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 160})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	terminal, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out, shown bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, terminal
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		io.Copy(&shown, control) // until nobody has the terminal any more
+	}()
+	err = cmd.Run()
+	terminal.Close()
+	<-read
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return result{cmd.ProcessState.ExitCode(), out.String(), shown.String()}
 }
 
 func TestFlakeOfOnesOwn(t *testing.T) {
@@ -150,9 +195,12 @@ func TestFlakeOfOnesOwn(t *testing.T) {
 	}
 	c.Fails(exitUsage, []string{"spec.nixos.modules[0].inline: line 1, column 7: syntax error, unexpected ';'"}, "vm", "create", "-f", bad)
 
-	r := c.Run("vm", "create", "web", "--flake", flake+"#web", "--memory", "64")
+	r := onTerminal(t, c.Command(ctx(t), "vm", "create", "web", "--flake", flake+"#web", "--memory", "64"))
 	if r.code != 0 || !strings.Contains(r.err, "packed "+flake+": 2 files, ") || !strings.Contains(r.out, "Running") || !strings.Contains(r.out, "Runner: ") {
 		t.Fatal(r)
+	}
+	if !regexp.MustCompile(`\rcreate web: Building on n\d: [^\r]* \| making one that says one`).MatchString(strings.ReplaceAll(r.err, "\x1b[K", "")) {
+		t.Errorf("the progress does not show the build: %q", r.err)
 	}
 	says("one")
 	home := c.HostOf("web")

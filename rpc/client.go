@@ -22,8 +22,8 @@ import (
 // mutation without a request id gets one, and is tried again under it until the
 // context ends (30 s, when it has no deadline): it happens once. Where there are
 // several servers, one that takes a call and then is silent is left for the
-// next. A stream is opened at the next server when one cannot be reached, but
-// not resumed.
+// next; so is one that does not begin a stream of logs, or takes nothing of an
+// upload any more. A stream that ends too early is not resumed.
 type Client struct {
 	VM       blixardv1connect.VMServiceClient
 	Node     blixardv1connect.NodeServiceClient
@@ -35,6 +35,8 @@ type Client struct {
 	scheme  string
 	http    *http.Transport
 	silent  time.Duration // silentPatience
+	stuck   time.Duration // uploadStuck
+	quiet   time.Duration // logsSilent
 }
 
 const (
@@ -48,7 +50,7 @@ const (
 
 // Dial makes a client of the servers at these HOST:PORT. Nothing is sent yet.
 func Dial(servers []string, t *TLS) *Client {
-	c := &Client{servers: servers, scheme: t.scheme(), http: transport(t), silent: silentPatience}
+	c := &Client{servers: servers, scheme: t.scheme(), http: transport(t), silent: silentPatience, stuck: uploadStuck, quiet: logsSilent}
 	h := &http.Client{Transport: c}
 	base := c.scheme + "://blixard"
 	opts := connect.WithClientOptions(plain(), connect.WithInterceptors(connect.UnaryInterceptorFunc(c.retry)))
@@ -85,6 +87,9 @@ func transport(t *TLS) *http.Transport {
 func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 	if len(c.servers) == 0 {
 		return nil, errors.New("no server to ask: give at least one HOST:PORT")
+	}
+	if r.URL.Path == blixardv1connect.VMServiceLogsProcedure {
+		return c.cursor.sendWatched(c.http, r, c.servers, c.silent, c.quiet)
 	}
 	return c.cursor.send(c.http, r, c.servers)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -22,15 +23,26 @@ func (s vms) Logs(ctx context.Context, req *connect.Request[blixardv1.LogsReques
 }
 
 func (s vms) logs(ctx context.Context, m *blixardv1.LogsRequest, send func([]byte) error) error {
+	// An empty piece opens the stream before anything was found or written, and
+	// now and then tells both sides that the other is still there.
+	beat := func() error { return send(nil) }
+	if err := beat(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	return s.pump(ctx, &later{open: func() (io.ReadCloser, error) { return s.findLogs(ctx, m) }, cancel: cancel}, send, beat)
+}
+
+func (s vms) findLogs(ctx context.Context, m *blixardv1.LogsRequest) (io.ReadCloser, error) {
 	view, vm, err := s.find(ctx, m.Name, true)
 	if err != nil || vm.Placement.GetNodeId() == 0 {
 		if view, vm, err = s.find(ctx, m.Name, false); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	host := view.Node(vm.GetPlacement().GetNodeId())
 	if err := noLogs(vm, host, m.Build); err != nil {
-		return err
+		return nil, err
 	}
 	q := logsQuery{uid: vm.Uid, build: m.Build, follow: m.Follow, tail: m.TailBytes}
 	var r io.ReadCloser
@@ -44,24 +56,48 @@ func (s vms) logs(ctx context.Context, m *blixardv1.LogsRequest, send func([]byt
 		if m.Build {
 			what, follow = "no build log on %s: nothing was built for it there; what was built elsewhere is copied", "vm logs --build -f "
 		}
-		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "",
+		err = refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "",
 			fmt.Sprintf("the VM %s has "+what, vm.Name, host.Name),
 			"wait for it with 'blixard "+follow+vm.Name+"', or see 'blixard vm explain "+vm.Name+"'")
 	}
-	if err != nil {
-		return err
+	return r, err
+}
+
+// later is a reader of what takes a while to find and to open. Whoever opens it
+// gives up when cancel is called.
+type later struct {
+	open   func() (io.ReadCloser, error)
+	cancel context.CancelFunc
+	mu     sync.Mutex
+	closed bool
+	r      io.ReadCloser
+}
+
+func (l *later) Read(b []byte) (int, error) {
+	if l.r == nil {
+		r, err := l.open()
+		if err != nil {
+			return 0, err
+		}
+		l.mu.Lock()
+		l.r = r
+		if l.closed {
+			r.Close()
+		}
+		l.mu.Unlock()
 	}
-	if !m.Follow {
-		return s.pump(ctx, r, send, nil)
+	return l.r.Read(b)
+}
+
+func (l *later) Close() error {
+	l.cancel()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	if l.r != nil {
+		return l.r.Close()
 	}
-	// An empty piece opens the stream before anything was written, and now and
-	// then tells both sides that the other is still there.
-	beat := func() error { return send(nil) }
-	if err := beat(); err != nil {
-		r.Close()
-		return err
-	}
-	return s.pump(ctx, r, send, beat)
+	return nil
 }
 
 // noLogs refuses what can have no such log at all.

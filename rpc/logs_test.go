@@ -95,7 +95,12 @@ func TestLogsOfAVMWithoutAHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if stream.Receive() || connect.CodeOf(stream.Err()) != connect.CodeFailedPrecondition {
+	for stream.Receive() {
+		if len(stream.Msg().Data) > 0 {
+			t.Errorf("its console says %q", stream.Msg().Data)
+		}
+	}
+	if connect.CodeOf(stream.Err()) != connect.CodeFailedPrecondition {
 		t.Errorf("%v", stream.Err())
 	}
 }

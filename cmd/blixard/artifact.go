@@ -116,37 +116,8 @@ func push(ctx context.Context, c *rpc.Client, t *terminal, f *os.File, name stri
 		}
 		return r.Msg.GetArtifact(), true, nil
 	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, false, err
-	}
-	resp, err := upload(ctx, c, header, &meter{r: f, total: size, p: p, what: "uploading " + filepath.Base(f.Name())})
+	resp, err := c.Upload(ctx, header, &meter{r: f, total: size, p: p, what: "uploading " + filepath.Base(f.Name())})
 	return resp.GetArtifact(), resp.GetExists(), err
-}
-
-// upload sends bytes. The cluster checks them against the digest.
-func upload(ctx context.Context, c *rpc.Client, header *blixardv1.UploadHeader, r io.Reader) (*blixardv1.UploadResponse, error) {
-	stream := c.Artifact.Upload(ctx)
-	err := stream.Send(&blixardv1.UploadRequest{Part: &blixardv1.UploadRequest_Header{Header: header}})
-	var broken error // reading our file failed: nothing to do with the cluster
-	for buf := make([]byte, 256<<10); err == nil && broken == nil; {
-		n, e := io.ReadFull(r, buf)
-		if n > 0 {
-			err = stream.Send(&blixardv1.UploadRequest{Part: &blixardv1.UploadRequest_Data{Data: buf[:n]}})
-		}
-		if errors.Is(e, io.EOF) || errors.Is(e, io.ErrUnexpectedEOF) {
-			break
-		}
-		broken = e
-	}
-	// When Send has failed, the server's answer says why.
-	resp, err := stream.CloseAndReceive()
-	if broken != nil {
-		return nil, broken
-	}
-	if err != nil {
-		return nil, err
-	}
-	return resp.Msg, nil
 }
 
 func openPlain(path string) (*os.File, error) {
@@ -162,7 +133,7 @@ func openPlain(path string) (*os.File, error) {
 
 // meter shows how far a reader has come.
 type meter struct {
-	r                  io.Reader
+	r                  io.ReadSeeker
 	p                  *progress
 	what               string
 	total, done, shown int64
@@ -176,4 +147,10 @@ func (m *meter) Read(b []byte) (int, error) {
 		m.p.say("%s: %d%% of %s", m.what, min(100, 100*m.done/m.total), bytesText(uint64(m.total)))
 	}
 	return n, err
+}
+
+func (m *meter) Seek(offset int64, whence int) (int64, error) {
+	at, err := m.r.Seek(offset, whence)
+	m.done, m.shown = at, at
+	return at, err
 }

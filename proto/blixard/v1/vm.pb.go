@@ -3615,8 +3615,10 @@ func (x *LogsRequest) GetBuild() bool {
 }
 
 type LogsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty at first, and whenever there was nothing for a few seconds: a client
+	// that hears nothing at all knows that its server is stopped or cut off.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

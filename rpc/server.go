@@ -94,7 +94,7 @@ func (s *Server) Handler() http.Handler {
 		blixardv1connect.ClusterServiceName, blixardv1connect.ArtifactServiceName,
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/", s.forward(api))
+	mux.Handle("/", notTooBig(s.forward(api)))
 	mux.Handle(grpchealth.NewHandler(health{s, grpchealth.NewStaticChecker(names...)}))
 	reflector := grpcreflect.NewStaticReflector(names...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector))

@@ -207,7 +207,7 @@ func TestCurl(t *testing.T) {
 		{blixardv1connect.VMServiceCreateProcedure, `{"name":"c","spec":{"vcpus":300,"process":{"argv":["/x"]}}}`, 400, `spec.vcpus`},
 		{blixardv1connect.VMServiceCreateProcedure, `{"name":"c","requestId":"no","spec":{"process":{"argv":["/x"]}}}`, 400, `UUIDv7`},
 		{blixardv1connect.VMServiceCreateProcedure, `{"name":"c","requestId":"ffffffff-ffff-7fff-bfff-ffffffffffff","spec":{"process":{"argv":["/x"]}}}`, 400, `ahead`},
-		{blixardv1connect.VMServiceCreateProcedure, `{"name":"` + strings.Repeat("x", maxRequest) + `"}`, 429, ``},
+		{blixardv1connect.VMServiceCreateProcedure, `{"name":"` + strings.Repeat("x", maxRequest) + `"}`, 413, `atmost4194304`},
 	} {
 		for _, ct := range []string{"application/json", "application/json; charset=utf-8"} {
 			status, body := post(t, base+c.path, ct, c.body)

@@ -22,7 +22,6 @@ import (
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/rpc"
-	"github.com/blixard/blixard/vmm/runner/shims"
 )
 
 // UpCmd brings up a development cluster: a few serve processes of this very
@@ -38,6 +37,7 @@ type UpCmd struct {
 // upState is DIR/up.json: what a script needs to know of the cluster.
 type upState struct {
 	Lease string   `json:"lease,omitempty"`
+	Keep  bool     `json:"keep,omitempty"`
 	Nodes []upNode `json:"nodes"`
 }
 
@@ -59,6 +59,7 @@ type upCluster struct {
 	g     *Globals
 	t     *terminal
 	dir   string
+	lock  *os.File
 	state upState
 }
 
@@ -87,14 +88,19 @@ func (c *UpCmd) Run(g *Globals, t *terminal, ctx *runContext) (err error) {
 // prepare makes the folders, or takes up those that were kept.
 func (u *upCluster) prepare() (err error) {
 	if u.Dir == "" {
-		u.dir, err = os.MkdirTemp("", "blixard-up-")
+		u.dir, err = os.MkdirTemp("", upPrefix)
 	} else if u.dir, err = filepath.Abs(u.Dir); err == nil {
-		u.Keep = u.Keep || exists(filepath.Join(u.dir, "up.json"))
+		u.Keep = u.Keep || exists(u.file())
 		err = os.MkdirAll(u.dir, 0o700)
+	}
+	if err == nil {
+		err = u.hold()
 	}
 	if err != nil {
 		return err
 	}
+	u.sweepLeft()
+	u.state.Keep = u.Keep || u.Dir != ""
 	if b, err := os.ReadFile(u.file()); err == nil {
 		if err := json.Unmarshal(b, &u.state); err != nil {
 			return fmt.Errorf("%s: %w; remove the folder, or name another with --dir", u.file(), err)
@@ -107,7 +113,7 @@ func (u *upCluster) prepare() (err error) {
 		if err != nil {
 			return err
 		}
-		run, err := os.MkdirTemp(runBase(), "bx-")
+		run, err := os.MkdirTemp(runBase(), runPrefix)
 		if err != nil {
 			return err
 		}
@@ -118,7 +124,14 @@ func (u *upCluster) prepare() (err error) {
 	return nil
 }
 
-func (u *upCluster) file() string { return filepath.Join(u.dir, "up.json") }
+// Names that the next blixard up knows again.
+const (
+	upPrefix  = "blixard-up-"
+	upFile    = "up.json"
+	runPrefix = "bx-"
+)
+
+func (u *upCluster) file() string { return filepath.Join(u.dir, upFile) }
 
 func exists(path string) bool {
 	_, err := os.Stat(path)
@@ -373,11 +386,8 @@ func (u *upCluster) down() error {
 	}
 	var errs []error
 	for _, n := range u.state.Nodes {
-		dirs, _ := filepath.Glob(filepath.Join(n.Run, "*", "v", "*"))
-		for _, d := range dirs {
-			errs = append(errs, shims.Sweep(d))
-		}
-		errs = append(errs, os.RemoveAll(n.Run))
+		_, err := n.sweep()
+		errs = append(errs, err)
 	}
 	if u.dir != "" && !u.Keep {
 		errs = append(errs, os.RemoveAll(u.dir))

@@ -57,7 +57,7 @@ func (c *Config) complete() {
 	}
 	settings, err := cluster.CompleteSettings(c.Settings)
 	if err != nil {
-		panic("sim: " + err.Error())
+		panic("sim: settings: " + err.Error())
 	}
 	c.Settings = settings
 }

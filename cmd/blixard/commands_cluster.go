@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"runtime/debug"
@@ -9,6 +10,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -29,8 +31,16 @@ func (c *ClusterInitCmd) settings() (*blixardv1.Settings, error) {
 		return nil, usagef("--overcommit %v: want a number from 1 to 100", c.Overcommit)
 	}
 	s.VcpuOvercommitMilli = uint32(o)
+	d := cluster.DefaultSettings()
+	if lease, renew := cmp.Or(s.LeaseMs, d.LeaseMs), cmp.Or(s.RenewMs, d.RenewMs); lease < 3*renew {
+		return nil, &failure{code: exitUsage, what: fmt.Sprintf("--lease %s is too short for --renew %s", ms(lease), ms(renew)),
+			why:  "a lease must be at least three times as long as the time between renewals, so that one lost message ends no VM",
+			next: fmt.Sprintf("blixard cluster init --lease %s --renew %s", ms(lease), ms(lease/5))}
+	}
 	return s, nil
 }
+
+func ms(n uint32) time.Duration { return time.Duration(n) * time.Millisecond }
 
 func (c *ClusterInitCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	settings, err := c.settings()
@@ -88,14 +98,22 @@ func (c *ClusterStatusCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 				leader = n.GetName()
 			}
 		}
-		fmt.Fprintf(t.out, "Cluster:  %s\nAsked:    %s (node %d, %s)\nLeader:   %s, term %d\nApplied:  %d of %d, state %s\n%s\n\n",
-			or(m.GetClusterId(), "none"), or(m.GetNode(), "?"), m.GetNodeId(), m.GetVersion(), leader, m.GetTerm(),
-			m.GetApplied(), m.GetCommitted(), or(m.GetStateHash(), "-"), oneLine(m.GetSummary()))
+		fmt.Fprintf(t.out, "Cluster:  %s\nAsked:    %s (node %d, %s)\nLeader:   %s",
+			or(m.GetClusterId(), "none"), or(m.GetNode(), "?"), m.GetNodeId(), m.GetVersion(), leader)
+		if m.GetTerm() != 0 { // of a server
+			fmt.Fprintf(t.out, ", term %d\nApplied:  %d of %d, state %s", m.GetTerm(), m.GetApplied(), m.GetCommitted(), or(m.GetStateHash(), "-"))
+		}
+		fmt.Fprintf(t.out, "\n%s\n\n", oneLine(m.GetSummary()))
 		if len(m.GetNodes()) == 0 {
 			return nil
 		}
 	}
-	return s.show(g, m, func() table { return nodeTable(m.GetNodes(), time.Now()) })
+	return s.show(g, m, func() table {
+		if m.GetSettings() == nil { // a host has no state to show: it knows of the servers
+			return serverTable(m.GetNodes())
+		}
+		return nodeTable(m.GetNodes(), time.Now())
+	})
 }
 
 func (c *ClusterRemoveCmd) Run(g *Globals, t *terminal, ctx *runContext) error {

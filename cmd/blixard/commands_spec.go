@@ -99,7 +99,7 @@ func (s *session) update(d *draft, c *VMUpdateCmd) error {
 			return err
 		}
 		if vm := r.Msg.GetVm(); c.ValidateOnly {
-			return s.showVM(vm, s.nodeOf(vm))
+			return s.showValid(vm, "changed")
 		}
 		return s.settle("update", r.Msg.GetVm(), false)
 	})

@@ -73,7 +73,10 @@ func (s *session) create(d *draft, validateOnly bool) error {
 			return err
 		}
 		vm := r.Msg.GetVm()
-		if validateOnly || !s.g.Wait {
+		if validateOnly {
+			return s.showValid(vm, "created")
+		}
+		if !s.g.Wait {
 			return s.showVM(vm, s.nodeOf(vm))
 		}
 		vm, node, err := s.await(d.name, vm.GetUid(), "create", running(vm, placed))
@@ -82,6 +85,15 @@ func (s *session) create(d *draft, validateOnly bool) error {
 		}
 		return s.showVM(vm, node)
 	})
+}
+
+// showValid shows a VM that was only checked: it has no life to show.
+func (s *session) showValid(vm *blixardv1.VM, done string) error {
+	if s.g.Output == "table" || s.g.Output == "wide" {
+		_, err := fmt.Fprintf(s.out, "VM %s is valid; nothing was %s\n", vm.GetName(), done)
+		return err
+	}
+	return s.showVM(vm, "")
 }
 
 func (s *session) showVM(vm *blixardv1.VM, node string) error {
@@ -168,7 +180,11 @@ func (c *VMDeleteCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	if c.UID != "" && len(c.Names) > 1 {
 		return usagef("--uid names one VM")
 	}
-	if err := t.confirm(g, fmt.Sprintf("Delete %d VM(s) and everything they own?", len(c.Names))); err != nil {
+	what := "Delete VM " + c.Names[0] + " and everything it owns?"
+	if k := len(c.Names); k > 1 {
+		what = fmt.Sprintf("Delete %d VMs and everything they own?", k)
+	}
+	if err := t.confirm(g, what); err != nil {
 		return err
 	}
 	return power(g, t, ctx, c.Names, "delete", func(s *session, id, name string) (*blixardv1.VM, error) {

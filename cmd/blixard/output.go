@@ -220,6 +220,16 @@ func nodeTable(nodes []*blixardv1.Node, now time.Time) table {
 	return t
 }
 
+// serverTable shows the servers that a host was told of.
+func serverTable(nodes []*blixardv1.Node) table {
+	t := table{head: []string{"NAME", "SERVER", "ADDRESS"}, wide: []string{"ID"}}
+	for _, n := range nodes {
+		t.names = append(t.names, n.GetName())
+		t.rows = append(t.rows, []string{n.GetName(), serverText(n), n.GetAddress(), fmt.Sprint(n.GetId())})
+	}
+	return t
+}
+
 func serverText(n *blixardv1.Node) string {
 	if n.GetServer() == 0 {
 		return "no"

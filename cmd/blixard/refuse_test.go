@@ -55,6 +55,9 @@ func TestBadInput(t *testing.T) {
 	} {
 		c.Fails(exitUsage, append(test.words, "blixard:"), test.args...)
 	}
+	if out := c.Must(append([]string{"vm", "create", "ok", "--validate-only"}, sleep...)...); out != "VM ok is valid; nothing was created\n" {
+		t.Errorf("--validate-only says %q", out)
+	}
 	c.Fails(exitNotFound, []string{"vmlinuz-none"}, "vm", "create", "web", "--kernel", "vmlinuz-none")
 	c.Fails(exitNotFound, nil, "vm", "create", "web", "--kernel", "sha256:"+strings.Repeat("0", 64))
 	c.Fails(exitNotFound, []string{"nobody"}, "vm", "delete", "nobody")
@@ -126,6 +129,12 @@ func TestServeRefuses(t *testing.T) {
 }
 
 // A node in no cluster says so, and what to do.
+func TestInitSaysWhichFlag(t *testing.T) {
+	t.Parallel()
+	c := &Cluster{t: t}
+	c.Fails(exitUsage, []string{"--renew", "blixard cluster init --lease 3s --renew 600ms"}, "cluster", "init", "--lease", "3s")
+}
+
 func TestNoCluster(t *testing.T) {
 	t.Parallel()
 	c := &Cluster{t: t, dir: t.TempDir()}

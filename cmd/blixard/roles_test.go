@@ -1,11 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,6 +26,9 @@ func TestHostThatIsNoServer(t *testing.T) {
 	c.Add("--role", "host", "--label", "zone=b").Start().Join(c.Node(1))
 	c.AwaitReady()
 	c.Must("--server", c.Node(2).Addr, "vm", "list")
+	if out := c.Must("--server", c.Node(2).Addr, "cluster", "status"); !strings.Contains(out, "SERVER   ADDRESS") || strings.Contains(out, "VCPUS") || strings.Contains(out, "Applied") {
+		t.Errorf("a host says:\n%s", out)
+	}
 	c.Must(create("web", "--require", "zone=b")...)
 	if h := c.HostOf("web"); h.Name != "n2" {
 		t.Errorf("it is on %s", h.Name)
@@ -139,26 +145,38 @@ func TestNotify(t *testing.T) {
 }
 
 // up brings up a cluster that is gone after Ctrl-C, VMs included.
+// startUp runs blixard up until it has introduced itself.
+func startUp(c *Cluster, env string, args ...string) (cmd *exec.Cmd, out string, said *strings.Builder) {
+	c.t.Helper()
+	cmd = c.Command(ctx(c.t), append([]string{"up"}, args...)...)
+	said = &strings.Builder{}
+	cmd.Env, cmd.Stderr = append(cmd.Env, env), said
+	pipe, err := cmd.StdoutPipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	for b := make([]byte, 1000); !strings.Contains(out, "Ctrl-C"); {
+		n, err := pipe.Read(b)
+		out += string(b[:n])
+		if err != nil {
+			cmd.Wait()
+			c.t.Fatalf("up ended: %s%s", out, said)
+		}
+	}
+	return cmd, out, said
+}
+
 func TestUp(t *testing.T) {
 	t.Parallel()
 	c := &Cluster{t: t}
 	dir := filepath.Join(t.TempDir(), "kept")
 	for range 2 { // the second time takes up what the first has kept
-		cmd := c.Command(ctx(t), "up", "--nodes", "2", "--dir", dir, "--keep", "--lease", "3s")
-		pipe, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		text := ""
-		for b := make([]byte, 1000); !strings.Contains(text, "Ctrl-C"); {
-			n, err := pipe.Read(b)
-			text += string(b[:n])
-			if err != nil {
-				t.Fatalf("up ended: %s", text)
-			}
+		cmd, text, _ := startUp(c, "", "--nodes", "2", "--dir", dir, "--keep", "--lease", "3s")
+		if r := c.Run("up", "--nodes", "2", "--dir", dir); r.code == 0 || !strings.Contains(r.err, "another 'blixard up'") {
+			t.Errorf("a second one on the same folder: %v", r)
 		}
 		if strings.Count(text, "127.0.0.1:") < 4 {
 			t.Errorf("up says %s", text)
@@ -167,5 +185,49 @@ func TestUp(t *testing.T) {
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("up ended with %v", err)
 		}
+	}
+}
+
+// What a blixard up that was killed has left is ended by the next one: in a
+// cluster of one host nothing else would end its VMs.
+func TestUpAfterAKill(t *testing.T) {
+	t.Parallel()
+	c := &Cluster{t: t}
+	tmp := "TMPDIR=" + t.TempDir()
+	cmd, _, _ := startUp(c, tmp, "--nodes", "1")
+	files, _ := filepath.Glob(filepath.Join(strings.TrimPrefix(tmp, "TMPDIR="), "blixard-up-*", "up.json"))
+	if len(files) != 1 {
+		t.Fatalf("%q", files)
+	}
+	var state upState
+	b, err := os.ReadFile(files[0])
+	if err != nil || json.Unmarshal(b, &state) != nil {
+		t.Fatalf("%s, %v", b, err)
+	}
+	n := state.Nodes[0]
+	t.Cleanup(func() { n.sweep() })
+	c.Must("--server", n.Address, "vm", "create", "web", "--process", "--", "/bin/sleep", "1000")
+	host := &Node{t: t, RunAt: n.Run}
+	cmd.Process.Kill()
+	cmd.Wait()
+	c.Eventually(20*time.Second, "the node ends", func() error {
+		if syscall.Kill(n.PID, 0) == nil {
+			return errors.New("it lives")
+		}
+		return nil
+	})
+	if len(host.Running()) != 1 {
+		t.Fatal("this test shows nothing: the VM is dead already")
+	}
+	cmd, _, said := startUp(c, tmp, "--nodes", "1")
+	if !strings.Contains(said.String(), "was killed") || !strings.Contains(said.String(), "was ended") {
+		t.Errorf("said %q", said)
+	}
+	if exists(files[0]) || len(host.Running()) != 0 {
+		t.Error("something is left")
+	}
+	cmd.Process.Signal(os.Interrupt)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("up ended with %v", err)
 	}
 }

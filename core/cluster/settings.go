@@ -39,14 +39,14 @@ func CompleteSettings(given *blixardv1.Settings) (*blixardv1.Settings, error) {
 			*f.value = f.def
 		}
 		if *f.value < f.low || *f.value > f.high {
-			return nil, fmt.Errorf("settings: %s is %d, and must be %d to %d", f.name, *f.value, f.low, f.high)
+			return nil, fmt.Errorf("%s is %d, and must be %d to %d", f.name, *f.value, f.low, f.high)
 		}
 	}
 	if s.LeaseMs < 3*s.RenewMs {
-		return nil, fmt.Errorf("settings: lease_ms (%d) must be at least three times renew_ms (%d), so that one lost message ends no VM", s.LeaseMs, s.RenewMs)
+		return nil, fmt.Errorf("lease_ms (%d) must be at least three times renew_ms (%d), so that one lost message ends no VM", s.LeaseMs, s.RenewMs)
 	}
 	if s.LongLeaseMs <= s.LeaseMs {
-		return nil, fmt.Errorf("settings: long_lease_ms (%d) must be more than lease_ms (%d)", s.LongLeaseMs, s.LeaseMs)
+		return nil, fmt.Errorf("long_lease_ms (%d) must be more than lease_ms (%d)", s.LongLeaseMs, s.LeaseMs)
 	}
 	return s, nil
 }

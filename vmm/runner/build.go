@@ -53,7 +53,7 @@ func (v *vm) begin(a vmm.Action) {
 	assignment := v.order(a.Assignment)
 	before, l := v.lane, &lane{make(chan struct{})}
 	v.lane = l
-	ctx, cancel := v.stoppable(v.h.ctx)
+	ctx, cancel := v.stoppable(v.h.ctx, &v.stopBuild)
 	v.mu.Lock()
 	v.over = l.done
 	v.mu.Unlock()
@@ -185,7 +185,7 @@ func (v *vm) obtain(ctx context.Context, a *blixardv1.Assignment) (driver, *blix
 			return d, a, nil
 		}
 	}
-	ctx, cancel := v.stoppable(ctx)
+	ctx, cancel := v.stoppable(ctx, &v.stopStart)
 	defer cancel()
 	if byNix(a.Spec) {
 		a = proto.CloneOf(a)

@@ -61,8 +61,8 @@ func (v *vm) hold() {
 	var err error
 	if v.rec == nil {
 		err = v.h.cfg.Nix.Hold(v.uid)
-	} else if paths := v.rec.Nix.Paths(); len(paths) > 0 {
-		err = errors.Join(v.h.cfg.Nix.Hold(v.uid, paths...),
+	} else {
+		err = errors.Join(v.h.cfg.Nix.Hold(v.uid, v.rec.Nix.Paths()...),
 			link(v.at.state, "booted", v.rec.Nix.Booted), link(v.at.state, "current", v.rec.Nix.Current))
 	}
 	if err != nil {

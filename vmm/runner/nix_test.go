@@ -436,6 +436,56 @@ func TestABuildsLane(t *testing.T) {
 	}
 }
 
+// A start of what is not here waits for it beside a Build; a Kill ends both, also
+// when the start has had its own.
+func TestAKillEndsABuildAndAStart(t *testing.T) {
+	b, s := nixBench(t)
+	s.usual(filepath.Join(t.TempDir(), "tap"))
+	i := instance("1-1", 1)
+	b.build(i, flake("1-1", 1))
+	began := make(chan string, 10)
+	s.mu.Lock()
+	s.before = func(ctx context.Context, o nix.Order) error {
+		if !strings.Contains(o.Files[0].Text, `"v9"`) {
+			began <- o.Files[0].Text
+			<-ctx.Done()
+		}
+		return ctx.Err()
+	}
+	s.mu.Unlock()
+	order := func(verb vmm.Verb, generation uint32) uint64 {
+		b.last++
+		b.h.Do(vmm.Action{ID: b.last, Verb: verb, Instance: i, Assignment: flake("1-1", generation), Host: b.host()})
+		return b.last
+	}
+	fails := func(id uint64) {
+		t.Helper()
+		b.await("an answer", func(o core.Observed) bool {
+			for _, d := range o.Done {
+				if d.Action == id {
+					return d.Err != ""
+				}
+			}
+			return false
+		})
+	}
+	build := order(vmm.Build, 2)
+	<-began
+	start := order(vmm.Start, 3)
+	<-began
+	b.must(vmm.Kill, i, nil)
+	fails(build)
+	fails(start)
+
+	build = order(vmm.Build, 4)
+	<-began
+	b.must(vmm.Start, i, flake("1-1", 9)) // it was never here, and is had at once
+	b.ready(i)
+	b.must(vmm.Kill, i, nil)
+	b.exit(i, Killed)
+	fails(build)
+}
+
 func TestFreshOnce(t *testing.T) {
 	b, s := nixBench(t)
 	s.usual(filepath.Join(t.TempDir(), "tap"))
@@ -596,6 +646,9 @@ func TestAllowedPaths(t *testing.T) {
 	s.script["share/microvm/virtiofs/root/source"] = "/root"
 	if err := b.do(vmm.Build, i, flake("1-1", 2)); err == nil || !strings.Contains(err.Error(), "/root") {
 		t.Error(err)
+	}
+	if got := s.Holding(); len(got["1-1"]) > 2 {
+		t.Errorf("what is refused is held: %v", got)
 	}
 	s.script["share/microvm/virtiofs/root/source"] = s.dir // the store
 	b.must(vmm.Build, i, flake("1-1", 3))

@@ -40,9 +40,10 @@ type vm struct {
 
 	lane *lane // the Build under way, if there is one
 
-	mu   sync.Mutex         // guards these two
-	over <-chan struct{}    // closed when the newest Build is over; nil: there was none
-	stop context.CancelFunc // ends the Build, or the wait of a Start for what it needs
+	mu        sync.Mutex         // guards these
+	over      <-chan struct{}    // closed when the newest Build is over; nil: there was none
+	stopBuild context.CancelFunc // ends the newest Build
+	stopStart context.CancelFunc // ends the wait of a Start for what it needs
 }
 
 func (h *Host) newVM(uid string) *vm {
@@ -91,23 +92,26 @@ func (v *vm) answer(a vmm.Action, runner *blixardv1.Runner, err error, reports .
 }
 
 // overtake ends a Build under way when something is ordered after it that ends
-// the VM, or another Build: nobody wants to wait for a download then.
+// the VM, or another Build; and the wait of a Start for what it needs when it is
+// the former. Nobody wants to wait for a download then.
 func (v *vm) overtake(verb vmm.Verb) {
-	if verb == vmm.Kill || verb == vmm.Remove || verb == vmm.Build {
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		if v.stop != nil {
-			v.stop()
-		}
+	ends := verb == vmm.Kill || verb == vmm.Remove
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.stopBuild != nil && (ends || verb == vmm.Build) {
+		v.stopBuild()
+	}
+	if v.stopStart != nil && ends {
+		v.stopStart()
 	}
 }
 
-// stoppable is ctx until something overtakes.
-func (v *vm) stoppable(ctx context.Context) (context.Context, context.CancelFunc) {
+// stoppable is ctx until stop, which is one of those below mu, is called.
+func (v *vm) stoppable(ctx context.Context, stop *context.CancelFunc) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.stop = cancel
+	*stop = cancel
 	return ctx, cancel
 }
 

@@ -462,10 +462,22 @@ func (m *Machine) report(dir *vmDir) vmm.Report {
 		return r
 	}
 	r.Liveness = vmm.Down
-	if dir.exit != nil {
+	switch {
+	case dir.exit != nil:
 		r.Exit = exitReport(*dir.exit)
+	case m.lapsed(dir):
+		r.Exit = &vmm.Exit{Code: 137, Reason: "Lapsed", Message: "the lease of its host passed"}
 	}
 	return r
+}
+
+// lapsed: the shim is dead without a word, and the page that bound it has passed.
+func (m *Machine) lapsed(d *vmDir) bool {
+	if d.state == nil {
+		return false
+	}
+	p := m.pages[d.state.Page]
+	return p != nil && p.Deadline <= uint64(m.now())
 }
 
 // exitReport puts a shim's last word into the manager's.

@@ -63,6 +63,7 @@ type shimProc struct {
 	looks   uint64
 	timer   uint64 // 0: off
 	arms    uint64
+	grown   bool  // it has read a page that goes further than the timer
 	wall    int64 // for a mutant: how wrong the wall clock was when it was armed
 	// Who waits for the VM to run: the daemon's life and its order.
 	startedBy uint64
@@ -199,6 +200,9 @@ func (s *shimProc) read(path string) shim.Input {
 	in := shim.Input{Kind: shim.Paged, Path: path}
 	if p := s.m.pages[path]; p != nil {
 		in.Page = *p
+		if path == s.machine.Path && p.Host == s.machine.Host && p.Deadline > s.timer {
+			s.grown = true
+		}
 	} else {
 		in.Err = "no page " + path
 	}
@@ -219,7 +223,7 @@ func (s *shimProc) looked(n uint64) {
 }
 
 func (s *shimProc) arm(deadline uint64) {
-	s.timer, s.wall = deadline, s.m.clock.wall
+	s.timer, s.wall, s.grown = deadline, s.m.clock.wall, false
 	s.arms++
 	s.happened(shim.Input{Kind: shim.Armed, Deadline: deadline})
 	if deadline != 0 && !mutant.On("NoTimer") {
@@ -240,6 +244,7 @@ func (s *shimProc) rang(n uint64) {
 	}
 	s.m.w.say(s.m, fmt.Sprintf("deadline of %s: the kernel kills its shim", s.dir.uid))
 	s.m.w.fired("Lapse")
+	s.m.w.judges.undisturbed.rang(s)
 	s.kill()
 }
 

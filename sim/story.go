@@ -62,6 +62,17 @@ func (s *Story) Order(verb Verb, name string, spec *blixardv1.VMSpec) *Operation
 	return op
 }
 
+// Ask is what another person wants, and is not waited for: the end of it is in
+// the operation once it has come.
+func (w *World) Ask(verb Verb, name string, spec *blixardv1.VMSpec) *Operation {
+	op := &Operation{Verb: verb, Name: name, Spec: spec}
+	w.newClient(false).begin(op, nil)
+	return op
+}
+
+// Ended says that somebody heard the end of an operation, or gave up.
+func (o *Operation) Ended() bool { return o.Return != 0 || o.Unknown }
+
 // Until waits for something, and fails when it does not come.
 func (s *Story) Until(what string, d time.Duration, cond func() bool) {
 	ok := s.RunUntil(d, cond)
@@ -150,6 +161,33 @@ func WaitVM() *blixardv1.VMSpec {
 	s := ReplaceVM()
 	s.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT
 	return s
+}
+
+// Deadline is the furthest that any lease page of the machine goes.
+func (m *Machine) Deadline() (d uint64) {
+	for _, p := range m.pages {
+		d = max(d, p.Deadline)
+	}
+	return d
+}
+
+// Rate is how fast the machine's clock is, in this boot.
+func (m *Machine) Rate() float64 { return m.clock.rate }
+
+// Term is the leader's; 0 without one.
+func (w *World) Term() uint64 {
+	if l := w.Leader(); l != nil {
+		return l.daemon.node.Status().Term
+	}
+	return 0
+}
+
+// Applied is the newest entry that a server has applied; 0 without a daemon.
+func (m *Machine) Applied() uint64 {
+	if m.daemon == nil {
+		return 0
+	}
+	return m.daemon.node.Status().Applied
 }
 
 // N is the machine's number, as faults name it.

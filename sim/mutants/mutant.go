@@ -79,7 +79,7 @@ func (m Mutant) Search(seeds int) Find {
 		}
 		f.By, f.Text = r.Failure.Promise, r.Failure.Text
 		f.OK = slices.Contains(m.Caught, f.By)
-		return true
+		return f.OK // what another judge saw may be of the bug, too: go on
 	}
 	if m.Story != nil {
 		take(m.Tell(true))

@@ -1,6 +1,7 @@
 package mutants
 
 import (
+	"fmt"
 	"time"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -39,6 +40,15 @@ func hold(s *sim.Story, m *sim.Machine, d time.Duration) {
 	}
 }
 
+// holdBack keeps back what a machine says.
+func holdBack(s *sim.Story, m *sim.Machine, d time.Duration) {
+	for _, o := range s.Machines() {
+		if o != m {
+			s.Strike(sim.Clog{From: m.N(), To: o.N(), For: d})
+		}
+	}
+}
+
 // mute loses what a machine says.
 func mute(s *sim.Story, m *sim.Machine, d time.Duration) {
 	for _, o := range s.Machines() {
@@ -46,4 +56,245 @@ func mute(s *sim.Story, m *sim.Machine, d time.Duration) {
 			s.Strike(sim.OneWay{From: m.N(), To: o.N(), For: d})
 		}
 	}
+}
+
+// deafen loses what is said to a machine.
+func deafen(s *sim.Story, m *sim.Machine, d time.Duration) {
+	for _, o := range s.Machines() {
+		if o != m {
+			s.Strike(sim.OneWay{From: o.N(), To: m.N(), For: d})
+		}
+	}
+}
+
+// cut loses everything between two machines.
+func cut(s *sim.Story, a, b *sim.Machine, d time.Duration) {
+	s.Strike(sim.OneWay{From: a.N(), To: b.N(), For: d})
+	s.Strike(sim.OneWay{From: b.N(), To: a.N(), For: d})
+}
+
+// A server votes, dies, and votes again in the same term: for the old leader,
+// which has not heard of that term. Who asks first when it is back is chance.
+func votesTwice(s *sim.Story) {
+	for range 12 {
+		old := s.Leader()
+		s.Strike(sim.Isolate{Node: old.N(), For: 8 * time.Second})
+		s.Until("another leader", 10*time.Second, func() bool { l := s.Leader(); return l != nil && l != old })
+		elected := s.Leader()
+		voter := s.Another(old, elected)
+		cut(s, old, elected, 20*time.Second)
+		cut(s, voter, elected, 20*time.Second)
+		// Before the new leader's first entry is there. Back when the old one is.
+		s.Strike(sim.Crash{Node: voter.N(), After: 6 * time.Second})
+		s.Pass(22 * time.Second)
+		s.Until("a leader", 20*time.Second, func() bool { return s.Leader() != nil })
+	}
+}
+
+// The answer to a request is lost, the wall clocks jump, and it is asked again.
+func clocksJump(s *sim.Story) {
+	for i := range 10 {
+		s.Until("a leader", 10*time.Second, func() bool { return s.Leader() != nil })
+		leader := s.Leader()
+		op := s.Ask(sim.Create, fmt.Sprintf("vm%d", i), sim.ReplaceVM())
+		s.Until("it is done", 10*time.Second, func() bool { v := s.View(); return op.Ended() || v != nil && v.VM(op.Name) != nil })
+		for _, m := range s.Machines() {
+			if m != leader && !op.Ended() {
+				s.Strike(sim.Crash{Node: m.N(), After: 500 * time.Millisecond})
+			}
+			s.Strike(sim.WallJump{Node: m.N(), By: 100 * time.Hour})
+		}
+		s.Until("its end", 2*time.Minute, op.Ended)
+	}
+}
+
+// Nothing of ours moves on a machine, and its wall clock goes back by an hour.
+func wallClockBack(s *sim.Story) {
+	s.Order(sim.Create, "a", sim.ReplaceVM())
+	_, host := s.Runs("a")
+	s.Strike(sim.Freeze{Node: host.N(), For: 2 * time.Minute})
+	s.Pass(2 * time.Second)
+	s.Strike(sim.WallJump{Node: host.N(), By: -time.Hour})
+	s.Pass(2 * time.Minute)
+}
+
+// A leader is stopped and cut off, another one is elected and answers. Then the
+// old one goes on, with questions that came meanwhile.
+func oldLeaderReads(s *sim.Story) {
+	s.Order(sim.Create, "a", sim.ReplaceVM())
+	old := s.Leader()
+	s.Strike(sim.Isolate{Node: old.N(), For: 20 * time.Second})
+	s.Strike(sim.Pause{Node: old.N(), For: 8 * time.Second})
+	s.Until("another leader", 6*time.Second, func() bool { l := s.Leader(); return l != nil && l != old })
+	s.Order(sim.Delete, "a", nil)
+	s.Order(sim.Create, "b", sim.ReplaceVM())
+	for range 8 {
+		s.Ask(sim.Get, "a", nil)
+		s.Ask(sim.Get, "b", nil)
+	}
+	s.Pass(30 * time.Second)
+	s.Heal()
+	s.Rest()
+}
+
+// A host loses its power while Grants are on their way, which find the next boot.
+func grantAcrossReboot(s *sim.Story) {
+	host := s.Machines()[1]
+	vm := sim.ReplaceVM()
+	vm.Require = map[string]string{"name": host.Name}
+	s.Order(sim.Create, "a", vm)
+	s.Runs("a")
+	hold(s, host, 29*time.Second)
+	// A restarted daemon is told everything again: only then is a Grant enough.
+	s.Strike(sim.Crash{Node: host.N(), After: 500 * time.Millisecond})
+	s.Pass(12 * time.Second)
+	s.Strike(sim.PowerLoss{Node: host.N(), For: time.Second})
+	s.Pass(time.Minute)
+}
+
+var oneServer = sim.Config{Servers: 1, Hosts: 2}
+
+// An old leader cannot hear the others, and is stopped now and then so that its
+// own clock does not tell it. A host hears only that one.
+func granterByBelief(s *sim.Story) {
+	leader := s.Leader()
+	host := s.Machines()[3]
+	vm := sim.ReplaceVM()
+	vm.Require = map[string]string{"name": host.Name}
+	s.Order(sim.Create, "a", vm)
+	s.Runs("a")
+	for _, m := range s.Machines() {
+		if m != leader && m != host {
+			cut(s, m, leader, time.Minute)
+			cut(s, m, host, time.Minute)
+		}
+	}
+	for range 5 {
+		s.Strike(sim.Pause{Node: leader.N(), For: 9 * time.Second})
+		s.Pass(9200 * time.Millisecond)
+	}
+}
+
+var oneMoreHost = sim.Config{Servers: 3, Hosts: 1}
+
+// A fence that an old leader proposed is appended by the next: the host has been
+// granted since.
+func oldFence(s *sim.Story) {
+	s.Order(sim.Create, "a", sim.ReplaceVM())
+	_, host := s.Runs("a")
+	node := s.View().NodeByName(host.Name)
+	s.Forge(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{
+		NodeId: node.Id, Epoch: node.Host.Epoch, Term: s.Term() - 1,
+	}}})
+	s.Pass(20 * time.Second)
+}
+
+// Its owner gives up a VM that waits for its host, while it runs there.
+func consent(s *sim.Story) {
+	s.Order(sim.Create, "a", sim.WaitVM())
+	_, host := s.Runs("a")
+	s.Strike(sim.Isolate{Node: host.N(), For: 2 * time.Minute})
+	s.Until("it is unreachable", time.Minute, func() bool {
+		v := s.View()
+		return v != nil && v.VM("a").GetStatus().GetPhase() == blixardv1.Phase_PHASE_UNREACHABLE
+	})
+	s.Order(sim.Delete, "a", nil)
+	s.Pass(time.Minute)
+}
+
+// An epoch is being fenced, and the fence is not applied yet, when a quorum is
+// proven to the leader for a question that was asked before. No Grant of that
+// epoch has ever arrived, so there is no page that could have passed.
+func grantWhileFencing(s *sim.Story) {
+	const window = 11017 * time.Millisecond // of 6 s, and hardly any drift
+	leader, host := s.Leader(), s.Machines()[3]
+	s.Strike(sim.PowerLoss{Node: host.N(), For: time.Second})
+	hold(s, host, time.Minute)
+	s.Until("its next epoch", 30*time.Second, func() bool { return s.View().NodeByName(host.Name).Host.Epoch == 2 })
+	begun := s.Now()
+	at := func(d time.Duration) { s.Pass(begun + d - s.Now()) }
+	holdBack(s, host, window-450*time.Millisecond)
+	hold(s, host, window-450*time.Millisecond)
+	vm := sim.ReplaceVM()
+	vm.Require = map[string]string{"name": host.Name}
+	s.Order(sim.Create, "a", vm)
+	at(window - 500*time.Millisecond)
+	for _, m := range s.Machines()[:3] {
+		if m != leader {
+			s.Strike(sim.Clog{From: m.N(), To: leader.N(), For: 850 * time.Millisecond})
+		}
+	}
+	at(30 * time.Second)
+}
+
+var shortLeases = sim.Config{Servers: 3, Hosts: 1, Settings: &blixardv1.Settings{RenewMs: 1000, LeaseMs: 6000, DriftPpm: 1000}}
+
+// A daemon is restarted beside a VM that runs.
+func adoption(s *sim.Story) {
+	s.Order(sim.Create, "a", sim.ReplaceVM())
+	_, host := s.Runs("a")
+	s.Strike(sim.Crash{Node: host.N(), After: 2 * time.Second})
+	s.Pass(time.Minute)
+	if uid, _ := s.Running("a"); uid == "" {
+		s.Fail(adopted, "a minute after the restart of %s, a is %v", host.Name, s.View().VM("a").GetStatus().GetPhase())
+	}
+}
+
+// A VM that ignores its power button is stopped.
+func stopDeaf(s *sim.Story) {
+	vm := sim.ReplaceVM()
+	vm.StopGraceMs = 5000
+	s.Order(sim.Create, "a", vm)
+	uid, _ := s.Runs("a")
+	s.Order(sim.Stop, "a", nil)
+	s.Pass(30 * time.Second)
+	if n, _ := s.Live(uid); n != 0 || s.View().VM("a").GetStatus().GetPhase() != blixardv1.Phase_PHASE_STOPPED {
+		s.Fail(stopped, "after half a minute %d of it live, and it is %v", n, s.View().VM("a").GetStatus().GetPhase())
+	}
+}
+
+var deafVMs = sim.Config{Mix: &sim.Mix{Latency: time.Millisecond, Deaf: 1}}
+
+// A host is lost for longer than its lease, and its daemon starts again: it knows
+// of no lapse but what the page says.
+func restartAfterLapse(s *sim.Story) {
+	s.Order(sim.Create, "a", sim.ReplaceVM())
+	_, host := s.Runs("a")
+	s.Strike(sim.Isolate{Node: host.N(), For: 18 * time.Second})
+	s.Pass(10 * time.Second)
+	s.Strike(sim.Crash{Node: host.N(), After: time.Second})
+	s.Pass(30 * time.Second)
+}
+
+// A host is lost again and again, and what is killed there takes its time to die.
+func diesLate(s *sim.Story) {
+	host := s.Machines()[1]
+	vm := sim.ReplaceVM()
+	vm.Require = map[string]string{"name": host.Name}
+	s.Order(sim.Create, "a", vm)
+	for range 15 {
+		s.Runs("a")
+		s.Strike(sim.Isolate{Node: host.N(), For: 30 * time.Second})
+		s.Pass(32 * time.Second)
+	}
+}
+
+// The same, with a host whose clock is slow and a leader whose clock is fast:
+// both are started again until they have such clocks.
+func clocksDiffer(s *sim.Story) {
+	leader, host := s.Machines()[0], s.Machines()[1]
+	for leader.Rate() < 1.08 {
+		s.Strike(sim.PowerLoss{Node: leader.N(), For: time.Second})
+		s.Until("a leader", 20*time.Second, func() bool { return s.Leader() != nil })
+	}
+	for host.Rate() > 0.92 {
+		s.Strike(sim.PowerLoss{Node: host.N(), For: time.Second})
+		s.Pass(time.Second)
+	}
+	diesLate(s)
+}
+
+var oneServerSlowDeaths = sim.Config{
+	Servers: 1, Hosts: 2, Mix: &sim.Mix{Latency: time.Millisecond, SlowKill: 1},
+	Settings: &blixardv1.Settings{RenewMs: 1000, LeaseMs: 6000},
 }

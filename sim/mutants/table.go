@@ -27,6 +27,9 @@ const (
 	undisturbed = "no VM is ended that should run"
 	policy      = "restarts are as the policy says"
 	atRest      = "desired equals observed"
+	// Of stories.
+	adopted = "what runs is taken over by a restarted daemon"
+	stopped = "a stopped VM is stopped within its grace"
 )
 
 // All are the bugs that are planted, by what they are about.
@@ -42,7 +45,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "VoteForgotten", What: "whom a server voted for is not written down",
-		Caught: []string{leaders, panics, states}, Harder: elections,
+		Caught: []string{leaders}, Story: votesTwice,
 	},
 	{
 		Name: "HardStateFirst", What: "the hard state is durable before the entries that it speaks of",
@@ -80,15 +83,15 @@ var All = []Mutant{
 	// Clients.
 	{
 		Name: "NoDedupe", What: "every attempt of a client has a request id of its own",
-		Caught: []string{histories}, Few: true,
+		Caught: []string{histories}, Harder: busyAndCrashes, Few: true,
 	},
 	{
 		Name: "LoggedTimeIsWallTime", What: "what was answered is forgotten by a wall clock",
-		Caught: []string{firstAnswer}, Harder: wallClocks,
+		Caught: []string{firstAnswer}, Story: clocksJump,
 	},
 	{
 		Name: "AnswersByOrder", What: "an answer goes to whoever has waited longest",
-		Caught: []string{histories, panics},
+		Caught: []string{histories, "a request is answered in time", panics},
 	},
 	{
 		Name: "StaleRead", What: "linearizable reads are answered from the server's own copy",
@@ -96,15 +99,15 @@ var All = []Mutant{
 	},
 	{
 		Name: "LeaderReadsLocally", What: "who believes to lead answers reads at once",
-		Caught: []string{histories},
+		Caught: []string{histories}, Story: oldLeaderReads,
 	},
 	{
 		Name: "LeaseRead", What: "a leader reads for as long as nobody else can have been elected, by its own clock",
-		Caught: []string{histories},
+		Caught: []string{histories}, Story: oldLeaderReads,
 	},
 	{
 		Name: "ReadBeforeApplied", What: "a read is answered before the state is as new as was promised",
-		Caught: []string{histories},
+		Caught: []string{histories}, Harder: lossyNetwork,
 	},
 	{
 		Name: "UidByName", What: "a VM's uid is made from its name",
@@ -138,7 +141,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "WallTimer", What: "the kernel's timer goes by the wall clock",
-		Caught: []string{twoCopies, placed}, Harder: wallClocks,
+		Caught: []string{twoCopies, placed}, Story: wallClockBack,
 	},
 	{
 		Name: "LateGrant", What: "a Grant counts for the newest Sync, whatever Sync it answers",
@@ -146,7 +149,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "LeaseFromAnswer", What: "a lease counts from when it was granted to the host's knowledge, not from when it was asked for",
-		Caught: []string{twoCopies, placed},
+		Caught: []string{twoCopies, placed}, Story: lateGrant, Config: quickRenewal,
 	},
 	{
 		Name: "LocalLease", What: "a host knows by itself how long a lease is",
@@ -154,23 +157,23 @@ var All = []Mutant{
 	},
 	{
 		Name: "ReviveLease", What: "a lease page that has passed is extended",
-		Caught: []string{revived},
+		Caught: []string{revived}, Story: restartAfterLapse,
 	},
 	{
 		Name: "GrantAcrossReboot", What: "a Grant to the boot before is taken, and nonces begin anew",
-		Caught: []string{twoCopies, placed},
+		Caught: []string{twoCopies, placed}, Story: grantAcrossReboot, Config: oneServer,
 	},
 	{
 		Name: "GrantWhileFencing", What: "an epoch is granted between the proposal of its fence and the fence",
-		Caught: []string{twoCopies, placed},
+		Caught: []string{twoCopies, placed}, Story: grantWhileFencing, Config: shortLeases,
 	},
 	{
 		Name: "GrantByBelief", What: "who believes to lead grants without asking a quorum",
-		Caught: []string{twoCopies, placed},
+		Caught: []string{twoCopies, placed}, Story: granterByBelief, Config: oneMoreHost,
 	},
 	{
 		Name: "FenceOfOldTerm", What: "a fence counts in whatever term it was appended",
-		Caught: []string{twoCopies, placed},
+		Caught: []string{twoCopies, placed}, Story: oldFence,
 	},
 	{
 		Name: "NewLeaderFencesAtOnce", What: "a new leader fences hosts that it has not heard of yet",
@@ -178,11 +181,11 @@ var All = []Mutant{
 	},
 	{
 		Name: "DriftForgotten", What: "the window is too short for clocks that differ",
-		Caught: []string{twoCopies, placed},
+		Caught: []string{twoCopies, placed}, Story: clocksDiffer, Config: oneServerSlowDeaths,
 	},
 	{
 		Name: "KillTimeForgotten", What: "the window leaves no time for what was killed to die",
-		Caught: []string{twoCopies, placed},
+		Caught: []string{twoCopies, placed}, Story: diesLate, Config: oneServerSlowDeaths,
 	},
 	{
 		Name: "FenceReleasesLong", What: "the short window's fence releases what lives under the long lease",
@@ -190,7 +193,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "ConsentSkipsWindow", What: "a VM that waits is gone when its owner deletes it, the long window notwithstanding",
-		Caught: []string{twoCopies, placed},
+		Caught: []string{twoCopies, placed}, Story: consent,
 	},
 	{
 		Name: "FreedUnreported", What: "a deletion frees the name of a VM whose host has not reported it yet",
@@ -203,11 +206,11 @@ var All = []Mutant{
 	// Hosts.
 	{
 		Name: "OldDelta", What: "old changes of the assignments are taken after newer ones",
-		Caught: []string{placed, atRest, undisturbed, once},
+		Caught: []string{placed, atRest, undisturbed, once}, Harder: slowNetwork,
 	},
 	{
 		Name: "ToldOnce", What: "a host reports what it sees once, whether it was heard or not",
-		Caught: []string{atRest},
+		Caught: []string{atRest}, Harder: lossyNetwork,
 	},
 	{
 		Name: "EndsUntold", What: "a host acts before it has been told all that is placed on it",
@@ -215,7 +218,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "BlindInventory", What: "a daemon that starts does not find the VMs that run",
-		Caught: []string{atRest, once},
+		Caught: []string{adopted}, Story: adoption,
 	},
 	{
 		Name: "StaleView", What: "what the host sees of a VM arrives late, and out of order",
@@ -223,7 +226,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "StoppedRestarts", What: "a VM that its user has stopped is started again",
-		Caught: []string{atRest},
+		Caught: []string{stopped}, Story: stopDeaf, Config: deafVMs,
 	},
 	{
 		Name: "PolicyIgnored", What: "a VM that has ended is started again, whatever its restart policy",
@@ -235,15 +238,15 @@ var All = []Mutant{
 	},
 	{
 		Name: "NeverKills", What: "a VM that ignores its power button is never killed",
-		Caught: []string{atRest},
+		Caught: []string{stopped}, Story: stopDeaf, Config: deafVMs,
 	},
 	{
 		Name: "HungForEver", What: "a VM that never becomes ready is left hanging",
-		Caught: []string{atRest},
+		Caught: []string{atRest}, Harder: hangs,
 	},
 	{
 		Name: "KillLies", What: "a kill is reported as done while the VM lives",
-		Caught: []string{atRest, twoCopies},
+		Caught: []string{atRest, twoCopies}, Harder: deaf,
 	},
 	{
 		Name: "RemoveLies", What: "a VM's files are reported as removed while they are there",
@@ -270,24 +273,43 @@ var All = []Mutant{
 
 // Worlds in which what some bugs need happens often.
 
-func slowDisksAndCrashes(c *sim.Config) {
-	crashes(c)
-	c.Mix.Weights["DiskSlow"], c.Mix.Weights["DiskStall"] = 5, 5
-}
-
 func crashes(c *sim.Config) {
 	c.Mix.Every = time.Second
 	c.Mix.Weights = map[string]int{"Crash": 10, "PowerLoss": 5, "Isolate": 1, "DiskError": 2}
 	c.Mix.Longest = 10 * time.Second
 }
 
-func elections(c *sim.Config) { crashes(c) }
+func slowDisksAndCrashes(c *sim.Config) {
+	crashes(c)
+	c.Mix.Every = 500 * time.Millisecond
+	c.Mix.Weights["DiskSlow"], c.Mix.Weights["DiskStall"] = 10, 10
+}
 
 func shortLog(c *sim.Config) {
-	c.KeepEntries = 10
+	crashes(c)
+	busy(c)
+	c.KeepEntries = 5
 	c.Servers = 3
 }
 
-func wallClocks(c *sim.Config) {
-	c.Mix.Weights["WallJump"] = 20
+func busy(c *sim.Config) { c.Mix.Clients, c.Mix.Think = 8, 100*time.Millisecond }
+
+func busyAndCrashes(c *sim.Config) {
+	crashes(c)
+	busy(c)
 }
+
+func lossyNetwork(c *sim.Config) {
+	busy(c)
+	c.Servers = max(c.Servers, 3)
+	c.Mix.Drop, c.Mix.Late, c.Mix.Lateness = 0.2, 0.2, 2*time.Second
+}
+
+func slowNetwork(c *sim.Config) {
+	busy(c)
+	c.Mix.Drop, c.Mix.Duplicate, c.Mix.Late, c.Mix.Lateness = 0, 0.2, 0.3, 5*time.Second
+}
+
+func hangs(c *sim.Config) { c.Mix.BootHangs = 1 }
+
+func deaf(c *sim.Config) { c.Mix.Deaf = 1 }

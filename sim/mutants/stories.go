@@ -213,15 +213,17 @@ func grantWhileFencing(s *sim.Story) {
 	s.Until("its next epoch", 30*time.Second, func() bool { return s.View().NodeByName(host.Name).Host.Epoch == 2 })
 	begun := s.Now()
 	at := func(d time.Duration) { s.Pass(begun + d - s.Now()) }
-	holdBack(s, host, window-450*time.Millisecond)
-	hold(s, host, window-450*time.Millisecond)
+	holdBack(s, host, window-280*time.Millisecond)
+	hold(s, host, window-280*time.Millisecond)
 	vm := sim.ReplaceVM()
 	vm.Require = map[string]string{"name": host.Name}
 	s.Order(sim.Create, "a", vm)
-	at(window - 500*time.Millisecond)
+	at(window - 300*time.Millisecond)
+	// It is heard of again, which holds up the fence for a second; and the proof of
+	// the quorum takes a little longer, but not so long that the leader gives up.
 	for _, m := range s.Machines()[:3] {
 		if m != leader {
-			s.Strike(sim.Clog{From: m.N(), To: leader.N(), For: 850 * time.Millisecond})
+			s.Strike(sim.Clog{From: m.N(), To: leader.N(), For: 1200 * time.Millisecond})
 		}
 	}
 	at(30 * time.Second)
@@ -297,4 +299,12 @@ func clocksDiffer(s *sim.Story) {
 var oneServerSlowDeaths = sim.Config{
 	Servers: 1, Hosts: 2, Mix: &sim.Mix{Latency: time.Millisecond, SlowKill: 1},
 	Settings: &blixardv1.Settings{RenewMs: 1000, LeaseMs: 6000},
+}
+
+// A VM that waits for its host runs on, cut off, under the long lease.
+func waits(s *sim.Story) {
+	s.Order(sim.Create, "a", sim.WaitVM())
+	_, host := s.Runs("a")
+	s.Strike(sim.Isolate{Node: host.N(), For: time.Minute})
+	s.Pass(90 * time.Second)
 }

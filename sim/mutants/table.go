@@ -132,7 +132,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "NotFreed", What: "VMs that wait are not looked at when something is freed",
-		Caught: []string{atRest},
+		Caught: []string{atRest}, Harder: soonAtRest,
 	},
 	// Leases, fences and what they release.
 	{
@@ -189,7 +189,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "FenceReleasesLong", What: "the short window's fence releases what lives under the long lease",
-		Caught: []string{twoCopies, placed},
+		Caught: []string{twoCopies, placed}, Story: waits,
 	},
 	{
 		Name: "ConsentSkipsWindow", What: "a VM that waits is gone when its owner deletes it, the long window notwithstanding",
@@ -210,11 +210,11 @@ var All = []Mutant{
 	},
 	{
 		Name: "ToldOnce", What: "a host reports what it sees once, whether it was heard or not",
-		Caught: []string{atRest}, Harder: lossyNetwork,
+		Caught: []string{atRest}, Harder: deafNetwork,
 	},
 	{
 		Name: "EndsUntold", What: "a host acts before it has been told all that is placed on it",
-		Caught: []string{undisturbed},
+		Caught: []string{undisturbed}, Harder: crashes,
 	},
 	{
 		Name: "BlindInventory", What: "a daemon that starts does not find the VMs that run",
@@ -230,11 +230,11 @@ var All = []Mutant{
 	},
 	{
 		Name: "PolicyIgnored", What: "a VM that has ended is started again, whatever its restart policy",
-		Caught: []string{policy},
+		Caught: []string{policy}, Harder: shortLives,
 	},
 	{
 		Name: "AttemptReused", What: "a restarted daemon counts attempts from the beginning",
-		Caught: []string{once},
+		Caught: []string{once}, Harder: crashes,
 	},
 	{
 		Name: "NeverKills", What: "a VM that ignores its power button is never killed",
@@ -250,11 +250,11 @@ var All = []Mutant{
 	},
 	{
 		Name: "RemoveLies", What: "a VM's files are reported as removed while they are there",
-		Caught: []string{atRest},
+		Caught: []string{atRest}, Harder: soonAtRest,
 	},
 	{
 		Name: "DeadIsAlive", What: "a dead VM is reported as alive",
-		Caught: []string{atRest},
+		Caught: []string{atRest}, Harder: soonAtRest,
 	},
 	// Shims.
 	{
@@ -310,6 +310,27 @@ func slowNetwork(c *sim.Config) {
 	c.Mix.Drop, c.Mix.Duplicate, c.Mix.Late, c.Mix.Lateness = 0, 0.2, 0.3, 5*time.Second
 }
 
-func hangs(c *sim.Config) { c.Mix.BootHangs = 1 }
+// deafNetwork loses so much that a single word is not heard.
+func deafNetwork(c *sim.Config) {
+	lossyNetwork(c)
+	soonAtRest(c)
+	c.Mix.Drop = 0.4
+}
 
-func deaf(c *sim.Config) { c.Mix.Deaf = 1 }
+func shortLives(c *sim.Config) {
+	busy(c)
+	c.Mix.EarlyExit, c.Mix.LateExit = 0.3, 0.6
+}
+
+// soonAtRest shortens the time in which a healed world must come to rest.
+func soonAtRest(c *sim.Config) { c.Settings.LongLeaseMs = 20_000 }
+
+func hangs(c *sim.Config) {
+	soonAtRest(c)
+	c.Mix.BootHangs = 1
+}
+
+func deaf(c *sim.Config) {
+	soonAtRest(c)
+	c.Mix.Deaf = 1
+}

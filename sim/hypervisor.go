@@ -416,6 +416,7 @@ func (d *Daemon) look(dir *vmDir) {
 func (d *Daemon) inventory() {
 	in := core.Observed{Inventory: true, Facts: d.m.w.mutateFacts(d.m.facts())}
 	d.m.dirs.Scan(func(_ string, dir *vmDir) bool {
+		dir.adopt()
 		if !mutant.On("BlindInventory") || !dir.alive() {
 			in.Reports = append(in.Reports, d.m.report(dir))
 		}

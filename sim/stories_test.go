@@ -67,8 +67,6 @@ func (s *story) runs(name string) (uid string, host *Machine) {
 	return s.Runs(name)
 }
 
-func (s *story) another(than *Machine) *Machine { return s.Another(than) }
-
 // Three nodes, five VMs: every node gets at least one.
 func TestFiveVMsOnThreeNodes(t *testing.T) {
 	s := tell(t, Config{})

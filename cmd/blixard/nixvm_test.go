@@ -444,8 +444,7 @@ func TestFlakeVMIsCopied(t *testing.T) {
 	}
 	t.Parallel()
 	// One path, and another folder there for each daemon.
-	var c *nixCluster
-	c = upNix(t, 3, func(o *options) {
+	c := upNix(t, 3, func(o *options) {
 		change := o.change
 		o.change = func(i int, n *Node) {
 			change(i, n)

@@ -21,17 +21,29 @@ type Fault interface {
 // N is a machine by its number; it prints as n2.
 type N int
 
-// Faults by name: what ParseFault knows.
-var faultTypes = map[string]reflect.Type{}
+// drawable is a fault that seeds draw.
+type drawable interface {
+	Fault
+	// draw is the fault's swarm range.
+	draw(d dice) Fault
+}
+
+// faultKinds by name, and faultNames in the order in which they are drawn from.
+var (
+	faultKinds = map[string]drawable{}
+	faultNames []string
+)
+
+func register(kinds ...drawable) {
+	for _, k := range kinds {
+		faultKinds[faultName(k)] = k
+		faultNames = append(faultNames, faultName(k))
+	}
+}
 
 func init() {
-	for _, f := range []Fault{
-		Isolate{}, Split{}, OneWay{}, Clog{}, Crash{}, Pause{}, Freeze{}, PowerLoss{}, ShimKill{}, ShimPause{}, GuestCrash{},
-		DiskSlow{}, DiskStall{}, DiskError{}, WallJump{}, NixCollect{}, Join{}, Leave{}, Replace{}, Corrupt{}, Cordoned{},
-	} {
-		t := reflect.TypeOf(f)
-		faultTypes[t.Name()] = t
-	}
+	register(Isolate{}, Split{}, OneWay{}, Clog{}, Crash{}, Pause{}, Freeze{}, PowerLoss{}, ShimKill{}, ShimPause{}, GuestCrash{},
+		DiskSlow{}, DiskStall{}, DiskError{}, WallJump{})
 }
 
 // FaultString prints a fault.
@@ -72,10 +84,11 @@ func ParseFault(s string) (Fault, error) {
 		}
 		return f, nil
 	}
-	t, ok := faultTypes[words[0]]
+	k, ok := faultKinds[words[0]]
 	if !ok {
 		return nil, fmt.Errorf("fault %q: there is no %s", s, words[0])
 	}
+	t := reflect.TypeOf(k)
 	if len(words)-1 != t.NumField() {
 		return nil, fmt.Errorf("fault %q: %s has %d fields", s, words[0], t.NumField())
 	}
@@ -135,6 +148,8 @@ type Isolate struct {
 	For  time.Duration
 }
 
+func (Isolate) draw(d dice) Fault { return Isolate{d.node(), d.time()} }
+
 func (f Isolate) strike(w *World) bool {
 	var links []link
 	for _, m := range w.machines {
@@ -150,6 +165,8 @@ type Split struct {
 	Side int
 	For  time.Duration
 }
+
+func (Split) draw(d dice) Fault { return Split{2 * (1 + d.IntN(1<<d.machines)), d.time()} }
 
 func (f Split) strike(w *World) bool {
 	var links []link
@@ -168,6 +185,8 @@ type OneWay struct {
 	From, To N
 	For      time.Duration
 }
+
+func (OneWay) draw(d dice) Fault { return OneWay{d.node(), d.node(), d.time()} }
 
 func (f OneWay) strike(w *World) bool {
 	return w.cutLinks(f, f.For, []link{{int(f.From), int(f.To)}})
@@ -191,6 +210,8 @@ type Clog struct {
 	For      time.Duration
 }
 
+func (Clog) draw(d dice) Fault { return Clog{d.node(), d.node(), d.time()} }
+
 func (f Clog) strike(w *World) bool {
 	w.net.clog[link{int(f.From), int(f.To)}] = w.now + int64(f.For)
 	return f.From != f.To
@@ -201,6 +222,8 @@ type Crash struct {
 	Node  N
 	After time.Duration
 }
+
+func (Crash) draw(d dice) Fault { return Crash{d.node(), d.time() / 5} }
 
 func (f Crash) strike(w *World) bool {
 	m := w.node(f.Node)
@@ -217,6 +240,8 @@ type Pause struct {
 	Node N
 	For  time.Duration
 }
+
+func (Pause) draw(d dice) Fault { return Pause{d.node(), d.time()} }
 
 func (f Pause) strike(w *World) bool {
 	m := w.node(f.Node)
@@ -241,6 +266,8 @@ type Freeze struct {
 	For  time.Duration
 }
 
+func (Freeze) draw(d dice) Fault { return Freeze{d.node(), d.time()} }
+
 func (f Freeze) strike(w *World) bool {
 	m := w.node(f.Node)
 	if m == nil || !m.on || !Pause(f).strike(w) {
@@ -262,6 +289,8 @@ type PowerLoss struct {
 	For  time.Duration
 }
 
+func (PowerLoss) draw(d dice) Fault { return PowerLoss{d.node(), d.time()} }
+
 func (f PowerLoss) strike(w *World) bool {
 	m := w.node(f.Node)
 	if m == nil || !m.on {
@@ -274,6 +303,8 @@ func (f PowerLoss) strike(w *World) bool {
 
 // ShimKill kills the shim of some VM of a machine.
 type ShimKill struct{ Node, VM N }
+
+func (ShimKill) draw(d dice) Fault { return ShimKill{d.node(), N(d.IntN(20))} }
 
 func (f ShimKill) strike(w *World) bool {
 	s := w.someShim(f.Node, f.VM)
@@ -290,6 +321,8 @@ type ShimPause struct {
 	For      time.Duration
 }
 
+func (ShimPause) draw(d dice) Fault { return ShimPause{d.node(), N(d.IntN(20)), d.time()} }
+
 func (f ShimPause) strike(w *World) bool {
 	s := w.someShim(f.Node, f.VM)
 	if s == nil || s.paused {
@@ -302,6 +335,8 @@ func (f ShimPause) strike(w *World) bool {
 
 // GuestCrash ends some VM of a machine.
 type GuestCrash struct{ Node, VM N }
+
+func (GuestCrash) draw(d dice) Fault { return GuestCrash{d.node(), N(d.IntN(20))} }
 
 func (f GuestCrash) strike(w *World) bool {
 	s := w.someShim(f.Node, f.VM)
@@ -319,6 +354,8 @@ type DiskSlow struct {
 	For   time.Duration
 }
 
+func (DiskSlow) draw(d dice) Fault { return DiskSlow{d.node(), 2 + d.IntN(100), d.time()} }
+
 func (f DiskSlow) strike(w *World) bool {
 	d := w.node(f.Node).disk
 	d.slow = float64(f.Times)
@@ -332,6 +369,8 @@ type DiskStall struct {
 	For  time.Duration
 }
 
+func (DiskStall) draw(d dice) Fault { return DiskStall{d.node(), d.time() / 2} }
+
 func (f DiskStall) strike(w *World) bool {
 	d := w.node(f.Node).disk
 	d.stalled = w.now + int64(f.For)
@@ -340,6 +379,8 @@ func (f DiskStall) strike(w *World) bool {
 
 // DiskError fails the next write.
 type DiskError struct{ Node N }
+
+func (DiskError) draw(d dice) Fault { return DiskError{d.node()} }
 
 func (f DiskError) strike(w *World) bool {
 	m := w.node(f.Node)
@@ -354,6 +395,10 @@ func (f DiskError) strike(w *World) bool {
 type WallJump struct {
 	Node N
 	By   time.Duration
+}
+
+func (WallJump) draw(d dice) Fault {
+	return WallJump{d.node(), time.Duration(between(d.Rand, -1000*time.Hour, 1000*time.Hour)).Truncate(time.Second)}
 }
 
 func (f WallJump) strike(w *World) bool {

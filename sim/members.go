@@ -18,6 +18,8 @@ import (
 // acknowledged (see mayLose), and it does not start a node again whose identity
 // has lost its memory: such a machine comes back under a new id.
 
+func init() { register(Join{}, Leave{}, Replace{}, Corrupt{}, Cordoned{}) }
+
 // keeper is who looks after one machine.
 type keeper struct {
 	*client
@@ -171,6 +173,8 @@ func (w *World) mayLose(m *Machine) bool {
 // Join lets a machine that is in no cluster join.
 type Join struct{ Node N }
 
+func (Join) draw(d dice) Fault { return Join{d.node()} }
+
 func (f Join) strike(w *World) bool {
 	m := w.node(f.Node)
 	if m == nil || m.member {
@@ -190,6 +194,8 @@ type Leave struct {
 	Purge int
 	After time.Duration
 }
+
+func (Leave) draw(d dice) Fault { return Leave{d.node(), d.IntN(2), d.time()} }
 
 func (f Leave) strike(w *World) bool {
 	m := w.node(f.Node)
@@ -223,6 +229,8 @@ type Replace struct {
 	After time.Duration
 }
 
+func (Replace) draw(d dice) Fault { return Replace{d.node(), d.time()} }
+
 func (f Replace) strike(w *World) bool {
 	m := w.node(f.Node)
 	if m == nil || !w.mayLose(m) {
@@ -245,6 +253,8 @@ func (f Replace) strike(w *World) bool {
 // be used; the VMs run on meanwhile. The node is removed, in good order or, when
 // that takes too long, as lost; and the machine comes back under a new id.
 type Corrupt struct{ Node N }
+
+func (Corrupt) draw(d dice) Fault { return Corrupt{d.node()} }
 
 func (f Corrupt) strike(w *World) bool {
 	m := w.node(f.Node)
@@ -279,6 +289,8 @@ type Cordoned struct {
 	Node N
 	For  time.Duration
 }
+
+func (Cordoned) draw(d dice) Fault { return Cordoned{d.node(), d.time()} }
 
 func (f Cordoned) strike(w *World) bool {
 	m := w.node(f.Node)

@@ -79,6 +79,10 @@ func (s *nixStore) rubbish() (list []string) {
 // NixCollect deletes from a machine's store what nobody holds.
 type NixCollect struct{ Node N }
 
+func init() { register(NixCollect{}) }
+
+func (NixCollect) draw(d dice) Fault { return NixCollect{d.node()} }
+
 func (f NixCollect) strike(w *World) bool {
 	m := w.node(f.Node)
 	if m == nil || len(m.nix.paths) == 0 {

@@ -154,18 +154,14 @@ func drawMix(r *rand.Rand) Mix {
 		Small:   r.IntN(3) == 0,
 		Weights: map[string]int{},
 	}
+	// A stream each, so that a fault more changes nothing about the others.
+	weights := chance{r.Uint64()}
 	for _, name := range faultNames {
-		if r.IntN(2) == 0 {
+		if r := weights.stream(name); r.IntN(2) == 0 {
 			m.Weights[name] = 1 + r.IntN(5)
 		}
 	}
 	return m
-}
-
-// faultNames in the order in which they are drawn from.
-var faultNames = []string{
-	"Isolate", "Split", "OneWay", "Clog", "Crash", "Pause", "Freeze", "PowerLoss", "ShimKill", "ShimPause", "GuestCrash",
-	"DiskSlow", "DiskStall", "DiskError", "WallJump", "NixCollect", "Join", "Leave", "Replace", "Corrupt", "Cordoned",
 }
 
 // drawFault draws one fault, or nil when the mix has none.
@@ -178,58 +174,23 @@ func drawFault(r *rand.Rand, mix *Mix, machines int) Fault {
 		return nil
 	}
 	x := r.IntN(total)
-	n := func() N { return N(1 + r.IntN(machines)) }
-	d := func() time.Duration {
-		return time.Duration(between(r, 100*time.Millisecond, mix.Longest)).Truncate(time.Millisecond)
-	}
 	for _, name := range faultNames {
-		if x -= mix.Weights[name]; x >= 0 {
-			continue
-		}
-		switch name {
-		case "Isolate":
-			return Isolate{n(), d()}
-		case "Split":
-			return Split{2 * (1 + r.IntN(1<<machines)), d()}
-		case "OneWay":
-			return OneWay{n(), n(), d()}
-		case "Clog":
-			return Clog{n(), n(), d()}
-		case "Crash":
-			return Crash{n(), d() / 5}
-		case "Pause":
-			return Pause{n(), d()}
-		case "Freeze":
-			return Freeze{n(), d()}
-		case "PowerLoss":
-			return PowerLoss{n(), d()}
-		case "ShimKill":
-			return ShimKill{n(), N(r.IntN(20))}
-		case "ShimPause":
-			return ShimPause{n(), N(r.IntN(20)), d()}
-		case "GuestCrash":
-			return GuestCrash{n(), N(r.IntN(20))}
-		case "DiskSlow":
-			return DiskSlow{n(), 2 + r.IntN(100), d()}
-		case "DiskStall":
-			return DiskStall{n(), d() / 2}
-		case "DiskError":
-			return DiskError{n()}
-		case "NixCollect":
-			return NixCollect{n()}
-		case "Join":
-			return Join{n()}
-		case "Leave":
-			return Leave{n(), r.IntN(2), d()}
-		case "Replace":
-			return Replace{n(), d()}
-		case "Corrupt":
-			return Corrupt{n()}
-		case "Cordoned":
-			return Cordoned{n(), d()}
-		case "WallJump":
-			return WallJump{n(), time.Duration(between(r, -1000*time.Hour, 1000*time.Hour)).Truncate(time.Second)}
+		if x -= mix.Weights[name]; x < 0 {
+			return faultKinds[name].draw(dice{r, mix, machines})
 		}
 	}
 	return nil
+}
+
+// dice are what a fault is drawn with.
+type dice struct {
+	*rand.Rand
+	mix      *Mix
+	machines int
+}
+
+func (d dice) node() N { return N(1 + d.IntN(d.machines)) }
+
+func (d dice) time() time.Duration {
+	return time.Duration(between(d.Rand, 100*time.Millisecond, d.mix.Longest)).Truncate(time.Millisecond)
 }

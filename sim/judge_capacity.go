@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/blixard/blixard/core/cluster"
@@ -18,7 +19,7 @@ type judgeCapacity struct {
 	asked []string        // VMs that the step has touched
 	// since is, by the index that placed an instance, the oldest spec generation
 	// that its VM had from then on.
-	since map[uint64]uint32
+	since map[string]uint32
 }
 
 // held is what a VM holds on a node, or all VMs there together.
@@ -145,7 +146,7 @@ func (j *judgeCapacity) judgeAsked(w *World, v *cluster.State) {
 // mayRun are the specs that a VM may run with: its newest; the one that it runs
 // with, or that came between; and the last that was built, when the newest is not.
 func (j *judgeCapacity) mayRun(v *cluster.State, vm *blixardv1.VM) []*blixardv1.VMSpec {
-	at := vm.Placement.Incarnation.GetIndex()
+	at := fmt.Sprint(vm.Uid, "@", vm.Placement.Incarnation.GetIndex())
 	since, ok := j.since[at]
 	if !ok || vm.SpecGeneration < since {
 		since = vm.SpecGeneration

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/blixard/blixard/core/cluster"
@@ -17,9 +16,14 @@ type judgeCapacity struct {
 	used  map[uint64]held // by node
 	moved []uint64        // nodes that the entry has touched
 	asked []string        // VMs that the step has touched
-	// since is, by the index that placed an instance, the oldest spec generation
-	// that its VM had from then on.
-	since map[string]uint32
+	// since is, by incarnation, the oldest spec generation that its VM had from
+	// then on.
+	since map[incarnation]uint32
+}
+
+type incarnation struct {
+	uid   string
+	index uint64 // one entry may place many
 }
 
 // held is what a VM holds on a node, or all VMs there together.
@@ -146,7 +150,7 @@ func (j *judgeCapacity) judgeAsked(w *World, v *cluster.State) {
 // mayRun are the specs that a VM may run with: its newest; the one that it runs
 // with, or that came between; and the last that was built, when the newest is not.
 func (j *judgeCapacity) mayRun(v *cluster.State, vm *blixardv1.VM) []*blixardv1.VMSpec {
-	at := fmt.Sprint(vm.Uid, "@", vm.Placement.Incarnation.GetIndex())
+	at := incarnation{vm.Uid, vm.Placement.Incarnation.GetIndex()}
 	since, ok := j.since[at]
 	if !ok || vm.SpecGeneration < since {
 		since = vm.SpecGeneration

@@ -30,7 +30,7 @@ var JudgeNames = []string{
 
 func (j *judges) reset() {
 	*j = judges{judged: map[string]int{}}
-	j.capacity.since = map[string]uint32{}
+	j.capacity.since = map[incarnation]uint32{}
 	j.states.at = map[uint64]stateAt{}
 	j.leaders.of = map[uint64]string{}
 	j.copies.forks = map[shim.Instance]bool{}

@@ -331,6 +331,12 @@ func (u *Unit) planStart(now int64, c Context) *Action {
 		if w.Fallback == nil {
 			return nil
 		}
+		// A spec that stands in for one that is not built runs once for each start
+		// that was asked for, and then as the policy says.
+		if u.stoodIn == w.RunGeneration && !u.restarts() {
+			return nil
+		}
+		u.stoodIn = w.RunGeneration
 		w = u.fallback()
 	}
 	u.attempt++

@@ -44,6 +44,7 @@ type Unit struct {
 	attempt        uint32 // the highest that was ever started
 	runGeneration  uint32 // of the newest attempt
 	wished         uint32 // run generation for which the backoff was last forgotten
+	stoodIn        uint32 // run generation for which an older spec was last started
 	incarnation    uint64 // of the newest attempt: its index
 	specGeneration uint32 // of the newest attempt
 	expect         int64  // until when the first report of a started attempt may come; 0: it came

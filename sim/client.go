@@ -299,6 +299,9 @@ func (c *client) try() {
 	c.server++ // one that did not help is left for the next
 	a.server = servers[c.server%len(servers)]
 	w.push(event{at: w.now + between(c.rand, 100*time.Microsecond, 2*time.Millisecond), kind: evAsk, ref: &a})
+	if hangs, ok := w.mishap("Disconnect", a.server.place(), w.mix.Disconnect, 0, time.Second); ok {
+		w.push(event{at: w.now + int64(hangs), kind: evGiveUp, n: c.attempt, ref: c})
+	}
 	w.push(event{at: w.now + int64(attemptPatience) + between(c.rand, 0, time.Second), kind: evGiveUp, n: c.attempt, ref: c})
 }
 

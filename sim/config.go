@@ -14,7 +14,7 @@ type Config struct {
 	Seed uint64
 	// Servers are hosts too; Hosts are hosts only.
 	Servers, Hosts int
-	// Spares are in no cluster at first: by turns a server and a host only.
+	// Spares are in no cluster at first: by turns a host only and a server.
 	Spares   int
 	Settings *blixardv1.Settings
 	Mix      *Mix

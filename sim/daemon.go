@@ -160,7 +160,7 @@ func (d *Daemon) write(b core.Batch) bool {
 		w.trace.foldBytes(op.Value)
 		w.trace.foldBytes(op.End)
 	}
-	if m.disk.broken {
+	if m.disk.broken || m.disk.full {
 		w.fired("WriteError")
 		w.say(m, "a write fails")
 		m.stopDaemon(true)

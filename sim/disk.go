@@ -28,6 +28,7 @@ type Disk struct {
 	slow    float64 // latency times this; 0 means 1
 	stalled int64   // nothing becomes durable before this real time
 	broken  bool    // the next write fails
+	full    bool    // and every one after it
 	corrupt bool    // nothing can be read
 	last    int64   // when the batch before becomes durable
 }
@@ -38,6 +39,15 @@ func newDisk(r *rand.Rand) *Disk {
 		d.tables[t] = btree.NewMap[string, []byte](0)
 	}
 	return d
+}
+
+// copy is another disk that holds the same.
+func (d *Disk) copy() *Disk {
+	c := newDisk(d.rand)
+	for t := range d.tables {
+		c.tables[t] = d.tables[t].Copy()
+	}
+	return c
 }
 
 // write takes a batch and says when it will be durable.

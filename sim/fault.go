@@ -43,7 +43,7 @@ func register(kinds ...drawable) {
 
 func init() {
 	register(Isolate{}, Split{}, OneWay{}, Clog{}, Crash{}, Pause{}, Freeze{}, PowerLoss{}, ShimKill{}, ShimPause{}, GuestCrash{},
-		DiskSlow{}, DiskStall{}, DiskError{}, WallJump{})
+		DiskSlow{}, DiskStall{}, DiskError{}, DiskFull{}, WallJump{})
 }
 
 // FaultString prints a fault.
@@ -388,6 +388,25 @@ func (f DiskError) strike(w *World) bool {
 		return false
 	}
 	m.disk.broken = true
+	return true
+}
+
+// DiskFull fails every write for a while.
+type DiskFull struct {
+	Node N
+	For  time.Duration
+}
+
+func (DiskFull) draw(d dice) Fault { return DiskFull{d.node(), d.time() / 2} }
+
+func (f DiskFull) strike(w *World) bool {
+	m := w.node(f.Node)
+	if m == nil || m.disk.full {
+		return false
+	}
+	d := m.disk
+	d.full = true
+	w.until(f, f.For, func() { d.full = false })
 	return true
 }
 

@@ -37,8 +37,8 @@ func (j *judgePlaced) look(w *World, g *guest, what string) {
 	if n.vms == nil {
 		return
 	}
-	if w.givenUp[g.m.called] {
-		return // a person has said that its machine is off, and erred
+	if w.givenUp[g.m.called] || g.orphan {
+		return // a person has said that its machine is off, and erred; or nothing ends it
 	}
 	if w.givenUp[g.m.called] {
 		return // a person has said that its machine is off, and erred

@@ -25,6 +25,7 @@ type Machine struct {
 	w      *World
 	on     bool
 	boots  uint64
+	asleep int64 // until then nothing of it runs
 	bootID string
 	clock  clock
 	disk   *Disk
@@ -34,6 +35,7 @@ type Machine struct {
 	called string   // its name in the cluster: a new one each time that it joins
 	named  int      // how many it has used
 	keeper *keeper
+	clones *Machine // it is a copy of that one
 
 	daemon *Daemon // nil: not running
 	lives  uint64  // of daemons, shims and guests: none is used twice
@@ -97,12 +99,12 @@ func (m *Machine) powerOff() {
 	m.w.say(m, "power lost")
 	m.stopDaemon(false)
 	m.dirs.Scan(func(_ string, d *vmDir) bool {
-		d.shim, d.guest = nil, nil
+		d.shim, d.guest, d.zombie = nil, nil, nil
 		return true
 	})
 	m.guests = nil
 	clear(m.pages)
-	m.on = false
+	m.on, m.asleep = false, 0
 }
 
 func (m *Machine) now() int64 { return m.clock.now(m.w.now) }
@@ -119,10 +121,13 @@ func (m *Machine) facts() *blixardv1.HostFacts {
 			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Version: "sim", Kvm: true},
 			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Version: "sim"},
 		},
-		Labels: m.labels, Version: "sim", Machine: "machine-" + m.Name, HoldsForks: true,
+		Labels: m.labels, Version: "sim", Machine: "machine-" + m.Name, HoldsForks: m.holdsForks(),
 		Level: m.w.settings.GetLevel(), Nix: true,
 	}
 }
+
+// holdsForks: a program that forks can be held by a namespace here.
+func (m *Machine) holdsForks() bool { return !m.w.mix.Loose || m.Index%2 == 0 }
 
 func (m *Machine) life() uint64 {
 	m.lives++

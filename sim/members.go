@@ -23,8 +23,9 @@ func init() { register(Join{}, Leave{}, Replace{}, Corrupt{}, Cordoned{}) }
 // keeper is who looks after one machine.
 type keeper struct {
 	*client
-	m    *Machine
-	busy bool
+	m     *Machine
+	busy  bool
+	takes bool // a server away
 }
 
 // start begins a chore, if there is none under way.
@@ -39,7 +40,7 @@ func (k *keeper) start(begin func()) bool {
 }
 
 func (k *keeper) done() {
-	k.busy = false
+	k.busy, k.takes = false, false
 	k.w.chores--
 }
 
@@ -170,6 +171,17 @@ func (w *World) mayLose(m *Machine) bool {
 	return ok && len(newest.meta.Voters) >= 3
 }
 
+// mayTake says that a machine may be taken out: of servers, one at a time. Who
+// removes the healthy ones before the dead one is left with that.
+func (w *World) mayTake(m *Machine) bool {
+	for _, o := range w.machines {
+		if m.Server && o.keeper.takes {
+			return false
+		}
+	}
+	return !m.keeper.busy
+}
+
 // Join lets a machine that is in no cluster join.
 type Join struct{ Node N }
 
@@ -199,10 +211,11 @@ func (Leave) draw(d dice) Fault { return Leave{d.node(), d.IntN(2), d.time()} }
 
 func (f Leave) strike(w *World) bool {
 	m := w.node(f.Node)
-	if m == nil || !m.member {
+	if m == nil || !m.member || !w.mayTake(m) {
 		return false
 	}
 	k, name, tries := m.keeper, m.called, 1
+	k.takes = m.Server
 	if f.Purge != 0 {
 		tries = 10
 	}
@@ -237,6 +250,7 @@ func (f Replace) strike(w *World) bool {
 		return false
 	}
 	k, name := m.keeper, m.called
+	k.takes = m.Server
 	m.powerOff()
 	m.wipe()
 	return k.start(func() {
@@ -262,6 +276,7 @@ func (f Corrupt) strike(w *World) bool {
 		return false
 	}
 	k, name := m.keeper, m.called
+	k.takes = m.Server
 	m.disk.corrupt = true
 	m.stopDaemon(true)
 	m.restartDaemon(int64(time.Second))

@@ -25,12 +25,16 @@ type network struct {
 	clog map[link]int64 // nothing arrives before this time
 	// seen, for a mutant: the last Sync's nonce of each host.
 	nonces map[uint64]uint64
+	// Of the faults in fault_old.go.
+	echo      map[N]time.Duration
+	proposals [][]byte
+	noted     uint64
 }
 
 type link struct{ from, to int }
 
 func newNetwork(r *rand.Rand) *network {
-	return &network{rand: r, cut: map[link]int{}, clog: map[link]int64{}, nonces: map[uint64]uint64{}}
+	return &network{rand: r, cut: map[link]int{}, clog: map[link]int64{}, nonces: map[uint64]uint64{}, echo: map[N]time.Duration{}}
 }
 
 var canonical = proto.MarshalOptions{Deterministic: true}
@@ -49,6 +53,9 @@ func (w *World) send(from *Machine, msg *core.Message) {
 		w.fired("Snapshot")
 		w.say(from, fmt.Sprintf("sends a snapshot of %d bytes to %s", len(b), to.Name))
 		msg.Envelope.Snapshot = b
+	}
+	if msg.Raft != nil {
+		w.net.note(msg.Raft)
 	}
 	w.mutateMessage(from, to, msg)
 	arrives := w.transmit(from, to, wrap(msg))
@@ -168,6 +175,9 @@ func (w *World) transmit(from, to *Machine, p *packet) bool {
 		at = max(at, w.net.clog[l])
 		w.film.letter(w.now, from, to, p, at, "")
 		w.push(event{at: at, kind: evArrive, m: to, n: uint64(from.Index), ref: p})
+		if later := w.net.echoes(from, to, p); later > 0 {
+			w.push(event{at: at + int64(later), kind: evArrive, m: to, n: uint64(from.Index), ref: p})
+		}
 	}
 	return true
 }
@@ -179,7 +189,7 @@ func (w *World) arrive(to *Machine, from int, p *packet) {
 	if p.msg != nil && sumOf(p.msg) != p.sum {
 		w.fail("a message arrives as it was sent", "from n%d to %s: a message of Raft was changed under way", from, to.Name)
 	}
-	if w.net.cut[link{from, to.Index}] > 0 || to.daemon == nil {
+	if w.net.cut[link{from, to.Index}] > 0 || to.daemon == nil || to.asleep > w.now {
 		w.film.arrived(w.now, to, p, "nobody there")
 		return
 	}

@@ -34,8 +34,10 @@ type vmDir struct {
 	spec  uint32 // and its spec's
 	nix   vmm.Runners
 
-	shim  *shimProc
-	guest *guest
+	shim   *shimProc
+	guest  *guest
+	zombie *guest // dead, and not yet gone from the process table
+	forks  bool   // it is a program that may fork
 }
 
 func newDir(i shim.Instance) *vmDir {
@@ -48,7 +50,7 @@ func (d *vmDir) of(i shim.Instance) bool {
 	return at.Generation == i.Generation && at.Index == i.Index
 }
 
-func (d *vmDir) alive() bool { return d.shim != nil || d.guest != nil }
+func (d *vmDir) alive() bool { return d.shim != nil || d.guest != nil || d.zombie != nil }
 
 type shimProc struct {
 	dir     *vmDir
@@ -79,6 +81,8 @@ type guest struct {
 	ready    bool
 	deaf     bool
 	dying    bool
+	orphan   bool // its shim is dead, and it is not
+	status   shim.Status
 	forked   int64
 }
 
@@ -136,7 +140,7 @@ func (s *shimProc) do(out shim.Output) {
 	m, w, d := s.m, s.m.w, s.dir
 	switch out.Kind {
 	case shim.Lock:
-		s.happened(shim.Input{Kind: shim.Locked, Held: d.guest != nil})
+		s.happened(shim.Input{Kind: shim.Locked, Held: d.guest != nil || d.zombie != nil})
 	case shim.Load:
 		d.exit, d.state = nil, nil
 		s.happened(shim.Input{Kind: shim.Loaded, Start: *d.start, Boot: m.bootID})
@@ -307,7 +311,7 @@ func (s *shimProc) kill() {
 	}
 	s.dir.shim = nil
 	s.tell("the shim was killed")
-	if g := s.dir.guest; g != nil && !mutant.On("Orphan") {
+	if g := s.dir.guest; g != nil && !mutant.On("Orphan") && !g.orphaned() {
 		g.kill()
 	}
 	s.m.notice(s.dir)
@@ -326,6 +330,16 @@ func (s *shimProc) resume() {
 		s.busy = false
 		s.wake()
 	}
+}
+
+// orphaned says that the guest, a program that had forked where nothing holds
+// that, lives on without its shim. Such VMs are bound by no short lease.
+func (g *guest) orphaned() bool {
+	if !g.dir.forks || g.m.holdsForks() || g.m.clones != nil {
+		return false
+	}
+	_, g.orphan = g.m.w.mishap("Orphan", g.m.place(), g.m.w.mix.Orphan, 0, 0)
+	return g.orphan
 }
 
 // kill is a SIGKILL: the guest is gone up to K later.
@@ -351,8 +365,21 @@ func (g *guest) gone(st shim.Status) {
 	d.guest = nil
 	g.m.guests = slices.DeleteFunc(g.m.guests, func(o *guest) bool { return o == g })
 	g.m.w.say(g.m, fmt.Sprintf("VM %s is gone, code %d, signal %d", g.instance, st.Code, st.Signal))
+	g.status = st
+	if stays, ok := g.m.w.mishap("Zombie", g.m.place(), g.m.w.mix.Zombie, 0, time.Minute); ok {
+		d.zombie = g
+		g.m.w.push(event{at: g.m.w.now + int64(stays), kind: evReap, m: g.m, life: g.life, ref: g})
+		return
+	}
+	g.reaped()
+}
+
+// reaped: nothing is left of the guest in the process table.
+func (g *guest) reaped() {
+	d := g.dir
+	d.zombie = nil
 	if s := d.shim; s != nil {
-		s.machine.Status = st
+		s.machine.Status = g.status
 		s.happened(shim.Input{Kind: shim.Exited})
 	}
 	g.m.notice(d)

@@ -30,6 +30,7 @@ const (
 	evReady   // a guest is up
 	evExit    // a guest ends by itself
 	evDead    // a guest that was killed is gone
+	evReap    // and from the process table
 
 	// To nobody who can die.
 	evArrive   // a message is at its recipient's door
@@ -49,7 +50,7 @@ const (
 var kindNames = [evLastKind]string{
 	"?", "tick", "receive", "peer lost", "snapshot sent", "wrote", "request", "request end", "observe",
 	"observed", "action", "extend", "silent", "durable", "boot", "shim", "look", "timer", "ready", "exit",
-	"dead", "arrive", "power", "fault ends", "fault", "client", "ask", "answer", "give up", "joined", "wake", "chore",
+	"dead", "reap", "arrive", "power", "fault ends", "fault", "client", "ask", "answer", "give up", "joined", "wake", "chore",
 }
 
 func (k kind) String() string { return kindNames[k] }

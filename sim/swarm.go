@@ -55,7 +55,7 @@ func Swarm(seed uint64) Config {
 	r := chance{seed}.stream("swarm")
 	c.Servers = pick(r, 1, 3, 3, 3, 3, 5)
 	c.Hosts = pick(r, 0, 0, 1, 2, 4)
-	c.Spares = pick(r, 0, 1, 1, 2)
+	c.Spares = pick(r, 0, 1, 2, 2)
 	mix := drawMix(r)
 	c.Mix = &mix
 	lease := uint32(between(r, 6, 15)) * 1000
@@ -74,7 +74,7 @@ func Base(seed uint64) Config {
 	mix := Mix{
 		Latency: time.Millisecond, Drop: 0.01, Duplicate: 0.01, Late: 0.005, Lateness: 10 * time.Second,
 		ShimSlow: 0.005, ForkFails: 0.02, Deaf: 0.1, BootHangs: 0.02, BootSlow: 0.05, EarlyExit: 0.05, LateExit: 0.05,
-		SlowKill: 0.1, BuildFails: 0.05, BuildSlow: 0.05, Clients: 4, Names: 8, Think: time.Second,
+		SlowKill: 0.1, Zombie: 0.02, Disconnect: 0.02, BuildFails: 0.05, BuildSlow: 0.05, Clients: 4, Names: 8, Think: time.Second,
 		Every: 6 * time.Second, Longest: 30 * time.Second, Safety: time.Minute, Weights: map[string]int{},
 	}
 	for _, name := range faultNames {
@@ -106,12 +106,15 @@ type Mix struct {
 	Late      float64
 	Lateness  time.Duration
 	// Shims and guests, a chance each.
-	ShimSlow, ForkFails, Deaf, BootHangs, BootSlow, EarlyExit, LateExit, SlowKill float64
-	BuildFails, BuildSlow                                                         float64
+	ShimSlow, ForkFails, Deaf, BootHangs, BootSlow, EarlyExit, LateExit, SlowKill, Zombie, Orphan float64
+	BuildFails, BuildSlow                                                                         float64
 	// Clients.
-	Clients int
-	Names   int
-	Think   time.Duration
+	Disconnect float64
+	Clients    int
+	Names      int
+	Think      time.Duration
+	// Loose: every other machine cannot hold a program that forks.
+	Loose bool
 	// Small machines, so that not everything has room.
 	Small bool
 	// Every is the mean time between two faults; 0: none are drawn.
@@ -144,7 +147,7 @@ func drawMix(r *rand.Rand) Mix {
 		Drop:    rate(r, 0.1), Duplicate: rate(r, 0.1), Late: rate(r, 0.05),
 		Lateness: time.Duration(between(r, time.Second, 40*time.Second)),
 		ShimSlow: rate(r, 0.02), ForkFails: rate(r, 0.1), Deaf: rate(r, 0.3), BootHangs: rate(r, 0.1),
-		BootSlow: rate(r, 0.2), EarlyExit: rate(r, 0.2), LateExit: rate(r, 0.2), SlowKill: rate(r, 0.5),
+		BootSlow: rate(r, 0.2), EarlyExit: rate(r, 0.2), LateExit: rate(r, 0.2), SlowKill: rate(r, 0.5), Zombie: rate(r, 0.1), Orphan: rate(r, 1), Disconnect: rate(r, 0.1), Loose: r.IntN(2) == 0,
 		BuildFails: rate(r, 0.2), BuildSlow: rate(r, 0.2),
 		Clients: 2 + r.IntN(4), Names: 3 + r.IntN(8),
 		Think:   time.Duration(between(r, 200*time.Millisecond, 3*time.Second)),

@@ -95,7 +95,7 @@ func New(cfg Config) *World {
 	w.judges.reset()
 	for i := 1; i <= cfg.Servers+cfg.Hosts+cfg.Spares; i++ {
 		spare := i - cfg.Servers - cfg.Hosts
-		m := w.newMachine(i, i <= cfg.Servers || spare > 0 && spare%2 == 1, true)
+		m := w.newMachine(i, i <= cfg.Servers || spare > 0 && (spare+cfg.Hosts)%2 == 0, true)
 		m.spare = spare > 0
 		w.machines = append(w.machines, m)
 		w.byAddress[m.address()] = m
@@ -180,6 +180,11 @@ func (w *World) turn(e event) {
 		panic("sim: time goes back")
 	}
 	w.now = e.at
+	if e.m != nil && e.m.asleep > w.now && e.kind < evArrive {
+		e.at = e.m.asleep
+		w.push(e)
+		return
+	}
 	if e.m != nil && e.kind < evArrive && !w.reaches(&e) {
 		return
 	}
@@ -231,6 +236,9 @@ func (w *World) reaches(e *event) bool {
 	case evShim, evLook, evTimer:
 		s := e.ref.(*shimProc)
 		return m.on && s.dir.shim == s
+	case evReap:
+		g := e.ref.(*guest)
+		return m.on && g.dir.zombie == g
 	case evReady, evExit, evDead:
 		g := e.ref.(*guest)
 		return m.on && g.dir.guest == g
@@ -298,6 +306,8 @@ func (w *World) happen(e event) {
 		e.ref.(*guest).gone(exited(int(e.n)))
 	case evDead:
 		e.ref.(*guest).gone(signaled(int(e.n)))
+	case evReap:
+		e.ref.(*guest).reaped()
 	case evArrive:
 		w.arrive(m, int(e.n), e.ref.(*packet))
 	case evEnd:
@@ -404,7 +414,8 @@ func (w *World) Heal() {
 	}
 	clear(w.net.clog)
 	for _, m := range w.machines {
-		m.disk.stalled, m.disk.broken, m.disk.slow = 0, false, 0
+		m.disk.stalled, m.disk.broken, m.disk.full, m.disk.slow = 0, false, false, 0
+		m.asleep = min(m.asleep, w.now)
 		m.boot()
 		if m.daemon == nil {
 			m.restartDaemon(int64(time.Second))
@@ -526,12 +537,17 @@ func (w *World) complete() bool {
 }
 
 func (w *World) byID(id uint64) *Machine {
+	var found *Machine
 	for _, m := range w.machines {
-		if m.member && m.id == id {
-			return m
+		if !m.member || m.id != id {
+			continue
+		}
+		// Of two that go by one id, the one that the cluster follows.
+		if found == nil || w.judges.newest.nodes[id].GetHost().GetBootId() == m.bootID {
+			found = m
 		}
 	}
-	return nil
+	return found
 }
 
 // Leader is a machine whose node leads with a quorum; nil when there is none.

@@ -1,0 +1,83 @@
+package sim
+
+import (
+	"time"
+
+	"github.com/tidwall/btree"
+)
+
+func init() { register(Clone{}) }
+
+// Clone copies the disk of a host, with the files of its VMs, to a machine that is
+// in no cluster, and starts that: two machines with one id, each in a boot of its
+// own. With Steal 1 the network brings to the copy what is sent to the original's
+// address. When it is over, whichever of the two the cluster does not follow is
+// found and wiped.
+//
+// Node and To are counted round and round, over the hosts that can be copied and
+// the machines that can take a copy.
+//
+// A server is not cloned: two voters with one id are beyond what Raft bears.
+type Clone struct {
+	Node, To N
+	Steal    int
+	For      time.Duration
+}
+
+func (Clone) draw(d dice) Fault {
+	return Clone{d.node(), d.node(), d.IntN(2), d.time() + d.time()}
+}
+
+func (f Clone) strike(w *World) bool {
+	m, c := w.idle(f.Node, true), w.idle(f.To, false)
+	if m == nil || c == nil {
+		return false
+	}
+	m.keeper.start(func() {}) // nothing else is done to them meanwhile
+	c.keeper.start(func() {})
+	c.powerOff()
+	c.disk = m.disk.copy()
+	c.member, c.id, c.ids, c.called, c.clones = true, m.id, append(c.ids, m.id), m.called, m
+	c.dirs = btree.NewMap[string, *vmDir](0)
+	m.dirs.Scan(func(uid string, d *vmDir) bool {
+		copied := *d
+		copied.shim, copied.guest, copied.zombie = nil, nil, nil
+		c.dirs.Set(uid, &copied)
+		return true
+	})
+	if f.Steal != 0 {
+		w.byAddress[m.address()] = c
+	}
+	c.boot()
+	w.until(f, f.For, func() {
+		loser := c
+		if w.judges.newest.nodes[c.id].GetHost().GetBootId() == c.bootID {
+			loser = m
+		}
+		loser.powerOff()
+		loser.wipe()
+		w.byAddress[m.address()], w.byAddress[c.address()] = m, c
+		if loser == m {
+			w.byAddress[m.address()] = c // the copy is the node now
+		}
+		c.clones = nil
+		m.keeper.done()
+		c.keeper.done()
+	})
+	return true
+}
+
+// idle is the n-th machine that is a host only, member or not, and of which no
+// keeper is busy.
+func (w *World) idle(n N, member bool) *Machine {
+	var list []*Machine
+	for _, m := range w.machines {
+		if !m.Server && m.member == member && !m.disk.corrupt && !m.keeper.busy {
+			list = append(list, m)
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return list[int(n)%len(list)]
+}

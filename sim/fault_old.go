@@ -1,0 +1,97 @@
+package sim
+
+import (
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/blixard/blixard/core"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// What was said long ago is heard again.
+
+func init() { register(Echo{}, Reproposal{}) }
+
+// Echo brings everything that a machine says or hears, but for Raft's messages,
+// once more, After later: a Sync, a Grant, an assignment of another epoch, boot or
+// leader.
+type Echo struct {
+	Node       N
+	For, After time.Duration
+}
+
+func (Echo) draw(d dice) Fault { return Echo{d.node(), d.time(), 2 * d.time()} }
+
+func (f Echo) strike(w *World) bool {
+	if w.node(f.Node) == nil || w.net.echo[f.Node] != 0 {
+		return false
+	}
+	w.net.echo[f.Node] = f.After
+	w.until(f, f.For, func() { delete(w.net.echo, f.Node) })
+	return true
+}
+
+// echoes is how much later a packet comes once more; 0: never.
+func (n *network) echoes(from, to *Machine, p *packet) time.Duration {
+	if p.msg != nil || len(n.echo) == 0 {
+		return 0
+	}
+	return max(n.echo[N(from.Index)], n.echo[N(to.Index)])
+}
+
+// Reproposal has the present leader append what an earlier one, or the same one
+// earlier, had proposed by itself: a fence, a suspicion, a host's boot or report.
+// Back counts from the newest. No node does that; it is what Apply holds out
+// against when a leader has proposed and is not yet aware that its term is over.
+type Reproposal struct{ Back int }
+
+func (Reproposal) draw(d dice) Fault { return Reproposal{d.IntN(mostProposals)} }
+
+const mostProposals = 64
+
+// note keeps what leaders propose by themselves.
+func (n *network) note(m *raftpb.Message) {
+	if m.GetType() != raftpb.MsgApp {
+		return
+	}
+	for _, e := range m.Entries {
+		if e.GetIndex() > n.noted && e.GetType() == raftpb.EntryNormal && len(e.Data) > 0 {
+			n.noted = e.GetIndex()
+			n.proposals = append(n.proposals, e.Data)
+		}
+	}
+	if extra := len(n.proposals) - 8*mostProposals; extra > 0 {
+		n.proposals = n.proposals[extra:]
+	}
+}
+
+func (f Reproposal) strike(w *World) bool {
+	leader := w.Leader()
+	if leader == nil || leader.daemon.paused {
+		return false
+	}
+	back := f.Back
+	for i := len(w.net.proposals) - 1; i >= 0; i-- {
+		data := w.net.proposals[i]
+		cmd := &blixardv1.Command{}
+		if proto.Unmarshal(data, cmd) != nil || cmd.RequestId != "" {
+			continue
+		}
+		if back--; back >= 0 {
+			continue
+		}
+		msg := &core.Message{
+			To: leader.id, Address: leader.address(),
+			Envelope: &blixardv1.Envelope{ClusterId: w.clusterID, Generation: 1, From: leader.id, To: leader.id},
+			Raft: &raftpb.Message{
+				Type: raftpb.MsgProp.Enum(), From: proto.Uint64(leader.id), To: proto.Uint64(leader.id),
+				Entries: []*raftpb.Entry{{Data: data}},
+			},
+		}
+		w.push(event{at: w.now, kind: evArrive, m: leader, n: uint64(leader.Index), ref: wrap(msg)})
+		return true
+	}
+	return false
+}

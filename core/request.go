@@ -99,11 +99,11 @@ func (s *server) forwarded(f *blixardv1.Forward) {
 // clientOp says whether a client may ask for it.
 func clientOp(cmd *blixardv1.Command) bool {
 	switch cmd.GetOp().(type) {
-	case *blixardv1.Command_CreateVm, *blixardv1.Command_DeleteVm, *blixardv1.Command_Power, *blixardv1.Command_Cordon,
-		*blixardv1.Command_AddNode, *blixardv1.Command_RemoveNode, *blixardv1.Command_Announce, *blixardv1.Command_Tag:
-		return true
+	case nil, *blixardv1.Command_Init, *blixardv1.Command_HostBoot, *blixardv1.Command_HostReport, *blixardv1.Command_Suspect,
+		*blixardv1.Command_Fence, *blixardv1.Command_Collect, *blixardv1.Command_Place, *blixardv1.Command_Clone:
+		return false // what only a leader proposes, by itself
 	}
-	return false
+	return true
 }
 
 // applied answers whoever waits for an entry.

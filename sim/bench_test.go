@@ -56,6 +56,9 @@ func BenchmarkFullSystem(b *testing.B) {
 	if w.failure != nil {
 		b.Fatal(w.failure.Promise, w.failure.Text)
 	}
+	if ops := float64(len(w.history)-done) / time.Duration(w.now-at).Seconds(); b.N > 10 && ops < 80 {
+		b.Fatalf("%.0f operations a second: clients wait for something", ops)
+	}
 	simulated := time.Duration(w.now - at).Seconds()
 	b.ReportMetric(simulated/(coreSeconds(b)-begun), "sim-s/core-s")
 	b.ReportMetric(float64(len(w.history)-done)/simulated, "ops/s")

@@ -92,14 +92,15 @@ func (u *Unit) settle(now int64) {
 	if exit == nil {
 		exit = &Exit{Code: 137, Reason: "Killed", Message: "its shim was killed, and the VM with it"}
 	}
-	u.exitCode = exit.Code
+	if hung {
+		exit = &Exit{Code: exit.Code, Reason: "BootTimedOut", Message: "it did not become ready within two minutes of its start, and was killed; its console may say why"}
+	}
+	u.exitCode, u.end = exit.Code, exit
 	if ran {
 		u.failures = 0
 	}
 	switch {
-	case hung:
-		u.fail(now, "BootTimedOut", "it did not become ready within two minutes of its start, and was killed; its console may say why")
-	case stopping:
+	case stopping && !hung:
 		u.failures, u.retryAt = 0, 0
 		u.say(blixardv1.Phase_PHASE_STOPPED, "Stopped", "it was stopped")
 	case exit.Reason == "Lapsed":
@@ -363,19 +364,21 @@ func (u *Unit) fallback() *blixardv1.Assignment {
 // restarts says whether the policy starts again what has ended, and says what
 // it is when it does not.
 func (u *Unit) restarts() bool {
-	if u.incarnation != u.Want.GetIncarnation().GetIndex() || u.ended == 0 || u.ended < u.attempt || u.asked || u.reason == "Lapsed" || u.reason == "NoLease" || mutant.On("PolicyIgnored") {
+	if u.incarnation != u.Want.GetIncarnation().GetIndex() || u.ended == 0 || u.ended < u.attempt || u.asked || u.end.Reason == "Lapsed" || mutant.On("PolicyIgnored") {
 		return true
 	}
 	policy := u.Want.GetSpec().GetRestart()
-	switch {
-	case policy == blixardv1.RestartPolicy_RESTART_POLICY_NEVER,
-		policy == blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE && u.exitCode == 0 && u.reason == "Exited":
-		if u.exitCode == 0 && u.reason == "Exited" {
-			u.phase = blixardv1.Phase_PHASE_STOPPED
-		}
-		return false
+	good := u.end.Code == 0 && u.end.Reason == "Exited"
+	if policy != blixardv1.RestartPolicy_RESTART_POLICY_NEVER && !(policy == blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE && good) {
+		return true
 	}
-	return true
+	// Another policy, a spec ago, may have had it started again, and said so.
+	phase := blixardv1.Phase_PHASE_FAILED
+	if good {
+		phase = blixardv1.Phase_PHASE_STOPPED
+	}
+	u.say(phase, u.end.Reason, u.end.Message)
+	return false
 }
 
 // act orders something that needs no answer.

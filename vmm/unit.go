@@ -50,6 +50,7 @@ type Unit struct {
 	expect         int64  // until when the first report of a started attempt may come; 0: it came
 	ended          uint32 // attempt whose end has been counted
 	removed        bool   // a Remove succeeded, and nothing was seen since
+	end            *Exit  // how it ended
 	asked          bool   // that end was asked for
 	forced         bool   // and took a kill
 	readyAt        int64  // when the live attempt became ready; 0: not yet
@@ -155,7 +156,8 @@ func (u *Unit) Finish(now int64, d Done) {
 			return // it was seen: its report says how it ended, or will
 		}
 		u.ended = u.attempt
-		u.fail(now, "StartFailed", d.Err)
+		u.end = &Exit{Code: 1, Reason: "StartFailed", Message: d.Err}
+		u.fail(now, u.end.Reason, u.end.Message)
 	case d.Err != "" && verb == Remove:
 		u.retryAt = now + second
 		u.say(blixardv1.Phase_PHASE_DELETING, "RemoveFailed", d.Err)

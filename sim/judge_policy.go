@@ -34,10 +34,11 @@ func (j *judgePolicy) forked(w *World, g *guest) {
 	if n.vms == nil {
 		return
 	}
-	// A spec that it falls back on runs as the run before, whatever was asked for.
+	// A spec that it falls back on runs as the run before, whatever was asked for:
+	// the run that was asked for is still to come.
 	asked := n.vm(g.instance.UID).GetRunGeneration()
 	j.runs[g.instance.UID] = asked
-	if !ok || o.asked != asked || o.instance.Index != g.instance.Index || o.run != g.dir.gen || o.spec != g.dir.spec {
+	if !ok || o.asked != asked || asked > o.run || o.instance.Index != g.instance.Index || o.run != g.dir.gen || o.spec != g.dir.spec {
 		return
 	}
 	w.judges.judged["policy"]++

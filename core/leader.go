@@ -173,7 +173,7 @@ func (l *leader) configure() {
 			change = conf(raftpb.ConfChangeAddLearnerNode, n.Id)
 		case n.Server == blixardv1.ServerState_SERVER_STATE_LEARNER && l.caughtUp(n.Id):
 			change = conf(raftpb.ConfChangeAddNode, n.Id)
-		case n.Server == blixardv1.ServerState_SERVER_STATE_LEAVING && l.spared(n.Id):
+		case n.Server == blixardv1.ServerState_SERVER_STATE_LEAVING && l.spared(n.Id, n.Revision):
 			// One that is not in yet is removed too: that ends it in the state, and an
 			// entry that would add it.
 			change = conf(raftpb.ConfChangeRemoveNode, n.Id)
@@ -196,15 +196,17 @@ func conf(t raftpb.ConfChangeType, id uint64) *raftpb.ConfChangeSingle {
 
 // spared says that a server may go: those voters who remain and answer are a
 // quorum without it. So the last voter stays until another can vote, and a
-// healthy one until a dead one that leaves too has gone, or is back.
-func (l *leader) spared(id uint64) bool {
+// healthy one until a dead one that leaves too has gone, or is back. To answer is
+// to have the entry that says it leaves: a message of somebody who is dead by now
+// may still come late.
+func (l *leader) spared(id, leaving uint64) bool {
 	rest, answer := 0, 0
 	l.raft.WithProgress(func(peer uint64, t raft.ProgressType, pr progress) {
 		if peer == id || t != raft.ProgressTypePeer {
 			return
 		}
 		rest++
-		if pr.RecentActive || peer == l.id.ID {
+		if pr.RecentActive && pr.Match >= leaving || peer == l.id.ID {
 			answer++
 		}
 	})

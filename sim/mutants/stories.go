@@ -58,15 +58,6 @@ func mute(s *sim.Story, m *sim.Machine, d time.Duration) {
 	}
 }
 
-// deafen loses what is said to a machine.
-func deafen(s *sim.Story, m *sim.Machine, d time.Duration) {
-	for _, o := range s.Machines() {
-		if o != m {
-			s.Strike(sim.OneWay{From: o.N(), To: m.N(), For: d})
-		}
-	}
-}
-
 // cut loses everything between two machines.
 func cut(s *sim.Story, a, b *sim.Machine, d time.Duration) {
 	s.Strike(sim.OneWay{From: a.N(), To: b.N(), For: d})

@@ -196,6 +196,8 @@ func TestFlakeVM(t *testing.T) {
 	}
 	if said := c.Must("vm", "logs", "--build", "web"); !strings.Contains(said, "building version one") {
 		t.Errorf("the build's log: %s", said)
+	} else {
+		t.Log(said)
 	}
 	one := c.runner("web")
 	if v, _ := c.VM("web"); v.GetRunner().GetHypervisor() != blixardv1.Hypervisor_HYPERVISOR_QEMU || v.GetRunner().GetClosureBytes() == 0 {

@@ -22,11 +22,3 @@ func TestServerLeavesWhileAnotherIsDown(t *testing.T) {
 	s.Heal()
 	s.Rest()
 }
-
-// A server loses its disk, and another is taken out in good order. What the dead
-// one has said is still on its way: it must not count as an answer.
-func TestLateWordsOfTheDead(t *testing.T) {
-	if f := Run(Base(284)).Failure; f != nil {
-		t.Fatal(f.Promise, f.Text)
-	}
-}

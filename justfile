@@ -40,9 +40,9 @@ up *flags: build
 bench pattern=".":
     scripts/bench {{pattern}}
 
-# Many seeds of the simulator, and the kill tests again and again (either may be 0)
-soak seeds="1000" kills="20":
-    scripts/soak {{seeds}} {{kills}}
+# The simulator for so many hours, with a report (or: double [SEEDS], kills [ROUNDS])
+soak *args:
+    scripts/soak {{args}}
 
 # Plant every known bug, and see who finds it (--few: what CI plants)
 mutants *args:

@@ -38,6 +38,8 @@ type Config struct {
 	// Mutant plants a bug by its name, in a build that carries them: see package
 	// sim/mutants.
 	Mutant string
+	// marked is told of each event; false stops the world.
+	marked func(Mark) bool
 	// Log gets every line of what happens.
 	Log io.Writer
 }

@@ -18,6 +18,21 @@ import (
 // lies; package sim/mutants lists them all, with those that are planted in the
 // code of production itself.
 
+// mutateOrder is, for a mutant, any order.
+func mutateOrder(list []*Machine) (any []*Machine) {
+	if !mutant.On("MapOrder") {
+		return list
+	}
+	set := map[*Machine]bool{}
+	for _, m := range list {
+		set[m] = true
+	}
+	for m := range set {
+		any = append(any, m)
+	}
+	return any
+}
+
 // Of clients and their adapter.
 
 func (d *Daemon) mutateRequest(in *core.Request) {

@@ -202,7 +202,7 @@ func snapshotOf(s *cluster.State) *blixardv1.Snapshot { return s.Encode() }
 // hangUp: the connections of a process that died are closed, and those whom the
 // news reaches take the hint.
 func (w *World) hangUp(m *Machine) {
-	for _, p := range w.machines {
+	for _, p := range mutateOrder(w.machines) {
 		if p == m || p.daemon == nil || m.id == 0 || w.net.cut[link{m.Index, p.Index}] > 0 {
 			continue
 		}

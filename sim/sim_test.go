@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"flag"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -42,7 +44,11 @@ func configOf(t *testing.T, profile string, seed uint64) Config {
 
 func runSeed(t *testing.T, profile string, seed uint64) Result {
 	t.Helper()
-	r := Run(configOf(t, profile, seed))
+	run := Run
+	if *oneSeed == 0 && seed%20 == 0 {
+		run = Twice
+	}
+	r := run(configOf(t, profile, seed))
 	if r.Failure != nil {
 		broken(t, configOf(t, profile, seed), r)
 	}
@@ -145,6 +151,41 @@ func TestReport(t *testing.T) {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("the report does not say %q:\n%s", want, b.String())
 		}
+	}
+}
+
+// Two runs that part are stopped there, and it is said where.
+func TestTwice(t *testing.T) {
+	if *oneSeed != 0 {
+		t.Skip("a child")
+	}
+	cfg := Calm(5)
+	cfg.Until = 5 * time.Second
+	if r := Twice(cfg); r.Failure != nil {
+		t.Fatalf("%s: %s", r.Failure.Promise, r.Failure.Text)
+	}
+	_, marks := Marks(cfg)
+	other := Calm(5)
+	other.Until = 5 * time.Second
+	other.Script = []Strike{{3 * time.Second, DiskSlow{2, 9, time.Second}}}
+	_, marksToo := Marks(other)
+	r := against(other, marks)
+	if r.Failure == nil || r.Failure.Promise != repeatable || len(r.Failure.Last) == 0 {
+		t.Fatalf("two runs are taken for one: %+v", r.Failure)
+	}
+	event, text := Part(marks, marksToo)
+	if r.Events != event+1 || text != r.Failure.Text {
+		t.Errorf("beside it, they part at event %d:\n%s\nafterwards at %d:\n%s", r.Events, r.Failure.Text, event, text)
+	}
+	if event, _ := Part(marks, marks[:len(marks)-3]); event != uint64(len(marks)-3) {
+		t.Errorf("a run that is shorter parts at %d of %d", event, len(marks)-3)
+	}
+	var b bytes.Buffer
+	if err := WriteMarks(&b, marks); err != nil {
+		t.Fatal(err)
+	}
+	if back, err := ReadMarks(&b); err != nil || !slices.Equal(back, marks) {
+		t.Errorf("marks do not come back: %v", err)
 	}
 }
 

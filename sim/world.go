@@ -190,6 +190,9 @@ func (w *World) turn(e event) {
 	}
 	w.trace.events++
 	w.fold(&e)
+	if w.cfg.marked != nil && !w.cfg.marked(w.mark(&e)) {
+		return
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			w.stepping = nil

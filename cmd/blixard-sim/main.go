@@ -4,6 +4,8 @@
 //
 //	blixard-sim run    WORLD [-words] [-until STEP]
 //	blixard-sim soak   -seeds K [-first N] [-jobs J] [-out DIR]
+//	blixard-sim soak   -hours H [-report FILE]
+//	blixard-sim double -seeds K [-against PROGRAM]
 //	blixard-sim shrink WORLD [-within 1m] [-o FILE]
 //	blixard-sim show   WORLD [-o FILE]
 //	blixard-sim mutants [-few] [NAME...]
@@ -48,6 +50,10 @@ func command(args []string) int {
 		return searchMutants(args[1:])
 	case "mutant":
 		return oneMutant(args[1:])
+	case "double":
+		return double(args[1:])
+	case "marks":
+		return marks(args[1:])
 	case "worker":
 		return worker(args[1:])
 	}
@@ -58,6 +64,8 @@ func usage() int {
 	fmt.Fprint(os.Stderr, `usage:
   blixard-sim run WORLD [-words] [-until STEP]        one world
   blixard-sim soak -seeds K [-first N] [-jobs J]      many, a process per core, until one fails
+  blixard-sim soak -hours H [-report FILE]            as many as there is time for
+  blixard-sim double -seeds K [-against PROGRAM]      every seed in two processes, of two builds
   blixard-sim shrink WORLD [-within 1m] [-o FILE]     leaves out what a failure does not need
   blixard-sim show WORLD [-o FILE]                    a page of what happened, for a browser
   blixard-sim mutants [-few] [NAME...]                plants known bugs and looks who finds them
@@ -101,28 +109,6 @@ func run(args []string) int {
 	if r.Failure != nil {
 		r.Report(os.Stdout, commit())
 		return 1
-	}
-	return 0
-}
-
-// worker runs seeds and prints a Result a line: what a soak starts, once a core.
-func worker(args []string) int {
-	f := flag.NewFlagSet("worker", flag.ContinueOnError)
-	which := worldFlags(f)
-	step := f.Uint64("step", 1, "the distance to the next")
-	last := f.Uint64("last", 1, "the last seed")
-	if f.Parse(args) != nil {
-		return 2
-	}
-	out := json.NewEncoder(os.Stdout)
-	for ; which.seed <= *last; which.seed += *step {
-		cfg, err := which.config(nil)
-		if err != nil {
-			return fail(err)
-		}
-		if out.Encode(sim.Run(cfg)) != nil {
-			return 1
-		}
 	}
 	return 0
 }

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -16,62 +14,60 @@ import (
 	"github.com/blixard/blixard/sim"
 )
 
-// total is what a soak has seen.
-type total struct {
-	runs      int
-	simulated time.Duration
-	events    uint64
-	faults    map[string]int
-	judged    map[string]int
-}
-
-func (t *total) add(r sim.Result) {
-	t.runs++
-	t.simulated += r.Simulated
-	t.events += r.Events
-	for k, n := range r.Faults {
-		t.faults[k] += n
-	}
-	for k, n := range r.Judged {
-		t.judged[k] += n
-	}
-}
+// mostFailures end a soak that goes on after a failure.
+const mostFailures = 20
 
 func soak(args []string) int {
 	f := flag.NewFlagSet("soak", flag.ContinueOnError)
 	seeds := f.Uint64("seeds", 100, "how many seeds")
+	hours := f.Float64("hours", 0, "as many seeds as there is time for, and go on after a failure")
 	which := worldFlags(f)
 	f.Uint64Var(&which.seed, "first", 1, "the first")
 	jobs := f.Int("jobs", runtime.NumCPU(), "processes")
+	twice := f.Uint64("twice", 20, "run every so many-th seed twice, and compare; 0: none")
 	out := f.String("out", "", "on a failure, shrink it, and write its transcript and its page into this directory")
+	report := f.String("report", "", "write what was seen into this file")
 	if f.Parse(args) != nil {
 		return 2
 	}
-	start := time.Now()
-	t := total{faults: map[string]int{}, judged: map[string]int{}}
-	var failed *sim.Result
-	shown := start
-	err := each(*which, *seeds, *jobs, func(r sim.Result) bool {
+	start, shown := time.Now(), time.Now()
+	p := pool{which: *which, seeds: *seeds, jobs: *jobs, flags: []string{fmt.Sprintf("-twice=%d", *twice)}}
+	most := 1
+	if *hours > 0 {
+		p.seeds, most = 1<<40, mostFailures
+		p.flags = append(p.flags, "-within="+time.Duration(*hours*float64(time.Hour)).String())
+	}
+	t := newTotal()
+	err := p.each(func(r sim.Result) bool {
 		t.add(r)
-		if time.Since(shown) > 10*time.Second {
-			shown = time.Now()
-			fmt.Printf("%d of %d seeds, %v simulated in %v\n", t.runs, *seeds, t.simulated.Round(time.Second), time.Since(start).Round(time.Second))
+		if *twice > 0 && r.Seed%*twice == 0 {
+			t.twice++
 		}
 		if r.Failure != nil {
-			failed = &r
+			fmt.Printf("BROKEN: seed %d, profile %s: %s\n", r.Seed, r.Profile, r.Failure.Promise)
 		}
-		return failed == nil
+		if time.Since(shown) > 10*time.Second {
+			shown = time.Now()
+			fmt.Printf("%d seeds, %v simulated in %v, %d failures\n", t.runs, t.simulated.Round(time.Second), time.Since(start).Round(time.Second), len(t.failed))
+		}
+		return len(t.failed) < most
 	})
-	fmt.Printf("%d seeds, %v simulated, %d events in %v\n", t.runs, t.simulated.Round(time.Second), t.events, time.Since(start).Round(time.Second))
+	fmt.Printf("%d seeds, %v simulated, %d events in %v; %d of them twice\n", t.runs, t.simulated.Round(time.Second), t.events, time.Since(start).Round(time.Second), t.twice)
 	for _, k := range slices.Sorted(maps.Keys(t.faults)) {
 		fmt.Printf("  %-14s %d\n", k, t.faults[k])
 	}
 	fmt.Printf("judged: %v\n", t.judged)
+	if *report != "" {
+		if err := writeReport(*report, &t, time.Since(start)); err != nil {
+			return fail(err)
+		}
+		fmt.Println("report:", *report)
+	}
 	switch {
-	case failed != nil:
-		failed.Report(os.Stdout, commit())
+	case len(t.failed) > 0:
+		t.failed[0].Report(os.Stdout, commit())
 		if *out != "" {
-			which.seed = failed.Seed
+			which.seed = t.failed[0].Seed
 			if err := keep(which, *out, *jobs); err != nil {
 				fmt.Fprintln(os.Stderr, "blixard-sim:", err)
 			}
@@ -81,7 +77,20 @@ func soak(args []string) int {
 		fmt.Fprintln(os.Stderr, "blixard-sim:", err)
 		return 1
 	}
-	return idle(t)
+	if missing := t.idle(); len(missing) > 0 {
+		fmt.Println("INCOMPLETE: " + strings.Join(missing, "; ") + ". Run more seeds.")
+		return 1
+	}
+	return 0
+}
+
+func writeReport(path string, t *total, wall time.Duration) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	t.report(f, commit(), wall)
+	return f.Close()
 }
 
 // keep shrinks what failed, writes it down, and shows it.
@@ -103,85 +112,4 @@ func keep(w *which, dir string, jobs int) error {
 	film.Command = "blixard-sim run " + path + ".txt"
 	fmt.Printf("shrunk to %s.txt, shown in %s.html\n\n%s", path, path, t)
 	return writePage(path+".html", film)
-}
-
-// idle is 1 when some fault never fired or some judge had nothing to judge: such
-// a soak has proved less than it says.
-func idle(t total) int {
-	var missing []string
-	for _, name := range sim.FaultNames() {
-		if t.faults[name] == 0 {
-			missing = append(missing, "the fault "+name+" never fired")
-		}
-	}
-	for _, name := range sim.JudgeNames {
-		if t.judged[name] == 0 {
-			missing = append(missing, "the judge of "+name+" had nothing to judge")
-		}
-	}
-	if len(missing) == 0 {
-		return 0
-	}
-	fmt.Println("INCOMPLETE: " + strings.Join(missing, "; ") + ". Run more seeds.")
-	return 1
-}
-
-// each runs seeds in worker processes and hands over their results until seen
-// says enough.
-func each(w which, seeds uint64, jobs int, seen func(sim.Result) bool) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	results, ends := make(chan sim.Result), make(chan error)
-	stop := make(chan struct{})
-	var workers []*exec.Cmd
-	for j := range uint64(jobs) {
-		mine := w
-		mine.seed += j
-		args := append([]string{"worker", fmt.Sprintf("-step=%d", jobs), fmt.Sprintf("-last=%d", w.seed+seeds-1)}, mine.flags()...)
-		cmd := exec.Command(self, args...)
-		cmd.Stderr = os.Stderr
-		pipe, err := cmd.StdoutPipe()
-		if err != nil {
-			return err
-		}
-		if err := cmd.Start(); err != nil {
-			return err
-		}
-		workers = append(workers, cmd)
-		go func() {
-			in := json.NewDecoder(pipe)
-			for {
-				var r sim.Result
-				if in.Decode(&r) != nil {
-					break
-				}
-				select {
-				case results <- r:
-				case <-stop:
-				}
-			}
-			ends <- cmd.Wait()
-		}()
-	}
-	enough, open := false, len(workers)
-	for open > 0 {
-		select {
-		case r := <-results:
-			if !enough && !seen(r) {
-				enough = true
-				close(stop)
-				for _, w := range workers {
-					w.Process.Kill()
-				}
-			}
-		case e := <-ends:
-			open--
-			if e != nil && !enough && err == nil {
-				err = fmt.Errorf("a worker ended: %w", e)
-			}
-		}
-	}
-	return err
 }

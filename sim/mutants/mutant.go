@@ -21,6 +21,8 @@ type Mutant struct {
 	Config sim.Config
 	// Harder changes a seed's world so that what the bug needs happens often.
 	Harder func(*sim.Config)
+	// Twice: seeds are run two times, since one run alone shows nothing.
+	Twice bool
 	// Few: it is among the few that every CI run plants.
 	Few bool
 }
@@ -86,7 +88,11 @@ func (m Mutant) Search(seeds int) Find {
 	}
 	for seed := 1; m.Story == nil && seed <= seeds; seed++ {
 		f.Seeds = seed
-		if take(sim.Run(m.World(uint64(seed), true))) {
+		run := sim.Run
+		if m.Twice {
+			run = sim.Twice
+		}
+		if take(run(m.World(uint64(seed), true))) {
 			break
 		}
 	}

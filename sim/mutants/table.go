@@ -27,6 +27,7 @@ const (
 	undisturbed = "no VM is ended that should run"
 	policy      = "restarts are as the policy says"
 	atRest      = "desired equals observed"
+	repeatable  = "the same seed gives the same run"
 	// Of stories.
 	adopted = "what runs is taken over by a restarted daemon"
 	stopped = "a stopped VM is stopped within its grace"
@@ -133,6 +134,10 @@ var All = []Mutant{
 	{
 		Name: "NotFreed", What: "VMs that wait are not looked at when something is freed",
 		Caught: []string{atRest}, Harder: soonAtRest,
+	},
+	{
+		Name: "MapOrder", What: "peers hear of a death in the order of a map",
+		Caught: []string{repeatable}, Harder: crashes, Twice: true, Few: true,
 	},
 	// Leases, fences and what they release.
 	{

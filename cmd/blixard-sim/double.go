@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/blixard/blixard/sim"
+)
+
+// other is the second process of a double run: it differs in everything that
+// must not matter.
+var other = []string{"GOMAXPROCS=3", "GOGC=30"}
+
+// double runs every seed in two processes, of two builds if another program is
+// given, and compares the hashes of all that happened.
+func double(args []string) int {
+	f := flag.NewFlagSet("double", flag.ContinueOnError)
+	seeds := f.Uint64("seeds", 100, "how many seeds")
+	which := worldFlags(f)
+	f.Uint64Var(&which.seed, "first", 1, "the first")
+	program := f.String("against", "", "the second process is of this program: another build of this one")
+	quiet := f.Bool("q", false, "show no progress")
+	if f.Parse(args) != nil {
+		return 2
+	}
+	start, shown := time.Now(), time.Now()
+	type side struct {
+		second bool
+		r      sim.Result
+	}
+	results, ends, stop := make(chan side), make(chan error, 2), make(chan struct{})
+	for _, p := range []pool{
+		{which: *which, seeds: *seeds, jobs: 1, env: []string{"GOMAXPROCS=1"}},
+		{which: *which, seeds: *seeds, jobs: 1, env: other, program: *program},
+	} {
+		go func() {
+			ends <- p.each(func(r sim.Result) bool {
+				select {
+				case results <- side{p.env[0] == other[0], r}:
+					return true
+				case <-stop:
+					return false
+				}
+			})
+		}()
+	}
+	waiting := map[uint64]sim.Result{}
+	runs, simulated := 0, time.Duration(0)
+	var parted *sim.Result
+	var failed error
+	for open := 2; open > 0; {
+		select {
+		case err := <-ends:
+			open--
+			if failed == nil {
+				failed = err
+			}
+		case s := <-results:
+			was, both := waiting[s.r.Seed]
+			if !both {
+				waiting[s.r.Seed] = s.r
+				continue
+			}
+			delete(waiting, s.r.Seed)
+			runs++
+			simulated += s.r.Simulated
+			if was.Hash != s.r.Hash && parted == nil {
+				parted = &s.r
+				close(stop)
+			}
+			if !*quiet && time.Since(shown) > 10*time.Second {
+				shown = time.Now()
+				fmt.Printf("%d of %d double runs, %v simulated twice, in %v\n", runs, *seeds, simulated.Round(time.Second), time.Since(start).Round(time.Second))
+			}
+		}
+	}
+	switch {
+	case parted != nil:
+		fmt.Printf("BROKEN: seed %d is two runs\n\n%s\n", parted.Seed, whereTheyPart(*which, *parted, *program))
+		return 1
+	case failed != nil:
+		return fail(failed)
+	}
+	fmt.Printf("%d double runs, %v simulated twice, in %v: the same hash in both, always\n", runs, simulated.Round(time.Second), time.Since(start).Round(time.Second))
+	return 0
+}
+
+// whereTheyPart runs a seed in both ways again, and compares event by event.
+func whereTheyPart(w which, r sim.Result, program string) string {
+	self, err := os.Executable()
+	if err != nil {
+		return err.Error()
+	}
+	w.seed = r.Seed
+	type way struct {
+		program string
+		env     []string
+	}
+	ways := []way{{self, []string{"GOMAXPROCS=1"}}, {cmp.Or(program, self), other}}
+	run := func(y way, args ...string) []byte {
+		cmd := exec.Command(y.program, append(args, w.flags()...)...)
+		cmd.Env = append(os.Environ(), y.env...)
+		out, _ := cmd.Output() // a world that fails ends with 1
+		return out
+	}
+	var marks [2][]sim.Mark
+	for i, y := range ways {
+		if marks[i], err = sim.ReadMarks(bytes.NewReader(run(y, "marks"))); err != nil {
+			return err.Error()
+		}
+	}
+	event, text := sim.Part(marks[0], marks[1])
+	if event == 0 {
+		return "run again, it is one run: what makes the difference is chance; sim.Twice may meet it"
+	}
+	// In words, up to that event and no further.
+	w.until = fmt.Sprint(event + 1)
+	for i, y := range ways {
+		lines := bytes.Split(bytes.TrimSpace(run(y, "run", "-words")), []byte("\n"))
+		text += fmt.Sprintf("\n\nrun %d, in words:\n%s", i+1, bytes.Join(lines[max(0, len(lines)-12):], []byte("\n")))
+	}
+	return text
+}
+
+// marks prints the marks of a world, for another process to compare.
+func marks(args []string) int {
+	f := flag.NewFlagSet("marks", flag.ContinueOnError)
+	which := worldFlags(f)
+	if f.Parse(args) != nil {
+		return 2
+	}
+	cfg, err := which.config(f.Args())
+	if err != nil {
+		return fail(err)
+	}
+	_, list := sim.Marks(cfg)
+	if err := sim.WriteMarks(os.Stdout, list); err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+// worker runs seeds and prints a Result a line: what a pool starts.
+func worker(args []string) int {
+	f := flag.NewFlagSet("worker", flag.ContinueOnError)
+	which := worldFlags(f)
+	step := f.Uint64("step", 1, "the distance to the next")
+	last := f.Uint64("last", 1, "the last seed")
+	twice := f.Uint64("twice", 0, "run every so many-th seed twice; 0: none")
+	within := f.Duration("within", 0, "begin no seed after this time; 0: at any time")
+	if f.Parse(args) != nil {
+		return 2
+	}
+	start := time.Now()
+	out := json.NewEncoder(os.Stdout)
+	for ; which.seed <= *last && (*within == 0 || time.Since(start) < *within); which.seed += *step {
+		cfg, err := which.config(nil)
+		if err != nil {
+			return fail(err)
+		}
+		run := sim.Run
+		if *twice > 0 && which.seed%*twice == 0 {
+			run = sim.Twice
+		}
+		if out.Encode(run(cfg)) != nil {
+			return 1
+		}
+	}
+	return 0
+}

@@ -22,6 +22,7 @@ import (
 type Disk struct {
 	tables  [core.Tables]*btree.Map[string, []byte]
 	pending []core.Batch
+	logged  func(key, value []byte) // hears of every entry of the log
 	rand    *rand.Rand
 
 	// Faults in effect.
@@ -91,6 +92,9 @@ func (d *Disk) apply(b core.Batch) {
 			t.Delete(string(op.Key))
 		default:
 			t.Set(string(op.Key), append([]byte{}, op.Value...))
+			if op.Table == core.Log && d.logged != nil {
+				d.logged(op.Key, op.Value)
+			}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"github.com/tidwall/btree"
@@ -36,8 +37,9 @@ func (f Clone) strike(w *World) bool {
 	m.keeper.start(func() {}) // nothing else is done to them meanwhile
 	c.keeper.start(func() {})
 	c.powerOff()
-	c.disk = m.disk.copy()
+	c.setDisk(m.disk.copy())
 	c.member, c.id, c.ids, c.called, c.clones = true, m.id, append(c.ids, m.id), m.called, m
+	c.capacity = m.capacity // it is as big: what runs is not looked at again
 	c.dirs = btree.NewMap[string, *vmDir](0)
 	m.dirs.Scan(func(uid string, d *vmDir) bool {
 		copied := *d
@@ -46,7 +48,7 @@ func (f Clone) strike(w *World) bool {
 		return true
 	})
 	if f.Steal != 0 {
-		w.byAddress[m.address()] = c
+		w.byAddress[m.at] = c
 	}
 	c.boot()
 	w.until(f, f.For, func() {
@@ -54,12 +56,13 @@ func (f Clone) strike(w *World) bool {
 		if w.judges.newest.nodes[c.id].GetHost().GetBootId() == c.bootID {
 			loser = m
 		}
+		loser.ids = slices.DeleteFunc(loser.ids, func(id uint64) bool { return id == c.id })
 		loser.powerOff()
 		loser.wipe()
-		w.byAddress[m.address()], w.byAddress[c.address()] = m, c
-		if loser == m {
-			w.byAddress[m.address()] = c // the copy is the node now
+		if loser == m { // the copy is the node now, and has its address
+			m.at, c.at = c.at, m.at
 		}
+		w.byAddress[m.at], w.byAddress[c.at] = m, c
 		c.clones = nil
 		m.keeper.done()
 		c.keeper.done()

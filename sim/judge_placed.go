@@ -40,9 +40,6 @@ func (j *judgePlaced) look(w *World, g *guest, what string) {
 	if w.givenUp[g.m.called] || g.orphan {
 		return // a person has said that its machine is off, and erred; or nothing ends it
 	}
-	if w.givenUp[g.m.called] {
-		return // a person has said that its machine is off, and erred
-	}
 	w.judges.judged["placed"]++
 	i := g.instance
 	vm := n.vm(i.UID)

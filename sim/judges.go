@@ -14,9 +14,11 @@ type judges struct {
 	copies      judgeCopies
 	leaders     judgeLeaders
 	leases      judgeLeases
+	logs        judgeLogs
 	placed      judgePlaced
 	policy      judgePolicy
 	undisturbed judgeUndisturbed
+	volumes     judgeVolumes
 	newest      newest // what several of them look at
 	// judged counts what each had before it. A judge that had nothing to judge
 	// has proved nothing.
@@ -25,13 +27,14 @@ type judges struct {
 
 // JudgeNames are all judges there are.
 var JudgeNames = []string{
-	"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "placed", "policy", "rest", "roots", "states", "undisturbed",
+	"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "logs", "placed", "policy", "rest", "roots", "states", "undisturbed", "volumes",
 }
 
 func (j *judges) reset() {
 	*j = judges{judged: map[string]int{}}
 	j.capacity.since = map[incarnation]uint32{}
 	j.states.at = map[uint64]stateAt{}
+	j.logs.at = map[logAt]logEntry{}
 	j.leaders.of = map[uint64]string{}
 	j.copies.forks = map[shim.Instance]bool{}
 	j.policy.over, j.policy.runs = map[string]over{}, map[string]uint32{}

@@ -20,7 +20,8 @@ type Machine struct {
 	Name   string
 	Server bool
 	Host   bool
-	spare  bool // in no cluster at first
+	at     string // where it listens
+	spare  bool   // in no cluster at first
 
 	w      *World
 	on     bool
@@ -60,7 +61,8 @@ func (w *World) newMachine(index int, server, host bool) *Machine {
 	}
 	m.rand = w.chance.stream(m.Name + "/process")
 	m.entropy = w.chance.stream(m.Name + "/entropy")
-	m.disk = newDisk(w.chance.stream(m.Name + "/disk"))
+	m.at = m.Name + ":7000"
+	m.setDisk(newDisk(w.chance.stream(m.Name + "/disk")))
 	m.capacity = &blixardv1.Resources{Vcpus: 8, MemoryMib: 8192, DiskMib: 100 << 10}
 	if w.mix.Small {
 		m.capacity.Vcpus, m.capacity.MemoryMib = uint32(1+m.rand.IntN(4)), uint64(1024<<m.rand.IntN(3))
@@ -69,7 +71,12 @@ func (w *World) newMachine(index int, server, host bool) *Machine {
 	return m
 }
 
-func (m *Machine) address() string { return m.Name + ":7000" }
+func (m *Machine) setDisk(d *Disk) {
+	m.disk = d
+	d.logged = func(key, value []byte) { m.w.judges.logs.written(m.w, m, d, key, value) }
+}
+
+func (m *Machine) address() string { return m.at }
 
 // boot turns the power on: another boot id, and a BOOTTIME that starts again.
 func (m *Machine) boot() {

@@ -142,8 +142,7 @@ func (k *keeper) giveUp(name string, then func()) {
 func (m *Machine) wipe() {
 	m.stopDaemon(true)
 	m.w.say(m, "disk is empty")
-	rand := m.disk.rand
-	m.disk = newDisk(rand)
+	m.setDisk(newDisk(m.disk.rand))
 	m.dirs, m.nix = btree.NewMap[string, *vmDir](0), newNixStore()
 	m.member, m.id = false, 0
 }

@@ -135,6 +135,7 @@ func (j *judges) follow(w *World, v *cluster.State, changes []cluster.Change) {
 			n.take(changes[:k])
 			j.capacity.entry(w, n, v)
 			j.placed.entry(w, n)
+			j.volumes.entry(w, n)
 		}
 		changes = changes[k:]
 	}

@@ -204,7 +204,7 @@ func (s *shimProc) read(path string) shim.Input {
 	in := shim.Input{Kind: shim.Paged, Path: path}
 	if p := s.m.pages[path]; p != nil {
 		in.Page = *p
-		if path == s.machine.Path && p.Host == s.machine.Host && p.Deadline > s.timer {
+		if s.machine.Phase == shim.Running && path == s.machine.Path && p.Host == s.machine.Host && p.Deadline > s.timer {
 			s.grown = true
 		}
 	} else {

@@ -369,6 +369,7 @@ func (w *World) forked(g *guest) {
 	w.judges.copies.forked(w, g)
 	w.judges.placed.forked(w, g)
 	w.judges.policy.forked(w, g)
+	w.judges.volumes.forked(w, g)
 }
 
 func (w *World) strike(e event) {
@@ -458,11 +459,15 @@ func (w *World) byName(name string) *Machine {
 
 // machineOf is the machine that has or had an id.
 func (w *World) machineOf(id uint64) *Machine {
-	i := slices.IndexFunc(w.machines, func(m *Machine) bool { return slices.Contains(m.ids, id) })
-	if i < 0 {
-		return nil
+	if m := w.byID(id); m != nil {
+		return m
 	}
-	return w.machines[i]
+	for _, m := range w.machines {
+		if slices.Contains(m.ids, id) {
+			return m
+		}
+	}
+	return nil
 }
 
 // Do lets the operator do one thing, and waits for its end.

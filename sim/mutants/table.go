@@ -16,6 +16,7 @@ const (
 	firstAnswer = "a retry gets the first answer"
 	states      = "equal state at equal index"
 	leaders     = "one leader a term"
+	logs        = "logs match"
 	capacity    = "capacity is never exceeded"
 	ledger      = "the ledger is the sum of the VMs"
 	twoCopies   = "never two copies"
@@ -38,11 +39,11 @@ var All = []Mutant{
 	// The disk, and Raft's use of it.
 	{
 		Name: "AnswersBeforeSync", What: "what claims that entries are durable leaves before they are",
-		Caught: []string{panics, lost, states, leaders, histories, opens}, Harder: slowDisksAndCrashes,
+		Caught: []string{panics, lost, states, leaders, logs, histories, opens}, Harder: slowDisksAndCrashes,
 	},
 	{
 		Name: "EarlyAck", What: "the disk says durable before it is",
-		Caught: []string{panics, lost, states, leaders, histories, opens, stops}, Harder: slowDisksAndCrashes,
+		Caught: []string{panics, lost, states, leaders, logs, histories, opens, stops}, Harder: slowDisksAndCrashes,
 	},
 	{
 		Name: "VoteForgotten", What: "whom a server voted for is not written down",
@@ -58,7 +59,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "BatchOutOfOrder", What: "the operations of a batch take effect in the wrong order",
-		Caught: []string{opens, panics, states, lost}, Harder: crashes,
+		Caught: []string{opens, panics, states, logs, lost}, Harder: crashes,
 	},
 	{
 		Name: "AppliedApart", What: "the applied index is in another transaction than what was applied",
@@ -117,7 +118,7 @@ var All = []Mutant{
 	// The state.
 	{
 		Name: "Misheard", What: "one server gets other log entries than the rest",
-		Caught: []string{states}, Few: true,
+		Caught: []string{logs, states}, Few: true,
 	},
 	{
 		Name: "BigFacts", What: "hosts claim twice the memory that they have",

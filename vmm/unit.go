@@ -263,8 +263,10 @@ func (u *Unit) Observation() *blixardv1.Observation {
 		Lease: u.lease(), Removed: u.Removed(), AssignmentRevision: u.Want.GetRevision(),
 		BuildMessage: u.buildMessage,
 	}
-	if u.incarnation == u.Want.GetIncarnation().GetIndex() {
-		o.SpecGeneration = u.specGeneration
+	// What was seen, and not what was ordered: a daemon that dies in between knows
+	// nothing of the order, and the cluster lets go of what the spec before needed.
+	if u.Seen.Liveness != Absent && u.Seen.Instance.Index == u.Want.GetIncarnation().GetIndex() {
+		o.SpecGeneration = u.Seen.SpecGeneration
 	}
 	switch {
 	case u.built == u.spec():

@@ -128,6 +128,21 @@ func oldLeaderReads(s *sim.Story) {
 	s.Rest()
 }
 
+// A server that votes alone answers, dies, and is asked again in its next life.
+func aloneAgain(s *sim.Story) {
+	alone := s.Machines()[0]
+	for i := range 10 {
+		s.Order(sim.Create, fmt.Sprintf("vm%d", i), sim.ReplaceVM())
+		s.Strike(sim.Crash{Node: 1, After: 100 * time.Millisecond})
+		s.Strike(sim.DiskSlow{Node: 1, Times: 50, For: time.Second})
+		s.Until("it is back", 10*time.Second, func() bool { return alone.Applied() != 0 })
+		s.Ask(sim.Get, fmt.Sprintf("vm%d", i), nil)
+		s.Pass(5 * time.Second)
+	}
+	s.Heal()
+	s.Rest()
+}
+
 // A host loses its power while Grants are on their way, which find the next boot.
 func grantAcrossReboot(s *sim.Story) {
 	host := s.Machines()[1]

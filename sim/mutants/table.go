@@ -108,6 +108,10 @@ var All = []Mutant{
 		Caught: []string{histories}, Story: oldLeaderReads,
 	},
 	{
+		Name: "AloneReadsAtOnce", What: "a server that votes alone answers reads before it knows what was committed in its last life",
+		Caught: []string{histories}, Story: aloneAgain, Config: sim.Config{Servers: 1},
+	},
+	{
 		Name: "ReadBeforeApplied", What: "a read is answered before the state is as new as was promised",
 		Caught: []string{histories}, Harder: lossyNetwork,
 	},

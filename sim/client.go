@@ -60,6 +60,7 @@ type Operation struct {
 	Return  int64
 	Unknown bool
 	machine *Machine // of AddMember
+	key     string   // principal and request id of a mutation
 
 	// What came of it.
 	Error    *blixardv1.Error
@@ -265,6 +266,7 @@ func (c *client) request(op *Operation) core.Request {
 	sum := sha256.Sum256(b)
 	cmd.PayloadHash, cmd.RequestId, cmd.Principal = sum[:], c.uuid(), fmt.Sprintf("client-%d", c.index)
 	in.Command = cmd
+	op.key = cmd.Principal + "\x00" + cmd.RequestId
 	return in
 }
 

@@ -19,6 +19,7 @@ type judges struct {
 	policy      judgePolicy
 	undisturbed judgeUndisturbed
 	volumes     judgeVolumes
+	witness     judgeWitness
 	newest      newest // what several of them look at
 	// judged counts what each had before it. A judge that had nothing to judge
 	// has proved nothing.
@@ -27,13 +28,14 @@ type judges struct {
 
 // JudgeNames are all judges there are.
 var JudgeNames = []string{
-	"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "logs", "placed", "policy", "rest", "roots", "states", "undisturbed", "volumes",
+	"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "logs", "placed", "policy", "rest", "roots", "states", "undisturbed", "volumes", "witness",
 }
 
 func (j *judges) reset() {
 	*j = judges{judged: map[string]int{}}
 	j.capacity.since = map[incarnation]uint32{}
 	j.states.at = map[uint64]stateAt{}
+	j.witness.executed = map[string]uint64{}
 	j.logs.at = map[logAt]logEntry{}
 	j.leaders.of = map[uint64]string{}
 	j.copies.forks = map[shim.Instance]bool{}

@@ -62,7 +62,7 @@ func (n *newest) placed(id uint64) (names []string) {
 }
 
 // take takes over one entry.
-func (n *newest) take(entry []cluster.Change) {
+func (n *newest) take(entry []cluster.Change, executed map[string]uint64) {
 	n.index = entry[0].Index
 	n.changed, n.moved = n.changed[:0], n.moved[:0]
 	for i := range entry {
@@ -71,6 +71,9 @@ func (n *newest) take(entry []cluster.Change) {
 			vm, _ := c.Record.(*blixardv1.VM)
 			n.changed = append(n.changed, vmChange{name, n.vms[name], vm})
 			n.set(name, vm)
+		}
+		if d, _ := c.Record.(*blixardv1.DedupeRecord); d != nil {
+			executed[d.Key] = d.Index
 		}
 		if meta, _ := c.Record.(*blixardv1.Meta); meta != nil {
 			n.meta = meta
@@ -132,7 +135,7 @@ func (j *judges) follow(w *World, v *cluster.State, changes []cluster.Change) {
 			k++
 		}
 		if n.vms != nil && changes[0].Index == n.index+1 {
-			n.take(changes[:k])
+			n.take(changes[:k], j.witness.executed)
 			j.capacity.entry(w, n, v)
 			j.placed.entry(w, n)
 			j.volumes.entry(w, n)

@@ -63,7 +63,7 @@ const mostStrangers = 8
 // news proposes what the state does not know yet.
 func (l *leader) news(v *hostView, n *blixardv1.Node, m *blixardv1.Sync) {
 	h := n.Host
-	if h.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE {
+	if h.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE || mutant.On("RebootAtOnce") && h.BootId != m.BootId {
 		// Who is known to be refused must not keep another from being heard.
 		known := cluster.RefusedBoot(n, "HostRefused", m.BootId) && l.state.MayNotBoot(n, m.BootId, m.Facts) != ""
 		if l.now.Boot-v.booted >= proposeHostAgain && (m.Facts != nil || h.BootId == m.BootId) && !known {

@@ -173,7 +173,7 @@ func (l *leader) configure() {
 			change = conf(raftpb.ConfChangeAddLearnerNode, n.Id)
 		case n.Server == blixardv1.ServerState_SERVER_STATE_LEARNER && l.caughtUp(n.Id):
 			change = conf(raftpb.ConfChangeAddNode, n.Id)
-		case n.Server == blixardv1.ServerState_SERVER_STATE_LEAVING && l.spared(n.Id, n.Revision):
+		case n.Server == blixardv1.ServerState_SERVER_STATE_LEAVING && l.spared(n.Id, n.Revision) && !(mutant.On("ConfChangeEarly") && l.goneEarly(n.Id)):
 			// One that is not in yet is removed too: that ends it in the state, and an
 			// entry that would add it.
 			change = conf(raftpb.ConfChangeRemoveNode, n.Id)

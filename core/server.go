@@ -77,7 +77,8 @@ func newServer(n *Node, d *disk) (*server, error) {
 		MaxUncommittedEntriesSize: maxUncommitted, MaxCommittedSizePerReady: maxAppliedPerStep,
 		CheckQuorum: true, PreVote: true, ReadOnlyOption: readOnly,
 		DisableProposalForwarding: true, StepDownOnRemoval: true,
-		Logger: quiet{},
+		DisableConfChangeValidation: mutant.On("ConfChangeEarly"),
+		Logger:                      quiet{},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("core: raft does not start: %w", err)
@@ -292,6 +293,9 @@ func (s *server) finish(rd *raft.Ready) error {
 	}
 	if err := s.log.Append(rd.Entries); err != nil {
 		return fmt.Errorf("core: append: %w", err)
+	}
+	if mutant.On("ConfChangeEarly") {
+		s.reconfigureEarly(rd.Entries)
 	}
 	if !raft.IsEmptyHardState(rd.HardState) {
 		if err := s.log.SetHardState(rd.HardState); err != nil {

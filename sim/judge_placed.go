@@ -1,8 +1,16 @@
 package sim
 
+import (
+	"maps"
+	"slices"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
 // A live VM is where the newest state has placed it: nothing is released, and no
 // name given away, while something of it lives; and nothing is started where it
-// is not placed any more.
+// is not placed any more. It is placed on no host that is cordoned, suspect,
+// without an epoch, or lacks a label that it must have.
 type judgePlaced struct{}
 
 // entry looks at the guests of every VM that one entry has changed.
@@ -14,6 +22,32 @@ func (j *judgePlaced) entry(w *World, n *newest) {
 		if c.is != nil && c.is.Uid != c.was.GetUid() {
 			j.of(w, c.is.Uid)
 		}
+		if p := c.is.GetPlacement(); p != nil && p.Incarnation.GetIndex() == n.index {
+			j.chosen(w, n, c.is)
+		}
+	}
+}
+
+// chosen looks at a VM that the last entry has placed.
+func (j *judgePlaced) chosen(w *World, n *newest, vm *blixardv1.VM) {
+	node := n.nodes[vm.Placement.NodeId]
+	h := node.GetHost()
+	why := ""
+	switch {
+	case node.GetCordoned():
+		why = "is cordoned"
+	case h.GetSuspect():
+		why = "is suspect"
+	case h.GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE || h.GetEpoch() != vm.Placement.Epoch:
+		why = "has no epoch, or another one"
+	}
+	for _, k := range slices.Sorted(maps.Keys(vm.Spec.Require)) {
+		if v := vm.Spec.Require[k]; h.GetFacts().GetLabels()[k] != v {
+			why = "lacks the label " + k + "=" + v
+		}
+	}
+	if why != "" {
+		w.fail("a VM is placed where it may be", "index %d: %s is placed on %s, which %s", n.index, vm.Name, node.GetName(), why)
 	}
 }
 

@@ -3,6 +3,7 @@ package cluster
 import (
 	"slices"
 
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -22,7 +23,7 @@ func (s *State) hostBoot(e *entry, op *blixardv1.HostBootOp) *blixardv1.Response
 	}
 	h := old.Host
 	reboot := h.BootId != op.BootId
-	if h.EpochState == blixardv1.EpochState_EPOCH_STATE_ACTIVE {
+	if h.EpochState == blixardv1.EpochState_EPOCH_STATE_ACTIVE && !(mutant.On("RebootAtOnce") && reboot) {
 		return nil
 	}
 	if why := s.MayNotBoot(old, op.BootId, op.Facts); why != "" {

@@ -46,7 +46,7 @@ func loadOf(n *blixardv1.Node, overcommitMilli uint64) schedule.Host {
 
 func schedulable(n *blixardv1.Node) bool {
 	h := n.GetHost()
-	return h != nil && h.Facts != nil && !n.Cordoned && !h.Suspect &&
+	return h != nil && h.Facts != nil && (!n.Cordoned || mutant.On("CordonIgnored")) && !h.Suspect &&
 		h.EpochState == blixardv1.EpochState_EPOCH_STATE_ACTIVE
 }
 

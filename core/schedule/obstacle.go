@@ -73,7 +73,7 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 	if h.Away {
 		to = append(to, Obstacle{Kind: Away})
 	}
-	if h.Cordoned {
+	if h.Cordoned && !mutant.On("CordonIgnored") {
 		to = append(to, Obstacle{Kind: Cordoned})
 	}
 	if h.Suspect {
@@ -85,7 +85,7 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 	if need.Nix && !h.Nix {
 		to = append(to, Obstacle{Kind: Nix})
 	}
-	if len(need.Require) > 0 {
+	if len(need.Require) > 0 && !mutant.On("LabelsIgnored") {
 		to = labels(to, h, need)
 	}
 	to = short(to, CPU, need.MilliCPU, h.Capacity.MilliCPU, h.Used.MilliCPU)

@@ -2,6 +2,7 @@ package mutants
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -314,3 +315,78 @@ func waits(s *sim.Story) {
 	s.Strike(sim.Isolate{Node: host.N(), For: time.Minute})
 	s.Pass(90 * time.Second)
 }
+
+// A host is copied to another machine, with its identity and the files of its VMs.
+func clonedHost(s *sim.Story) {
+	host, copy := s.Machines()[3], s.Machines()[4]
+	vm := sim.ReplaceVM()
+	vm.Require = map[string]string{"name": host.Name}
+	s.Order(sim.Create, "a", vm)
+	s.Runs("a")
+	s.Strike(sim.Clone{Node: host.N(), To: copy.N(), For: time.Minute})
+	s.Pass(time.Minute)
+}
+
+var spareHost = sim.Config{Servers: 3, Hosts: 1, Spares: 2}
+
+// VMs come while hosts are cordoned, the emptiest among them.
+func cordon(s *sim.Story) {
+	s.Order(sim.Cordon, s.Machines()[1].Name, nil)
+	s.Order(sim.Cordon, s.Machines()[2].Name, nil)
+	for _, name := range []string{"a", "b", "c"} {
+		s.Order(sim.Create, name, sim.ReplaceVM())
+	}
+	s.Order(sim.Uncordon, s.Machines()[2].Name, nil)
+	for _, name := range []string{"d", "e", "f"} {
+		s.Order(sim.Create, name, sim.ReplaceVM())
+		s.Runs(name)
+	}
+}
+
+// VMs want to be on one host, and the others have more room.
+func labels(s *sim.Story) {
+	for _, name := range []string{"a", "b", "c"} {
+		vm := sim.ReplaceVM()
+		vm.Require = map[string]string{"name": s.Machines()[1].Name}
+		s.Order(sim.Create, name, vm)
+		s.Runs(name)
+	}
+}
+
+// Two of five servers are to leave, and are cut off with a third before the log
+// says so.
+func twoServersLeave(s *sim.Story) {
+	leader := s.Leader()
+	stays := s.Another(leader)
+	side, leave := 0, []*sim.Machine{}
+	for _, m := range s.Machines() {
+		if m != leader && m != stays {
+			side |= 1 << m.Index
+			leave = append(leave, m)
+		}
+	}
+	leave = leave[1:]
+	s.Pass(time.Second) // the last one that joined is settled
+	for _, m := range leave {
+		s.Ask(sim.RemoveMember, m.Name, nil)
+	}
+	s.Until("all know that both are to leave", 5*time.Second, func() bool {
+		last := uint64(0)
+		for _, m := range leave {
+			n := s.View().NodeByName(m.Name)
+			if s.Leader() != leader || n.GetServer() != blixardv1.ServerState_SERVER_STATE_LEAVING {
+				return false
+			}
+			last = max(last, n.Revision)
+		}
+		return !slices.ContainsFunc(s.Machines(), func(m *sim.Machine) bool { return m.Applied() < last })
+	})
+	s.Pass(5 * time.Millisecond) // and say so
+	s.Strike(sim.Split{Side: side, For: 10 * time.Second})
+	for i := range 20 {
+		s.Ask(sim.Create, fmt.Sprintf("vm%d", i), sim.ReplaceVM())
+	}
+	s.Pass(time.Minute)
+}
+
+var fiveServers = sim.Config{Servers: 5}

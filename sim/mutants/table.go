@@ -21,6 +21,7 @@ const (
 	ledger      = "the ledger is the sum of the VMs"
 	twoCopies   = "never two copies"
 	placed      = "a live VM is where it is placed"
+	mayBe       = "a VM is placed where it may be"
 	once        = "an instance is forked once"
 	timer       = "no fork before the timer stands"
 	revived     = "a lapsed lease is never revived"
@@ -48,6 +49,10 @@ var All = []Mutant{
 	{
 		Name: "VoteForgotten", What: "whom a server voted for is not written down",
 		Caught: []string{leaders}, Story: votesTwice,
+	},
+	{
+		Name: "ConfChangeEarly", What: "changes of the configuration are used before they are committed, several at a time",
+		Caught: []string{states, leaders, histories, lost, panics}, Story: twoServersLeave, Config: fiveServers,
 	},
 	{
 		Name: "HardStateFirst", What: "the hard state is durable before the entries that it speaks of",
@@ -133,6 +138,14 @@ var All = []Mutant{
 		Caught: []string{capacity},
 	},
 	{
+		Name: "CordonIgnored", What: "placement does not look whether a node is cordoned",
+		Caught: []string{mayBe}, Story: cordon,
+	},
+	{
+		Name: "LabelsIgnored", What: "placement does not look at labels",
+		Caught: []string{mayBe}, Story: labels,
+	},
+	{
 		Name: "CreditTwice", What: "what a stopped VM held is given back twice",
 		Caught: []string{ledger},
 	},
@@ -172,6 +185,10 @@ var All = []Mutant{
 	{
 		Name: "GrantAcrossReboot", What: "a Grant to the boot before is taken, and nonces begin anew",
 		Caught: []string{twoCopies, placed}, Story: grantAcrossReboot, Config: oneServer,
+	},
+	{
+		Name: "RebootAtOnce", What: "another boot of a host gets an epoch at once, while the one before may be alive",
+		Caught: []string{placed, twoCopies}, Story: clonedHost, Config: spareHost,
 	},
 	{
 		Name: "GrantWhileFencing", What: "an epoch is granted between the proposal of its fence and the fence",

@@ -20,12 +20,13 @@ var may = map[string][]string{
 	"proto/blixard/v1": {}, "proto/blixard/v1/blixardv1connect": {"proto/blixard/v1"},
 	// Pure. Planted bugs are asked for from below everything; in a program of
 	// production the answer is a constant, and nothing of the question is left.
-	"core/mutant":   {},
-	"core/schedule": {"core/mutant"},
-	"core/cluster":  {"core/mutant", "core/schedule", "proto/blixard/v1"},
-	"vmm/shim":      {"core/mutant"},
-	"vmm":           {"core/mutant", "vmm/shim", "proto/blixard/v1"},
-	"core":          {"core/mutant", "core/cluster", "core/schedule", "vmm", "vmm/shim", "proto/blixard/v1"},
+	"core/mutant":     {},
+	"core/hypervisor": {"proto/blixard/v1"},
+	"core/schedule":   {"core/mutant"},
+	"core/cluster":    {"core/hypervisor", "core/mutant", "core/schedule", "proto/blixard/v1"},
+	"vmm/shim":        {"core/mutant"},
+	"vmm":             {"core/mutant", "vmm/shim", "proto/blixard/v1"},
+	"core":            {"core/mutant", "core/cluster", "core/schedule", "vmm", "vmm/shim", "proto/blixard/v1"},
 	// The simulated world, and the disk's contract.
 	"core/disktest": {"core"},
 	"sim":           {"core", "core/cluster", "core/disktest", "core/mutant", "vmm", "vmm/shim", "proto/blixard/v1"},
@@ -38,10 +39,10 @@ var may = map[string][]string{
 	"vmm/guest/tsc":       {},
 	"vmm/runner/*":        {"core", "vmm", "vmm/shim", "vmm/guest/*", "vmm/runner/*", "proto/blixard/v1"},
 	"vmm/runner/nix":      {"nixflake", "proto/blixard/v1"},
-	"vmm/runner":          {"core", "core/cluster", "vmm", "vmm/shim", "vmm/guest/*", "vmm/runner/*", "nixflake", "proto/blixard/v1"},
+	"vmm/runner":          {"core", "core/cluster", "core/hypervisor", "vmm", "vmm/shim", "vmm/guest/*", "vmm/runner/*", "nixflake", "proto/blixard/v1"},
 	"nixflake":            {"proto/blixard/v1"},
 	"rpc":                 {"core", "core/cluster", "proto/blixard/v1", "proto/blixard/v1/blixardv1connect"},
-	"cmd/blixard":         {"core", "core/bolt", "core/cluster", "rpc", "vmm", "vmm/shim", "vmm/guest/*", "vmm/runner", "vmm/runner/*", "nixflake", "proto/blixard/v1", "proto/blixard/v1/blixardv1connect"},
+	"cmd/blixard":         {"core", "core/bolt", "core/cluster", "core/hypervisor", "rpc", "vmm", "vmm/shim", "vmm/guest/*", "vmm/runner", "vmm/runner/*", "nixflake", "proto/blixard/v1", "proto/blixard/v1/blixardv1connect"},
 	"cmd/blixard-shim":    {"vmm/runner/shimproc"},
 	"cmd/blixard-guest":   {"vmm/guest/*"},
 	"cmd/blixard-guest/*": {"vmm/guest", "vmm/guest/*"},
@@ -50,7 +51,7 @@ var may = map[string][]string{
 }
 
 // pure packages decide. Nothing in them can tell the time, wait, or meet chance.
-var pure = []string{"core", "core/cluster", "core/mutant", "core/schedule", "vmm", "vmm/shim", "vmm/guest/agent"}
+var pure = []string{"core", "core/cluster", "core/hypervisor", "core/mutant", "core/schedule", "vmm", "vmm/shim", "vmm/guest/agent"}
 
 var impure = []string{
 	"time", "os", "net", "net/http", "sync", "sync/atomic", "math/rand", "math/rand/v2", "crypto/rand", "context",

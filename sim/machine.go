@@ -129,7 +129,7 @@ func (m *Machine) facts() *blixardv1.HostFacts {
 			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Version: "sim"},
 		},
 		Labels: m.labels, Version: "sim", Machine: "machine-" + m.Name, HoldsForks: m.holdsForks(),
-		Level: m.w.settings.GetLevel(), Nix: true,
+		Level: m.w.settings.GetLevel(), Nix: true, Kvm: &blixardv1.KVM{Usable: true, Why: "sim"},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"slices"
 
+	"github.com/blixard/blixard/core/hypervisor"
 	"github.com/blixard/blixard/core/mutant"
 	"github.com/blixard/blixard/core/schedule"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -18,10 +19,23 @@ func scheduleHost(n *blixardv1.Node, overcommitMilli uint64) *schedule.Host {
 	host.Labels, host.Nix = f.GetLabels(), f.GetNix()
 	host.Cordoned, host.Suspect = n.Cordoned, h.GetSuspect()
 	host.Away = h.GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE || f == nil
+	host.NoKVM = f.GetKvm() != nil && !f.Kvm.Usable
 	for _, hv := range f.GetHypervisors() {
-		host.Hypervisors = append(host.Hypervisors, int32(hv.Hypervisor))
+		host.Hypervisors = append(host.Hypervisors, schedule.Hypervisor{ID: int32(hv.Hypervisor), Can: uint64(doneBy(hv))})
 	}
 	return &host
+}
+
+// doneBy is what a host's hypervisor does: what the host says, or what its kind
+// does where it says nothing.
+func doneBy(f *blixardv1.HypervisorFact) hypervisor.Set {
+	if len(f.GetCapabilities()) > 0 {
+		return hypervisor.Of(f.Capabilities...)
+	}
+	if k := hypervisor.Get(f.GetHypervisor()); k != nil {
+		return k.Can()
+	}
+	return 0
 }
 
 // loadOf is what a host has, and what of it is used.
@@ -64,27 +78,32 @@ func need(spec *blixardv1.VMSpec) schedule.Need {
 		n.DiskMiB += d.GetSizeMib()
 	}
 	n.DiskMiB += nixosDiskMiB(spec.GetNixos())
-	switch {
-	case n.Nix: // a runner brings its hypervisor
-		n.Accept = []int32{int32(spec.GetHypervisor())}
-	case spec.GetHypervisor() != blixardv1.Hypervisor_HYPERVISOR_UNSPECIFIED:
-		n.Accept = []int32{int32(spec.GetHypervisor())}
-	case spec.GetProcess() != nil:
-		n.Accept = []int32{int32(blixardv1.Hypervisor_HYPERVISOR_PROCESS)}
-	default:
-		n.Accept = []int32{
-			int32(blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR),
-			int32(blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER),
-			int32(blixardv1.Hypervisor_HYPERVISOR_QEMU),
-		}
+	wants := wanted(spec)
+	for _, c := range wants.List() {
+		n.Wants = append(n.Wants, schedule.Want{Bit: uint64(hypervisor.Of(c)), Name: hypervisor.Name(c)})
+	}
+	for _, k := range kinds(spec, wants) {
+		n.Accept = append(n.Accept, choice(k))
+	}
+	if len(n.Accept) == 0 { // a flake says by itself what runs it
+		n.Accept = []schedule.Choice{{ID: int32(spec.GetHypervisor())}}
 	}
 	return n
+}
+
+func choice(k *hypervisor.Kind) schedule.Choice {
+	return schedule.Choice{
+		ID: int32(k.Hypervisor), Name: k.Name, KVM: k.Answer(blixardv1.Capability_CAPABILITY_EMULATION) != hypervisor.Yes,
+	}
 }
 
 // needOf is what a VM asks of a host: room for its spec, and for the one that it
 // falls back on while that is not built.
 func (s *State) needOf(vm *blixardv1.VM) schedule.Need {
 	n := need(vm.Spec)
+	if k := hypervisor.Get(vm.GetRunner().GetHypervisor()); k != nil { // what was built knows best
+		n.Accept = []schedule.Choice{choice(k)}
+	}
 	if f := s.fallback(vm); f != nil {
 		was := need(f.Spec)
 		n.MilliCPU = max(n.MilliCPU, was.MilliCPU)

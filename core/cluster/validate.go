@@ -14,23 +14,22 @@ import (
 
 // Limits of a VM's spec. What they allow, every part behind them must bear.
 const (
-	maxVCPUs       = 256
-	minMemoryMiB   = 32
-	maxMemoryMiB   = 16 << 20
-	maxDisks       = 16       // virtio-mmio has few slots
-	maxDiskMiB     = 64 << 20 // 64 TiB
-	maxBlobBytes   = maxDiskMiB << 20
-	maxCmdline     = 1500 // x86 takes 2048 in all, and the runner adds its own
-	maxLabels      = 64
-	maxLabel       = 63
-	maxArgv        = 256
-	maxEnv         = 256
-	maxProgram     = 64 << 10 // bytes of all of argv and env
-	minLeaseMs     = 1000
-	maxLeaseMs     = 3600000
-	maxGraceMs     = 600000
-	maxPriority    = 1000
-	firecrackerCPU = 32
+	maxVCPUs     = 256
+	minMemoryMiB = 32
+	maxMemoryMiB = 16 << 20
+	maxDisks     = 16       // virtio-mmio has few slots
+	maxDiskMiB   = 64 << 20 // 64 TiB
+	maxBlobBytes = maxDiskMiB << 20
+	maxCmdline   = 1500 // x86 takes 2048 in all, and the runner adds its own
+	maxLabels    = 64
+	maxLabel     = 63
+	maxArgv      = 256
+	maxEnv       = 256
+	maxProgram   = 64 << 10 // bytes of all of argv and env
+	minLeaseMs   = 1000
+	maxLeaseMs   = 3600000
+	maxGraceMs   = 600000
+	maxPriority  = 1000
 )
 
 // ValidateVM checks all of a VM before it is accepted, and returns nil or the
@@ -45,7 +44,7 @@ func ValidateVM(name string, spec *blixardv1.VMSpec) *blixardv1.Error {
 		return invalid("spec", "the VM has no spec", "say at least what it boots: spec.nixos, spec.flake, spec.image.kernel or spec.process.argv")
 	}
 	for _, check := range []func(*blixardv1.VMSpec) *blixardv1.Error{
-		checkEnums, checkSize, checkSource, checkLabels, checkTimes,
+		checkEnums, checkSize, checkHypervisor, checkSource, checkLabels, checkTimes,
 	} {
 		if err := check(spec); err != nil {
 			return err
@@ -131,9 +130,6 @@ func checkSize(s *blixardv1.VMSpec) *blixardv1.Error {
 	if n := s.GetVcpus(); n > maxVCPUs {
 		return invalid("spec.vcpus", fmt.Sprintf("%d is too many", n), "use 1 to 256, or 0 for 1")
 	}
-	if n := s.GetVcpus(); n > firecrackerCPU && s.GetHypervisor() == blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER {
-		return invalid("spec.vcpus", fmt.Sprintf("Firecracker takes at most 32, not %d", n), "use fewer, or another hypervisor")
-	}
 	if n := s.GetMemoryMib(); n != 0 && (n < minMemoryMiB || n > maxMemoryMiB) {
 		return invalid("spec.memory_mib", fmt.Sprintf("%d MiB is out of range", n), "use 32 to 16777216 MiB, or 0 for 512; the unit is MiB, not bytes")
 	}
@@ -141,17 +137,10 @@ func checkSize(s *blixardv1.VMSpec) *blixardv1.Error {
 }
 
 func checkSource(s *blixardv1.VMSpec) *blixardv1.Error {
-	process := s.GetHypervisor() == blixardv1.Hypervisor_HYPERVISOR_PROCESS
 	switch src := s.GetSource().(type) {
 	case *blixardv1.VMSpec_Image:
-		if process {
-			return invalid("spec.hypervisor", "HYPERVISOR_PROCESS runs a program, and the spec has an image", "give spec.process, or choose another hypervisor")
-		}
 		return checkImage(src.Image)
 	case *blixardv1.VMSpec_Process:
-		if !process && s.GetHypervisor() != blixardv1.Hypervisor_HYPERVISOR_UNSPECIFIED {
-			return invalid("spec.hypervisor", fmt.Sprintf("%s cannot run spec.process", s.GetHypervisor()), "use HYPERVISOR_PROCESS, or give spec.image")
-		}
 		return checkProcess(src.Process)
 	case *blixardv1.VMSpec_Nixos:
 		return checkNixos(s)

@@ -51,24 +51,17 @@ func checkNixos(s *blixardv1.VMSpec) *blixardv1.Error {
 	if h == blixardv1.Hypervisor_HYPERVISOR_UNSPECIFIED {
 		h = blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR
 	}
-	if h == blixardv1.Hypervisor_HYPERVISOR_PROCESS {
-		return invalid("spec.hypervisor", "HYPERVISOR_PROCESS runs a program, and the spec has a NixOS system",
-			"use cloud-hypervisor, firecracker or qemu")
-	}
 	if h == blixardv1.Hypervisor_HYPERVISOR_QEMU && s.GetMemoryMib() == qemuHangs {
 		return invalid("spec.memory_mib", "QEMU hangs at exactly 2048 MiB (microvm.nix issue 171)", "use 2047 or 2049, or another hypervisor")
 	}
 	if h == blixardv1.Hypervisor_HYPERVISOR_QEMU && len(n.GetVolumes())+len(n.GetNetworks()) > microvmSlots {
 		return invalid(field, "QEMU's microvm machine has no room for so many volumes and networks", "use at most 20 of them together, or cloud-hypervisor")
 	}
-	if h == blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER && len(n.GetShares()) > 0 {
-		return invalid(field+".shares", "Firecracker cannot share a folder of its host", "use a volume, or cloud-hypervisor or qemu")
-	}
 	if c := n.GetVsockCid(); c != 0 && (c < minCID || c > maxCID) {
 		return invalid(field+".vsock_cid", fmt.Sprintf("%d is not a guest's", c), "use 3 to 4294967294, or 0 for one of its own")
 	}
 	for _, check := range []func() *blixardv1.Error{
-		func() *blixardv1.Error { return checkNetworks(field+".networks", h, n.GetNetworks()) },
+		func() *blixardv1.Error { return checkNetworks(field+".networks", n.GetNetworks()) },
 		func() *blixardv1.Error { return checkMounts(field, n) },
 		func() *blixardv1.Error { return checkModules(field, n) },
 		func() *blixardv1.Error { return checkKernel(field+".kernel", n.GetKernel()) },
@@ -81,7 +74,7 @@ func checkNixos(s *blixardv1.VMSpec) *blixardv1.Error {
 	return nil
 }
 
-func checkNetworks(field string, h blixardv1.Hypervisor, list []*blixardv1.Network) *blixardv1.Error {
+func checkNetworks(field string, list []*blixardv1.Network) *blixardv1.Error {
 	if len(list) > maxNetworks {
 		return invalid(field, fmt.Sprintf("%d networks are too many", len(list)), "use at most 8")
 	}
@@ -103,9 +96,6 @@ func checkNetworks(field string, h blixardv1.Hypervisor, list []*blixardv1.Netwo
 			}
 			ids[id], mac, at = true, k.Tap.GetMac(), at+".tap"
 		case *blixardv1.Network_User:
-			if h != blixardv1.Hypervisor_HYPERVISOR_QEMU {
-				return invalid(at+".user", fmt.Sprintf("%s has no user network", hypervisorName(h)), "use a tap, or hypervisor qemu")
-			}
 			if users++; users > 1 {
 				return invalid(at+".user", "a second user network reaches nothing that the first does not", "use one")
 			}
@@ -364,9 +354,6 @@ func checkKernel(field string, k *blixardv1.Kernel) *blixardv1.Error {
 func checkFlake(s *blixardv1.VMSpec) *blixardv1.Error {
 	const field = "spec.flake"
 	f := s.GetFlake()
-	if s.GetHypervisor() == blixardv1.Hypervisor_HYPERVISOR_PROCESS {
-		return invalid("spec.hypervisor", "HYPERVISOR_PROCESS runs a program, and the spec has a flake", "leave the hypervisor out: the flake says it")
-	}
 	if a := f.GetAttribute(); a != "" {
 		if err := checkAttribute(field+".attribute", a, "name a nixosConfiguration, or a path such as packages.x86_64-linux.web"); err != nil {
 			return err
@@ -426,18 +413,6 @@ func checkText(field, text string, most int) *blixardv1.Error {
 		return invalid(field, "it is not UTF-8", "use UTF-8 text")
 	}
 	return nil
-}
-
-func hypervisorName(h blixardv1.Hypervisor) string {
-	switch h {
-	case blixardv1.Hypervisor_HYPERVISOR_QEMU:
-		return "QEMU"
-	case blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER:
-		return "Firecracker"
-	case blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR:
-		return "cloud-hypervisor"
-	}
-	return h.String()
 }
 
 // unfit shows a text, and the character that spoils it when it is only one.

@@ -14,6 +14,9 @@
 // caller keeps its hosts in that order (see [Key]); the first one nearly always
 // fits, so a choice does not look at the whole cluster.
 //
+// A hypervisor is a number with some bits, the things that it does: the names
+// that an obstacle needs come with the need.
+//
 // What keeps a VM off a host is an [Obstacle], a value that can explain itself.
 // A host fits exactly when it has none: there is one rule, not a fast one and a
 // talkative one.

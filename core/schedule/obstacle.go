@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/blixard/blixard/core/mutant"
 )
@@ -16,6 +17,8 @@ const (
 	Suspect
 	Away
 	Hypervisors
+	KVM
+	Lacks
 	Nix
 	Label
 	CPU
@@ -28,7 +31,9 @@ type Obstacle struct {
 	Kind Kind
 	// Of CPU (thousandths), Memory and Disk (MiB): what is needed and what is free.
 	Need, Free uint64
-	// Of Label: the label, what it must be and what it is.
+	// Of Label: the label, what it must be and what it is. Of Hypervisors, KVM and
+	// Lacks: Have is the kind of hypervisor, or the kinds, and Want what that does
+	// not do there.
 	Label, Want, Have string
 }
 
@@ -42,7 +47,11 @@ func (o Obstacle) String() string {
 	case Away:
 		return "holds no lease (joining, fenced or gone)"
 	case Hypervisors:
-		return "has no hypervisor that can run it"
+		return "has no " + o.Have
+	case KVM:
+		return "has no usable KVM, which " + o.Have + " needs"
+	case Lacks:
+		return "its " + o.Have + " has no " + o.Want
 	case Nix:
 		return "cannot build NixOS systems"
 	case Label:
@@ -79,8 +88,8 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 	if h.Suspect {
 		to = append(to, Obstacle{Kind: Suspect})
 	}
-	if !need.Nix && Hypervisor(h, need) == 0 {
-		to = append(to, Obstacle{Kind: Hypervisors})
+	if _, ok := choose(h, need); !ok {
+		to = unable(to, h, need)
 	}
 	if need.Nix && !h.Nix {
 		to = append(to, Obstacle{Kind: Nix})
@@ -93,6 +102,38 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 		to = short(to, Memory, need.MemoryMiB, h.Capacity.MemoryMiB, h.Used.MemoryMiB)
 	}
 	return short(to, Disk, need.DiskMiB, h.Capacity.DiskMiB, h.Used.DiskMiB)
+}
+
+// unable says, of a host on which no kind that is accepted can run the VM, why
+// each of those that are there cannot, or that none is.
+func unable(to []Obstacle, h *Host, need Need) []Obstacle {
+	n := len(to)
+	var names []string
+	for _, k := range need.Accept {
+		names = append(names, k.Name)
+		i := slices.IndexFunc(h.Hypervisors, func(has Hypervisor) bool { return has.ID == k.ID })
+		switch {
+		case i < 0 && !need.Nix:
+		case k.KVM && h.NoKVM:
+			to = append(to, Obstacle{Kind: KVM, Have: k.Name})
+		default:
+			has := h.Hypervisors[i]
+			to = append(to, Obstacle{Kind: Lacks, Have: k.Name, Want: need.Wants[lacks(has, need.Wants)].Name})
+		}
+	}
+	if len(to) == n {
+		to = append(to, Obstacle{Kind: Hypervisors, Have: either(names)})
+	}
+	return to
+}
+
+// either joins names: a, b or c.
+func either(names []string) string {
+	n := len(names)
+	if n < 2 {
+		return strings.Join(names, "")
+	}
+	return strings.Join(names[:n-1], ", ") + " or " + names[n-1]
 }
 
 func labels(to []Obstacle, h *Host, need Need) []Obstacle {

@@ -26,8 +26,10 @@ type Host struct {
 	Used      Resources
 	Instances uint32
 	Labels    map[string]string
-	// Hypervisors that it has, as numbers of the caller's.
-	Hypervisors []int32
+	// Hypervisors that it has.
+	Hypervisors []Hypervisor
+	// NoKVM: hardware virtualisation is of no use there.
+	NoKVM bool
 	// Nix: it can build NixOS systems.
 	Nix bool
 	// Cordoned hosts keep what they have and get nothing new.
@@ -38,12 +40,36 @@ type Host struct {
 	Away bool
 }
 
+// Choice is a kind of hypervisor that can run a VM.
+type Choice struct {
+	// ID is a number of the caller's; Name is for people.
+	ID   int32
+	Name string
+	// KVM: it runs only where hardware virtualisation is of use.
+	KVM bool
+}
+
+// Hypervisor is one that a host has.
+type Hypervisor struct {
+	ID int32 // of its kind
+	// Can are bits of the caller's, one for each thing that it does.
+	Can uint64
+}
+
+// Want is one thing that a hypervisor must do.
+type Want struct {
+	Bit  uint64
+	Name string
+}
+
 // Need is what a VM asks of a host.
 type Need struct {
 	Resources
-	// Accept lists the hypervisors that can run it, the preferred first. At
-	// least one.
-	Accept []int32
+	// Accept lists the kinds of hypervisor that can run it, the preferred first.
+	// At least one.
+	Accept []Choice
+	// Wants are what the hypervisor must do.
+	Wants []Want
 	// Nix: it must be built first. What is built brings its hypervisor with it,
 	// so the host need not have the one that Accept says.
 	Nix bool
@@ -84,21 +110,32 @@ func Choose(hosts iter.Seq[*Host], need Need) (id uint64, hypervisor int32, ok b
 	var buf [8]Obstacle
 	for h := range hosts {
 		if len(Obstacles(buf[:0], h, need)) == 0 {
-			return h.ID, Hypervisor(h, need), true
+			hypervisor, _ = choose(h, need)
+			return h.ID, hypervisor, true
 		}
 	}
 	return 0, 0, false
 }
 
-// Hypervisor is the first that the need accepts and the host has; 0 for none.
-func Hypervisor(h *Host, need Need) int32 {
-	if need.Nix {
-		return need.Accept[0]
-	}
-	for _, a := range need.Accept {
-		if slices.Contains(h.Hypervisors, a) {
-			return a
+// choose is the first kind that the need accepts and the host can run.
+func choose(h *Host, need Need) (kind int32, ok bool) {
+	for _, k := range need.Accept {
+		if k.KVM && h.NoKVM {
+			continue
+		}
+		if need.Nix {
+			return k.ID, true
+		}
+		for _, has := range h.Hypervisors {
+			if has.ID == k.ID && lacks(has, need.Wants) < 0 {
+				return k.ID, true
+			}
 		}
 	}
-	return 0
+	return 0, false
+}
+
+// lacks is the first want that a hypervisor does not do; -1 for none.
+func lacks(h Hypervisor, wants []Want) int {
+	return slices.IndexFunc(wants, func(w Want) bool { return h.Can&w.Bit == 0 })
 }

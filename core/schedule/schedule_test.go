@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sort"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -12,13 +13,21 @@ import (
 
 func genHost(t *rapid.T, id uint64) *Host {
 	amount := func(name string, top uint64) uint64 { return rapid.Uint64Range(0, top).Draw(t, name) }
+	var has []Hypervisor
+	for kind := int32(1); kind <= 3; kind++ {
+		if rapid.Bool().Draw(t, "has") {
+			has = append(has, Hypervisor{kind, amount("can", 3)})
+		}
+	}
 	return &Host{
 		ID:          id,
+		Hypervisors: has,
 		Capacity:    Resources{amount("cpu", 8000), amount("mem", 4096), amount("disk", 4096)},
 		Used:        Resources{amount("ucpu", 8000), amount("umem", 4096), amount("udisk", 4096)},
 		Instances:   uint32(amount("n", 3)),
+		Nix:         rapid.Bool().Draw(t, "canNix"),
 		Labels:      rapid.MapOf(rapid.SampledFrom([]string{"zone", "disk"}), rapid.SampledFrom([]string{"a", "b"})).Draw(t, "labels"),
-		Hypervisors: rapid.SliceOf(rapid.Int32Range(1, 3)).Draw(t, "hv"),
+		NoKVM:       rapid.Bool().Draw(t, "nokvm"),
 		Cordoned:    rapid.Bool().Draw(t, "cordoned"),
 		Suspect:     rapid.Bool().Draw(t, "suspect"),
 		Away:        rapid.Bool().Draw(t, "away"),
@@ -38,8 +47,13 @@ func naive(hosts []*Host, n Need) (uint64, bool) {
 		}
 		has := false
 		for _, a := range n.Accept {
-			has = has || slices.Contains(h.Hypervisors, a)
+			runs := n.Nix
+			for _, hv := range h.Hypervisors {
+				runs = runs || hv.ID == a.ID && (len(n.Wants) == 0 || hv.Can&n.Wants[0].Bit != 0)
+			}
+			has = has || runs && !(a.KVM && h.NoKVM)
 		}
+		fits = fits && (h.Nix || !n.Nix)
 		if !fits || !has {
 			continue
 		}
@@ -62,7 +76,9 @@ func TestChooseIsTheNaiveChoice(t *testing.T) {
 		}
 		need := Need{
 			Resources: Resources{rapid.Uint64Range(0, 4000).Draw(t, "cpu"), rapid.Uint64Range(0, 2048).Draw(t, "mem"), 0},
-			Accept:    []int32{rapid.Int32Range(1, 3).Draw(t, "accept")},
+			Accept:    rapid.SliceOfN(rapid.SampledFrom([]Choice{{ID: 1, KVM: true}, {ID: 2}, {ID: 3, KVM: true}}), 1, 3).Draw(t, "accept"),
+			Wants:     rapid.SliceOfN(rapid.SampledFrom([]Want{{1, "one"}, {2, "two"}}), 0, 1).Draw(t, "wants"),
+			Nix:       rapid.Bool().Draw(t, "nix"),
 			Require:   rapid.MapOfN(rapid.Just("zone"), rapid.SampledFrom([]string{"a", "b"}), 0, 1).Draw(t, "require"),
 		}
 		want, wantOK := naive(hosts, need)
@@ -71,7 +87,7 @@ func TestChooseIsTheNaiveChoice(t *testing.T) {
 		if got != want || ok != wantOK {
 			t.Fatalf("chose %d, %v; the naive choice is %d, %v", got, ok, want, wantOK)
 		}
-		if ok && !slices.Contains(need.Accept, hv) {
+		if ok && !slices.ContainsFunc(need.Accept, func(k Choice) bool { return k.ID == hv }) {
 			t.Fatalf("hypervisor %d was not accepted", hv)
 		}
 	})
@@ -79,10 +95,10 @@ func TestChooseIsTheNaiveChoice(t *testing.T) {
 
 func TestObstaclesExplainThemselves(t *testing.T) {
 	h := &Host{ID: 1, Capacity: Resources{4000, 1024, 100}, Used: Resources{3500, 1000, 100}, Labels: map[string]string{"zone": "a"}, Cordoned: true}
-	need := Need{Resources: Resources{1000, 512, 1}, Accept: []int32{1}, Require: map[string]string{"zone": "b", "gpu": "yes"}}
+	need := Need{Resources: Resources{1000, 512, 1}, Accept: []Choice{{ID: 1, Name: "cloud-hypervisor"}, {ID: 2, Name: "qemu"}}, Require: map[string]string{"zone": "b", "gpu": "yes"}}
 	want := []string{
 		"is cordoned",
-		"has no hypervisor that can run it",
+		"has no cloud-hypervisor or qemu",
 		"lacks the label gpu=yes",
 		"has the label zone=a, not b",
 		"has 0.5 vcpus free of the 1 needed",
@@ -98,13 +114,44 @@ func TestObstaclesExplainThemselves(t *testing.T) {
 	}
 }
 
+// Of the hypervisors that a host has, each says why it will not do.
+func TestAHypervisorThatIsThereSaysWhyNot(t *testing.T) {
+	need := Need{
+		Accept: []Choice{{ID: 1, Name: "cloud-hypervisor", KVM: true}, {ID: 2, Name: "qemu"}, {ID: 3, Name: "other"}},
+		Wants:  []Want{{1, "pause"}, {2, "shares"}},
+	}
+	for want, h := range map[string]*Host{
+		"": {Hypervisors: []Hypervisor{{1, 3}}},
+		"has no usable KVM, which cloud-hypervisor needs":                         {NoKVM: true, Hypervisors: []Hypervisor{{1, 3}}},
+		"has no usable KVM, which cloud-hypervisor needs; its qemu has no shares": {NoKVM: true, Hypervisors: []Hypervisor{{1, 3}, {2, 1}}},
+		"its qemu has no pause":                  {Hypervisors: []Hypervisor{{2, 2}}},
+		"has no cloud-hypervisor, qemu or other": {Hypervisors: []Hypervisor{{7, 3}}},
+	} {
+		var got []string
+		for _, o := range Obstacles(nil, h, need) {
+			got = append(got, o.String())
+		}
+		if strings.Join(got, "; ") != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	// What Nix builds brings its own, but no KVM.
+	need = Need{Nix: true, Accept: []Choice{{ID: 1, Name: "firecracker", KVM: true}}}
+	if got := Obstacles(nil, &Host{Nix: true}, need); len(got) != 0 {
+		t.Error(got)
+	}
+	if got := Obstacles(nil, &Host{Nix: true, NoKVM: true}, need); len(got) != 1 || got[0].Kind != KVM {
+		t.Error(got)
+	}
+}
+
 // Equal VMs over equal hosts: every host gets its share.
 func TestSpread(t *testing.T) {
 	hosts := map[uint64]*Host{}
 	for id := uint64(1); id <= 3; id++ {
-		hosts[id] = &Host{ID: id, Capacity: Resources{8000, 8192, 8192}, Hypervisors: []int32{1}}
+		hosts[id] = &Host{ID: id, Capacity: Resources{8000, 8192, 8192}, Hypervisors: []Hypervisor{{ID: 1}}}
 	}
-	need := Need{Resources: Resources{1000, 512, 0}, Accept: []int32{1}}
+	need := Need{Resources: Resources{1000, 512, 0}, Accept: []Choice{{ID: 1}}}
 	for range 5 {
 		sorted := slices.SortedFunc(maps.Values(hosts), func(a, b *Host) int {
 			if a.Key() < b.Key() {
@@ -131,9 +178,9 @@ func BenchmarkChoose(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			hosts := make([]*Host, n)
 			for i := range hosts {
-				hosts[i] = &Host{ID: uint64(i + 1), Capacity: Resources{64000, 262144, 1 << 20}, Hypervisors: []int32{1}}
+				hosts[i] = &Host{ID: uint64(i + 1), Capacity: Resources{64000, 262144, 1 << 20}, Hypervisors: []Hypervisor{{ID: 1}}}
 			}
-			need := Need{Resources: Resources{1000, 512, 0}, Accept: []int32{1}}
+			need := Need{Resources: Resources{1000, 512, 0}, Accept: []Choice{{ID: 1}}}
 			seq := slices.Values(hosts)
 			for b.Loop() {
 				if _, _, ok := Choose(seq, need); !ok {

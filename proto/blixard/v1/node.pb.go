@@ -212,7 +212,9 @@ type HostFacts struct {
 	// Highest Level that this binary can apply.
 	Level uint32 `protobuf:"varint,7,opt,name=level,proto3" json:"level,omitempty"`
 	// It can build NixOS systems and flakes.
-	Nix           bool `protobuf:"varint,8,opt,name=nix,proto3" json:"nix,omitempty"`
+	Nix bool `protobuf:"varint,8,opt,name=nix,proto3" json:"nix,omitempty"`
+	// Unset: nobody has looked.
+	Kvm           *KVM `protobuf:"bytes,9,opt,name=kvm,proto3" json:"kvm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -303,19 +305,82 @@ func (x *HostFacts) GetNix() bool {
 	return false
 }
 
+func (x *HostFacts) GetKvm() *KVM {
+	if x != nil {
+		return x.Kvm
+	}
+	return nil
+}
+
+// KVM says whether hardware virtualisation is of use: it was tried.
+type KVM struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Usable bool                   `protobuf:"varint,1,opt,name=usable,proto3" json:"usable,omitempty"`
+	// Why not, or how fast, in words.
+	Why           string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KVM) Reset() {
+	*x = KVM{}
+	mi := &file_blixard_v1_node_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KVM) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KVM) ProtoMessage() {}
+
+func (x *KVM) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_node_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KVM.ProtoReflect.Descriptor instead.
+func (*KVM) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *KVM) GetUsable() bool {
+	if x != nil {
+		return x.Usable
+	}
+	return false
+}
+
+func (x *KVM) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 type HypervisorFact struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Hypervisor Hypervisor             `protobuf:"varint,1,opt,name=hypervisor,proto3,enum=blixard.v1.Hypervisor" json:"hypervisor,omitempty"`
 	Version    string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	// Hardware virtualisation was tried and is fast.
-	Kvm           bool `protobuf:"varint,3,opt,name=kvm,proto3" json:"kvm,omitempty"`
+	Kvm bool `protobuf:"varint,3,opt,name=kvm,proto3" json:"kvm,omitempty"`
+	// What this one does; none: what its kind does.
+	Capabilities  []Capability `protobuf:"varint,4,rep,packed,name=capabilities,proto3,enum=blixard.v1.Capability" json:"capabilities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HypervisorFact) Reset() {
 	*x = HypervisorFact{}
-	mi := &file_blixard_v1_node_proto_msgTypes[2]
+	mi := &file_blixard_v1_node_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -327,7 +392,7 @@ func (x *HypervisorFact) String() string {
 func (*HypervisorFact) ProtoMessage() {}
 
 func (x *HypervisorFact) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[2]
+	mi := &file_blixard_v1_node_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -340,7 +405,7 @@ func (x *HypervisorFact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HypervisorFact.ProtoReflect.Descriptor instead.
 func (*HypervisorFact) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{2}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *HypervisorFact) GetHypervisor() Hypervisor {
@@ -362,6 +427,13 @@ func (x *HypervisorFact) GetKvm() bool {
 		return x.Kvm
 	}
 	return false
+}
+
+func (x *HypervisorFact) GetCapabilities() []Capability {
+	if x != nil {
+		return x.Capabilities
+	}
+	return nil
 }
 
 // HostState is the replicated state of a node in its role as a host.
@@ -395,7 +467,7 @@ type HostState struct {
 
 func (x *HostState) Reset() {
 	*x = HostState{}
-	mi := &file_blixard_v1_node_proto_msgTypes[3]
+	mi := &file_blixard_v1_node_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -407,7 +479,7 @@ func (x *HostState) String() string {
 func (*HostState) ProtoMessage() {}
 
 func (x *HostState) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[3]
+	mi := &file_blixard_v1_node_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -420,7 +492,7 @@ func (x *HostState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostState.ProtoReflect.Descriptor instead.
 func (*HostState) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *HostState) GetBootId() string {
@@ -534,7 +606,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_blixard_v1_node_proto_msgTypes[4]
+	mi := &file_blixard_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -546,7 +618,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[4]
+	mi := &file_blixard_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -559,7 +631,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Node) GetId() uint64 {
@@ -627,7 +699,7 @@ type NodeServiceListRequest struct {
 
 func (x *NodeServiceListRequest) Reset() {
 	*x = NodeServiceListRequest{}
-	mi := &file_blixard_v1_node_proto_msgTypes[5]
+	mi := &file_blixard_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +711,7 @@ func (x *NodeServiceListRequest) String() string {
 func (*NodeServiceListRequest) ProtoMessage() {}
 
 func (x *NodeServiceListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[5]
+	mi := &file_blixard_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +724,7 @@ func (x *NodeServiceListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceListRequest.ProtoReflect.Descriptor instead.
 func (*NodeServiceListRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *NodeServiceListRequest) GetStale() bool {
@@ -672,7 +744,7 @@ type NodeServiceListResponse struct {
 
 func (x *NodeServiceListResponse) Reset() {
 	*x = NodeServiceListResponse{}
-	mi := &file_blixard_v1_node_proto_msgTypes[6]
+	mi := &file_blixard_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -684,7 +756,7 @@ func (x *NodeServiceListResponse) String() string {
 func (*NodeServiceListResponse) ProtoMessage() {}
 
 func (x *NodeServiceListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[6]
+	mi := &file_blixard_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -697,7 +769,7 @@ func (x *NodeServiceListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceListResponse.ProtoReflect.Descriptor instead.
 func (*NodeServiceListResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *NodeServiceListResponse) GetNodes() []*Node {
@@ -724,7 +796,7 @@ type NodeServiceGetRequest struct {
 
 func (x *NodeServiceGetRequest) Reset() {
 	*x = NodeServiceGetRequest{}
-	mi := &file_blixard_v1_node_proto_msgTypes[7]
+	mi := &file_blixard_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +808,7 @@ func (x *NodeServiceGetRequest) String() string {
 func (*NodeServiceGetRequest) ProtoMessage() {}
 
 func (x *NodeServiceGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[7]
+	mi := &file_blixard_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +821,7 @@ func (x *NodeServiceGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceGetRequest.ProtoReflect.Descriptor instead.
 func (*NodeServiceGetRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *NodeServiceGetRequest) GetName() string {
@@ -777,7 +849,7 @@ type NodeServiceGetResponse struct {
 
 func (x *NodeServiceGetResponse) Reset() {
 	*x = NodeServiceGetResponse{}
-	mi := &file_blixard_v1_node_proto_msgTypes[8]
+	mi := &file_blixard_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +861,7 @@ func (x *NodeServiceGetResponse) String() string {
 func (*NodeServiceGetResponse) ProtoMessage() {}
 
 func (x *NodeServiceGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[8]
+	mi := &file_blixard_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +874,7 @@ func (x *NodeServiceGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceGetResponse.ProtoReflect.Descriptor instead.
 func (*NodeServiceGetResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NodeServiceGetResponse) GetNode() *Node {
@@ -829,7 +901,7 @@ type CordonRequest struct {
 
 func (x *CordonRequest) Reset() {
 	*x = CordonRequest{}
-	mi := &file_blixard_v1_node_proto_msgTypes[9]
+	mi := &file_blixard_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +913,7 @@ func (x *CordonRequest) String() string {
 func (*CordonRequest) ProtoMessage() {}
 
 func (x *CordonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[9]
+	mi := &file_blixard_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +926,7 @@ func (x *CordonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonRequest.ProtoReflect.Descriptor instead.
 func (*CordonRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CordonRequest) GetRequestId() string {
@@ -880,7 +952,7 @@ type CordonResponse struct {
 
 func (x *CordonResponse) Reset() {
 	*x = CordonResponse{}
-	mi := &file_blixard_v1_node_proto_msgTypes[10]
+	mi := &file_blixard_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -892,7 +964,7 @@ func (x *CordonResponse) String() string {
 func (*CordonResponse) ProtoMessage() {}
 
 func (x *CordonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[10]
+	mi := &file_blixard_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -905,7 +977,7 @@ func (x *CordonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonResponse.ProtoReflect.Descriptor instead.
 func (*CordonResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CordonResponse) GetNode() *Node {
@@ -925,7 +997,7 @@ type UncordonRequest struct {
 
 func (x *UncordonRequest) Reset() {
 	*x = UncordonRequest{}
-	mi := &file_blixard_v1_node_proto_msgTypes[11]
+	mi := &file_blixard_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1009,7 @@ func (x *UncordonRequest) String() string {
 func (*UncordonRequest) ProtoMessage() {}
 
 func (x *UncordonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[11]
+	mi := &file_blixard_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1022,7 @@ func (x *UncordonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UncordonRequest.ProtoReflect.Descriptor instead.
 func (*UncordonRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UncordonRequest) GetRequestId() string {
@@ -976,7 +1048,7 @@ type UncordonResponse struct {
 
 func (x *UncordonResponse) Reset() {
 	*x = UncordonResponse{}
-	mi := &file_blixard_v1_node_proto_msgTypes[12]
+	mi := &file_blixard_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1060,7 @@ func (x *UncordonResponse) String() string {
 func (*UncordonResponse) ProtoMessage() {}
 
 func (x *UncordonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[12]
+	mi := &file_blixard_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1073,7 @@ func (x *UncordonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UncordonResponse.ProtoReflect.Descriptor instead.
 func (*UncordonResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UncordonResponse) GetNode() *Node {
@@ -1021,7 +1093,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12\x1d\n" +
 	"\n" +
 	"memory_mib\x18\x02 \x01(\x04R\tmemoryMib\x12\x19\n" +
-	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\xef\x02\n" +
+	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\x92\x03\n" +
 	"\tHostFacts\x121\n" +
 	"\bcapacity\x18\x01 \x01(\v2\x15.blixard.v1.ResourcesR\bcapacity\x12<\n" +
 	"\vhypervisors\x18\x02 \x03(\v2\x1a.blixard.v1.HypervisorFactR\vhypervisors\x129\n" +
@@ -1031,16 +1103,21 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\vholds_forks\x18\x06 \x01(\bR\n" +
 	"holdsForks\x12\x14\n" +
 	"\x05level\x18\a \x01(\rR\x05level\x12\x10\n" +
-	"\x03nix\x18\b \x01(\bR\x03nix\x1a9\n" +
+	"\x03nix\x18\b \x01(\bR\x03nix\x12!\n" +
+	"\x03kvm\x18\t \x01(\v2\x0f.blixard.v1.KVMR\x03kvm\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"t\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"/\n" +
+	"\x03KVM\x12\x16\n" +
+	"\x06usable\x18\x01 \x01(\bR\x06usable\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\"\xb0\x01\n" +
 	"\x0eHypervisorFact\x126\n" +
 	"\n" +
 	"hypervisor\x18\x01 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
 	"hypervisor\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x10\n" +
-	"\x03kvm\x18\x03 \x01(\bR\x03kvm\"\xfe\x03\n" +
+	"\x03kvm\x18\x03 \x01(\bR\x03kvm\x12:\n" +
+	"\fcapabilities\x18\x04 \x03(\x0e2\x16.blixard.v1.CapabilityR\fcapabilities\"\xfe\x03\n" +
 	"\tHostState\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x127\n" +
@@ -1121,56 +1198,60 @@ func file_blixard_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_blixard_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_blixard_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_blixard_v1_node_proto_goTypes = []any{
 	(EpochState)(0),                 // 0: blixard.v1.EpochState
 	(ServerState)(0),                // 1: blixard.v1.ServerState
 	(*Resources)(nil),               // 2: blixard.v1.Resources
 	(*HostFacts)(nil),               // 3: blixard.v1.HostFacts
-	(*HypervisorFact)(nil),          // 4: blixard.v1.HypervisorFact
-	(*HostState)(nil),               // 5: blixard.v1.HostState
-	(*Node)(nil),                    // 6: blixard.v1.Node
-	(*NodeServiceListRequest)(nil),  // 7: blixard.v1.NodeServiceListRequest
-	(*NodeServiceListResponse)(nil), // 8: blixard.v1.NodeServiceListResponse
-	(*NodeServiceGetRequest)(nil),   // 9: blixard.v1.NodeServiceGetRequest
-	(*NodeServiceGetResponse)(nil),  // 10: blixard.v1.NodeServiceGetResponse
-	(*CordonRequest)(nil),           // 11: blixard.v1.CordonRequest
-	(*CordonResponse)(nil),          // 12: blixard.v1.CordonResponse
-	(*UncordonRequest)(nil),         // 13: blixard.v1.UncordonRequest
-	(*UncordonResponse)(nil),        // 14: blixard.v1.UncordonResponse
-	nil,                             // 15: blixard.v1.HostFacts.LabelsEntry
-	(Hypervisor)(0),                 // 16: blixard.v1.Hypervisor
-	(*timestamppb.Timestamp)(nil),   // 17: google.protobuf.Timestamp
+	(*KVM)(nil),                     // 4: blixard.v1.KVM
+	(*HypervisorFact)(nil),          // 5: blixard.v1.HypervisorFact
+	(*HostState)(nil),               // 6: blixard.v1.HostState
+	(*Node)(nil),                    // 7: blixard.v1.Node
+	(*NodeServiceListRequest)(nil),  // 8: blixard.v1.NodeServiceListRequest
+	(*NodeServiceListResponse)(nil), // 9: blixard.v1.NodeServiceListResponse
+	(*NodeServiceGetRequest)(nil),   // 10: blixard.v1.NodeServiceGetRequest
+	(*NodeServiceGetResponse)(nil),  // 11: blixard.v1.NodeServiceGetResponse
+	(*CordonRequest)(nil),           // 12: blixard.v1.CordonRequest
+	(*CordonResponse)(nil),          // 13: blixard.v1.CordonResponse
+	(*UncordonRequest)(nil),         // 14: blixard.v1.UncordonRequest
+	(*UncordonResponse)(nil),        // 15: blixard.v1.UncordonResponse
+	nil,                             // 16: blixard.v1.HostFacts.LabelsEntry
+	(Hypervisor)(0),                 // 17: blixard.v1.Hypervisor
+	(Capability)(0),                 // 18: blixard.v1.Capability
+	(*timestamppb.Timestamp)(nil),   // 19: google.protobuf.Timestamp
 }
 var file_blixard_v1_node_proto_depIdxs = []int32{
 	2,  // 0: blixard.v1.HostFacts.capacity:type_name -> blixard.v1.Resources
-	4,  // 1: blixard.v1.HostFacts.hypervisors:type_name -> blixard.v1.HypervisorFact
-	15, // 2: blixard.v1.HostFacts.labels:type_name -> blixard.v1.HostFacts.LabelsEntry
-	16, // 3: blixard.v1.HypervisorFact.hypervisor:type_name -> blixard.v1.Hypervisor
-	0,  // 4: blixard.v1.HostState.epoch_state:type_name -> blixard.v1.EpochState
-	3,  // 5: blixard.v1.HostState.facts:type_name -> blixard.v1.HostFacts
-	2,  // 6: blixard.v1.HostState.allocated:type_name -> blixard.v1.Resources
-	17, // 7: blixard.v1.HostState.silent_since:type_name -> google.protobuf.Timestamp
-	1,  // 8: blixard.v1.Node.server:type_name -> blixard.v1.ServerState
-	5,  // 9: blixard.v1.Node.host:type_name -> blixard.v1.HostState
-	17, // 10: blixard.v1.Node.create_time:type_name -> google.protobuf.Timestamp
-	6,  // 11: blixard.v1.NodeServiceListResponse.nodes:type_name -> blixard.v1.Node
-	6,  // 12: blixard.v1.NodeServiceGetResponse.node:type_name -> blixard.v1.Node
-	6,  // 13: blixard.v1.CordonResponse.node:type_name -> blixard.v1.Node
-	6,  // 14: blixard.v1.UncordonResponse.node:type_name -> blixard.v1.Node
-	7,  // 15: blixard.v1.NodeService.List:input_type -> blixard.v1.NodeServiceListRequest
-	9,  // 16: blixard.v1.NodeService.Get:input_type -> blixard.v1.NodeServiceGetRequest
-	11, // 17: blixard.v1.NodeService.Cordon:input_type -> blixard.v1.CordonRequest
-	13, // 18: blixard.v1.NodeService.Uncordon:input_type -> blixard.v1.UncordonRequest
-	8,  // 19: blixard.v1.NodeService.List:output_type -> blixard.v1.NodeServiceListResponse
-	10, // 20: blixard.v1.NodeService.Get:output_type -> blixard.v1.NodeServiceGetResponse
-	12, // 21: blixard.v1.NodeService.Cordon:output_type -> blixard.v1.CordonResponse
-	14, // 22: blixard.v1.NodeService.Uncordon:output_type -> blixard.v1.UncordonResponse
-	19, // [19:23] is the sub-list for method output_type
-	15, // [15:19] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	5,  // 1: blixard.v1.HostFacts.hypervisors:type_name -> blixard.v1.HypervisorFact
+	16, // 2: blixard.v1.HostFacts.labels:type_name -> blixard.v1.HostFacts.LabelsEntry
+	4,  // 3: blixard.v1.HostFacts.kvm:type_name -> blixard.v1.KVM
+	17, // 4: blixard.v1.HypervisorFact.hypervisor:type_name -> blixard.v1.Hypervisor
+	18, // 5: blixard.v1.HypervisorFact.capabilities:type_name -> blixard.v1.Capability
+	0,  // 6: blixard.v1.HostState.epoch_state:type_name -> blixard.v1.EpochState
+	3,  // 7: blixard.v1.HostState.facts:type_name -> blixard.v1.HostFacts
+	2,  // 8: blixard.v1.HostState.allocated:type_name -> blixard.v1.Resources
+	19, // 9: blixard.v1.HostState.silent_since:type_name -> google.protobuf.Timestamp
+	1,  // 10: blixard.v1.Node.server:type_name -> blixard.v1.ServerState
+	6,  // 11: blixard.v1.Node.host:type_name -> blixard.v1.HostState
+	19, // 12: blixard.v1.Node.create_time:type_name -> google.protobuf.Timestamp
+	7,  // 13: blixard.v1.NodeServiceListResponse.nodes:type_name -> blixard.v1.Node
+	7,  // 14: blixard.v1.NodeServiceGetResponse.node:type_name -> blixard.v1.Node
+	7,  // 15: blixard.v1.CordonResponse.node:type_name -> blixard.v1.Node
+	7,  // 16: blixard.v1.UncordonResponse.node:type_name -> blixard.v1.Node
+	8,  // 17: blixard.v1.NodeService.List:input_type -> blixard.v1.NodeServiceListRequest
+	10, // 18: blixard.v1.NodeService.Get:input_type -> blixard.v1.NodeServiceGetRequest
+	12, // 19: blixard.v1.NodeService.Cordon:input_type -> blixard.v1.CordonRequest
+	14, // 20: blixard.v1.NodeService.Uncordon:input_type -> blixard.v1.UncordonRequest
+	9,  // 21: blixard.v1.NodeService.List:output_type -> blixard.v1.NodeServiceListResponse
+	11, // 22: blixard.v1.NodeService.Get:output_type -> blixard.v1.NodeServiceGetResponse
+	13, // 23: blixard.v1.NodeService.Cordon:output_type -> blixard.v1.CordonResponse
+	15, // 24: blixard.v1.NodeService.Uncordon:output_type -> blixard.v1.UncordonResponse
+	21, // [21:25] is the sub-list for method output_type
+	17, // [17:21] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_node_proto_init() }
@@ -1185,7 +1266,7 @@ func file_blixard_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_node_proto_rawDesc), len(file_blixard_v1_node_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -80,6 +80,111 @@ func (Hypervisor) EnumDescriptor() ([]byte, []int) {
 	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{0}
 }
 
+// Capability is something that one hypervisor does and another does not. What
+// each of them does is data (package core/hypervisor), and docs/hypervisors.md.
+type Capability int32
+
+const (
+	Capability_CAPABILITY_UNSPECIFIED Capability = 0
+	// Boots a kernel directly (VMSpec.image).
+	Capability_CAPABILITY_IMAGE Capability = 1
+	// Runs what Nix built (VMSpec.nixos, VMSpec.flake).
+	Capability_CAPABILITY_NIXOS Capability = 2
+	// Runs a program of the host (VMSpec.process).
+	Capability_CAPABILITY_PROGRAM Capability = 3
+	// Runs on a host without usable KVM.
+	Capability_CAPABILITY_EMULATION Capability = 4
+	// Asks the guest to power off.
+	Capability_CAPABILITY_POWER_BUTTON Capability = 5
+	// Stops a guest where it is, and lets it go on.
+	Capability_CAPABILITY_PAUSE Capability = 6
+	// Saves a paused guest to files, and starts from them.
+	Capability_CAPABILITY_SNAPSHOT Capability = 7
+	// Moves a running guest to another host.
+	Capability_CAPABILITY_MIGRATE Capability = 8
+	// Disks that outlive a restart.
+	Capability_CAPABILITY_VOLUMES Capability = 9
+	// Folders of the host that the guest sees live.
+	Capability_CAPABILITY_SHARES Capability = 10
+	// Interfaces that are plugged into the host's network.
+	Capability_CAPABILITY_NETWORKS Capability = 11
+	// An interface behind the hypervisor's own NAT.
+	Capability_CAPABILITY_USER_NETWORK Capability = 12
+	// Disks and interfaces that come and go while the guest runs.
+	Capability_CAPABILITY_HOTPLUG Capability = 13
+	// Memory that a running guest gives back.
+	Capability_CAPABILITY_BALLOON Capability = 14
+	// PCI devices of the host.
+	Capability_CAPABILITY_DEVICES Capability = 15
+)
+
+// Enum value maps for Capability.
+var (
+	Capability_name = map[int32]string{
+		0:  "CAPABILITY_UNSPECIFIED",
+		1:  "CAPABILITY_IMAGE",
+		2:  "CAPABILITY_NIXOS",
+		3:  "CAPABILITY_PROGRAM",
+		4:  "CAPABILITY_EMULATION",
+		5:  "CAPABILITY_POWER_BUTTON",
+		6:  "CAPABILITY_PAUSE",
+		7:  "CAPABILITY_SNAPSHOT",
+		8:  "CAPABILITY_MIGRATE",
+		9:  "CAPABILITY_VOLUMES",
+		10: "CAPABILITY_SHARES",
+		11: "CAPABILITY_NETWORKS",
+		12: "CAPABILITY_USER_NETWORK",
+		13: "CAPABILITY_HOTPLUG",
+		14: "CAPABILITY_BALLOON",
+		15: "CAPABILITY_DEVICES",
+	}
+	Capability_value = map[string]int32{
+		"CAPABILITY_UNSPECIFIED":  0,
+		"CAPABILITY_IMAGE":        1,
+		"CAPABILITY_NIXOS":        2,
+		"CAPABILITY_PROGRAM":      3,
+		"CAPABILITY_EMULATION":    4,
+		"CAPABILITY_POWER_BUTTON": 5,
+		"CAPABILITY_PAUSE":        6,
+		"CAPABILITY_SNAPSHOT":     7,
+		"CAPABILITY_MIGRATE":      8,
+		"CAPABILITY_VOLUMES":      9,
+		"CAPABILITY_SHARES":       10,
+		"CAPABILITY_NETWORKS":     11,
+		"CAPABILITY_USER_NETWORK": 12,
+		"CAPABILITY_HOTPLUG":      13,
+		"CAPABILITY_BALLOON":      14,
+		"CAPABILITY_DEVICES":      15,
+	}
+)
+
+func (x Capability) Enum() *Capability {
+	p := new(Capability)
+	*p = x
+	return p
+}
+
+func (x Capability) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Capability) Descriptor() protoreflect.EnumDescriptor {
+	return file_blixard_v1_vm_proto_enumTypes[1].Descriptor()
+}
+
+func (Capability) Type() protoreflect.EnumType {
+	return &file_blixard_v1_vm_proto_enumTypes[1]
+}
+
+func (x Capability) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Capability.Descriptor instead.
+func (Capability) EnumDescriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{1}
+}
+
 type RestartPolicy int32
 
 const (
@@ -118,11 +223,11 @@ func (x RestartPolicy) String() string {
 }
 
 func (RestartPolicy) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[1].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[2].Descriptor()
 }
 
 func (RestartPolicy) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[1]
+	return &file_blixard_v1_vm_proto_enumTypes[2]
 }
 
 func (x RestartPolicy) Number() protoreflect.EnumNumber {
@@ -131,7 +236,7 @@ func (x RestartPolicy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartPolicy.Descriptor instead.
 func (RestartPolicy) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{1}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{2}
 }
 
 // OnHostLoss says what the cluster does when a VM's host is lost.
@@ -171,11 +276,11 @@ func (x OnHostLoss) String() string {
 }
 
 func (OnHostLoss) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[2].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[3].Descriptor()
 }
 
 func (OnHostLoss) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[2]
+	return &file_blixard_v1_vm_proto_enumTypes[3]
 }
 
 func (x OnHostLoss) Number() protoreflect.EnumNumber {
@@ -184,7 +289,7 @@ func (x OnHostLoss) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OnHostLoss.Descriptor instead.
 func (OnHostLoss) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{2}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{3}
 }
 
 // LeaseClass orders what may bound the life of an instance, tightest last.
@@ -224,11 +329,11 @@ func (x OnUpdate) String() string {
 }
 
 func (OnUpdate) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[3].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[4].Descriptor()
 }
 
 func (OnUpdate) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[3]
+	return &file_blixard_v1_vm_proto_enumTypes[4]
 }
 
 func (x OnUpdate) Number() protoreflect.EnumNumber {
@@ -237,7 +342,7 @@ func (x OnUpdate) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OnUpdate.Descriptor instead.
 func (OnUpdate) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{3}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{4}
 }
 
 type LeaseClass int32
@@ -279,11 +384,11 @@ func (x LeaseClass) String() string {
 }
 
 func (LeaseClass) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[4].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[5].Descriptor()
 }
 
 func (LeaseClass) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[4]
+	return &file_blixard_v1_vm_proto_enumTypes[5]
 }
 
 func (x LeaseClass) Number() protoreflect.EnumNumber {
@@ -292,7 +397,7 @@ func (x LeaseClass) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LeaseClass.Descriptor instead.
 func (LeaseClass) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{4}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{5}
 }
 
 // Phase is where a VM is in its life, as operators see it.
@@ -357,11 +462,11 @@ func (x Phase) String() string {
 }
 
 func (Phase) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[5].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[6].Descriptor()
 }
 
 func (Phase) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[5]
+	return &file_blixard_v1_vm_proto_enumTypes[6]
 }
 
 func (x Phase) Number() protoreflect.EnumNumber {
@@ -370,7 +475,7 @@ func (x Phase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Phase.Descriptor instead.
 func (Phase) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{5}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{6}
 }
 
 // Artifact names content by its SHA-256.
@@ -4168,7 +4273,26 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x0fHYPERVISOR_QEMU\x10\x01\x12\x1f\n" +
 	"\x1bHYPERVISOR_CLOUD_HYPERVISOR\x10\x02\x12\x1a\n" +
 	"\x16HYPERVISOR_FIRECRACKER\x10\x03\x12\x16\n" +
-	"\x12HYPERVISOR_PROCESS\x10\x04*\x83\x01\n" +
+	"\x12HYPERVISOR_PROCESS\x10\x04*\x97\x03\n" +
+	"\n" +
+	"Capability\x12\x1a\n" +
+	"\x16CAPABILITY_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10CAPABILITY_IMAGE\x10\x01\x12\x14\n" +
+	"\x10CAPABILITY_NIXOS\x10\x02\x12\x16\n" +
+	"\x12CAPABILITY_PROGRAM\x10\x03\x12\x18\n" +
+	"\x14CAPABILITY_EMULATION\x10\x04\x12\x1b\n" +
+	"\x17CAPABILITY_POWER_BUTTON\x10\x05\x12\x14\n" +
+	"\x10CAPABILITY_PAUSE\x10\x06\x12\x17\n" +
+	"\x13CAPABILITY_SNAPSHOT\x10\a\x12\x16\n" +
+	"\x12CAPABILITY_MIGRATE\x10\b\x12\x16\n" +
+	"\x12CAPABILITY_VOLUMES\x10\t\x12\x15\n" +
+	"\x11CAPABILITY_SHARES\x10\n" +
+	"\x12\x17\n" +
+	"\x13CAPABILITY_NETWORKS\x10\v\x12\x1b\n" +
+	"\x17CAPABILITY_USER_NETWORK\x10\f\x12\x16\n" +
+	"\x12CAPABILITY_HOTPLUG\x10\r\x12\x16\n" +
+	"\x12CAPABILITY_BALLOON\x10\x0e\x12\x16\n" +
+	"\x12CAPABILITY_DEVICES\x10\x0f*\x83\x01\n" +
 	"\rRestartPolicy\x12\x1e\n" +
 	"\x1aRESTART_POLICY_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15RESTART_POLICY_ALWAYS\x10\x01\x12\x1d\n" +
@@ -4228,156 +4352,157 @@ func file_blixard_v1_vm_proto_rawDescGZIP() []byte {
 	return file_blixard_v1_vm_proto_rawDescData
 }
 
-var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
 var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_blixard_v1_vm_proto_goTypes = []any{
 	(Hypervisor)(0),               // 0: blixard.v1.Hypervisor
-	(RestartPolicy)(0),            // 1: blixard.v1.RestartPolicy
-	(OnHostLoss)(0),               // 2: blixard.v1.OnHostLoss
-	(OnUpdate)(0),                 // 3: blixard.v1.OnUpdate
-	(LeaseClass)(0),               // 4: blixard.v1.LeaseClass
-	(Phase)(0),                    // 5: blixard.v1.Phase
-	(*Artifact)(nil),              // 6: blixard.v1.Artifact
-	(*Image)(nil),                 // 7: blixard.v1.Image
-	(*Disk)(nil),                  // 8: blixard.v1.Disk
-	(*Process)(nil),               // 9: blixard.v1.Process
-	(*Nixos)(nil),                 // 10: blixard.v1.Nixos
-	(*Network)(nil),               // 11: blixard.v1.Network
-	(*Tap)(nil),                   // 12: blixard.v1.Tap
-	(*UserNetwork)(nil),           // 13: blixard.v1.UserNetwork
-	(*Volume)(nil),                // 14: blixard.v1.Volume
-	(*RootVolume)(nil),            // 15: blixard.v1.RootVolume
-	(*DataVolume)(nil),            // 16: blixard.v1.DataVolume
-	(*Share)(nil),                 // 17: blixard.v1.Share
-	(*NixosModule)(nil),           // 18: blixard.v1.NixosModule
-	(*Kernel)(nil),                // 19: blixard.v1.Kernel
-	(*Flake)(nil),                 // 20: blixard.v1.Flake
-	(*VMSpec)(nil),                // 21: blixard.v1.VMSpec
-	(*Pins)(nil),                  // 22: blixard.v1.Pins
-	(*Runner)(nil),                // 23: blixard.v1.Runner
-	(*Generation)(nil),            // 24: blixard.v1.Generation
-	(*Incarnation)(nil),           // 25: blixard.v1.Incarnation
-	(*Placement)(nil),             // 26: blixard.v1.Placement
-	(*VMStatus)(nil),              // 27: blixard.v1.VMStatus
-	(*VM)(nil),                    // 28: blixard.v1.VM
-	(*CreateRequest)(nil),         // 29: blixard.v1.CreateRequest
-	(*CreateResponse)(nil),        // 30: blixard.v1.CreateResponse
-	(*GetRequest)(nil),            // 31: blixard.v1.GetRequest
-	(*GetResponse)(nil),           // 32: blixard.v1.GetResponse
-	(*ListRequest)(nil),           // 33: blixard.v1.ListRequest
-	(*ListResponse)(nil),          // 34: blixard.v1.ListResponse
-	(*DeleteRequest)(nil),         // 35: blixard.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 36: blixard.v1.DeleteResponse
-	(*StartRequest)(nil),          // 37: blixard.v1.StartRequest
-	(*StartResponse)(nil),         // 38: blixard.v1.StartResponse
-	(*StopRequest)(nil),           // 39: blixard.v1.StopRequest
-	(*StopResponse)(nil),          // 40: blixard.v1.StopResponse
-	(*RestartRequest)(nil),        // 41: blixard.v1.RestartRequest
-	(*RestartResponse)(nil),       // 42: blixard.v1.RestartResponse
-	(*UpdateRequest)(nil),         // 43: blixard.v1.UpdateRequest
-	(*UpdateResponse)(nil),        // 44: blixard.v1.UpdateResponse
-	(*RollbackRequest)(nil),       // 45: blixard.v1.RollbackRequest
-	(*RollbackResponse)(nil),      // 46: blixard.v1.RollbackResponse
-	(*BuildRequest)(nil),          // 47: blixard.v1.BuildRequest
-	(*BuildResponse)(nil),         // 48: blixard.v1.BuildResponse
-	(*LogsRequest)(nil),           // 49: blixard.v1.LogsRequest
-	(*LogsResponse)(nil),          // 50: blixard.v1.LogsResponse
-	(*ExplainRequest)(nil),        // 51: blixard.v1.ExplainRequest
-	(*Verdict)(nil),               // 52: blixard.v1.Verdict
-	(*ExplainResponse)(nil),       // 53: blixard.v1.ExplainResponse
-	nil,                           // 54: blixard.v1.Process.EnvEntry
-	nil,                           // 55: blixard.v1.VMSpec.LabelsEntry
-	nil,                           // 56: blixard.v1.VMSpec.RequireEntry
-	nil,                           // 57: blixard.v1.ListRequest.LabelsEntry
-	nil,                           // 58: blixard.v1.ListResponse.NodesEntry
-	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
+	(Capability)(0),               // 1: blixard.v1.Capability
+	(RestartPolicy)(0),            // 2: blixard.v1.RestartPolicy
+	(OnHostLoss)(0),               // 3: blixard.v1.OnHostLoss
+	(OnUpdate)(0),                 // 4: blixard.v1.OnUpdate
+	(LeaseClass)(0),               // 5: blixard.v1.LeaseClass
+	(Phase)(0),                    // 6: blixard.v1.Phase
+	(*Artifact)(nil),              // 7: blixard.v1.Artifact
+	(*Image)(nil),                 // 8: blixard.v1.Image
+	(*Disk)(nil),                  // 9: blixard.v1.Disk
+	(*Process)(nil),               // 10: blixard.v1.Process
+	(*Nixos)(nil),                 // 11: blixard.v1.Nixos
+	(*Network)(nil),               // 12: blixard.v1.Network
+	(*Tap)(nil),                   // 13: blixard.v1.Tap
+	(*UserNetwork)(nil),           // 14: blixard.v1.UserNetwork
+	(*Volume)(nil),                // 15: blixard.v1.Volume
+	(*RootVolume)(nil),            // 16: blixard.v1.RootVolume
+	(*DataVolume)(nil),            // 17: blixard.v1.DataVolume
+	(*Share)(nil),                 // 18: blixard.v1.Share
+	(*NixosModule)(nil),           // 19: blixard.v1.NixosModule
+	(*Kernel)(nil),                // 20: blixard.v1.Kernel
+	(*Flake)(nil),                 // 21: blixard.v1.Flake
+	(*VMSpec)(nil),                // 22: blixard.v1.VMSpec
+	(*Pins)(nil),                  // 23: blixard.v1.Pins
+	(*Runner)(nil),                // 24: blixard.v1.Runner
+	(*Generation)(nil),            // 25: blixard.v1.Generation
+	(*Incarnation)(nil),           // 26: blixard.v1.Incarnation
+	(*Placement)(nil),             // 27: blixard.v1.Placement
+	(*VMStatus)(nil),              // 28: blixard.v1.VMStatus
+	(*VM)(nil),                    // 29: blixard.v1.VM
+	(*CreateRequest)(nil),         // 30: blixard.v1.CreateRequest
+	(*CreateResponse)(nil),        // 31: blixard.v1.CreateResponse
+	(*GetRequest)(nil),            // 32: blixard.v1.GetRequest
+	(*GetResponse)(nil),           // 33: blixard.v1.GetResponse
+	(*ListRequest)(nil),           // 34: blixard.v1.ListRequest
+	(*ListResponse)(nil),          // 35: blixard.v1.ListResponse
+	(*DeleteRequest)(nil),         // 36: blixard.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 37: blixard.v1.DeleteResponse
+	(*StartRequest)(nil),          // 38: blixard.v1.StartRequest
+	(*StartResponse)(nil),         // 39: blixard.v1.StartResponse
+	(*StopRequest)(nil),           // 40: blixard.v1.StopRequest
+	(*StopResponse)(nil),          // 41: blixard.v1.StopResponse
+	(*RestartRequest)(nil),        // 42: blixard.v1.RestartRequest
+	(*RestartResponse)(nil),       // 43: blixard.v1.RestartResponse
+	(*UpdateRequest)(nil),         // 44: blixard.v1.UpdateRequest
+	(*UpdateResponse)(nil),        // 45: blixard.v1.UpdateResponse
+	(*RollbackRequest)(nil),       // 46: blixard.v1.RollbackRequest
+	(*RollbackResponse)(nil),      // 47: blixard.v1.RollbackResponse
+	(*BuildRequest)(nil),          // 48: blixard.v1.BuildRequest
+	(*BuildResponse)(nil),         // 49: blixard.v1.BuildResponse
+	(*LogsRequest)(nil),           // 50: blixard.v1.LogsRequest
+	(*LogsResponse)(nil),          // 51: blixard.v1.LogsResponse
+	(*ExplainRequest)(nil),        // 52: blixard.v1.ExplainRequest
+	(*Verdict)(nil),               // 53: blixard.v1.Verdict
+	(*ExplainResponse)(nil),       // 54: blixard.v1.ExplainResponse
+	nil,                           // 55: blixard.v1.Process.EnvEntry
+	nil,                           // 56: blixard.v1.VMSpec.LabelsEntry
+	nil,                           // 57: blixard.v1.VMSpec.RequireEntry
+	nil,                           // 58: blixard.v1.ListRequest.LabelsEntry
+	nil,                           // 59: blixard.v1.ListResponse.NodesEntry
+	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
 }
 var file_blixard_v1_vm_proto_depIdxs = []int32{
-	6,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
-	6,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
-	8,  // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
-	6,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
-	54, // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
-	11, // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
-	14, // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
-	17, // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
-	18, // 8: blixard.v1.Nixos.modules:type_name -> blixard.v1.NixosModule
-	19, // 9: blixard.v1.Nixos.kernel:type_name -> blixard.v1.Kernel
-	12, // 10: blixard.v1.Network.tap:type_name -> blixard.v1.Tap
-	13, // 11: blixard.v1.Network.user:type_name -> blixard.v1.UserNetwork
-	15, // 12: blixard.v1.Volume.root:type_name -> blixard.v1.RootVolume
-	16, // 13: blixard.v1.Volume.data:type_name -> blixard.v1.DataVolume
-	6,  // 14: blixard.v1.NixosModule.file:type_name -> blixard.v1.Artifact
-	6,  // 15: blixard.v1.Flake.packed:type_name -> blixard.v1.Artifact
+	7,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
+	7,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
+	9,  // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
+	7,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
+	55, // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
+	12, // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
+	15, // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
+	18, // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
+	19, // 8: blixard.v1.Nixos.modules:type_name -> blixard.v1.NixosModule
+	20, // 9: blixard.v1.Nixos.kernel:type_name -> blixard.v1.Kernel
+	13, // 10: blixard.v1.Network.tap:type_name -> blixard.v1.Tap
+	14, // 11: blixard.v1.Network.user:type_name -> blixard.v1.UserNetwork
+	16, // 12: blixard.v1.Volume.root:type_name -> blixard.v1.RootVolume
+	17, // 13: blixard.v1.Volume.data:type_name -> blixard.v1.DataVolume
+	7,  // 14: blixard.v1.NixosModule.file:type_name -> blixard.v1.Artifact
+	7,  // 15: blixard.v1.Flake.packed:type_name -> blixard.v1.Artifact
 	0,  // 16: blixard.v1.VMSpec.hypervisor:type_name -> blixard.v1.Hypervisor
-	7,  // 17: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
-	9,  // 18: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
-	10, // 19: blixard.v1.VMSpec.nixos:type_name -> blixard.v1.Nixos
-	20, // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
-	1,  // 21: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
-	2,  // 22: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
-	55, // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
-	56, // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
-	3,  // 25: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
-	6,  // 26: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
+	8,  // 17: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
+	10, // 18: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
+	11, // 19: blixard.v1.VMSpec.nixos:type_name -> blixard.v1.Nixos
+	21, // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
+	2,  // 21: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
+	3,  // 22: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
+	56, // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
+	57, // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
+	4,  // 25: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
+	7,  // 26: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
 	0,  // 27: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
-	21, // 28: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
-	22, // 29: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
-	23, // 30: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
-	59, // 31: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
-	25, // 32: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
-	4,  // 33: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
-	4,  // 34: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
+	22, // 28: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
+	23, // 29: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
+	24, // 30: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
+	60, // 31: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
+	26, // 32: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
+	5,  // 33: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
+	5,  // 34: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
 	0,  // 35: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
-	5,  // 36: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
-	59, // 37: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
-	21, // 38: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
-	26, // 39: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
-	27, // 40: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
-	59, // 41: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
-	22, // 42: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
-	23, // 43: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
-	21, // 44: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
-	28, // 45: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
-	28, // 46: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
-	24, // 47: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
-	57, // 48: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
-	28, // 49: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
-	58, // 50: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
-	28, // 51: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
-	28, // 52: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
-	28, // 53: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
-	28, // 54: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
-	21, // 55: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
-	28, // 56: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
-	28, // 57: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
-	28, // 58: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
-	28, // 59: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
-	52, // 60: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
-	29, // 61: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
-	31, // 62: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
-	33, // 63: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
-	35, // 64: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
-	37, // 65: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
-	39, // 66: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
-	41, // 67: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
-	43, // 68: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
-	45, // 69: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
-	47, // 70: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
-	49, // 71: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
-	51, // 72: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
-	30, // 73: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
-	32, // 74: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
-	34, // 75: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
-	36, // 76: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
-	38, // 77: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
-	40, // 78: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
-	42, // 79: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
-	44, // 80: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
-	46, // 81: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
-	48, // 82: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
-	50, // 83: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
-	53, // 84: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
+	6,  // 36: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
+	60, // 37: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
+	22, // 38: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
+	27, // 39: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
+	28, // 40: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
+	60, // 41: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
+	23, // 42: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
+	24, // 43: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
+	22, // 44: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
+	29, // 45: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
+	29, // 46: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
+	25, // 47: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
+	58, // 48: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
+	29, // 49: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
+	59, // 50: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
+	29, // 51: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
+	29, // 52: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
+	29, // 53: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
+	29, // 54: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
+	22, // 55: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
+	29, // 56: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
+	29, // 57: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
+	29, // 58: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
+	29, // 59: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
+	53, // 60: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
+	30, // 61: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
+	32, // 62: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
+	34, // 63: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
+	36, // 64: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
+	38, // 65: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
+	40, // 66: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
+	42, // 67: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
+	44, // 68: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
+	46, // 69: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
+	48, // 70: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
+	50, // 71: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
+	52, // 72: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
+	31, // 73: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
+	33, // 74: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
+	35, // 75: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
+	37, // 76: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
+	39, // 77: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
+	41, // 78: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
+	43, // 79: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
+	45, // 80: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
+	47, // 81: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
+	49, // 82: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
+	51, // 83: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
+	54, // 84: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
 	73, // [73:85] is the sub-list for method output_type
 	61, // [61:73] is the sub-list for method input_type
 	61, // [61:61] is the sub-list for extension type_name
@@ -4419,7 +4544,7 @@ func file_blixard_v1_vm_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_vm_proto_rawDesc), len(file_blixard_v1_vm_proto_rawDesc)),
-			NumEnums:      6,
+			NumEnums:      7,
 			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,

@@ -1,0 +1,111 @@
+package cluster
+
+import (
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protojson"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+func specOf(t *testing.T, text string) *blixardv1.VMSpec {
+	t.Helper()
+	s := &blixardv1.VMSpec{}
+	if err := protojson.Unmarshal([]byte(text), s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// What a hypervisor does not do is refused in its own words, and with the names
+// of those that would.
+func TestASpecIsRefusedByWhatItsHypervisorDoesNotDo(t *testing.T) {
+	share := `"shares":[{"tag":"a","source":"/a","mountPoint":"/a"}]`
+	for spec, want := range map[string][2]string{
+		`{"hypervisor":"HYPERVISOR_FIRECRACKER","nixos":{` + share + `}}`:                          {"Firecracker cannot share a folder of its host", "use cloud-hypervisor or QEMU, or leave it out"},
+		`{"nixos":{"networks":[{"user":{}}]}}`:                                                     {"cloud-hypervisor has no user network", "use QEMU, or leave it out"},
+		`{"hypervisor":"HYPERVISOR_FIRECRACKER","nixos":{"networks":[{"user":{}}],` + share + `}}`: {"Firecracker cannot share a folder of its host", "use QEMU, or leave it out"},
+		`{"hypervisor":"HYPERVISOR_QEMU","process":{"argv":["/bin/true"]}}`:                        {"QEMU cannot run spec.process", "use process, or leave it out"},
+		`{"hypervisor":"HYPERVISOR_PROCESS","flake":{"ref":"github:a/b"}}`:                         {"process runs a program, and the spec has what Nix builds", "use cloud-hypervisor, Firecracker or QEMU, or leave it out"},
+	} {
+		err := ValidateVM("web", specOf(t, spec))
+		if err.GetMessage() != want[0] || err.GetAdvice() != want[1] {
+			t.Errorf("%s: %q, %q; want %q", spec, err.GetMessage(), err.GetAdvice(), want)
+		}
+	}
+}
+
+// hostFacts are those of a host with some hypervisors.
+func (d *driver) has(usable bool, list ...*blixardv1.HypervisorFact) {
+	f := facts()
+	f.Hypervisors, f.Nix, f.Kvm = list, true, &blixardv1.KVM{Usable: usable}
+	n := d.Node(1)
+	d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{
+		NodeId: 1, BootId: n.Host.BootId, Epoch: n.Host.Epoch, Facts: f,
+	}}})
+}
+
+func TestAHostMustHaveWhatCanRunTheVM(t *testing.T) {
+	qemu := &blixardv1.HypervisorFact{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU}
+	old := &blixardv1.HypervisorFact{
+		Hypervisor:   blixardv1.Hypervisor_HYPERVISOR_QEMU,
+		Capabilities: []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE},
+	}
+	process := &blixardv1.HypervisorFact{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS}
+	const art = `"kernel":{"digest":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":"1000"}`
+	for _, c := range []struct {
+		name, spec, why string
+		usable          bool
+		has             []*blixardv1.HypervisorFact
+	}{
+		{"fits", `{"hypervisor":"HYPERVISOR_QEMU","image":{` + art + `}}`, "", false, []*blixardv1.HypervisorFact{qemu}},
+		{"none", `{"hypervisor":"HYPERVISOR_QEMU","image":{` + art + `}}`, "has no QEMU", true, []*blixardv1.HypervisorFact{process}},
+		{"less", `{"hypervisor":"HYPERVISOR_QEMU","image":{` + art + `,"disks":[{"name":"a","sizeMib":"1"}]}}`, "its QEMU has no volumes", true, []*blixardv1.HypervisorFact{old}},
+		{"program", `{"process":{"argv":["/bin/true"]}}`, "has no process", true, []*blixardv1.HypervisorFact{qemu}},
+		// What Nix builds brings its own, but no KVM.
+		{"nixos", `{"nixos":{}}`, "has no usable KVM, which cloud-hypervisor needs", false, []*blixardv1.HypervisorFact{qemu}},
+		{"nixos-kvm", `{"nixos":{}}`, "", true, nil},
+		{"nixos-qemu", `{"hypervisor":"HYPERVISOR_QEMU","nixos":{}}`, "", false, nil},
+		// What a flake runs is known when it is built.
+		{"flake", `{"flake":{"ref":"github:a/b"}}`, "", false, nil},
+	} {
+		d := newDriver()
+		d.boot(1)
+		d.has(c.usable, c.has...)
+		d.apply(&blixardv1.Command{Op: &blixardv1.Command_Announce{Announce: &blixardv1.AnnounceOp{
+			Digest: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", Size: 1000, NodeId: 1,
+		}}})
+		resp := d.request(&blixardv1.Command{Op: &blixardv1.Command_CreateVm{CreateVm: &blixardv1.CreateVMOp{Name: c.name, Spec: specOf(t, c.spec)}}})
+		if resp.Error != nil {
+			t.Fatalf("%s: %v", c.name, resp.Error)
+		}
+		e, err := d.Explain(c.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(e.Verdicts[0].Reasons, "; "); got != c.why {
+			t.Errorf("%s: %q, want %q", c.name, got, c.why)
+		}
+		if placed := d.VM(c.name).Placement != nil; placed != (c.why == "") {
+			t.Errorf("%s: placed is %v", c.name, placed)
+		}
+	}
+}
+
+// A flake that turned out to be a cloud-hypervisor's goes to no host that has
+// no KVM, next time.
+func TestWhatWasBuiltSaysWhatItNeeds(t *testing.T) {
+	d := newDriver()
+	d.boot(1)
+	d.has(false)
+	d.request(&blixardv1.Command{Op: &blixardv1.Command_CreateVm{CreateVm: &blixardv1.CreateVMOp{Name: "f", Spec: specOf(t, `{"flake":{"ref":"github:a/b"}}`)}}})
+	vm := d.VM("f")
+	o := seen(vm, blixardv1.Phase_PHASE_FAILED)
+	o.BuiltGeneration, o.Runner = 1, &blixardv1.Runner{StorePath: "/nix/store/x-runner", Hypervisor: blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER}
+	d.report(1, o)
+	e, _ := d.Explain("f")
+	if got := strings.Join(e.Verdicts[0].Reasons, "; "); got != "has no usable KVM, which Firecracker needs" {
+		t.Errorf("%q", got)
+	}
+}

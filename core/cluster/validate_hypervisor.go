@@ -1,0 +1,92 @@
+package cluster
+
+import (
+	"fmt"
+
+	"github.com/blixard/blixard/core/hypervisor"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// want is something that a spec wants of a hypervisor, and the field that does.
+type want struct {
+	capability blixardv1.Capability
+	field      string
+}
+
+// wantsOf are all the things that a spec wants of what runs it, in the order in
+// which they are complained about.
+func wantsOf(s *blixardv1.VMSpec) (list []want) {
+	add := func(c blixardv1.Capability, field string) { list = append(list, want{c, field}) }
+	switch {
+	case s.GetImage() != nil:
+		add(blixardv1.Capability_CAPABILITY_IMAGE, "spec.hypervisor")
+	case s.GetProcess() != nil:
+		add(blixardv1.Capability_CAPABILITY_PROGRAM, "spec.hypervisor")
+	case nixBuilt(s):
+		add(blixardv1.Capability_CAPABILITY_NIXOS, "spec.hypervisor")
+	}
+	if len(s.GetImage().GetDisks()) > 0 {
+		add(blixardv1.Capability_CAPABILITY_VOLUMES, "spec.image.disks")
+	}
+	if len(s.GetNixos().GetVolumes()) > 0 {
+		add(blixardv1.Capability_CAPABILITY_VOLUMES, "spec.nixos.volumes")
+	}
+	if len(s.GetNixos().GetShares()) > 0 {
+		add(blixardv1.Capability_CAPABILITY_SHARES, "spec.nixos.shares")
+	}
+	for i, n := range s.GetNixos().GetNetworks() {
+		switch n.GetKind().(type) {
+		case *blixardv1.Network_Tap:
+			add(blixardv1.Capability_CAPABILITY_NETWORKS, fmt.Sprintf("spec.nixos.networks[%d].tap", i))
+		case *blixardv1.Network_User:
+			add(blixardv1.Capability_CAPABILITY_USER_NETWORK, fmt.Sprintf("spec.nixos.networks[%d].user", i))
+		}
+	}
+	return list
+}
+
+func wanted(s *blixardv1.VMSpec) (all hypervisor.Set) {
+	for _, w := range wantsOf(s) {
+		all |= hypervisor.Of(w.capability)
+	}
+	return all
+}
+
+// kinds are the hypervisors that may run a spec: the one that it names, or all
+// that can. Of a flake that names none there are none: it says so when it is built.
+func kinds(s *blixardv1.VMSpec, wants hypervisor.Set) []*hypervisor.Kind {
+	if k := hypervisor.Get(s.GetHypervisor()); k != nil {
+		return []*hypervisor.Kind{k}
+	}
+	if s.GetFlake() != nil {
+		return nil
+	}
+	return hypervisor.Able(wants)
+}
+
+// checkHypervisor refuses what the hypervisor that a spec names does not do.
+func checkHypervisor(s *blixardv1.VMSpec) *blixardv1.Error {
+	h := s.GetHypervisor()
+	if h == blixardv1.Hypervisor_HYPERVISOR_UNSPECIFIED && s.GetNixos() != nil {
+		h = blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR // see completeNixos
+	}
+	able := hypervisor.Able(wanted(s))
+	k := hypervisor.Get(h)
+	if n := s.GetVcpus(); k != nil && n > k.MaxVCPUs {
+		return invalid("spec.vcpus", fmt.Sprintf("%s takes at most %d, not %d", k.Name, k.MaxVCPUs, n), "use fewer, or another hypervisor")
+	}
+	for _, w := range wantsOf(s) {
+		if k == nil && len(able) > 0 || k != nil && k.Answer(w.capability) == hypervisor.Yes {
+			continue
+		}
+		advice := "there is none that does all that this spec wants: leave something out"
+		if len(able) > 0 {
+			advice = "use " + hypervisor.Names(able) + ", or leave it out"
+		}
+		if k == nil {
+			return invalid(w.field, "no hypervisor does all that this spec wants", advice)
+		}
+		return invalid(w.field, k.Why(w.capability), advice)
+	}
+	return nil
+}

@@ -1,0 +1,76 @@
+package hypervisor
+
+import blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+
+const (
+	image       = blixardv1.Capability_CAPABILITY_IMAGE
+	nixos       = blixardv1.Capability_CAPABILITY_NIXOS
+	program     = blixardv1.Capability_CAPABILITY_PROGRAM
+	emulation   = blixardv1.Capability_CAPABILITY_EMULATION
+	powerButton = blixardv1.Capability_CAPABILITY_POWER_BUTTON
+	pause       = blixardv1.Capability_CAPABILITY_PAUSE
+	snapshot    = blixardv1.Capability_CAPABILITY_SNAPSHOT
+	migrate     = blixardv1.Capability_CAPABILITY_MIGRATE
+	volumes     = blixardv1.Capability_CAPABILITY_VOLUMES
+	shares      = blixardv1.Capability_CAPABILITY_SHARES
+	networks    = blixardv1.Capability_CAPABILITY_NETWORKS
+	userNetwork = blixardv1.Capability_CAPABILITY_USER_NETWORK
+	hotplug     = blixardv1.Capability_CAPABILITY_HOTPLUG
+	balloon     = blixardv1.Capability_CAPABILITY_BALLOON
+	devices     = blixardv1.Capability_CAPABILITY_DEVICES
+)
+
+// Table has every kind, the preferred first. Apply reads it: what changes here
+// changes what Apply does.
+var Table = complete([]Kind{
+	{
+		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR, Name: "cloud-hypervisor", Program: "cloud-hypervisor", MaxVCPUs: 256,
+		answers: map[blixardv1.Capability]Answer{
+			image: NotYet, nixos: Yes, powerButton: Yes, pause: NotYet, snapshot: NotYet,
+			volumes: Yes, shares: Yes, networks: Yes, hotplug: NotYet, balloon: NotYet, devices: NotYet,
+		},
+		why: map[blixardv1.Capability]string{
+			emulation: "needs KVM",
+			// The right to run goes over only when the source is stopped for good.
+			migrate:     "lets the target run before anybody has said that it may",
+			userNetwork: "has no user network",
+			program:     "cannot run spec.process",
+		},
+	},
+	{
+		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER, Name: "Firecracker", Program: "firecracker", MaxVCPUs: 32,
+		answers: map[blixardv1.Capability]Answer{
+			image: NotYet, nixos: Yes, powerButton: Yes, pause: NotYet, snapshot: NotYet,
+			volumes: Yes, networks: Yes, balloon: NotYet,
+		},
+		why: map[blixardv1.Capability]string{
+			emulation:   "needs KVM",
+			migrate:     "cannot move a running guest",
+			shares:      "cannot share a folder of its host",
+			userNetwork: "has no user network",
+			hotplug:     "cannot change the devices of a running guest",
+			devices:     "cannot pass PCI devices through",
+			program:     "cannot run spec.process",
+		},
+	},
+	{
+		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Name: "QEMU", Program: "qemu-system-x86_64", MaxVCPUs: 256,
+		answers: map[blixardv1.Capability]Answer{
+			image: Yes, nixos: Yes, emulation: Yes, powerButton: Yes, pause: NotYet, snapshot: NotYet, migrate: NotYet,
+			volumes: Yes, shares: Yes, networks: Yes, userNetwork: Yes, hotplug: NotYet, balloon: NotYet, devices: NotYet,
+		},
+		why: map[blixardv1.Capability]string{
+			program: "cannot run spec.process",
+		},
+	},
+	{
+		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Name: "process", MaxVCPUs: 256,
+		answers: map[blixardv1.Capability]Answer{
+			program: Yes, emulation: Yes, powerButton: Yes, pause: NotYet,
+		},
+		why: map[blixardv1.Capability]string{
+			image: "runs a program, and the spec has an image",
+			nixos: "runs a program, and the spec has what Nix builds",
+		},
+	},
+})

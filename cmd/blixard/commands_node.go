@@ -7,6 +7,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/blixard/blixard/core/hypervisor"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -33,11 +34,60 @@ func (c *NodeGetCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	if err != nil {
 		return err
 	}
-	err = s.show(g, r.Msg, func() table { return nodeTable([]*blixardv1.Node{r.Msg.GetNode()}, time.Now()) })
+	err = s.show(g, r.Msg, func() table {
+		tab := nodeTable([]*blixardv1.Node{r.Msg.GetNode()}, time.Now())
+		tab.notes = hostNotes(r.Msg.GetNode().GetHost().GetFacts())
+		return tab
+	})
 	if err == nil && (g.Output == "table" || g.Output == "wide") && len(r.Msg.GetVms()) > 0 {
 		fmt.Fprintf(t.out, "\nVMs: %s\n", strings.Join(r.Msg.GetVms(), " "))
 	}
 	return err
+}
+
+// hostNotes say what a host runs VMs with, and what it has not.
+func hostNotes(f *blixardv1.HostFacts) (notes []string) {
+	if f == nil {
+		return nil
+	}
+	if k := f.GetKvm(); k != nil {
+		how := "not usable"
+		if k.GetUsable() {
+			how = "usable"
+		}
+		notes = append(notes, fmt.Sprintf("KVM is %s: %s", how, k.GetWhy()))
+	}
+	has := map[blixardv1.Hypervisor]*blixardv1.HypervisorFact{}
+	for _, h := range f.GetHypervisors() {
+		has[h.GetHypervisor()] = h
+	}
+	for _, k := range hypervisor.Table {
+		h := has[k.Hypervisor]
+		if h == nil {
+			notes = append(notes, k.Name+": not here")
+			continue
+		}
+		note := fmt.Sprintf("%s %s", k.Name, strings.TrimPrefix(h.GetVersion(), k.Name+": "))
+		switch {
+		case h.GetKvm() || k.Program == "":
+		case k.Answer(blixardv1.Capability_CAPABILITY_EMULATION) == hypervisor.Yes:
+			note += ", emulates"
+		default:
+			note += ", of no use without KVM"
+		}
+		can := hypervisor.Of(h.GetCapabilities()...)
+		var lacks []string
+		for _, c := range k.Can().List() {
+			if !can.Has(hypervisor.Of(c)) && len(h.GetCapabilities()) > 0 {
+				lacks = append(lacks, hypervisor.Name(c))
+			}
+		}
+		if len(lacks) > 0 {
+			note += "; this one has no " + strings.Join(lacks, ", ")
+		}
+		notes = append(notes, note)
+	}
+	return notes
 }
 
 func (c *NodeCordonCmd) Run(g *Globals, t *terminal, ctx *runContext) error {

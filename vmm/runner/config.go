@@ -43,8 +43,9 @@ type Config struct {
 	Level   uint32
 	// Hypervisors that may be used, of those found; empty: all.
 	Hypervisors []blixardv1.Hypervisor
-	// QEMU is its program; empty: qemu-system-x86_64 in PATH.
-	QEMU string
+	// Programs are where hypervisors are; those that are not there are looked for
+	// in PATH, under the names that they usually have.
+	Programs map[blixardv1.Hypervisor]string
 	// NoKVM emulates even where KVM is usable.
 	NoKVM bool
 	// Nix builds what NixOS VMs and flakes run; nil: this host runs none.

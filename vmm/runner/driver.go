@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/blixard/blixard/core/hypervisor"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/runner/shims"
@@ -73,19 +74,15 @@ func (h *Host) driverOf(r *record) (driver, error) {
 }
 
 func (h *Host) hypervisor(k blixardv1.Hypervisor) (driver, error) {
-	d := h.drivers[k]
-	if d == nil {
-		return nil, fmt.Errorf("this host cannot run VMs with %s", hypervisorName(k))
+	if d := h.drivers[k]; d != nil {
+		return d, nil
 	}
-	return d, nil
-}
-
-func hypervisorName(k blixardv1.Hypervisor) string {
-	switch k {
-	case blixardv1.Hypervisor_HYPERVISOR_QEMU:
-		return "QEMU: install qemu-system-x86 and restart the daemon"
-	case blixardv1.Hypervisor_HYPERVISOR_PROCESS:
-		return "process (a supervised program, no isolation): its configuration does not allow it"
+	switch kind := hypervisor.Get(k); {
+	case kind == nil:
+		return nil, fmt.Errorf("this host knows no hypervisor %v: upgrade it", k)
+	case !h.cfg.allows(k):
+		return nil, fmt.Errorf("this host may not run VMs with %s: its configuration does not allow it", kind.Name)
+	default:
+		return nil, fmt.Errorf("this host has no %s: install %s and restart the daemon", kind.Name, kind.Program)
 	}
-	return k.String()
 }

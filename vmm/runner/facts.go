@@ -2,7 +2,7 @@ package runner
 
 import (
 	"bufio"
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/blixard/blixard/core/hypervisor"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/guest/tsc"
 	"github.com/blixard/blixard/vmm/runner/kvm"
@@ -32,21 +33,23 @@ func (h *Host) discover() (*blixardv1.HostFacts, error) {
 	h.drivers = map[blixardv1.Hypervisor]driver{}
 	facts := &blixardv1.HostFacts{
 		Capacity: capacity, Labels: h.cfg.Labels, Version: h.cfg.Version, Machine: machineID(),
-		HoldsForks: h.holds, Level: max(h.cfg.Level, 1),
+		HoldsForks: h.holds, Level: max(h.cfg.Level, 1), Kvm: h.kvm(),
 	}
-	if q, err := h.findQEMU(); err != nil {
-		h.cfg.Log.Warn("no QEMU on this host", "err", err)
-	} else if h.cfg.allows(blixardv1.Hypervisor_HYPERVISOR_QEMU) {
-		h.cfg.Log.Info("QEMU is here", "version", q.version, "kvm", q.machine.kvm, "why", q.why)
-		h.drivers[blixardv1.Hypervisor_HYPERVISOR_QEMU] = q
+	for _, k := range hypervisor.Table {
+		if !h.cfg.allows(k.Hypervisor) {
+			continue
+		}
+		found, err := h.find(k)
+		if err != nil {
+			h.cfg.Log.Info("a hypervisor is not here", "hypervisor", k.Name, "why", err)
+			continue
+		}
+		h.cfg.Log.Info("a hypervisor is here", "hypervisor", k.Name, "program", found.program, "version", found.version, "kvm", facts.Kvm.Usable, "why", facts.Kvm.Why)
+		if d := h.driverFor(found, facts.Kvm.Usable); d != nil {
+			h.drivers[k.Hypervisor] = d
+		}
 		facts.Hypervisors = append(facts.Hypervisors, &blixardv1.HypervisorFact{
-			Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Version: q.version, Kvm: q.machine.kvm,
-		})
-	}
-	if h.cfg.allows(blixardv1.Hypervisor_HYPERVISOR_PROCESS) {
-		h.drivers[blixardv1.Hypervisor_HYPERVISOR_PROCESS] = process{pidNamespace: h.holds}
-		facts.Hypervisors = append(facts.Hypervisors, &blixardv1.HypervisorFact{
-			Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Version: processVersion,
+			Hypervisor: k.Hypervisor, Version: found.version, Kvm: facts.Kvm.Usable && k.Program != "", Capabilities: k.Can().List(),
 		})
 	}
 	if h.cfg.Nix != nil {
@@ -137,37 +140,81 @@ func pidNamespaces() bool {
 	return errors.Is(cmd.Run(), fs.ErrNotExist)
 }
 
-func (h *Host) findQEMU() (*qemu, error) {
-	name := h.cfg.QEMU
-	if name == "" {
-		name = "qemu-system-x86_64"
+// kvm says whether hardware virtualisation is of use here.
+func (h *Host) kvm() *blixardv1.KVM {
+	if h.cfg.NoKVM {
+		return &blixardv1.KVM{Why: "KVM is not wanted"}
 	}
-	program, err := exec.LookPath(name)
+	a := kvm.Usable(h.at.run, h.boot)
+	return &blixardv1.KVM{Usable: a.Usable, Why: a.Why}
+}
+
+// found is a hypervisor of this host.
+type found struct {
+	kind             *hypervisor.Kind
+	program, version string
+}
+
+// versionPatience is for a program that only has to say its version.
+var versionPatience = 10 * time.Second
+
+// find looks for a hypervisor, and has it say its version: what cannot do that
+// runs no VM either.
+func (h *Host) find(k hypervisor.Kind) (found, error) {
+	if k.Program == "" {
+		return found{kind: &k, version: processVersion}, nil
+	}
+	program, err := exec.LookPath(cmp.Or(h.cfg.Programs[k.Hypervisor], k.Program))
 	if err != nil {
-		return nil, err
+		return found{}, err
 	}
 	if program, err = filepath.Abs(program); err != nil {
-		return nil, err
+		return found{}, err
 	}
-	ctx, cancel := context.WithTimeout(h.ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(h.ctx, versionPatience)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, program, "--version").Output()
+	cmd := exec.CommandContext(ctx, program, "--version")
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("%s --version: %w", program, err)
+		return found{}, fmt.Errorf("%s --version: %w", program, err)
 	}
-	line, _, _ := bytes.Cut(out, []byte("\n"))
-	version := strings.TrimPrefix(string(line), "QEMU emulator version ")
-	q := &qemu{store: h.cfg.Store, version: version, log: h.cfg.Log.Debug, warn: h.cfg.Log.Warn, machine: machine{program: program}}
-	if h.cfg.NoKVM {
-		q.why = "KVM is not wanted"
-	} else {
-		a := kvm.Usable(h.at.run, h.boot)
-		q.machine.kvm, q.why = a.Usable, a.Why
+	version := versionIn(string(out))
+	if version == "" {
+		return found{}, fmt.Errorf("%s --version says no version: %.100q", program, out)
 	}
-	if !q.machine.kvm {
-		if q.machine.tscKHz, err = tsc.KHz(); err != nil {
-			h.cfg.Log.Warn("guests may hang at boot on a busy host", "err", err)
+	return found{&k, program, version}, nil
+}
+
+// versionIn is what follows the program's own name in its first line: QEMU
+// emulator version 7.2.22 (Debian 1:7.2), cloud-hypervisor v53.0, Firecracker v1.16.1.
+func versionIn(out string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(out), "\n")
+	at := strings.IndexAny(line, "0123456789")
+	if at < 0 {
+		return ""
+	}
+	if version := strings.TrimSpace(line[at:]); len(version) <= 100 {
+		return strings.ToValidUTF8(version, "?")
+	}
+	return ""
+}
+
+// driverFor makes the driver that boots images with a hypervisor, or programs;
+// nil where there is none.
+func (h *Host) driverFor(f found, kvm bool) driver {
+	switch f.kind.Hypervisor {
+	case blixardv1.Hypervisor_HYPERVISOR_PROCESS:
+		return process{pidNamespace: h.holds}
+	case blixardv1.Hypervisor_HYPERVISOR_QEMU:
+		q := &qemu{store: h.cfg.Store, log: h.cfg.Log.Debug, warn: h.cfg.Log.Warn, machine: machine{program: f.program, kvm: kvm}}
+		if !kvm {
+			var err error
+			if q.machine.tscKHz, err = tsc.KHz(); err != nil {
+				h.cfg.Log.Warn("guests may hang at boot on a busy host", "err", err)
+			}
 		}
+		return q
 	}
-	return q, nil
+	return nil
 }

@@ -19,8 +19,6 @@ import (
 type qemu struct {
 	machine machine
 	store   *artifact.Store
-	version string
-	why     string // KVM is used, or not
 	log     func(msg string, args ...any)
 	warn    func(msg string, args ...any)
 }

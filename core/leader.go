@@ -126,7 +126,7 @@ func (l *leader) watch(settings *blixardv1.Settings, n *blixardv1.Node) {
 	silent := l.now.Boot - v.heard
 	switch h.EpochState {
 	case blixardv1.EpochState_EPOCH_STATE_ACTIVE:
-		if l.now.Boot-v.granted >= cluster.Window(settings, max(h.LongestLeaseMs, settings.LeaseMs)) ||
+		if l.now.Boot-v.granted >= cluster.Window(settings, max(h.LongestLeaseMs, settings.LeaseMs)) && !(mutant.On("FencesWhomItHeard") && v.heard == l.elected) ||
 			mutant.On("NewLeaderFencesAtOnce") && v.heard == l.elected {
 			l.fence(v, n, false)
 		} else if !h.Suspect && silent >= 3*int64(settings.RenewMs)*milli {

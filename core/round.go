@@ -51,17 +51,17 @@ func (r *rounds) context() []byte {
 }
 
 func (r *rounds) start(s *server) {
-	if r.waiting.empty() || !r.asked.empty() || s.leaderID() == 0 || !s.caughtUp() && !mutant.On("AloneReadsAtOnce") {
+	if r.waiting.empty() || !r.asked.empty() || s.leaderID() == 0 || !s.knowsCommitted() && !mutant.On("AloneReadsAtOnce") {
 		return
 	}
 	r.asked, r.waiting = r.waiting, ask{}
 	r.ask(s)
 }
 
-// caughtUp says that a leader has committed an entry of its own term. Before, its
+// knowsCommitted says that a leader has committed an entry of its own term. Before, its
 // commit index may be older than what was answered in an earlier term. Raft waits
 // for that by itself, but not where it votes alone (Ongaro's thesis, 6.4, step 1).
-func (s *server) caughtUp() bool {
+func (s *server) knowsCommitted() bool {
 	st := s.raft.BasicStatus()
 	if st.RaftState != raft.StateLeader {
 		return true

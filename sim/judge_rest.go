@@ -3,6 +3,7 @@ package sim
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,16 +26,8 @@ func restsWithin(s *blixardv1.Settings) time.Duration {
 
 // judgeRest lets the healed world run until it rests.
 func judgeRest(w *World) {
-	op := w.Do(&Operation{Verb: Create, Name: "healed", Spec: &blixardv1.VMSpec{
-		Vcpus: 1, MemoryMib: 32, Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS,
-		Source: &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/vm"}}},
-	}})
-	if w.over() {
-		return
-	}
 	w.judges.judged["rest"]++
-	if op.Unknown || op.Error != nil || time.Duration(op.Return-op.Call) > writesWithin {
-		w.fail("writes succeed after healing", "%v after %v: %v\n%s", op, time.Duration(w.now-op.Call), op.Error, w.describeNodes())
+	if !w.writes("healed") {
 		return
 	}
 	var why []string
@@ -48,7 +41,20 @@ func judgeRest(w *World) {
 	w.fail("desired equals observed", "%v after healing:\n  %s\n%s", limit, strings.Join(why, "\n  "), w.describeNodes())
 }
 
-// unrest says everything that is not as it should be.
+// writes makes a VM, and says whether that came about as soon as is promised.
+func (w *World) writes(name string) bool {
+	op := w.Do(&Operation{Verb: Create, Name: name, Spec: &blixardv1.VMSpec{
+		Vcpus: 1, MemoryMib: 32, Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS,
+		Source: &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/vm"}}},
+	}})
+	if !w.over() && (op.Unknown || op.Error != nil || time.Duration(op.Return-op.Call) > writesWithin) {
+		w.fail("writes succeed after healing", "%v after %v: %v\n%s", op, time.Duration(w.now-op.Call), op.Error, w.describeNodes())
+	}
+	return !w.over()
+}
+
+// unrest says everything that is not as it should be, but for what is the matter
+// of machines that stay broken, and of keepers who are not done while some do.
 func (w *World) unrest() (why []string) {
 	leader := w.Leader()
 	if leader == nil {
@@ -58,15 +64,26 @@ func (w *World) unrest() (why []string) {
 	expected := map[string]bool{} // uids that may have a directory
 	v.VMs("", func(vm *blixardv1.VM) bool {
 		expected[vm.Uid] = true
-		if s := w.unrestOf(v, vm); s != "" {
+		var s string
+		switch host := w.byID(vm.GetPlacement().GetNodeId()); {
+		case slices.Contains(w.rest, host):
+			s = w.unrestOfBroken(v, vm, host)
+		case len(w.rest) > 0 && (host == nil && vm.Placement != nil || host != nil && host.keeper.busy):
+		default:
+			s = w.unrestOf(v, vm)
+		}
+		if s != "" {
 			why = append(why, fmt.Sprintf("VM %s (%s): %s", vm.Name, vm.Uid, s))
 		}
 		return true
 	})
-	if w.chores > 0 {
+	if w.chores > 0 && len(w.rest) == 0 {
 		why = append(why, fmt.Sprintf("%d keepers are not done", w.chores))
 	}
 	for _, m := range w.machines {
+		if slices.Contains(w.rest, m) || len(w.rest) > 0 && m.keeper.busy {
+			continue
+		}
 		why = append(why, w.nixLeaks(v, m)...)
 		m.dirs.Scan(func(uid string, d *vmDir) bool {
 			if m.member && v.Node(m.id) == nil { // removed: it keeps its files, and runs nothing

@@ -158,16 +158,22 @@ func (w *World) mayLose(m *Machine) bool {
 	if !m.Server {
 		return true
 	}
-	ok := true
+	return w.settled() && len(newest.meta.Voters) >= 3
+}
+
+// settled says that no server is coming, going or lost.
+func (w *World) settled() bool {
 	for _, o := range w.machines {
 		if o.Server && o.keeper.busy {
 			return false
 		}
 	}
-	for _, n := range newest.nodes {
-		ok = ok && (n.Server == blixardv1.ServerState_SERVER_STATE_VOTER || n.Server == blixardv1.ServerState_SERVER_STATE_UNSPECIFIED)
+	for _, n := range w.judges.newest.nodes {
+		if n.Server != blixardv1.ServerState_SERVER_STATE_VOTER && n.Server != blixardv1.ServerState_SERVER_STATE_UNSPECIFIED {
+			return false
+		}
 	}
-	return ok && len(newest.meta.Voters) >= 3
+	return true
 }
 
 // mayTake says that a machine may be taken out: of servers, one at a time. Who

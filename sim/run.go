@@ -89,6 +89,12 @@ func (w *World) run() {
 	if w.over() {
 		return
 	}
+	if w.mix.Quorum != 0 && w.HealQuorum(w.mix.Quorum) {
+		judgeQuorum(w)
+	}
+	if w.over() {
+		return
+	}
 	w.Heal()
 	w.Rest()
 }

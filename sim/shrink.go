@@ -263,10 +263,11 @@ func worlds(t Transcript) (list []Transcript) {
 	add(func(c *Config, m *Mix) {
 		was := *m
 		*m = plain
-		m.Safety, m.Clients, m.Names = was.Safety, was.Clients, was.Names
+		m.Safety, m.Clients, m.Names, m.Quorum = was.Safety, was.Clients, was.Names, was.Quorum
 	})
 	add(func(_ *Config, m *Mix) { m.Latency = plain.Latency })
 	add(func(_ *Config, m *Mix) { m.Small = false })
+	add(func(_ *Config, m *Mix) { m.Quorum = 0 })
 	add(func(_ *Config, m *Mix) { m.Safety = (m.Safety / 2).Truncate(time.Second) })
 	add(func(_ *Config, m *Mix) { m.Safety = (m.Safety * 9 / 10).Truncate(time.Second) })
 	return list

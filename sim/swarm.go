@@ -41,6 +41,7 @@ func Profile(name string, seed uint64) (Config, error) {
 // only leaves out every fault but those named.
 func (m *Mix) only(names []string) {
 	m.Only = append([]string{}, names...)
+	m.Quorum = 0
 	for _, name := range faultNames {
 		if !slices.Contains(names, name) {
 			delete(m.Weights, name)
@@ -65,6 +66,7 @@ func Swarm(seed uint64) Config {
 		DedupeWindowMs: uint32(between(r, 60, 600)) * 1000,
 	}
 	c.KeepEntries = pick[uint64](r, 0, 20, 100, 500)
+	mix.Quorum = drawQuorum(seed)
 	c.complete()
 	return c
 }
@@ -77,6 +79,7 @@ func Base(seed uint64) Config {
 		SlowKill: 0.1, Zombie: 0.02, Disconnect: 0.02, BuildFails: 0.05, BuildSlow: 0.05, Clients: 4, Names: 8, Think: time.Second,
 		Every: 6 * time.Second, Longest: 30 * time.Second, Safety: time.Minute, Weights: map[string]int{},
 	}
+	mix.Quorum = drawQuorum(seed)
 	for _, name := range faultNames {
 		mix.Weights[name] = 1
 	}
@@ -86,6 +89,15 @@ func Base(seed uint64) Config {
 	}
 	c.complete()
 	return c
+}
+
+// drawQuorum says whether a quorum is healed before the rest: in a third of seeds.
+func drawQuorum(seed uint64) uint64 {
+	r := chance{seed}.stream("quorum")
+	if r.IntN(3) > 0 {
+		return 0
+	}
+	return 1 + r.Uint64N(1000)
 }
 
 // Calm is a world in which clients work and nothing goes wrong.
@@ -126,6 +138,9 @@ type Mix struct {
 	// Longest is how long a fault lasts at most.
 	Longest time.Duration
 	Safety  time.Duration
+	// Quorum draws which quorum is healed at first, while the rest stays broken; 0:
+	// everything is healed at once.
+	Quorum uint64
 }
 
 // calm is a world for stories: the network takes time, and people come only

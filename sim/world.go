@@ -61,6 +61,7 @@ type World struct {
 	givenUp     map[string]bool
 
 	broken   map[*ended]uint64 // faults in effect, by when they began
+	rest     []*Machine        // that stay broken while the others are healed
 	unpaused map[int]int64
 	counts   map[string]int
 	mishaps  mishaps
@@ -409,8 +410,13 @@ func (w *World) nextStrike() {
 
 // Heal ends every fault, and gives everything power and life.
 func (w *World) Heal() {
+	w.rest = nil
+	w.heal("everything is healed")
+}
+
+func (w *World) heal(what string) {
 	w.phase, w.healedAt = healed, w.now
-	w.say(nil, "everything is healed")
+	w.say(nil, what)
 	for _, e := range slices.SortedFunc(maps.Keys(w.broken), func(a, b *ended) int {
 		return cmp.Compare(w.broken[a], w.broken[b])
 	}) {

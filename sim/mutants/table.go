@@ -29,6 +29,7 @@ const (
 	undisturbed = "no VM is ended that should run"
 	policy      = "restarts are as the policy says"
 	atRest      = "desired equals observed"
+	quorum      = "a quorum is enough"
 	repeatable  = "the same seed gives the same run"
 	// Of stories.
 	adopted = "what runs is taken over by a restarted daemon"
@@ -158,6 +159,10 @@ var All = []Mutant{
 		Caught: []string{repeatable}, Harder: crashes, Twice: true, Few: true,
 	},
 	// Leases, fences and what they release.
+	{
+		Name: "FencesWhomItHeard", What: "a leader fences only hosts that it has heard of itself",
+		Caught: []string{quorum}, Harder: quorumOnly,
+	},
 	{
 		Name: "NoTimer", What: "the kernel's timer does not ring, so a stopped shim outlives its deadline",
 		Caught: []string{twoCopies, placed}, Story: frozenHost, Few: true,
@@ -351,6 +356,14 @@ func shortLives(c *sim.Config) {
 
 // soonAtRest shortens the time in which a healed world must come to rest.
 func soonAtRest(c *sim.Config) { c.Settings.LongLeaseMs = 20_000 }
+
+// quorumOnly heals a quorum first, and kills many leaders before.
+func quorumOnly(c *sim.Config) {
+	soonAtRest(c)
+	crashes(c)
+	c.Servers = max(c.Servers, 3)
+	c.Mix.Quorum = c.Seed
+}
 
 func hangs(c *sim.Config) {
 	soonAtRest(c)

@@ -135,17 +135,35 @@ func (d *Daemon) step(in core.Input) {
 		return
 	}
 	w.stepped(d, &out)
-	if out.Write != nil && !d.write(*out.Write) {
+	if out.Write != nil && (m.crashes(pointWrite.before) || !d.write(*out.Write) || m.crashes(pointWrite.after)) {
 		return
 	}
 	for i := range out.Messages {
+		if m.crashes(pointSend.before) {
+			return
+		}
 		w.send(m, &out.Messages[i])
+		if m.crashes(pointSend.after) {
+			return
+		}
 	}
 	for _, a := range out.Actions {
+		if m.crashes(pointOrder.before) {
+			return
+		}
 		d.do(a)
+		if m.crashes(pointOrder.after) {
+			return
+		}
 	}
 	for _, r := range out.Replies {
+		if m.crashes(pointReply.before) {
+			return
+		}
 		d.reply(r)
+		if m.crashes(pointReply.after) {
+			return
+		}
 	}
 }
 
@@ -180,7 +198,13 @@ func (m *Machine) durable(life uint64) {
 	if m.daemon == nil || m.daemon.life != life || len(m.disk.pending) == 0 {
 		return // written by a process that is dead: crash has decided
 	}
+	if m.crashes(pointDurable.before) {
+		return
+	}
 	seq := m.disk.durable()
+	if m.crashes(pointDurable.after) {
+		return
+	}
 	if !mutant.On("EarlyAck") {
 		m.w.atOnce(event{kind: evWrote, m: m, life: life, n: seq})
 	}

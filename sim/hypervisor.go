@@ -100,6 +100,10 @@ func (d *Daemon) finish(uid string, id uint64, err string) {
 // build begins a Build, in a lane of its own; it ends the one before.
 func (d *Daemon) build(a vmm.Action) {
 	m, w := d.m, d.m.w
+	if m.crashes(actPoints[vmm.Build].before) {
+		return
+	}
+	defer m.crashes(actPoints[vmm.Build].after)
 	d.endBuild(a.Instance.UID, "a newer one was ordered")
 	d.builds[a.Instance.UID] = a
 	if nixBuilt(a.Assignment) {
@@ -143,9 +147,19 @@ func (d *Daemon) built(b built) {
 	d.endBuild(a.Instance.UID, err)
 }
 
+// act carries out the oldest order for a VM.
 func (d *Daemon) act(o *orders) {
-	m, w := d.m, d.m.w
 	a := o.queue[0]
+	p := actPoints[a.Verb]
+	if d.m.crashes(p.before) {
+		return
+	}
+	d.carryOut(o, a)
+	d.m.crashes(p.after)
+}
+
+func (d *Daemon) carryOut(o *orders, a vmm.Action) {
+	m, w := d.m, d.m.w
 	dir, _ := m.dirs.Get(a.Instance.UID)
 	switch a.Verb {
 	case vmm.Start:
@@ -368,6 +382,10 @@ func (d *Daemon) silent(o *orders, id uint64) {
 // extend writes the lease pages: lease.Page's rule, that a deadline which has
 // passed is never moved.
 func (d *Daemon) extend(a vmm.Action) {
+	if d.m.crashes(pointExtend.before) {
+		return
+	}
+	defer d.m.crashes(pointExtend.after)
 	m, now := d.m, uint64(d.m.now())
 	for _, l := range a.Leases {
 		path := pagePath(a.Host, l.Length)

@@ -46,6 +46,8 @@ type Machine struct {
 	pages  map[string]*shim.Page      // by path; in memory
 	nix    nixStore
 
+	spared int64 // no crash at a point before this time
+
 	rand    *rand.Rand // processes and their delays
 	entropy *rand.Rand // what its daemon draws
 

@@ -128,8 +128,12 @@ func (s *shimProc) step() {
 	s.inbox = s.inbox[1:]
 	s.m.w.trace.foldString(string(in.Kind))
 	for _, out := range s.machine.Step(uint64(s.m.now()), in) {
+		p := shimPoints[out.Kind]
+		if s.crashes(p.before) {
+			return
+		}
 		s.do(out)
-		if s.dir.shim != s {
+		if s.dir.shim != s || s.crashes(p.after) {
 			return
 		}
 	}

@@ -147,14 +147,16 @@ func (r Result) Report(out io.Writer, commit string) {
 	list("the faults that struck", r.Struck)
 	list(fmt.Sprintf("the last %d inputs", len(f.Last)), f.Last)
 	fmt.Fprintf(out, "seed %d, profile %s, commit %s, at %v, event %d, trace hash %016x\n", r.Seed, r.Profile, commit, f.At, f.Event, r.Hash)
-	fmt.Fprintf(out, "again: %s\n", r.Command())
+	if again := r.Command(); again != "" {
+		fmt.Fprintf(out, "again: %s\n", again)
+	}
 }
 
-// Command is what repeats a run.
+// Command is what repeats the run of a seed.
 func (r Result) Command() string {
 	profile := ""
 	if r.Profile == "" {
-		return "blixard-sim run FILE, where FILE is the transcript"
+		return "" // a story, or a transcript: whoever has it knows how
 	}
 	if r.Profile != standardProfile {
 		profile = " -profile=" + r.Profile

@@ -16,9 +16,12 @@ type Story struct {
 
 // Tell founds a cluster, tells a story in it, and says what became of that. With
 // a nil Mix nothing goes wrong but what is told.
-func Tell(cfg Config, tell func(*Story)) (r Result) {
+func Tell(cfg Config, tell func(*Story)) Result {
 	cfg.Seed = max(cfg.Seed, 1)
-	w := New(cfg)
+	return New(cfg).tell(tell)
+}
+
+func (w *World) tell(tell func(*Story)) (r Result) {
 	defer w.Close()
 	type over struct{}
 	defer func() {

@@ -133,6 +133,10 @@ type Mix struct {
 	Every time.Duration
 	// Weights of the faults that are drawn, by name.
 	Weights map[string]int
+	// Points are the crash points that are open, and CrashGap the mean time between
+	// two crashes of one machine there.
+	Points   map[string]bool
+	CrashGap time.Duration
 	// Only these mishaps happen; nil: all that have a chance.
 	Only []string
 	// Longest is how long a fault lasts at most.
@@ -174,6 +178,9 @@ func drawMix(r *rand.Rand) Mix {
 	}
 	// A stream each, so that a fault more changes nothing about the others.
 	weights := chance{r.Uint64()}
+	if r := weights.stream("crash points"); r.IntN(2) == 0 {
+		m.Points, m.CrashGap = drawPoints(r), time.Duration(between(r, time.Second, 20*time.Second))
+	}
 	for _, name := range faultNames {
 		if r := weights.stream(name); r.IntN(2) == 0 {
 			m.Weights[name] = 1 + r.IntN(5)

@@ -124,6 +124,7 @@ func (w *World) transcript() Transcript {
 	t.Config.Log, t.Config.Record, t.Config.Profile = nil, false, ""
 	mix := *w.mix
 	t.Config.Mix = &mix
+	mix.Points, mix.CrashGap = nil, 0
 	mix.Every, mix.Think, mix.Longest, mix.Lateness, mix.Weights, mix.Only = 0, calm().Think, 0, 0, nil, nil
 	for v, i := reflect.ValueOf(&mix).Elem(), 0; i < v.NumField(); i++ {
 		if v.Field(i).Kind() == reflect.Float64 { // a chance, and those are drawn no more

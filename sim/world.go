@@ -65,6 +65,7 @@ type World struct {
 	unpaused map[int]int64
 	counts   map[string]int
 	mishaps  mishaps
+	points   *passes // nil: nobody enumerates
 	struck   []Strike
 	record   bool  // keep every decision, not only what struck
 	film     *Film // nil: nobody films

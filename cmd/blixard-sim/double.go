@@ -154,11 +154,15 @@ func worker(args []string) int {
 	last := f.Uint64("last", 1, "the last seed")
 	twice := f.Uint64("twice", 0, "run every so many-th seed twice; 0: none")
 	within := f.Duration("within", 0, "begin no seed after this time; 0: at any time")
+	story := f.String("story", "", "NAME/SEED: enumerate the crash points of this story; -seed is the number of one, from 0")
 	if f.Parse(args) != nil {
 		return 2
 	}
 	start := time.Now()
 	out := json.NewEncoder(os.Stdout)
+	if *story != "" {
+		return crashes(*story, *which, *step, *last, out)
+	}
 	for ; which.seed <= *last && (*within == 0 || time.Since(start) < *within); which.seed += *step {
 		cfg, err := which.config(nil)
 		if err != nil {

@@ -12,7 +12,7 @@ import (
 // SimCmd becomes the simulator, a program of its own: what runs VMs carries
 // nothing that simulates them.
 type SimCmd struct {
-	Args []string `arg:"" optional:"" passthrough:"" help:"run, soak, shrink, show or mutants, and their flags; nothing shows them."`
+	Args []string `arg:"" optional:"" passthrough:"" help:"run, soak, shrink, show, enumerate or mutants, and their flags; nothing shows them."`
 }
 
 func (c *SimCmd) Run() error {

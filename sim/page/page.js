@@ -36,8 +36,8 @@ $('text').textContent = broken ? broken.Text : ''
 const r = film.result
 $('meta').append(
   `seed ${r.seed}` + (r.profile ? `, profile ${r.profile}` : '') + (r.mutant ? `, planted bug ${r.mutant}` : '') +
-  `, commit ${film.commit || 'unknown'}, ${stamp(end)} simulated` + (broken ? `, broken at ${stamp(brokenAt)}, event ${broken.Event}` : '') + '. Again: ',
-  el('code', film.command))
+  `, commit ${film.commit || 'unknown'}, ${stamp(end)} simulated` + (broken ? `, broken at ${stamp(brokenAt)}, event ${broken.Event}` : '') + '.')
+if (film.command) $('meta').append(' Again: ', el('code', film.command))
 for (const [colour, what] of legend) {
   const i = el('i')
   i.style.background = colour

@@ -1,0 +1,134 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// Crash points: a process can be killed just before and just after everything
+// that it does to the world outside of it. What it was about to do is not done,
+// or it is done and the process does not know.
+//
+// In a swarm a quarter of the points are open, and each time that one is passed
+// the process dies with a chance of a quarter.
+// A crash at a point is a mishap like any other: (CrashBeforeWrite n1 2s). An
+// enumeration passes through all of them, one in each run: see enumerate.go.
+
+// point is an effect, with the names of the crashes before and after it.
+type point struct{ before, after string }
+
+func daemonPoint(effect string) point { return point{"CrashBefore" + effect, "CrashAfter" + effect} }
+func shimPoint(effect string) point {
+	return point{"ShimCrashBefore" + effect, "ShimCrashAfter" + effect}
+}
+
+var (
+	pointWrite   = daemonPoint("Write")   // a batch goes to the disk
+	pointDurable = daemonPoint("Durable") // the disk has finished one
+	pointSend    = daemonPoint("Send")
+	pointOrder   = daemonPoint("Order") // the adapter is told what to do
+	pointReply   = daemonPoint("Reply")
+	pointExtend  = daemonPoint("Extend") // the lease pages are written
+
+	// What the adapter does, and what shims do.
+	actPoints  = map[vmm.Verb]point{}
+	shimPoints = map[shim.OutputKind]point{}
+
+	crashNames []string
+	busyPoints = map[string]bool{} // those that every tick passes
+)
+
+func init() {
+	add := func(p point) point {
+		crashNames = append(crashNames, p.before, p.after)
+		return p
+	}
+	for _, p := range []point{pointWrite, pointDurable, pointSend, pointOrder, pointExtend} {
+		add(p)
+		busyPoints[p.before], busyPoints[p.after] = true, true
+	}
+	add(pointReply)
+	for _, v := range []vmm.Verb{vmm.Build, vmm.Start, vmm.Stop, vmm.Kill, vmm.Rebind, vmm.Remove} {
+		actPoints[v] = add(daemonPoint(v.String()))
+	}
+	for _, k := range []shim.OutputKind{shim.Lock, shim.Arm, shim.Fork, shim.Publish, shim.Signal, shim.Sweep, shim.Record, shim.Reply} {
+		shimPoints[k] = add(shimPoint(title(string(k))))
+	}
+	mishapNames = append(mishapNames, crashNames...)
+}
+
+func title(s string) string { return string(s[0]-'a'+'A') + s[1:] }
+
+// crashes says whether a machine's daemon dies at a point, and kills it if so.
+func (m *Machine) crashes(name string) bool {
+	if name == "" || m.daemon == nil {
+		return false
+	}
+	after, ok := m.meets(name)
+	if ok {
+		m.w.say(m, name)
+		m.stopDaemon(true)
+		m.restartDaemon(int64(after))
+	}
+	return ok
+}
+
+// crashes says whether a shim dies at a point, and kills it if so.
+func (s *shimProc) crashes(name string) bool {
+	if name == "" || s.dir.shim != s {
+		return false
+	}
+	_, ok := s.m.meets(name)
+	if ok {
+		s.m.w.say(s.m, name)
+		s.kill()
+	}
+	return ok
+}
+
+// meets says whether there is a crash at a point, and after what time what has
+// died is started again.
+func (m *Machine) meets(name string) (time.Duration, bool) {
+	w := m.w
+	if w.phase != safety {
+		return 0, false
+	}
+	w.points.passed(w, m, name)
+	after, ok := w.mishap(name, m.place(), m.crashChance(name), 100*time.Millisecond, 5*time.Second)
+	if ok && busyPoints[name] {
+		m.spared = w.now + tail(w.luck, w.mix.CrashGap, 10*w.mix.CrashGap)
+	}
+	return after, ok
+}
+
+// crashChance of a point: a quarter if it is open. Those that are passed all the
+// time have none for a while after a crash, or else nothing would ever get done.
+func (m *Machine) crashChance(name string) float64 {
+	w := m.w
+	switch {
+	case !w.mix.Points[name]:
+		return 0
+	case !busyPoints[name]:
+		return 0.25
+	case m.spared == 0:
+		m.spared = w.now + tail(w.luck, w.mix.CrashGap, 10*w.mix.CrashGap)
+		return 0
+	case w.now < m.spared:
+		return 0
+	}
+	return 0.25
+}
+
+// drawPoints opens a quarter of all points.
+func drawPoints(r *rand.Rand) map[string]bool {
+	open := map[string]bool{}
+	for _, name := range crashNames {
+		if r.IntN(4) == 0 {
+			open[name] = true
+		}
+	}
+	return open
+}

@@ -1,0 +1,71 @@
+package sim
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A process may crash at any point of a create: before and after each effect of
+// each process, of all machines.
+func TestCrashAtEveryPointOfACreate(t *testing.T) {
+	if *oneSeed != 0 {
+		t.Skip("a child")
+	}
+	crashEverywhere(t, "create")
+}
+
+// And of one migration of leadership.
+func TestCrashAtEveryPointOfAnElection(t *testing.T) {
+	if *oneSeed != 0 {
+		t.Skip("a child")
+	}
+	crashEverywhere(t, "leader")
+}
+
+// And of one fence, with the removal and the start elsewhere that follow.
+func TestCrashAtEveryPointOfAFence(t *testing.T) {
+	if *oneSeed != 0 || testing.Short() {
+		t.Skip("long")
+	}
+	crashEverywhere(t, "fence")
+}
+
+func crashEverywhere(t *testing.T, name string) {
+	cfg := Config{Seed: 1}
+	points, r := CrashPoints(cfg, Small[name])
+	if r.Failure != nil {
+		t.Fatalf("without any crash: %s: %s", r.Failure.Promise, r.Failure.Text)
+	}
+	t.Logf("%d crash points", len(points))
+	passed := map[string]bool{}
+	for _, at := range points {
+		passed[at.Fault.(Mishap).Name] = true
+		r := TellWithCrash(cfg, at, Small[name])
+		if !slices.Contains(r.Struck, at.String()) {
+			t.Errorf("%s: it did not happen: %v", at, r.Struck)
+		}
+		if f := r.Failure; f != nil {
+			t.Errorf("%s: %s: %s\n  %s", at, f.Promise, f.Text, strings.Join(f.Last, "\n  "))
+		}
+	}
+	for _, name := range []string{"CrashBeforeWrite", "CrashAfterDurable", "CrashAfterSend", "CrashAfterOrder", "CrashAfterExtend"} {
+		if !passed[name] {
+			t.Errorf("no point %s was passed: %v", name, points)
+		}
+	}
+}
+
+// What is enumerated are different moments.
+func TestCrashPointsAreDifferent(t *testing.T) {
+	if *oneSeed != 0 {
+		t.Skip("a child")
+	}
+	points, _ := CrashPoints(Config{Seed: 1}, Small["create"])
+	if len(points) < 50 {
+		t.Errorf("only %d", len(points))
+	}
+	if n := len(slices.Compact(slices.Clone(points))); n != len(points) {
+		t.Errorf("%d of %d", n, len(points))
+	}
+}

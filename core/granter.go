@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/blixard/blixard/core/cluster"
 	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -30,6 +32,9 @@ func (s *server) sync(m *blixardv1.Sync) {
 			l.stranger(v, n, m.BootId)
 		}
 		l.news(v, n, m)
+	}
+	if m.News {
+		return
 	}
 	if mutant.On("GrantByBelief") {
 		l.grant(m)
@@ -91,7 +96,7 @@ func (l *leader) report(v *hostView, h *blixardv1.HostState, m *blixardv1.Sync) 
 	fresh := slices.Clone(m.Observations)
 	fresh = slices.DeleteFunc(fresh, func(o *blixardv1.Observation) bool { return o.Sequence <= max(v.reported, h.Sequence) })
 	facts := m.Facts
-	if facts != nil && string(encode(facts)) == string(encode(h.Facts)) {
+	if facts != nil && proto.Equal(facts, h.Facts) {
 		facts = nil
 	}
 	ready := l.state.Unrecorded(m.NodeId, m.Prepared)

@@ -40,6 +40,7 @@ type host struct {
 	nonce   uint64
 	sent    map[uint64]int64 // when each Sync was sent
 	synced  int64            // when the last was
+	renewed int64            // when the last that asks for an answer was
 	granted int64            // when the last that was granted had been sent
 	hint    uint64           // who is believed to lead
 	try     int              // which server to try when nobody is
@@ -52,9 +53,10 @@ type host struct {
 	told     map[string]*blixardv1.Observation // newest by uid
 	prepare  uint64                            // revision of the list of runners to hold ready
 	prepared []*blixardv1.Prepared             // what of it is there
-	urgent   bool
-	refused  bool   // the newest answer granted nothing
-	refusal  string // and why
+	news     bool                              // something of it was not sent yet
+	urgent   bool                              // there is something to ask
+	refused  bool                              // the newest answer granted nothing
+	refusal  string                            // and why
 	answered int64
 }
 
@@ -72,7 +74,7 @@ func newHost(n *Node) *host {
 	h := &host{
 		Node: n, leases: map[uint32]int64{}, units: map[string]*vmm.Unit{},
 		sent: map[uint64]int64{}, told: map[string]*blixardv1.Observation{},
-		nonce: n.cfg.Seed, synced: n.now.Boot - defaultRenew, sequence: uint64(n.now.Boot),
+		nonce: n.cfg.Seed, synced: n.now.Boot - defaultRenew, renewed: n.now.Boot - defaultRenew, sequence: uint64(n.now.Boot),
 	}
 	h.context = vmm.Context{Host: h.identity(), Deadline: h.deadline, NextID: h.nextAction}
 	return h
@@ -199,7 +201,7 @@ func (h *host) tell(o *blixardv1.Observation) {
 	h.sequence++
 	o.Sequence = h.sequence
 	h.told[o.Uid] = o
-	h.urgent = true
+	h.news = true
 }
 
 // tick plans what time alone changes, and renews the lease.
@@ -223,26 +225,30 @@ func (h *host) talk() {
 	if h.refused {
 		renew = min(renew, refusedGap)
 	}
-	since := h.now.Boot - h.synced
-	if h.removed || !h.inventory || since < renew && !(h.urgent && since >= urgentGap) {
+	due := h.now.Boot-h.renewed >= renew
+	if h.removed || !h.inventory || !due && !((h.urgent || h.news) && h.now.Boot-h.synced >= urgentGap) {
 		return
 	}
-	to := h.leader(since >= renew)
+	to := h.leader(due)
 	if to == 0 {
 		return
 	}
-	h.urgent = false
+	news := !due && !h.urgent && h.epoch != 0 && !h.lapsed && !h.refused
+	h.urgent, h.news = false, false
 	h.synced = h.now.Boot
+	if !news {
+		h.renewed = h.now.Boot
+	}
 	h.nonce++
 	h.sent[h.nonce] = h.now.Boot
 	maps.DeleteFunc(h.sent, func(_ uint64, at int64) bool { return h.now.Boot-at > patience })
 	s := &blixardv1.Sync{
 		NodeId: h.id.ID, BootId: h.cfg.BootID, Epoch: h.epoch, Nonce: h.nonce, Revision: h.revision,
 		Observations: h.unacknowledged(), Lapsed: h.lapsed, Address: h.id.Address,
-		PrepareRevision: h.prepare, Prepared: h.prepared,
+		PrepareRevision: h.prepare, Prepared: h.prepared, News: news,
 	}
 	// Not once only: no answer says that they have come into the state.
-	if since >= renew || h.epoch == 0 {
+	if due || h.epoch == 0 {
 		s.Facts = h.facts
 	}
 	h.send(Message{To: to, Address: h.address(to), Envelope: &blixardv1.Envelope{Body: &blixardv1.Envelope_Sync{Sync: s}}})

@@ -5,7 +5,6 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/blixard/blixard/core/cluster"
 	"github.com/blixard/blixard/core/mutant"
@@ -78,9 +77,16 @@ func (l *leader) loggedTime() uint64 {
 // propose appends a command to the log, and says whether Raft has taken it. Who
 // waits for one that was dropped proposes again.
 func (l *leader) propose(cmd *blixardv1.Command) bool {
-	cmd = proto.Clone(cmd).(*blixardv1.Command)
-	cmd.LoggedTime, cmd.WallTime = l.loggedTime(), l.now.Wall
-	return l.raft.Propose(encode(cmd)) == nil
+	return l.raft.Propose(encode(stamped(cmd, l.loggedTime(), l.now.Wall))) == nil
+}
+
+// stamped is the command with the times of its proposal. Its client's adapter may
+// be reading the one that it gave us.
+func stamped(cmd *blixardv1.Command, logged uint64, wall int64) *blixardv1.Command {
+	return &blixardv1.Command{
+		LoggedTime: logged, WallTime: wall,
+		RequestId: cmd.RequestId, Principal: cmd.Principal, PayloadHash: cmd.PayloadHash, Op: cmd.Op,
+	}
 }
 
 // applied keeps our logged time from falling behind what is in the log.

@@ -216,6 +216,11 @@ func (n *Node) send(m Message) {
 // address is where a node listens, as far as is known here.
 func (n *Node) address(id uint64) string {
 	if n.server != nil {
+		for _, s := range n.server.serverList() {
+			if s.Id == id {
+				return s.Address
+			}
+		}
 		if node := n.server.state.Node(id); node != nil {
 			return node.Address
 		}
@@ -270,6 +275,9 @@ func (n *Node) State() *cluster.State {
 func (n *Node) Leads() uint64 {
 	if n.server == nil || n.server.leading == nil {
 		return 0
+	}
+	if !n.server.writer.busy {
+		return n.server.leading.term
 	}
 	// Raft may have stepped down while the disk is busy: then we do not lead.
 	b := n.server.raft.BasicStatus()

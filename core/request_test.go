@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -31,5 +33,21 @@ func TestWhatServersPassOn(t *testing.T) {
 	}
 	if clientOp(&blixardv1.Command{}) {
 		t.Error("an operation that is not known is passed on")
+	}
+}
+
+// What is proposed is the command as it was, but for its times.
+func TestStampedIsWhole(t *testing.T) {
+	cmd := &blixardv1.Command{RequestId: "r", Principal: "p", PayloadHash: []byte("h"), Op: &blixardv1.Command_Cordon{Cordon: &blixardv1.CordonOp{Name: "n"}}}
+	fields := cmd.ProtoReflect().Descriptor().Fields()
+	for i := range fields.Len() {
+		if f := fields.Get(i); f.ContainingOneof() == nil && !cmd.ProtoReflect().Has(f) && f.Name() != "logged_time" && f.Name() != "wall_time" {
+			t.Errorf("%s is not tried", f.Name())
+		}
+	}
+	got := stamped(cmd, 7, 8)
+	cmd.LoggedTime, cmd.WallTime = 7, 8
+	if !proto.Equal(got, cmd) {
+		t.Errorf("%v, want %v", got, cmd)
 	}
 }

@@ -202,7 +202,10 @@ type Sync struct {
 	// What the host holds ready, once when that changes.
 	Prepared []*Prepared `protobuf:"bytes,10,rep,name=prepared,proto3" json:"prepared,omitempty"`
 	// host:port of the host: an answer must reach one that the state does not know.
-	Address       string `protobuf:"bytes,11,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,11,opt,name=address,proto3" json:"address,omitempty"`
+	// It only says what the host saw: a leader needs no proof of its leadership for
+	// that, and does not answer. What was lost is said again by the next renewal.
+	News          bool `protobuf:"varint,12,opt,name=news,proto3" json:"news,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -312,6 +315,13 @@ func (x *Sync) GetAddress() string {
 		return x.Address
 	}
 	return ""
+}
+
+func (x *Sync) GetNews() bool {
+	if x != nil {
+		return x.News
+	}
+	return false
 }
 
 // Grant answers a Sync. lease_ms and the assignments count only when the
@@ -866,7 +876,7 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x05grant\x18\a \x01(\v2\x11.blixard.v1.GrantH\x00R\x05grant\x12/\n" +
 	"\aforward\x18\b \x01(\v2\x13.blixard.v1.ForwardH\x00R\aforward\x12\x1a\n" +
 	"\bsnapshot\x18\t \x01(\fR\bsnapshotB\x06\n" +
-	"\x04body\"\xf9\x02\n" +
+	"\x04body\"\x8d\x03\n" +
 	"\x04Sync\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
@@ -879,7 +889,8 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x10prepare_revision\x18\t \x01(\x04R\x0fprepareRevision\x120\n" +
 	"\bprepared\x18\n" +
 	" \x03(\v2\x14.blixard.v1.PreparedR\bprepared\x12\x18\n" +
-	"\aaddress\x18\v \x01(\tR\aaddress\"\x90\x04\n" +
+	"\aaddress\x18\v \x01(\tR\aaddress\x12\x12\n" +
+	"\x04news\x18\f \x01(\bR\x04news\"\x90\x04\n" +
 	"\x05Grant\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +

@@ -1,10 +1,11 @@
 package sim
 
 import (
+	"bytes"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
-
-	"github.com/tidwall/btree"
 
 	"github.com/blixard/blixard/core"
 )
@@ -20,7 +21,7 @@ import (
 // It may be slow, stall, and fail a write; a failed write is final for the
 // process, and nothing of that batch is on the disk.
 type Disk struct {
-	tables  [core.Tables]*btree.Map[string, []byte]
+	tables  [core.Tables]map[string][]byte // put into order only when they are read
 	pending []core.Batch
 	logged  func(key, value []byte) // hears of every entry of the log
 	rand    *rand.Rand
@@ -37,7 +38,7 @@ type Disk struct {
 func newDisk(r *rand.Rand) *Disk {
 	d := &Disk{rand: r}
 	for t := range d.tables {
-		d.tables[t] = btree.NewMap[string, []byte](0)
+		d.tables[t] = map[string][]byte{}
 	}
 	return d
 }
@@ -46,7 +47,7 @@ func newDisk(r *rand.Rand) *Disk {
 func (d *Disk) copy() *Disk {
 	c := newDisk(d.rand)
 	for t := range d.tables {
-		c.tables[t] = d.tables[t].Copy()
+		c.tables[t] = maps.Clone(d.tables[t])
 	}
 	return c
 }
@@ -87,11 +88,12 @@ func (d *Disk) apply(b core.Batch) {
 		t := d.tables[op.Table]
 		switch {
 		case op.Range:
-			d.deleteRange(t, string(op.Key), string(op.End))
+			from, end := string(op.Key), string(op.End)
+			maps.DeleteFunc(t, func(k string, _ []byte) bool { return k >= from && (end == "" || k < end) })
 		case op.Value == nil:
-			t.Delete(string(op.Key))
+			delete(t, string(op.Key))
 		default:
-			t.Set(string(op.Key), append([]byte{}, op.Value...))
+			t[string(op.Key)] = op.Value
 			if op.Table == core.Log && d.logged != nil {
 				d.logged(op.Key, op.Value)
 			}
@@ -99,33 +101,17 @@ func (d *Disk) apply(b core.Batch) {
 	}
 }
 
-func (d *Disk) deleteRange(t *btree.Map[string, []byte], from, end string) {
-	var keys []string
-	t.Ascend(from, func(k string, _ []byte) bool {
-		if end != "" && k >= end {
-			return false
-		}
-		keys = append(keys, k)
-		return true
-	})
-	for _, k := range keys {
-		t.Delete(k)
-	}
-}
-
 func (d *Disk) value(t core.Table, key []byte) []byte {
-	v, _ := d.tables[t].Get(string(key))
-	return v
+	return d.tables[t][string(key)]
 }
 
 // Image is what the disk holds: what a process that starts now will read.
 func (d *Disk) Image() core.Image {
 	var img core.Image
 	for t := range d.tables {
-		d.tables[t].Scan(func(k string, v []byte) bool {
-			img[t] = append(img[t], core.KV{Key: []byte(k), Value: append([]byte{}, v...)})
-			return true
-		})
+		for _, k := range slices.Sorted(maps.Keys(d.tables[t])) {
+			img[t] = append(img[t], core.KV{Key: []byte(k), Value: bytes.Clone(d.tables[t][k])})
+		}
 	}
 	return img
 }

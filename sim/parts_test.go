@@ -87,8 +87,8 @@ func TestFaultsPrintAndParse(t *testing.T) {
 		}
 		seen[faultName(f)] = true
 	}
-	if len(seen) != len(faultNames) {
-		t.Errorf("of %d faults %d are drawn", len(faultNames), len(seen))
+	if len(seen) != len(faultKinds) {
+		t.Errorf("of %d faults %d are drawn", len(faultKinds), len(seen))
 	}
 	for _, f := range []Mishap{
 		{Name: "Drop", At: place{1, 2}}, {Name: "Late", At: place{1, 12}, For: 1500 * time.Millisecond},

@@ -142,6 +142,7 @@ func (s *State) regenerate(e *entry, old *blixardv1.VM, next *blixardv1.Generati
 	s.refer(e, inputs(old.Spec, old.Pins), -1)
 	s.event(e, c.event, vm.Name, node.GetName(), "spec generation %d", vm.SpecGeneration)
 	if node == nil {
+		s.prepare(e, vm) // it may wait for long, and hosts hold what it is no more
 		if vm.Run {
 			s.place(e, vm)
 		} else {

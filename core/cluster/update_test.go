@@ -244,3 +244,24 @@ func TestPrebuild(t *testing.T) {
 		t.Fatal("it would be built again on the next host")
 	}
 }
+
+// What hosts hold ready for a VM that is stopped, has no host and gets another
+// spec is let go of then, not when it is built again.
+func TestAnUpdateEndsWhatIsPrepared(t *testing.T) {
+	d := newFleet(t)
+	spec := inlineSpec("{ }", 100)
+	spec.Prebuild = 1
+	vm := d.built(d.must(t, createCmd("web", spec)), "/nix/store/a")
+	ready := vm.PreparedNodes[0]
+	d.must(t, &blixardv1.Command{Op: &blixardv1.Command_Power{Power: &blixardv1.PowerOp{Name: "web"}}})
+	d.fenceHost(vm.Placement.NodeId, false)
+	if vm = d.VM("web"); vm.Placement != nil || len(d.Preparations(ready)) != 1 {
+		t.Fatal("it should have no host, and be held ready", vm)
+	}
+	next := inlineSpec("{ x = 1; }", 100)
+	next.Prebuild = 1
+	d.must(t, updateCmd("web", next))
+	if len(d.Preparations(ready)) != 0 || d.Node(ready).Host.PrepareRevision != d.Revision() {
+		t.Fatal("the host is not told that its list is another", d.Preparations(ready))
+	}
+}

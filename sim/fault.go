@@ -251,7 +251,7 @@ func (f Pause) strike(w *World) bool {
 	d := m.daemon
 	d.pause()
 	w.until(f, f.For, func() {
-		w.unpaused[m.Index] = w.now
+		w.stoppedUntil(m, w.now)
 		if m.daemon == d {
 			d.resume()
 		}

@@ -30,7 +30,7 @@ func (f Suspend) strike(w *World) bool {
 		return false
 	}
 	m.asleep = until
-	w.unpaused[m.Index] = until // what it owes meanwhile may be late
+	w.stoppedUntil(m, until)
 	return true
 }
 

@@ -18,13 +18,24 @@ type over struct {
 	spec     uint32
 	asked    uint32
 	good     bool // it exited with code 0
+
+	// The spec that its user wanted then. The restart may have been decided by
+	// what that says, though its program comes later.
+	generation uint32
+	policy     blixardv1.RestartPolicy
 }
 
 // ended takes a shim's last word.
-func (j *judgePolicy) ended(_ *World, d *vmDir) {
+func (j *judgePolicy) ended(w *World, d *vmDir) {
 	switch d.exit.Reason {
 	case shim.ReasonExited, shim.ReasonSignaled:
-		j.over[d.uid] = over{d.exit.Instance, d.gen, d.spec, j.runs[d.uid], d.exit.Reason == shim.ReasonExited && d.exit.Code == 0}
+		o := over{instance: d.exit.Instance, run: d.gen, spec: d.spec, asked: j.runs[d.uid]}
+		o.good = d.exit.Reason == shim.ReasonExited && d.exit.Code == 0
+		if n := &w.judges.newest; n.vms != nil {
+			vm := n.vm(d.uid)
+			o.generation, o.policy = vm.GetSpecGeneration(), vm.GetSpec().GetRestart()
+		}
+		j.over[d.uid] = o
 	}
 }
 
@@ -36,16 +47,22 @@ func (j *judgePolicy) forked(w *World, g *guest) {
 	}
 	// A spec that it falls back on runs as the run before, whatever was asked for:
 	// the run that was asked for is still to come.
-	asked := n.vm(g.instance.UID).GetRunGeneration()
+	vm := n.vm(g.instance.UID)
+	asked := vm.GetRunGeneration()
 	j.runs[g.instance.UID] = asked
 	if !ok || o.asked != asked || asked > o.run || o.instance.Index != g.instance.Index || o.run != g.dir.gen || o.spec != g.dir.spec {
 		return
 	}
-	w.judges.judged["policy"]++
-	switch policy := n.vm(g.instance.UID).GetSpec().GetRestart(); {
-	case policy == blixardv1.RestartPolicy_RESTART_POLICY_NEVER,
-		policy == blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE && o.good:
-		w.fail("restarts are as the policy says", "%s: %s is started, though run %d of it ended as %s (good: %t) and its policy is %s",
-			g.m.Name, g.instance, o.run, o.instance, o.good, policy)
+	if vm.GetSpecGeneration() > o.generation+1 {
+		return // nobody knows which of the specs between them decided
 	}
+	w.judges.judged["policy"]++
+	if forbids(o.policy, o.good) && forbids(vm.GetSpec().GetRestart(), o.good) {
+		w.fail("restarts are as the policy says", "%s: %s is started, though run %d of it ended as %s (good: %t) and its policy is %s",
+			g.m.Name, g.instance, o.run, o.instance, o.good, o.policy)
+	}
+}
+
+func forbids(policy blixardv1.RestartPolicy, good bool) bool {
+	return policy == blixardv1.RestartPolicy_RESTART_POLICY_NEVER || policy == blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE && good
 }

@@ -426,12 +426,18 @@ func (w *World) heal(what string) {
 	clear(w.net.clog)
 	for _, m := range w.machines {
 		m.disk.stalled, m.disk.broken, m.disk.full, m.disk.slow = 0, false, false, 0
-		m.asleep = min(m.asleep, w.now)
+		m.asleep = min(m.asleep, w.now) // what it put off meanwhile comes when it would have woken
 		m.boot()
 		if m.daemon == nil {
 			m.restartDaemon(int64(time.Second))
 		}
 	}
+}
+
+// stoppedUntil notes that a machine owed nothing until then: what it owes may be
+// as late. Stops of several kinds may overlap.
+func (w *World) stoppedUntil(m *Machine, at int64) {
+	w.unpaused[m.Index] = max(w.unpaused[m.Index], at)
 }
 
 // pausedSince says that a machine's daemon was stopped at some time since.

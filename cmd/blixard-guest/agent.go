@@ -75,6 +75,7 @@ func openPort(path string) (*port, error) {
 func (p *port) serve(state *agentState) error {
 	var lines agent.Lines
 	buf := make([]byte, 64<<10)
+	patience := firstPatience
 	for {
 		n, err := unix.Read(p.fd, buf)
 		switch {
@@ -84,9 +85,11 @@ func (p *port) serve(state *agentState) error {
 			return err
 		case n == 0:
 			lines.Reset()
-			p.awaitHost()
+			p.awaitHost(patience)
+			patience = min(2*patience, lastPatience)
 			continue
 		}
+		patience = firstPatience
 		err = lines.Feed(buf[:n], func(line []byte) {
 			state.handle(line, p.send)
 		})
@@ -96,12 +99,21 @@ func (p *port) serve(state *agentState) error {
 	}
 }
 
-// awaitHost waits for a signal, but not for ever: one may come between the
-// read and here, or not at all from an older driver.
-func (p *port) awaitHost() {
+// How long we wait for a signal that a host has come before we look ourselves:
+// an older driver may not send one. To look is to wake, so ever less often.
+const (
+	firstPatience = 2 * time.Second
+	lastPatience  = time.Minute
+)
+
+// awaitHost waits for a signal, but not for ever. One that comes between the
+// read and here is kept.
+func (p *port) awaitHost(patience time.Duration) {
+	t := time.NewTimer(patience)
+	defer t.Stop()
 	select {
 	case <-p.hostSig:
-	case <-time.After(2 * time.Second):
+	case <-t.C:
 	}
 }
 

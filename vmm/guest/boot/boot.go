@@ -28,13 +28,14 @@ type Params struct {
 	Name    string        // blixard.name: for people
 	UID     string        // blixard.uid: which VM this is
 	Attempt uint64        // blixard.attempt: which start of it
-	Tick    time.Duration // blixard.tick: between heartbeats; default 1s
+	Tick    time.Duration // blixard.tick: between heartbeats; default 5s
 	Behave  Behaviour     // blixard.behave
 	Net     Net           // blixard.ip
 }
 
-// DefaultTick is the time between heartbeats unless told otherwise.
-const DefaultTick = time.Second
+// DefaultTick is the time between heartbeats unless told otherwise: under
+// emulation, each costs what hundreds of milliseconds of idling cost.
+const DefaultTick = 5 * time.Second
 
 // minTick keeps a slip of the pen from making the guest spin.
 const minTick = time.Millisecond

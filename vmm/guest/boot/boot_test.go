@@ -15,33 +15,33 @@ func TestParse(t *testing.T) {
 		want Params
 		err  string // part of the error; "" for none
 	}{
-		{line: "", want: Params{Tick: time.Second}},
-		{line: "console=ttyS0 quiet panic=-1\n", want: Params{Tick: time.Second}},
+		{line: "", want: Params{Tick: DefaultTick}},
+		{line: "console=ttyS0 quiet panic=-1\n", want: Params{Tick: DefaultTick}},
 		{
 			line: "quiet blixard.name=web blixard.uid=u-1 blixard.attempt=3 blixard.tick=250ms blixard.behave=deaf",
 			want: Params{Name: "web", UID: "u-1", Attempt: 3, Tick: 250 * time.Millisecond, Behave: Behaviour{Kind: Deaf}},
 		},
-		{line: `blixard.name="two words" x="blixard.uid=no"`, want: Params{Name: "two words", Tick: time.Second}},
-		{line: `"blixard.name=quoted whole"`, want: Params{Name: "quoted whole", Tick: time.Second}},
-		{line: "blixard.name=a blixard.name=b", want: Params{Name: "b", Tick: time.Second}},
-		{line: "blixard.name=a=b", want: Params{Name: "a=b", Tick: time.Second}},
-		{line: "blixard.name=a -- blixard.name=b", want: Params{Name: "a", Tick: time.Second}},
-		{line: "blixard.behave=exit=3", want: Params{Tick: time.Second, Behave: Behaviour{Kind: Exit, Code: 3}}},
-		{line: "blixard.behave=crash-after=5s", want: Params{Tick: time.Second, Behave: Behaviour{Kind: CrashAfter, After: 5 * time.Second}}},
+		{line: `blixard.name="two words" x="blixard.uid=no"`, want: Params{Name: "two words", Tick: DefaultTick}},
+		{line: `"blixard.name=quoted whole"`, want: Params{Name: "quoted whole", Tick: DefaultTick}},
+		{line: "blixard.name=a blixard.name=b", want: Params{Name: "b", Tick: DefaultTick}},
+		{line: "blixard.name=a=b", want: Params{Name: "a=b", Tick: DefaultTick}},
+		{line: "blixard.name=a -- blixard.name=b", want: Params{Name: "a", Tick: DefaultTick}},
+		{line: "blixard.behave=exit=3", want: Params{Tick: DefaultTick, Behave: Behaviour{Kind: Exit, Code: 3}}},
+		{line: "blixard.behave=crash-after=5s", want: Params{Tick: DefaultTick, Behave: Behaviour{Kind: CrashAfter, After: 5 * time.Second}}},
 		{
 			line: "blixard.ip=10.0.0.2/24,10.0.0.1",
-			want: Params{Tick: time.Second, Net: Net{Addr: netip.MustParsePrefix("10.0.0.2/24"), Gateway: netip.MustParseAddr("10.0.0.1")}},
+			want: Params{Tick: DefaultTick, Net: Net{Addr: netip.MustParsePrefix("10.0.0.2/24"), Gateway: netip.MustParseAddr("10.0.0.1")}},
 		},
 		// What is wrong is named, what is right still counts.
-		{line: "blixard.tick=0s blixard.name=a", want: Params{Name: "a", Tick: time.Second}, err: "blixard.tick=0s: want at least"},
-		{line: "blixard.tick=soon", want: Params{Tick: time.Second}, err: "want a duration"},
-		{line: "blixard.attempt=-1", want: Params{Tick: time.Second}, err: "blixard.attempt=-1"},
-		{line: "blixard.behave=exit=2", want: Params{Tick: time.Second}, err: "odd"},
-		{line: "blixard.behave=sing", want: Params{Tick: time.Second}, err: "want normal, deaf"},
-		{line: "blixard.behave=crash-after", want: Params{Tick: time.Second}, err: "want a duration"},
-		{line: "blixard.ip=fe80::1/64", want: Params{Tick: time.Second}, err: "IPv4"},
-		{line: "blixard.ip=10.0.0.2/24,", want: Params{Tick: time.Second}, err: "gateway"},
-		{line: "blixard.nmae=a", want: Params{Tick: time.Second}, err: "no such parameter"},
+		{line: "blixard.tick=0s blixard.name=a", want: Params{Name: "a", Tick: DefaultTick}, err: "blixard.tick=0s: want at least"},
+		{line: "blixard.tick=soon", want: Params{Tick: DefaultTick}, err: "want a duration"},
+		{line: "blixard.attempt=-1", want: Params{Tick: DefaultTick}, err: "blixard.attempt=-1"},
+		{line: "blixard.behave=exit=2", want: Params{Tick: DefaultTick}, err: "odd"},
+		{line: "blixard.behave=sing", want: Params{Tick: DefaultTick}, err: "want normal, deaf"},
+		{line: "blixard.behave=crash-after", want: Params{Tick: DefaultTick}, err: "want a duration"},
+		{line: "blixard.ip=fe80::1/64", want: Params{Tick: DefaultTick}, err: "IPv4"},
+		{line: "blixard.ip=10.0.0.2/24,", want: Params{Tick: DefaultTick}, err: "gateway"},
+		{line: "blixard.nmae=a", want: Params{Tick: DefaultTick}, err: "no such parameter"},
 	} {
 		got, err := Parse(c.line)
 		if got != c.want {

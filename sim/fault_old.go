@@ -51,6 +51,11 @@ func (Reproposal) draw(d dice) Fault { return Reproposal{d.IntN(mostProposals)} 
 
 const mostProposals = 64
 
+type proposal struct {
+	term uint64
+	data []byte
+}
+
 // note keeps what leaders propose by themselves.
 func (n *network) note(m *raftpb.Message) {
 	if m.GetType() != raftpb.MsgApp {
@@ -59,7 +64,7 @@ func (n *network) note(m *raftpb.Message) {
 	for _, e := range m.Entries {
 		if e.GetIndex() > n.noted && e.GetType() == raftpb.EntryNormal && len(e.Data) > 0 {
 			n.noted = e.GetIndex()
-			n.proposals = append(n.proposals, e.Data)
+			n.proposals = append(n.proposals, proposal{e.GetTerm(), e.Data})
 		}
 	}
 	if extra := len(n.proposals) - 8*mostProposals; extra > 0 {
@@ -74,9 +79,9 @@ func (f Reproposal) strike(w *World) bool {
 	}
 	back := f.Back
 	for i := len(w.net.proposals) - 1; i >= 0; i-- {
-		data := w.net.proposals[i]
+		old := w.net.proposals[i]
 		cmd := &blixardv1.Command{}
-		if proto.Unmarshal(data, cmd) != nil || cmd.RequestId != "" {
+		if proto.Unmarshal(old.data, cmd) != nil || cmd.RequestId != "" {
 			continue
 		}
 		if back--; back >= 0 {
@@ -87,11 +92,40 @@ func (f Reproposal) strike(w *World) bool {
 			Envelope: &blixardv1.Envelope{ClusterId: w.clusterID, Generation: 1, From: leader.id, To: leader.id},
 			Raft: &raftpb.Message{
 				Type: raftpb.MsgProp.Enum(), From: proto.Uint64(leader.id), To: proto.Uint64(leader.id),
-				Entries: []*raftpb.Entry{{Data: data}},
+				Entries: []*raftpb.Entry{{Data: old.data}},
 			},
+		}
+		if old.term < w.Term() {
+			w.fired("OldLeadersProposal")
 		}
 		w.push(event{at: w.now, kind: evArrive, m: leader, n: uint64(leader.Index), ref: wrap(msg)})
 		return true
 	}
 	return false
+}
+
+// oldWords are what it takes for a host's lease to be judged by words of another
+// boot or epoch than the one it is in. Echo, Late, Clog and Pause bring that
+// about; a soak must have seen it.
+var oldWords = []string{"SyncOfOldBoot", "SyncOfOldEpoch", "GrantOfOldBoot", "GrantOfOldEpoch", "OldLeadersProposal"}
+
+// hears notes when an old word is heard.
+func (w *World) hears(m *Machine, env *blixardv1.Envelope) {
+	n := &w.judges.newest
+	if s := env.GetSync(); s != nil && m.daemon.node.Leads() != 0 {
+		if from := w.byID(s.NodeId); from != nil && from.bootID != s.BootId {
+			w.fired("SyncOfOldBoot")
+		}
+		if s.Epoch != 0 && s.Epoch < n.nodes[s.NodeId].GetHost().GetEpoch() {
+			w.fired("SyncOfOldEpoch")
+		}
+	}
+	if g := env.GetGrant(); g != nil {
+		switch {
+		case g.BootId != m.bootID:
+			w.fired("GrantOfOldBoot")
+		case g.Epoch != 0 && g.Epoch < n.nodes[m.id].GetHost().GetEpoch():
+			w.fired("GrantOfOldEpoch")
+		}
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"math"
 
 	"github.com/blixard/blixard/core/cluster"
-	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
 // What was acknowledged to a client is in the state at the end, unless somebody
@@ -36,21 +35,4 @@ func judgeAcknowledged(w *World, v *cluster.State) {
 			w.fail("acknowledged is never lost", "%v: it is there and is not being deleted", op)
 		}
 	}
-}
-
-// explained says that a VM which waits has nowhere to go: no host that may take
-// VMs has room for it, by a naive sum.
-func explained(v *cluster.State, vm *blixardv1.VM) bool {
-	ok := true
-	v.Nodes(func(n *blixardv1.Node) bool {
-		c, a := n.GetHost().GetFacts().GetCapacity(), n.GetHost().GetAllocated()
-		if n.Host == nil || n.Cordoned || n.Host.Suspect {
-			return true
-		}
-		fits := uint64(a.GetVcpus()+vm.Spec.Vcpus)*1000 <= uint64(c.GetVcpus())*uint64(v.Settings().GetVcpuOvercommitMilli()) &&
-			a.GetMemoryMib()+vm.Spec.MemoryMib <= c.GetMemoryMib()
-		ok = ok && !fits
-		return true
-	})
-	return ok
 }

@@ -114,7 +114,7 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 			return "is stopped by its user; " + at
 		}
 	case vm.Placement == nil:
-		if !explained(v, vm) {
+		if !w.explained(v, vm) {
 			return "waits, and a host has room; " + at
 		}
 	case vm.Spec.Restart != blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS && n == 0:
@@ -138,4 +138,21 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 		}
 	}
 	return ""
+}
+
+// explained says that a VM which waits has nowhere to go: no host that may take
+// VMs and does not stay broken has room for it, by a naive sum.
+func (w *World) explained(v *cluster.State, vm *blixardv1.VM) bool {
+	ok := true
+	v.Nodes(func(n *blixardv1.Node) bool {
+		c, a := n.GetHost().GetFacts().GetCapacity(), n.GetHost().GetAllocated()
+		if n.Host == nil || n.Cordoned || n.Host.Suspect || slices.Contains(w.rest, w.byID(n.Id)) {
+			return true
+		}
+		fits := uint64(a.GetVcpus()+vm.Spec.Vcpus)*1000 <= uint64(c.GetVcpus())*uint64(v.Settings().GetVcpuOvercommitMilli()) &&
+			a.GetMemoryMib()+vm.Spec.MemoryMib <= c.GetMemoryMib()
+		ok = ok && !fits
+		return true
+	})
+	return ok
 }

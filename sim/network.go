@@ -27,7 +27,7 @@ type network struct {
 	nonces map[uint64]uint64
 	// Of the faults in fault_old.go.
 	echo      map[N]time.Duration
-	proposals [][]byte
+	proposals []proposal
 	noted     uint64
 }
 

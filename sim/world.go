@@ -345,6 +345,7 @@ func (w *World) receive(m *Machine, p *packet) {
 	in := p.open()
 	w.mutateArrival(in.Envelope)
 	if in.Raft == nil {
+		w.hears(m, in.Envelope)
 		w.keep(m, p.encoded)
 	}
 	m.daemon.step(in)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -32,30 +33,65 @@ func (t *total) add(r sim.Result) {
 	t.events += r.Events
 	for k, n := range r.Faults {
 		t.faults[k] += n
-		t.faultsRuns[k]++
+		t.faultsRuns[k] += min(n, 1)
 	}
 	for k, n := range r.Judged {
 		t.judged[k] += n
-		t.judgedIn[k]++
+		t.judgedIn[k] += min(n, 1)
 	}
 	if r.Failure != nil {
 		t.failed = append(t.failed, r)
 	}
 }
 
-// idle names what was never active: a soak with such has proved less than it says.
+// enough seeds tell whether something is active in one of a hundred.
+const enough = 500
+
+// idle names what was never active, or, when there were enough seeds to tell, in
+// less than one of a hundred: a soak with such has proved less than it says.
 func (t *total) idle() (missing []string) {
-	for _, name := range sim.FaultNames() {
-		if t.faults[name] == 0 {
-			missing = append(missing, "the fault "+name+" never fired")
+	look := func(what string, names []string, runs map[string]int) {
+		for _, name := range names {
+			switch n := runs[name]; {
+			case n == 0:
+				missing = append(missing, "the "+what+" "+name+" was never active")
+			case t.runs >= enough && 100*n < t.runs:
+				missing = append(missing, fmt.Sprintf("the %s %s was active in %s of the seeds, and should be in 1%%", what, name, t.share(n)))
+			}
 		}
 	}
-	for _, name := range sim.JudgeNames {
-		if t.judged[name] == 0 {
-			missing = append(missing, "the judge of "+name+" had nothing to judge")
-		}
-	}
+	look("fault", sim.FaultNames(), t.faultsRuns)
+	look("judge of", sim.JudgeNames, t.judgedIn)
 	return missing
+}
+
+func (t *total) share(runs int) string {
+	return fmt.Sprintf("%.1f%%", 100*float64(runs)/float64(max(t.runs, 1)))
+}
+
+// print says how often each fault struck and each judge judged, and in which
+// share of the seeds; the rarest first.
+func (t *total) print(out io.Writer) {
+	list := func(title string, names []string, count, runs map[string]int) {
+		fmt.Fprintf(out, "%-20s %9s %8s\n", title, "times", "in seeds")
+		slices.SortFunc(names, func(a, b string) int { return cmp.Or(cmp.Compare(runs[a], runs[b]), cmp.Compare(a, b)) })
+		for _, name := range names {
+			fmt.Fprintf(out, "  %-18s %9d %8s\n", name, count[name], t.share(runs[name]))
+		}
+	}
+	list("fault", sim.FaultNames(), t.faults, t.faultsRuns)
+	list("probe", t.probes(), t.faults, t.faultsRuns)
+	list("judge", slices.Clone(sim.JudgeNames), t.judged, t.judgedIn)
+}
+
+// probes are rare places that were reached, and no faults.
+func (t *total) probes() (names []string) {
+	for _, name := range slices.Sorted(maps.Keys(t.faults)) {
+		if !slices.Contains(sim.FaultNames(), name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // report writes what a soak has seen, for people who were not there.
@@ -70,20 +106,14 @@ func (t *total) report(out io.Writer, commit string, wall time.Duration) {
 	if missing := t.idle(); len(missing) > 0 {
 		fmt.Fprintf(out, "\nINCOMPLETE: %s.\n", strings.Join(missing, "; "))
 	}
-	probes := map[string]int{}
-	for name, n := range t.faults {
-		if !slices.Contains(sim.FaultNames(), name) {
-			probes[name] = n
-		}
-	}
 	t.table(out, "Faults", sim.FaultNames(), t.faults, t.faultsRuns)
-	t.table(out, "Probes: rare places that were reached", slices.Sorted(maps.Keys(probes)), t.faults, t.faultsRuns)
+	t.table(out, "Probes: rare places that were reached", t.probes(), t.faults, t.faultsRuns)
 	t.table(out, "Judges: what each had before it", sim.JudgeNames, t.judged, t.judgedIn)
 }
 
 func (t *total) table(out io.Writer, title string, names []string, count, runs map[string]int) {
 	fmt.Fprintf(out, "\n## %s\n\n| | times | in seeds |\n|---|---|---|\n", title)
 	for _, name := range slices.Sorted(slices.Values(names)) {
-		fmt.Fprintf(out, "| %s | %d | %.1f%% |\n", name, count[name], 100*float64(runs[name])/float64(max(t.runs, 1)))
+		fmt.Fprintf(out, "| %s | %d | %s |\n", name, count[name], t.share(runs[name]))
 	}
 }

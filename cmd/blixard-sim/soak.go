@@ -3,11 +3,9 @@ package main
 import (
 	"flag"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
@@ -53,10 +51,7 @@ func soak(args []string) int {
 		return len(t.failed) < most
 	})
 	fmt.Printf("%d seeds, %v simulated, %d events in %v; %d of them twice\n", t.runs, t.simulated.Round(time.Second), t.events, time.Since(start).Round(time.Second), t.twice)
-	for _, k := range slices.Sorted(maps.Keys(t.faults)) {
-		fmt.Printf("  %-14s %d\n", k, t.faults[k])
-	}
-	fmt.Printf("judged: %v\n", t.judged)
+	t.print(os.Stdout)
 	if *report != "" {
 		if err := writeReport(*report, &t, time.Since(start)); err != nil {
 			return fail(err)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -148,5 +150,38 @@ func TestAProvenReadThatCannotBeServedIsAnswered(t *testing.T) {
 	v.run(6 * second)
 	if r, ok := v.replies[77]; !ok || r.Error.GetCode() != blixardv1.ErrorCode_ERROR_CODE_NO_QUORUM {
 		t.Fatalf("answered %t: %v", ok, r.Error)
+	}
+}
+
+// A voter that has died, of which old messages still come, does not answer: what
+// remains without another would be no quorum.
+func TestALateMessageIsNoAnswer(t *testing.T) {
+	v := three(t)
+	v.run(5 * second)
+	ids := v.ids()
+	leader := v.nodes[ids[0]].node
+	if !leader.Status().Leading {
+		t.Fatal("another leads")
+	}
+	term, commit := leader.Status().Term, uint64(1)
+	kind := raftpb.MsgHeartbeatResp
+	v.cut[ids[2]] = true
+	if resp := v.do(ids[0], &blixardv1.Command{Op: &blixardv1.Command_RemoveNode{RemoveNode: &blixardv1.RemoveNodeOp{Name: "n2"}}}); resp.Error != nil {
+		t.Fatal(resp.Error)
+	}
+	for range 20 {
+		v.run(second / 2)
+		v.step(ids[0], Receive{Envelope: &blixardv1.Envelope{}, Raft: &raftpb.Message{
+			Type: &kind, From: &ids[2], To: &ids[0], Term: &term, Commit: &commit,
+		}})
+	}
+	if voters := leader.server.state.Meta().Voters; len(voters) != 3 || !leader.Status().Leading {
+		t.Fatalf("n2 was let go, and the voters %v have no quorum", voters)
+	}
+	// It comes back, and then the other may go.
+	v.cut[ids[2]] = false
+	v.run(10 * second)
+	if voters := leader.server.state.Meta().Voters; len(voters) != 2 {
+		t.Fatalf("n2 stays: %v", voters)
 	}
 }

@@ -79,24 +79,34 @@ func (a Ask) strike(w *World) bool {
 }
 
 // simpler wishes: for a plain VM, or for one that differs from it in a word less.
+// What makes an Update's spec unlike all others stays, if in fewer digits: one
+// that changes nothing is another story.
 func (a Ask) simpler() (list []Fault) {
 	if a.Spec == nil {
 		return nil
 	}
-	words := messageWords(a.Spec, plainVM())
-	with := func(words []string) {
+	const mark, digits = "labels.revision=", 3
+	words, kept := messageWords(a.Spec, plainVM()), []string(nil)
+	if i := slices.IndexFunc(words, func(w string) bool { return strings.HasPrefix(w, mark) }); i >= 0 && a.Verb == Update {
+		kept = []string{words[i]}
+		words = slices.Delete(words, i, i+1)
+	}
+	with := func(words []string, more ...string) {
 		b := a
 		b.Spec = plainVM()
-		if setMessage(b.Spec, words) == nil {
+		if setMessage(b.Spec, append(words, more...)) == nil {
 			list = append(list, b)
 		}
 	}
 	if len(words) > 0 {
-		with(nil)
+		with(nil, kept...)
+	}
+	if len(kept) > 0 && len(kept[0]) > len(mark)+digits {
+		with(slices.Clone(words), mark+kept[0][len(kept[0])-digits:])
 	}
 	for i := range words {
 		if len(words) > 1 {
-			with(slices.Delete(slices.Clone(words), i, i+1))
+			with(slices.Delete(slices.Clone(words), i, i+1), kept...)
 		}
 	}
 	return list

@@ -158,16 +158,16 @@ func (c *client) next() {
 	}
 	m := c.w.mix
 	name := fmt.Sprintf("vm%d", c.choice.IntN(m.Names))
-	op := &Operation{Verb: c.verb(), Name: name}
+	op := &Operation{Verb: drawVerb(c.choice), Name: name}
 	if op.Verb == Create || op.Verb == Update {
-		op.Spec = c.spec(name)
+		op.Spec = drawSpec(c.choice, c.index, name, c.w.settings.GetLeaseMs())
 	}
 	c.w.decided(Ask{c.index, op.Verb, op.Name, op.Spec})
 	c.begin(op, nil)
 }
 
-func (c *client) verb() Verb {
-	x := c.choice.IntN(100)
+func drawVerb(r *rand.Rand) Verb {
+	x := r.IntN(100)
 	for _, v := range []struct {
 		verb   Verb
 		weight int
@@ -179,36 +179,36 @@ func (c *client) verb() Verb {
 	return Get
 }
 
-// spec of a VM. Whether Nix builds it is told by its name: an update changes
+// drawSpec of a VM. Whether Nix builds it is told by its name: an update changes
 // nothing about that.
-func (c *client) spec(name string) *blixardv1.VMSpec {
+func drawSpec(r *rand.Rand, client int, name string, lease uint32) *blixardv1.VMSpec {
 	s := &blixardv1.VMSpec{
-		Vcpus: uint32(1 + c.choice.IntN(2)), MemoryMib: uint64(256 << c.choice.IntN(4)),
+		Vcpus: uint32(1 + r.IntN(2)), MemoryMib: uint64(256 << r.IntN(4)),
 		Source:      &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/vm"}}},
 		Restart:     blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS,
-		OnHostLoss:  pick(c.choice, blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE, blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE, blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT),
-		StopGraceMs: uint32(between(c.choice, 1, 6)) * 1000,
-		Priority:    int32(c.choice.IntN(3)),
+		OnHostLoss:  pick(r, blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE, blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE, blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT),
+		StopGraceMs: uint32(between(r, 1, 6)) * 1000,
+		Priority:    int32(r.IntN(3)),
 		Hypervisor:  blixardv1.Hypervisor_HYPERVISOR_PROCESS,
-		Labels:      map[string]string{"a": "1", "b": "2", "client": fmt.Sprint(c.index)},
+		Labels:      map[string]string{"a": "1", "b": "2", "client": fmt.Sprint(client)},
 		Require:     nil,
 	}
 	if name[len(name)-1]%2 == 0 {
 		s.Source = &blixardv1.VMSpec_Nixos{Nixos: &blixardv1.Nixos{Modules: []*blixardv1.NixosModule{
-			{Source: &blixardv1.NixosModule_Inline{Inline: fmt.Sprintf("{ a = %d; }", c.choice.IntN(3))}},
+			{Source: &blixardv1.NixosModule_Inline{Inline: fmt.Sprintf("{ a = %d; }", r.IntN(3))}},
 		}}}
 		s.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR
-		s.Prebuild = uint32(c.choice.IntN(3))
+		s.Prebuild = uint32(r.IntN(3))
 	}
-	s.OnUpdate = pick(c.choice, blixardv1.OnUpdate_ON_UPDATE_NEXT_START, blixardv1.OnUpdate_ON_UPDATE_RESTART)
-	s.Labels["revision"] = fmt.Sprint(c.choice.Uint64()) // no two specs are equal
-	switch c.choice.IntN(10) {
+	s.OnUpdate = pick(r, blixardv1.OnUpdate_ON_UPDATE_NEXT_START, blixardv1.OnUpdate_ON_UPDATE_RESTART)
+	s.Labels["revision"] = fmt.Sprint(r.Uint64()) // no two specs are equal
+	switch r.IntN(10) {
 	case 0:
 		s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_NEVER
 	case 1:
 		s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE
 	case 2:
-		s.LeaseMs = c.w.settings.GetLeaseMs() + uint32(c.choice.IntN(10))*1000
+		s.LeaseMs = lease + uint32(r.IntN(10))*1000
 	}
 	return s
 }

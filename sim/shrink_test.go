@@ -90,3 +90,27 @@ func TestSameFailure(t *testing.T) {
 		}
 	}
 }
+
+// What makes a spec unlike all others is not left out of an Update: that would
+// change nothing then, and break promises of its own.
+func TestSimplerUpdates(t *testing.T) {
+	f, err := ParseFault("(Ask c1 Update vm1 vcpus=2 memory_mib=512 labels.a=1 labels.revision=11672267640140938562)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		list := simpler(f)
+		for _, s := range list {
+			if len(FaultString(s)) >= len(FaultString(f)) {
+				t.Fatalf("%s is not simpler than %s", FaultString(s), FaultString(f))
+			}
+		}
+		if len(list) == 0 {
+			break
+		}
+		f = list[len(list)-1]
+	}
+	if got, want := FaultString(f), "(Ask c1 Update vm1 labels.revision=562)"; got != want {
+		t.Errorf("the simplest is %s, want %s", got, want)
+	}
+}

@@ -23,6 +23,7 @@ var (
 	profile = flag.String("profile", "", "the kind of world: swarm, base, calm, or one with some faults only, as base:Isolate,Drop; empty: both swarm and base")
 	until   = flag.String("until", "", "stop a seed after so many events (1234) or at a simulated time (12.5s), before any judgement of the end")
 	words   = flag.Bool("words", false, "print every line of what happens")
+	planted = flag.String("mutant", "", "plant a bug for FuzzChoices, with -tags mutants")
 )
 
 func configOf(t *testing.T, profile string, seed uint64) Config {

@@ -37,7 +37,7 @@ func TestSeedsCanBeToldAsStories(t *testing.T) {
 }
 
 // What was found once is run for ever: the transcripts of failures that have
-// been fixed, in testdata. (Those of planted bugs are in mutants/testdata.)
+// been fixed, in testdata.
 func TestTranscripts(t *testing.T) {
 	if *oneSeed != 0 {
 		t.Skip("a child")

@@ -67,6 +67,24 @@ func (s vms) power(ctx context.Context, givenID string, op *blixardv1.PowerOp) (
 	return resp.GetVm(), id, err
 }
 
+func (s vms) Pause(ctx context.Context, req *connect.Request[blixardv1.PauseRequest]) (*connect.Response[blixardv1.PauseResponse], error) {
+	vm, id, err := s.pause(ctx, req.Msg.RequestId, &blixardv1.PauseOp{Name: req.Msg.Name, Paused: true})
+	return answer(&blixardv1.PauseResponse{Vm: vm}, id, err)
+}
+
+func (s vms) Resume(ctx context.Context, req *connect.Request[blixardv1.ResumeRequest]) (*connect.Response[blixardv1.ResumeResponse], error) {
+	vm, id, err := s.pause(ctx, req.Msg.RequestId, &blixardv1.PauseOp{Name: req.Msg.Name})
+	return answer(&blixardv1.ResumeResponse{Vm: vm}, id, err)
+}
+
+func (s vms) pause(ctx context.Context, givenID string, op *blixardv1.PauseOp) (*blixardv1.VM, string, error) {
+	if err := check(cluster.ValidateName(op.Name)); err != nil {
+		return nil, "", err
+	}
+	resp, id, err := s.mutate(ctx, givenID, &blixardv1.Command{Op: &blixardv1.Command_Pause{Pause: op}})
+	return resp.GetVm(), id, err
+}
+
 func (s vms) Get(ctx context.Context, req *connect.Request[blixardv1.GetRequest]) (*connect.Response[blixardv1.GetResponse], error) {
 	view, vm, err := s.find(ctx, req.Msg.Name, req.Msg.Stale)
 	if err != nil {

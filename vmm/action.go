@@ -22,8 +22,9 @@ const (
 	// answered by Done as soon as the shim has been spawned or has refused, and
 	// the instance's own states follow. Starting what runs is answered Done.
 	Start
-	// Stop presses the guest's power button. Nothing is promised; the manager
-	// has its own deadline and then says Kill.
+	// Stop presses the guest's power button; a paused guest, which could not hear
+	// it, goes on first. Nothing is promised; the manager has its own deadline and
+	// then says Kill.
 	Stop
 	// Kill ends the instance by SIGKILL of everything that belongs to it.
 	Kill
@@ -40,9 +41,14 @@ const (
 	// them, so that others are let go. Answered, whenever that changes, by
 	// Observed.Prepared.
 	Prepare
+	// Pause stops the guest where it is: none of its code runs until Resume. What
+	// is paused already is answered Done, and so is what has ended.
+	Pause
+	// Resume lets it go on.
+	Resume
 )
 
-var verbNames = [...]string{"?", "Build", "Start", "Stop", "Kill", "Rebind", "Remove", "Extend", "Prepare"}
+var verbNames = [...]string{"?", "Build", "Start", "Stop", "Kill", "Rebind", "Remove", "Extend", "Prepare", "Pause", "Resume"}
 
 func (v Verb) String() string {
 	if int(v) < len(verbNames) {
@@ -110,6 +116,8 @@ type Report struct {
 	// Ready: the guest was seen to run (the hypervisor answers and is running;
 	// for a process: it was started).
 	Ready bool
+	// Paused: it is kept where it is, and was ready before.
+	Paused bool
 	// Of an instance that is Down: how it ended. Exit is nil when nobody saw it:
 	// its shim was killed.
 	Exit *Exit

@@ -93,6 +93,8 @@ func (k *talk) want(d *datadriven.TestData) {
 		switch arg.Key {
 		case "stopped":
 			a.Run = false
+		case "paused":
+			a.Paused = true
 		case "remove":
 			a.Run, a.Remove = false, true
 		case "restart":
@@ -140,8 +142,12 @@ func (k *talk) see(t *testing.T, d *datadriven.TestData) {
 			r.Ready = true
 		case "orphan":
 			r = Report{Instance: shim.Instance{UID: "u1", Generation: 1, Index: 3, Attempt: 4}, Liveness: Alive, Ready: true, RunGeneration: 1}
+		case "paused":
+			r.Paused = true
+		case "resumed":
+			r.Paused = false
 		case "down":
-			r.Liveness, r.Ready = Down, false
+			r.Liveness, r.Ready, r.Paused = Down, false, false
 		case "absent":
 			r = Report{Instance: r.Instance}
 		case "code":

@@ -19,6 +19,9 @@
 //	           ▼                                │
 //	Pending ─► Building ─► Starting ─► Running ─┴► Failed
 //	                          │           │
+//	                          │        │ ▲
+//	                          │        ▼ │
+//	                          │       Paused
 //	                          └► Stopping ◄┘─► Stopped, Deleting
 //
 // # What Plan promises
@@ -31,6 +34,7 @@
 //   - A VM that its user stopped stays stopped. One that ends by itself is
 //     started again as its policy says, later each time; the end of a lease is
 //     no failure of the VM.
+//   - A VM that its user paused is paused as soon as it runs, whatever started it.
 //   - What it reports as the instance's lease is never tighter than the truth.
 //
 // The package is pure: now is an argument, in nanoseconds of BOOTTIME.

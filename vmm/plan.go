@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"cmp"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
@@ -83,6 +84,7 @@ func (u *Unit) settle(now int64) {
 	stopping, killed, hung := u.stopAt != 0, u.killedAt != 0, u.hung
 	ran := u.readyAt != 0 && now-u.readyAt >= stableRun
 	u.aliveAt, u.readyAt, u.stopAt, u.killedAt, u.hung, u.unsure = 0, 0, 0, 0, false, false
+	u.pauseReason, u.pauseMessage, u.pauseAgain = "", "", 0
 	if u.Seen.Liveness != Down || u.ended >= u.Seen.Instance.Attempt {
 		return
 	}
@@ -135,12 +137,36 @@ func (u *Unit) planAlive(now int64, c Context) *Action {
 		u.hung = true
 		return u.kill(now, c)
 	}
-	if u.Seen.Ready {
-		u.say(blixardv1.Phase_PHASE_RUNNING, "Running", "")
-	} else {
+	switch {
+	case !u.Seen.Ready:
 		u.say(blixardv1.Phase_PHASE_STARTING, "Starting", "its hypervisor has not said yet that it runs")
+	case u.Seen.Paused && w.Paused:
+		u.say(blixardv1.Phase_PHASE_PAUSED, "Paused", "")
+	case u.Seen.Paused:
+		u.say(blixardv1.Phase_PHASE_PAUSED, cmp.Or(u.pauseReason, "Resuming"), u.pauseMessage)
+	default:
+		u.say(blixardv1.Phase_PHASE_RUNNING, cmp.Or(u.pauseReason, "Running"), u.pauseMessage)
 	}
-	return u.rebind(now, c)
+	if a := u.rebind(now, c); a != nil {
+		return a
+	}
+	return u.pause(now, c)
+}
+
+// pause has a live instance kept where it is, or go on.
+func (u *Unit) pause(now int64, c Context) *Action {
+	if !u.Seen.Ready || u.Want.Paused == u.Seen.Paused {
+		u.pauseReason, u.pauseMessage, u.pauseAgain = "", "", 0
+		return nil
+	}
+	if u.Want.Paused == u.pausing && u.early(now, u.pauseAgain) {
+		return nil
+	}
+	u.pausing, u.pauseAgain = u.Want.Paused, now+pauseAgain
+	if u.Want.Paused {
+		return u.await(c, Pause)
+	}
+	return u.await(c, Resume)
 }
 
 // renews says that the live instance is to be stopped and started: its user

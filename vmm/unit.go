@@ -58,10 +58,15 @@ type Unit struct {
 	hung           bool   // it is being killed because it never became ready
 	stopAt         int64  // when the grace of a Stop ends; 0: none was sent
 	killedAt       int64  // when Kill was last ordered
+	pausing        bool   // the newest of Pause and Resume that was ordered is a Pause
+	pauseAgain     int64  // when the same may be ordered again
 	failures       uint32
 	retryAt        int64
 	due            int64 // when time alone changes what the newest Plan has said
 	starved        bool  // it left something for want of a lease
+
+	// Why the newest Pause or Resume came to nothing.
+	pauseReason, pauseMessage string
 
 	phase    blixardv1.Phase
 	reason   string
@@ -91,6 +96,8 @@ const (
 	bootTimeout = 120 * second
 	// killAgain is how long a Kill may take before it is ordered again.
 	killAgain = 5 * second
+	// pauseAgain is how long a Pause or a Resume that came to nothing stays so.
+	pauseAgain = 5 * second
 	// stableRun forgives the failures before it.
 	stableRun = 60 * second
 	// The backoff grows from the first to the last of these.
@@ -144,6 +151,10 @@ func (u *Unit) Finish(now int64, d Done) {
 	case verb == Rebind:
 		if u.unsure = d.Err != ""; !u.unsure {
 			u.ordered = u.rebinding
+		}
+	case verb == Pause || verb == Resume:
+		if u.pauseReason, u.pauseMessage = "", ""; d.Err != "" {
+			u.pauseReason, u.pauseMessage = verb.String()+"Failed", sayable(d.Err)
 		}
 	case d.Err == "" && verb == Remove:
 		u.removed = true

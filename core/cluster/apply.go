@@ -75,6 +75,8 @@ func (s *State) do(e *entry) *blixardv1.Response {
 		return s.deleteVM(e, op.DeleteVm)
 	case *blixardv1.Command_Power:
 		return s.power(e, op.Power)
+	case *blixardv1.Command_Pause:
+		return s.pause(e, op.Pause)
 	case *blixardv1.Command_Cordon:
 		return s.cordon(e, op.Cordon)
 	case *blixardv1.Command_AddNode:

@@ -31,6 +31,7 @@ func (s *State) assignment(vm *blixardv1.VM) *blixardv1.Assignment {
 	if vm.Deleting {
 		return a
 	}
+	a.Paused = vm.Paused
 	a.SpecGeneration, a.RestartWhenBuilt, a.Pins, a.Fresh = vm.SpecGeneration, vm.RestartWhenBuilt, vm.Pins, vm.Fresh
 	a.Fallback = s.fallback(vm)
 	if a.Runner = vm.Runner; a.Runner == nil {

@@ -20,7 +20,7 @@ func copyVM(vm *blixardv1.VM) *blixardv1.VM {
 	c := &blixardv1.VM{
 		Name: vm.Name, Uid: vm.Uid, Spec: vm.Spec, Run: vm.Run, RunGeneration: vm.RunGeneration, Deleting: vm.Deleting,
 		Status: vm.Status, CreateTime: vm.CreateTime, Revision: vm.Revision, AssignmentRevision: vm.AssignmentRevision,
-		SpecGeneration: vm.SpecGeneration, Pins: vm.Pins, RestartWhenBuilt: vm.RestartWhenBuilt, Fresh: vm.Fresh,
+		SpecGeneration: vm.SpecGeneration, Pins: vm.Pins, RestartWhenBuilt: vm.RestartWhenBuilt, Fresh: vm.Fresh, Paused: vm.Paused,
 		PreparedNodes: slices.Clone(vm.PreparedNodes),
 	}
 	if vm.Runner != nil {

@@ -65,6 +65,8 @@ func (s *State) summary(vm *blixardv1.VM, fits, hosts int) string {
 		text = fmt.Sprintf("its host %s has not been heard of%s; once its lease has surely ended, the VM is placed on another host", node.GetName(), silentSince(node))
 	case silent(node):
 		text = fmt.Sprintf("its host %s has not been heard of%s; the VM waits for it, and is not started elsewhere", node.GetName(), silentSince(node))
+	case vm.Paused:
+		text += fmt.Sprintf("; it is paused, until 'blixard vm resume %s'", vm.Name)
 	}
 	return text
 }

@@ -109,3 +109,57 @@ func TestWhatWasBuiltSaysWhatItNeeds(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// A pause is the VM's, through moves and starts, until a resume, a stop or a restart.
+func TestPause(t *testing.T) {
+	d := newDriver()
+	d.boot(1)
+	d.request(createOp("a", 64, blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE))
+	pause := func(name string, paused bool) *blixardv1.Error {
+		return d.request(&blixardv1.Command{Op: &blixardv1.Command_Pause{Pause: &blixardv1.PauseOp{Name: name, Paused: paused}}}).GetError()
+	}
+	power := func(run, restart bool) {
+		d.request(&blixardv1.Command{Op: &blixardv1.Command_Power{Power: &blixardv1.PowerOp{Name: "a", Run: run, Restart: restart}}})
+	}
+	assigned := func() *blixardv1.Assignment {
+		_, list := d.Assignments(1, 0)
+		return list[0]
+	}
+	before := d.VM("a").AssignmentRevision
+	if err := pause("a", true); err != nil || !d.VM("a").Paused || !assigned().Paused || d.VM("a").AssignmentRevision == before {
+		t.Fatal(err, d.VM("a"))
+	}
+	before = d.VM("a").AssignmentRevision
+	if err := pause("a", true); err != nil || d.VM("a").AssignmentRevision != before {
+		t.Error("what is paused was told again", err)
+	}
+	if e, _ := d.Explain("a"); !strings.Contains(e.Summary, "it is paused, until 'blixard vm resume a'") {
+		t.Error(e.Summary)
+	}
+	power(true, true)
+	if d.VM("a").Paused || assigned().Paused {
+		t.Error("a restart ends no pause")
+	}
+	if err := pause("a", true); err != nil {
+		t.Error(err)
+	}
+	if err := pause("a", false); err != nil || d.VM("a").Paused {
+		t.Error(err)
+	}
+	_ = pause("a", true)
+	power(false, false)
+	if err := pause("a", true); err.GetCode() != blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION || d.VM("a").Paused {
+		t.Error(err)
+	}
+	if err := pause("b", true); err.GetCode() != blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND {
+		t.Error(err)
+	}
+	// What its host's hypervisor does not do is refused.
+	power(true, false)
+	d.has(true, &blixardv1.HypervisorFact{
+		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Capabilities: []blixardv1.Capability{blixardv1.Capability_CAPABILITY_PROGRAM},
+	})
+	if err := pause("a", true); err.GetMessage() != "the VM a cannot be paused: the process of its host n1 has no pause" {
+		t.Error(err)
+	}
+}

@@ -77,7 +77,7 @@ func (s *State) lose(e *entry, n *blixardv1.Node) {
 		why := "its host " + n.Name + " was lost for good"
 		if !vm.Deleting && vm.Spec.GetOnHostLoss() == blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT {
 			vm = clone(vm)
-			vm.Run = false
+			vm.Run, vm.Paused = false, false
 			why += ", with what its disks held; 'blixard vm start " + vm.Name + "' starts it elsewhere, with new disks"
 		}
 		s.release(e, vm, n, why)

@@ -142,6 +142,9 @@ func (s *State) power(e *entry, op *blixardv1.PowerOp) *blixardv1.Response {
 	}
 	vm = copyVM(vm)
 	vm.Run, vm.Revision = op.Run, e.index
+	if !op.Run || op.Restart {
+		vm.Paused = false
+	}
 	if op.Restart || op.Run {
 		vm.RunGeneration++
 		if ended(vm) { // how it ended is no answer to whoever waits for the start

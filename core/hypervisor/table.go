@@ -26,7 +26,7 @@ var Table = complete([]Kind{
 	{
 		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR, Name: "cloud-hypervisor", Program: "cloud-hypervisor", MaxVCPUs: 256,
 		answers: map[blixardv1.Capability]Answer{
-			image: NotYet, nixos: Yes, powerButton: Yes, pause: NotYet, snapshot: NotYet,
+			image: NotYet, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: NotYet,
 			volumes: Yes, shares: Yes, networks: Yes, hotplug: NotYet, balloon: NotYet, devices: NotYet,
 		},
 		why: map[blixardv1.Capability]string{
@@ -40,7 +40,7 @@ var Table = complete([]Kind{
 	{
 		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER, Name: "Firecracker", Program: "firecracker", MaxVCPUs: 32,
 		answers: map[blixardv1.Capability]Answer{
-			image: NotYet, nixos: Yes, powerButton: Yes, pause: NotYet, snapshot: NotYet,
+			image: NotYet, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: NotYet,
 			volumes: Yes, networks: Yes, balloon: NotYet,
 		},
 		why: map[blixardv1.Capability]string{
@@ -56,7 +56,7 @@ var Table = complete([]Kind{
 	{
 		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Name: "QEMU", Program: "qemu-system-x86_64", MaxVCPUs: 256,
 		answers: map[blixardv1.Capability]Answer{
-			image: Yes, nixos: Yes, emulation: Yes, powerButton: Yes, pause: NotYet, snapshot: NotYet, migrate: NotYet,
+			image: Yes, nixos: Yes, emulation: Yes, powerButton: Yes, pause: Yes, snapshot: NotYet, migrate: NotYet,
 			volumes: Yes, shares: Yes, networks: Yes, userNetwork: Yes, hotplug: NotYet, balloon: NotYet, devices: NotYet,
 		},
 		why: map[blixardv1.Capability]string{
@@ -66,7 +66,7 @@ var Table = complete([]Kind{
 	{
 		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Name: "process", MaxVCPUs: 256,
 		answers: map[blixardv1.Capability]Answer{
-			program: Yes, emulation: Yes, powerButton: Yes, pause: NotYet,
+			program: Yes, emulation: Yes, powerButton: Yes, pause: Yes,
 		},
 		why: map[blixardv1.Capability]string{
 			image: "runs a program, and the spec has an image",

@@ -128,6 +128,7 @@ type Command struct {
 	//	*Command_BuildVm
 	//	*Command_SetPins
 	//	*Command_Clone
+	//	*Command_Pause
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -385,6 +386,15 @@ func (x *Command) GetClone() *CloneOp {
 	return nil
 }
 
+func (x *Command) GetPause() *PauseOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Pause); ok {
+			return x.Pause
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -469,6 +479,10 @@ type Command_Clone struct {
 	Clone *CloneOp `protobuf:"bytes,29,opt,name=clone,proto3,oneof"`
 }
 
+type Command_Pause struct {
+	Pause *PauseOp `protobuf:"bytes,30,opt,name=pause,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Op() {}
 
 func (*Command_CreateVm) isCommand_Op() {}
@@ -508,6 +522,8 @@ func (*Command_BuildVm) isCommand_Op() {}
 func (*Command_SetPins) isCommand_Op() {}
 
 func (*Command_Clone) isCommand_Op() {}
+
+func (*Command_Pause) isCommand_Op() {}
 
 // InitOp is the first entry of a cluster.
 type InitOp struct {
@@ -990,6 +1006,58 @@ func (x *PowerOp) GetRestart() bool {
 	return false
 }
 
+type PauseOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Paused        bool                   `protobuf:"varint,2,opt,name=paused,proto3" json:"paused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseOp) Reset() {
+	*x = PauseOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseOp) ProtoMessage() {}
+
+func (x *PauseOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseOp.ProtoReflect.Descriptor instead.
+func (*PauseOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PauseOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PauseOp) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
 type CordonOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1000,7 +1068,7 @@ type CordonOp struct {
 
 func (x *CordonOp) Reset() {
 	*x = CordonOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[9]
+	mi := &file_blixard_v1_log_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1080,7 @@ func (x *CordonOp) String() string {
 func (*CordonOp) ProtoMessage() {}
 
 func (x *CordonOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[9]
+	mi := &file_blixard_v1_log_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1093,7 @@ func (x *CordonOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonOp.ProtoReflect.Descriptor instead.
 func (*CordonOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CordonOp) GetName() string {
@@ -1055,7 +1123,7 @@ type AddNodeOp struct {
 
 func (x *AddNodeOp) Reset() {
 	*x = AddNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[10]
+	mi := &file_blixard_v1_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1135,7 @@ func (x *AddNodeOp) String() string {
 func (*AddNodeOp) ProtoMessage() {}
 
 func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[10]
+	mi := &file_blixard_v1_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1148,7 @@ func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeOp.ProtoReflect.Descriptor instead.
 func (*AddNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AddNodeOp) GetName() string {
@@ -1130,7 +1198,7 @@ type RemoveNodeOp struct {
 
 func (x *RemoveNodeOp) Reset() {
 	*x = RemoveNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[11]
+	mi := &file_blixard_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +1210,7 @@ func (x *RemoveNodeOp) String() string {
 func (*RemoveNodeOp) ProtoMessage() {}
 
 func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[11]
+	mi := &file_blixard_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,7 +1223,7 @@ func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeOp.ProtoReflect.Descriptor instead.
 func (*RemoveNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RemoveNodeOp) GetName() string {
@@ -1186,7 +1254,7 @@ type HostBootOp struct {
 
 func (x *HostBootOp) Reset() {
 	*x = HostBootOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[12]
+	mi := &file_blixard_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1266,7 @@ func (x *HostBootOp) String() string {
 func (*HostBootOp) ProtoMessage() {}
 
 func (x *HostBootOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[12]
+	mi := &file_blixard_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1279,7 @@ func (x *HostBootOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostBootOp.ProtoReflect.Descriptor instead.
 func (*HostBootOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HostBootOp) GetNodeId() uint64 {
@@ -1259,7 +1327,7 @@ type HostReportOp struct {
 
 func (x *HostReportOp) Reset() {
 	*x = HostReportOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	mi := &file_blixard_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1339,7 @@ func (x *HostReportOp) String() string {
 func (*HostReportOp) ProtoMessage() {}
 
 func (x *HostReportOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	mi := &file_blixard_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1352,7 @@ func (x *HostReportOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReportOp.ProtoReflect.Descriptor instead.
 func (*HostReportOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HostReportOp) GetNodeId() uint64 {
@@ -1339,7 +1407,7 @@ type Prepared struct {
 
 func (x *Prepared) Reset() {
 	*x = Prepared{}
-	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1351,7 +1419,7 @@ func (x *Prepared) String() string {
 func (*Prepared) ProtoMessage() {}
 
 func (x *Prepared) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1364,7 +1432,7 @@ func (x *Prepared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepared.ProtoReflect.Descriptor instead.
 func (*Prepared) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Prepared) GetUid() string {
@@ -1413,7 +1481,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1493,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1506,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Observation) GetUid() string {
@@ -1564,7 +1632,7 @@ type SuspectOp struct {
 
 func (x *SuspectOp) Reset() {
 	*x = SuspectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1576,7 +1644,7 @@ func (x *SuspectOp) String() string {
 func (*SuspectOp) ProtoMessage() {}
 
 func (x *SuspectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1589,7 +1657,7 @@ func (x *SuspectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectOp.ProtoReflect.Descriptor instead.
 func (*SuspectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SuspectOp) GetNodeId() uint64 {
@@ -1626,7 +1694,7 @@ type CloneOp struct {
 
 func (x *CloneOp) Reset() {
 	*x = CloneOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1706,7 @@ func (x *CloneOp) String() string {
 func (*CloneOp) ProtoMessage() {}
 
 func (x *CloneOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1719,7 @@ func (x *CloneOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneOp.ProtoReflect.Descriptor instead.
 func (*CloneOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CloneOp) GetNodeId() uint64 {
@@ -1689,7 +1757,7 @@ type FenceOp struct {
 
 func (x *FenceOp) Reset() {
 	*x = FenceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +1769,7 @@ func (x *FenceOp) String() string {
 func (*FenceOp) ProtoMessage() {}
 
 func (x *FenceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +1782,7 @@ func (x *FenceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceOp.ProtoReflect.Descriptor instead.
 func (*FenceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FenceOp) GetNodeId() uint64 {
@@ -1757,7 +1825,7 @@ type AnnounceOp struct {
 
 func (x *AnnounceOp) Reset() {
 	*x = AnnounceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1837,7 @@ func (x *AnnounceOp) String() string {
 func (*AnnounceOp) ProtoMessage() {}
 
 func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +1850,7 @@ func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceOp.ProtoReflect.Descriptor instead.
 func (*AnnounceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AnnounceOp) GetDigest() string {
@@ -1823,7 +1891,7 @@ type TagOp struct {
 
 func (x *TagOp) Reset() {
 	*x = TagOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +1903,7 @@ func (x *TagOp) String() string {
 func (*TagOp) ProtoMessage() {}
 
 func (x *TagOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +1916,7 @@ func (x *TagOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagOp.ProtoReflect.Descriptor instead.
 func (*TagOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TagOp) GetDigest() string {
@@ -1874,7 +1942,7 @@ type CollectOp struct {
 
 func (x *CollectOp) Reset() {
 	*x = CollectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +1954,7 @@ func (x *CollectOp) String() string {
 func (*CollectOp) ProtoMessage() {}
 
 func (x *CollectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +1967,7 @@ func (x *CollectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectOp.ProtoReflect.Descriptor instead.
 func (*CollectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 // PlaceOp goes on placing what waits, when one entry could not place everything.
@@ -1911,7 +1979,7 @@ type PlaceOp struct {
 
 func (x *PlaceOp) Reset() {
 	*x = PlaceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +1991,7 @@ func (x *PlaceOp) String() string {
 func (*PlaceOp) ProtoMessage() {}
 
 func (x *PlaceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2004,7 @@ func (x *PlaceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOp.ProtoReflect.Descriptor instead.
 func (*PlaceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 // Error is a refusal, in words: what, why, what to do next. It is also the
@@ -1955,7 +2023,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2035,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2048,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Error) GetCode() ErrorCode {
@@ -2028,7 +2096,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2108,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2121,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Response) GetError() *Error {
@@ -2140,7 +2208,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2152,7 +2220,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2165,7 +2233,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *History) GetVm() string {
@@ -2196,7 +2264,7 @@ type DedupeRecord struct {
 
 func (x *DedupeRecord) Reset() {
 	*x = DedupeRecord{}
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2208,7 +2276,7 @@ func (x *DedupeRecord) String() string {
 func (*DedupeRecord) ProtoMessage() {}
 
 func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2221,7 +2289,7 @@ func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeRecord.ProtoReflect.Descriptor instead.
 func (*DedupeRecord) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DedupeRecord) GetKey() string {
@@ -2270,7 +2338,7 @@ type DedupeFloor struct {
 
 func (x *DedupeFloor) Reset() {
 	*x = DedupeFloor{}
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2350,7 @@ func (x *DedupeFloor) String() string {
 func (*DedupeFloor) ProtoMessage() {}
 
 func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2363,7 @@ func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeFloor.ProtoReflect.Descriptor instead.
 func (*DedupeFloor) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DedupeFloor) GetPrincipal() string {
@@ -2329,7 +2397,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2341,7 +2409,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2354,7 +2422,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -2432,7 +2500,7 @@ type Meta struct {
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2444,7 +2512,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2457,7 +2525,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Meta) GetClusterId() string {
@@ -2554,7 +2622,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2566,7 +2634,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2579,7 +2647,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Snapshot) GetRecords() []*Record {
@@ -2599,7 +2667,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +2679,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +2692,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Record) GetKey() []byte {
@@ -2646,7 +2714,7 @@ var File_blixard_v1_log_proto protoreflect.FileDescriptor
 const file_blixard_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"\x14blixard/v1/log.proto\x12\n" +
-	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xad\t\n" +
+	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xda\t\n" +
 	"\aCommand\x12\x1f\n" +
 	"\vlogged_time\x18\x01 \x01(\x04R\n" +
 	"loggedTime\x12\x1b\n" +
@@ -2678,7 +2746,8 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"rollbackVm\x122\n" +
 	"\bbuild_vm\x18\x1b \x01(\v2\x15.blixard.v1.BuildVMOpH\x00R\abuildVm\x122\n" +
 	"\bset_pins\x18\x1c \x01(\v2\x15.blixard.v1.SetPinsOpH\x00R\asetPins\x12+\n" +
-	"\x05clone\x18\x1d \x01(\v2\x13.blixard.v1.CloneOpH\x00R\x05cloneB\x04\n" +
+	"\x05clone\x18\x1d \x01(\v2\x13.blixard.v1.CloneOpH\x00R\x05clone\x12+\n" +
+	"\x05pause\x18\x1e \x01(\v2\x13.blixard.v1.PauseOpH\x00R\x05pauseB\x04\n" +
 	"\x02op\"\xa4\x01\n" +
 	"\x06InitOp\x12\x1d\n" +
 	"\n" +
@@ -2718,7 +2787,10 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\aPowerOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\bR\x03run\x12\x18\n" +
-	"\arestart\x18\x03 \x01(\bR\arestart\":\n" +
+	"\arestart\x18\x03 \x01(\bR\arestart\"5\n" +
+	"\aPauseOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06paused\x18\x02 \x01(\bR\x06paused\":\n" +
 	"\bCordonOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bcordoned\x18\x02 \x01(\bR\bcordoned\"{\n" +
@@ -2875,7 +2947,7 @@ func file_blixard_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_blixard_v1_log_proto_goTypes = []any{
 	(ErrorCode)(0),         // 0: blixard.v1.ErrorCode
 	(*Command)(nil),        // 1: blixard.v1.Command
@@ -2887,91 +2959,93 @@ var file_blixard_v1_log_proto_goTypes = []any{
 	(*SetPinsOp)(nil),      // 7: blixard.v1.SetPinsOp
 	(*DeleteVMOp)(nil),     // 8: blixard.v1.DeleteVMOp
 	(*PowerOp)(nil),        // 9: blixard.v1.PowerOp
-	(*CordonOp)(nil),       // 10: blixard.v1.CordonOp
-	(*AddNodeOp)(nil),      // 11: blixard.v1.AddNodeOp
-	(*RemoveNodeOp)(nil),   // 12: blixard.v1.RemoveNodeOp
-	(*HostBootOp)(nil),     // 13: blixard.v1.HostBootOp
-	(*HostReportOp)(nil),   // 14: blixard.v1.HostReportOp
-	(*Prepared)(nil),       // 15: blixard.v1.Prepared
-	(*Observation)(nil),    // 16: blixard.v1.Observation
-	(*SuspectOp)(nil),      // 17: blixard.v1.SuspectOp
-	(*CloneOp)(nil),        // 18: blixard.v1.CloneOp
-	(*FenceOp)(nil),        // 19: blixard.v1.FenceOp
-	(*AnnounceOp)(nil),     // 20: blixard.v1.AnnounceOp
-	(*TagOp)(nil),          // 21: blixard.v1.TagOp
-	(*CollectOp)(nil),      // 22: blixard.v1.CollectOp
-	(*PlaceOp)(nil),        // 23: blixard.v1.PlaceOp
-	(*Error)(nil),          // 24: blixard.v1.Error
-	(*Response)(nil),       // 25: blixard.v1.Response
-	(*History)(nil),        // 26: blixard.v1.History
-	(*DedupeRecord)(nil),   // 27: blixard.v1.DedupeRecord
-	(*DedupeFloor)(nil),    // 28: blixard.v1.DedupeFloor
-	(*Event)(nil),          // 29: blixard.v1.Event
-	(*Meta)(nil),           // 30: blixard.v1.Meta
-	(*Snapshot)(nil),       // 31: blixard.v1.Snapshot
-	(*Record)(nil),         // 32: blixard.v1.Record
-	(*Settings)(nil),       // 33: blixard.v1.Settings
-	(*VMSpec)(nil),         // 34: blixard.v1.VMSpec
-	(*Pins)(nil),           // 35: blixard.v1.Pins
-	(*HostFacts)(nil),      // 36: blixard.v1.HostFacts
-	(*Incarnation)(nil),    // 37: blixard.v1.Incarnation
-	(Phase)(0),             // 38: blixard.v1.Phase
-	(LeaseClass)(0),        // 39: blixard.v1.LeaseClass
-	(*Runner)(nil),         // 40: blixard.v1.Runner
-	(*VM)(nil),             // 41: blixard.v1.VM
-	(*Node)(nil),           // 42: blixard.v1.Node
-	(*ArtifactRecord)(nil), // 43: blixard.v1.ArtifactRecord
-	(*Generation)(nil),     // 44: blixard.v1.Generation
+	(*PauseOp)(nil),        // 10: blixard.v1.PauseOp
+	(*CordonOp)(nil),       // 11: blixard.v1.CordonOp
+	(*AddNodeOp)(nil),      // 12: blixard.v1.AddNodeOp
+	(*RemoveNodeOp)(nil),   // 13: blixard.v1.RemoveNodeOp
+	(*HostBootOp)(nil),     // 14: blixard.v1.HostBootOp
+	(*HostReportOp)(nil),   // 15: blixard.v1.HostReportOp
+	(*Prepared)(nil),       // 16: blixard.v1.Prepared
+	(*Observation)(nil),    // 17: blixard.v1.Observation
+	(*SuspectOp)(nil),      // 18: blixard.v1.SuspectOp
+	(*CloneOp)(nil),        // 19: blixard.v1.CloneOp
+	(*FenceOp)(nil),        // 20: blixard.v1.FenceOp
+	(*AnnounceOp)(nil),     // 21: blixard.v1.AnnounceOp
+	(*TagOp)(nil),          // 22: blixard.v1.TagOp
+	(*CollectOp)(nil),      // 23: blixard.v1.CollectOp
+	(*PlaceOp)(nil),        // 24: blixard.v1.PlaceOp
+	(*Error)(nil),          // 25: blixard.v1.Error
+	(*Response)(nil),       // 26: blixard.v1.Response
+	(*History)(nil),        // 27: blixard.v1.History
+	(*DedupeRecord)(nil),   // 28: blixard.v1.DedupeRecord
+	(*DedupeFloor)(nil),    // 29: blixard.v1.DedupeFloor
+	(*Event)(nil),          // 30: blixard.v1.Event
+	(*Meta)(nil),           // 31: blixard.v1.Meta
+	(*Snapshot)(nil),       // 32: blixard.v1.Snapshot
+	(*Record)(nil),         // 33: blixard.v1.Record
+	(*Settings)(nil),       // 34: blixard.v1.Settings
+	(*VMSpec)(nil),         // 35: blixard.v1.VMSpec
+	(*Pins)(nil),           // 36: blixard.v1.Pins
+	(*HostFacts)(nil),      // 37: blixard.v1.HostFacts
+	(*Incarnation)(nil),    // 38: blixard.v1.Incarnation
+	(Phase)(0),             // 39: blixard.v1.Phase
+	(LeaseClass)(0),        // 40: blixard.v1.LeaseClass
+	(*Runner)(nil),         // 41: blixard.v1.Runner
+	(*VM)(nil),             // 42: blixard.v1.VM
+	(*Node)(nil),           // 43: blixard.v1.Node
+	(*ArtifactRecord)(nil), // 44: blixard.v1.ArtifactRecord
+	(*Generation)(nil),     // 45: blixard.v1.Generation
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
 	2,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
 	3,  // 1: blixard.v1.Command.create_vm:type_name -> blixard.v1.CreateVMOp
 	8,  // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
 	9,  // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
-	10, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
-	11, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
-	12, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
-	13, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
-	14, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
-	17, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
-	19, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
-	20, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
-	21, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
-	22, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
-	23, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
+	11, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
+	12, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
+	13, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
+	14, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
+	15, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
+	18, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
+	20, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
+	21, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
+	22, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
+	23, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
+	24, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
 	4,  // 15: blixard.v1.Command.update_vm:type_name -> blixard.v1.UpdateVMOp
 	5,  // 16: blixard.v1.Command.rollback_vm:type_name -> blixard.v1.RollbackVMOp
 	6,  // 17: blixard.v1.Command.build_vm:type_name -> blixard.v1.BuildVMOp
 	7,  // 18: blixard.v1.Command.set_pins:type_name -> blixard.v1.SetPinsOp
-	18, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
-	33, // 20: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
-	11, // 21: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
-	34, // 22: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
-	34, // 23: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
-	35, // 24: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
-	36, // 25: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
-	16, // 26: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
-	36, // 27: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
-	15, // 28: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
-	37, // 29: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
-	38, // 30: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
-	39, // 31: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
-	40, // 32: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
-	0,  // 33: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
-	24, // 34: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	41, // 35: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	42, // 36: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	43, // 37: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	44, // 38: blixard.v1.History.generations:type_name -> blixard.v1.Generation
-	25, // 39: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
-	33, // 40: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	35, // 41: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
-	32, // 42: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	19, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
+	10, // 20: blixard.v1.Command.pause:type_name -> blixard.v1.PauseOp
+	34, // 21: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
+	12, // 22: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
+	35, // 23: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
+	35, // 24: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
+	36, // 25: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
+	37, // 26: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
+	17, // 27: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
+	37, // 28: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
+	16, // 29: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
+	38, // 30: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
+	39, // 31: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
+	40, // 32: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
+	41, // 33: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
+	0,  // 34: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
+	25, // 35: blixard.v1.Response.error:type_name -> blixard.v1.Error
+	42, // 36: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	43, // 37: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	44, // 38: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	45, // 39: blixard.v1.History.generations:type_name -> blixard.v1.Generation
+	26, // 40: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
+	34, // 41: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	36, // 42: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	33, // 43: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }
@@ -3004,9 +3078,10 @@ func file_blixard_v1_log_proto_init() {
 		(*Command_BuildVm)(nil),
 		(*Command_SetPins)(nil),
 		(*Command_Clone)(nil),
+		(*Command_Pause)(nil),
 	}
 	file_blixard_v1_log_proto_msgTypes[5].OneofWrappers = []any{}
-	file_blixard_v1_log_proto_msgTypes[24].OneofWrappers = []any{
+	file_blixard_v1_log_proto_msgTypes[25].OneofWrappers = []any{
 		(*Response_Vm)(nil),
 		(*Response_Node)(nil),
 		(*Response_Artifact)(nil),
@@ -3017,7 +3092,7 @@ func file_blixard_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_log_proto_rawDesc), len(file_blixard_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -590,7 +590,9 @@ type Assignment struct {
 	Fresh bool `protobuf:"varint,18,opt,name=fresh,proto3" json:"fresh,omitempty"`
 	// While this spec is not built: the newest before it that was, which is
 	// started in its stead if the VM has to be started meanwhile.
-	Fallback      *Generation `protobuf:"bytes,19,opt,name=fallback,proto3" json:"fallback,omitempty"`
+	Fallback *Generation `protobuf:"bytes,19,opt,name=fallback,proto3" json:"fallback,omitempty"`
+	// Keep it where it is, once it runs.
+	Paused        bool `protobuf:"varint,20,opt,name=paused,proto3" json:"paused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -758,6 +760,13 @@ func (x *Assignment) GetFallback() *Generation {
 	return nil
 }
 
+func (x *Assignment) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
 type ArtifactSource struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Artifact *Artifact              `protobuf:"bytes,1,opt,name=artifact,proto3" json:"artifact,omitempty"`
@@ -912,7 +921,7 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\vPreparation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12*\n" +
 	"\x06runner\x18\x02 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xd7\x05\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xef\x05\n" +
 	"\n" +
 	"Assignment\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
@@ -936,7 +945,8 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x06runner\x18\x10 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12)\n" +
 	"\x10runner_addresses\x18\x11 \x03(\tR\x0frunnerAddresses\x12\x14\n" +
 	"\x05fresh\x18\x12 \x01(\bR\x05fresh\x122\n" +
-	"\bfallback\x18\x13 \x01(\v2\x16.blixard.v1.GenerationR\bfallback\"`\n" +
+	"\bfallback\x18\x13 \x01(\v2\x16.blixard.v1.GenerationR\bfallback\x12\x16\n" +
+	"\x06paused\x18\x14 \x01(\bR\x06paused\"`\n" +
 	"\x0eArtifactSource\x120\n" +
 	"\bartifact\x18\x01 \x01(\v2\x14.blixard.v1.ArtifactR\bartifact\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\":\n" +

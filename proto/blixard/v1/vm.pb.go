@@ -2371,7 +2371,9 @@ type VM struct {
 	// Hosts, besides its own, that hold its runner ready.
 	PreparedNodes []uint64 `protobuf:"varint,17,rep,packed,name=prepared_nodes,json=preparedNodes,proto3" json:"prepared_nodes,omitempty"`
 	// The runner was asked to be built anew, from the newest of what it refers to.
-	Fresh         bool `protobuf:"varint,18,opt,name=fresh,proto3" json:"fresh,omitempty"`
+	Fresh bool `protobuf:"varint,18,opt,name=fresh,proto3" json:"fresh,omitempty"`
+	// Its user paused it: it is kept where it is, once it runs.
+	Paused        bool `protobuf:"varint,19,opt,name=paused,proto3" json:"paused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2521,6 +2523,13 @@ func (x *VM) GetPreparedNodes() []uint64 {
 func (x *VM) GetFresh() bool {
 	if x != nil {
 		return x.Fresh
+	}
+	return false
+}
+
+func (x *VM) GetPaused() bool {
+	if x != nil {
+		return x.Paused
 	}
 	return false
 }
@@ -3288,6 +3297,198 @@ func (x *RestartResponse) GetVm() *VM {
 	return nil
 }
 
+type PauseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseRequest) Reset() {
+	*x = PauseRequest{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseRequest) ProtoMessage() {}
+
+func (x *PauseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
+func (*PauseRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *PauseRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *PauseRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type PauseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseResponse) Reset() {
+	*x = PauseResponse{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseResponse) ProtoMessage() {}
+
+func (x *PauseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
+func (*PauseResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *PauseResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+type ResumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeRequest) Reset() {
+	*x = ResumeRequest{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeRequest) ProtoMessage() {}
+
+func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
+func (*ResumeRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ResumeRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ResumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ResumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeResponse) Reset() {
+	*x = ResumeResponse{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeResponse) ProtoMessage() {}
+
+func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
+func (*ResumeResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ResumeResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
 type UpdateRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -3303,7 +3504,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3315,7 +3516,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3328,7 +3529,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *UpdateRequest) GetRequestId() string {
@@ -3375,7 +3576,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3387,7 +3588,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3400,7 +3601,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UpdateResponse) GetVm() *VM {
@@ -3424,7 +3625,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3436,7 +3637,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3449,7 +3650,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RollbackRequest) GetRequestId() string {
@@ -3489,7 +3690,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3501,7 +3702,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3514,7 +3715,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RollbackResponse) GetVm() *VM {
@@ -3541,7 +3742,7 @@ type BuildRequest struct {
 
 func (x *BuildRequest) Reset() {
 	*x = BuildRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3553,7 +3754,7 @@ func (x *BuildRequest) String() string {
 func (*BuildRequest) ProtoMessage() {}
 
 func (x *BuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3566,7 +3767,7 @@ func (x *BuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildRequest.ProtoReflect.Descriptor instead.
 func (*BuildRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *BuildRequest) GetRequestId() string {
@@ -3613,7 +3814,7 @@ type BuildResponse struct {
 
 func (x *BuildResponse) Reset() {
 	*x = BuildResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3625,7 +3826,7 @@ func (x *BuildResponse) String() string {
 func (*BuildResponse) ProtoMessage() {}
 
 func (x *BuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3638,7 +3839,7 @@ func (x *BuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildResponse.ProtoReflect.Descriptor instead.
 func (*BuildResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *BuildResponse) GetVm() *VM {
@@ -3663,7 +3864,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3675,7 +3876,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3688,7 +3889,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *LogsRequest) GetName() string {
@@ -3730,7 +3931,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3742,7 +3943,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3755,7 +3956,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -3775,7 +3976,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3787,7 +3988,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3800,7 +4001,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ExplainRequest) GetName() string {
@@ -3834,7 +4035,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3846,7 +4047,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3859,7 +4060,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Verdict) GetNodeId() uint64 {
@@ -3917,7 +4118,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3929,7 +4130,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3942,7 +4143,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ExplainResponse) GetVm() *VM {
@@ -4137,7 +4338,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x0fspec_generation\x18\t \x01(\rR\x0especGeneration\x12)\n" +
 	"\x10built_generation\x18\n" +
 	" \x01(\rR\x0fbuiltGeneration\x12#\n" +
-	"\rbuild_message\x18\v \x01(\tR\fbuildMessage\"\x80\x05\n" +
+	"\rbuild_message\x18\v \x01(\tR\fbuildMessage\"\x98\x05\n" +
 	"\x02VM\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12&\n" +
@@ -4157,7 +4358,8 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x06runner\x18\x0e \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12,\n" +
 	"\x12restart_when_built\x18\x10 \x01(\bR\x10restartWhenBuilt\x12%\n" +
 	"\x0eprepared_nodes\x18\x11 \x03(\x04R\rpreparedNodes\x12\x14\n" +
-	"\x05fresh\x18\x12 \x01(\bR\x05freshJ\x04\b\x0f\x10\x10\"\x8f\x01\n" +
+	"\x05fresh\x18\x12 \x01(\bR\x05fresh\x12\x16\n" +
+	"\x06paused\x18\x13 \x01(\bR\x06pausedJ\x04\b\x0f\x10\x10\"\x8f\x01\n" +
 	"\rCreateRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -4216,6 +4418,18 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"1\n" +
 	"\x0fRestartResponse\x12\x1e\n" +
+	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"A\n" +
+	"\fPauseRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"/\n" +
+	"\rPauseResponse\x12\x1e\n" +
+	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"B\n" +
+	"\rResumeRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"0\n" +
+	"\x0eResumeResponse\x12\x1e\n" +
 	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"\xa9\x01\n" +
 	"\rUpdateRequest\x12\x1d\n" +
 	"\n" +
@@ -4325,7 +4539,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\fPHASE_FAILED\x10\b\x12\x15\n" +
 	"\x11PHASE_UNREACHABLE\x10\t\x12\x12\n" +
 	"\x0ePHASE_DELETING\x10\n" +
-	"2\x93\x06\n" +
+	"2\x92\a\n" +
 	"\tVMService\x12?\n" +
 	"\x06Create\x12\x19.blixard.v1.CreateRequest\x1a\x1a.blixard.v1.CreateResponse\x12;\n" +
 	"\x03Get\x12\x16.blixard.v1.GetRequest\x1a\x17.blixard.v1.GetResponse\"\x03\x90\x02\x01\x12>\n" +
@@ -4333,7 +4547,9 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x06Delete\x12\x19.blixard.v1.DeleteRequest\x1a\x1a.blixard.v1.DeleteResponse\x12<\n" +
 	"\x05Start\x12\x18.blixard.v1.StartRequest\x1a\x19.blixard.v1.StartResponse\x129\n" +
 	"\x04Stop\x12\x17.blixard.v1.StopRequest\x1a\x18.blixard.v1.StopResponse\x12B\n" +
-	"\aRestart\x12\x1a.blixard.v1.RestartRequest\x1a\x1b.blixard.v1.RestartResponse\x12?\n" +
+	"\aRestart\x12\x1a.blixard.v1.RestartRequest\x1a\x1b.blixard.v1.RestartResponse\x12<\n" +
+	"\x05Pause\x12\x18.blixard.v1.PauseRequest\x1a\x19.blixard.v1.PauseResponse\x12?\n" +
+	"\x06Resume\x12\x19.blixard.v1.ResumeRequest\x1a\x1a.blixard.v1.ResumeResponse\x12?\n" +
 	"\x06Update\x12\x19.blixard.v1.UpdateRequest\x1a\x1a.blixard.v1.UpdateResponse\x12E\n" +
 	"\bRollback\x12\x1b.blixard.v1.RollbackRequest\x1a\x1c.blixard.v1.RollbackResponse\x12<\n" +
 	"\x05Build\x12\x18.blixard.v1.BuildRequest\x1a\x19.blixard.v1.BuildResponse\x12;\n" +
@@ -4353,7 +4569,7 @@ func file_blixard_v1_vm_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_blixard_v1_vm_proto_goTypes = []any{
 	(Hypervisor)(0),               // 0: blixard.v1.Hypervisor
 	(Capability)(0),               // 1: blixard.v1.Capability
@@ -4399,30 +4615,34 @@ var file_blixard_v1_vm_proto_goTypes = []any{
 	(*StopResponse)(nil),          // 41: blixard.v1.StopResponse
 	(*RestartRequest)(nil),        // 42: blixard.v1.RestartRequest
 	(*RestartResponse)(nil),       // 43: blixard.v1.RestartResponse
-	(*UpdateRequest)(nil),         // 44: blixard.v1.UpdateRequest
-	(*UpdateResponse)(nil),        // 45: blixard.v1.UpdateResponse
-	(*RollbackRequest)(nil),       // 46: blixard.v1.RollbackRequest
-	(*RollbackResponse)(nil),      // 47: blixard.v1.RollbackResponse
-	(*BuildRequest)(nil),          // 48: blixard.v1.BuildRequest
-	(*BuildResponse)(nil),         // 49: blixard.v1.BuildResponse
-	(*LogsRequest)(nil),           // 50: blixard.v1.LogsRequest
-	(*LogsResponse)(nil),          // 51: blixard.v1.LogsResponse
-	(*ExplainRequest)(nil),        // 52: blixard.v1.ExplainRequest
-	(*Verdict)(nil),               // 53: blixard.v1.Verdict
-	(*ExplainResponse)(nil),       // 54: blixard.v1.ExplainResponse
-	nil,                           // 55: blixard.v1.Process.EnvEntry
-	nil,                           // 56: blixard.v1.VMSpec.LabelsEntry
-	nil,                           // 57: blixard.v1.VMSpec.RequireEntry
-	nil,                           // 58: blixard.v1.ListRequest.LabelsEntry
-	nil,                           // 59: blixard.v1.ListResponse.NodesEntry
-	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
+	(*PauseRequest)(nil),          // 44: blixard.v1.PauseRequest
+	(*PauseResponse)(nil),         // 45: blixard.v1.PauseResponse
+	(*ResumeRequest)(nil),         // 46: blixard.v1.ResumeRequest
+	(*ResumeResponse)(nil),        // 47: blixard.v1.ResumeResponse
+	(*UpdateRequest)(nil),         // 48: blixard.v1.UpdateRequest
+	(*UpdateResponse)(nil),        // 49: blixard.v1.UpdateResponse
+	(*RollbackRequest)(nil),       // 50: blixard.v1.RollbackRequest
+	(*RollbackResponse)(nil),      // 51: blixard.v1.RollbackResponse
+	(*BuildRequest)(nil),          // 52: blixard.v1.BuildRequest
+	(*BuildResponse)(nil),         // 53: blixard.v1.BuildResponse
+	(*LogsRequest)(nil),           // 54: blixard.v1.LogsRequest
+	(*LogsResponse)(nil),          // 55: blixard.v1.LogsResponse
+	(*ExplainRequest)(nil),        // 56: blixard.v1.ExplainRequest
+	(*Verdict)(nil),               // 57: blixard.v1.Verdict
+	(*ExplainResponse)(nil),       // 58: blixard.v1.ExplainResponse
+	nil,                           // 59: blixard.v1.Process.EnvEntry
+	nil,                           // 60: blixard.v1.VMSpec.LabelsEntry
+	nil,                           // 61: blixard.v1.VMSpec.RequireEntry
+	nil,                           // 62: blixard.v1.ListRequest.LabelsEntry
+	nil,                           // 63: blixard.v1.ListResponse.NodesEntry
+	(*timestamppb.Timestamp)(nil), // 64: google.protobuf.Timestamp
 }
 var file_blixard_v1_vm_proto_depIdxs = []int32{
 	7,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
 	7,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
 	9,  // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
 	7,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
-	55, // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
+	59, // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
 	12, // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
 	15, // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
 	18, // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
@@ -4441,73 +4661,79 @@ var file_blixard_v1_vm_proto_depIdxs = []int32{
 	21, // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
 	2,  // 21: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
 	3,  // 22: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
-	56, // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
-	57, // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
+	60, // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
+	61, // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
 	4,  // 25: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
 	7,  // 26: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
 	0,  // 27: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
 	22, // 28: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
 	23, // 29: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
 	24, // 30: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
-	60, // 31: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
+	64, // 31: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
 	26, // 32: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
 	5,  // 33: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
 	5,  // 34: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
 	0,  // 35: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
 	6,  // 36: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
-	60, // 37: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
+	64, // 37: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
 	22, // 38: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
 	27, // 39: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
 	28, // 40: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
-	60, // 41: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
+	64, // 41: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
 	23, // 42: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
 	24, // 43: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
 	22, // 44: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
 	29, // 45: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
 	29, // 46: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
 	25, // 47: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
-	58, // 48: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
+	62, // 48: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
 	29, // 49: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
-	59, // 50: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
+	63, // 50: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
 	29, // 51: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
 	29, // 52: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
 	29, // 53: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
 	29, // 54: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
-	22, // 55: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
-	29, // 56: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
-	29, // 57: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
-	29, // 58: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
-	29, // 59: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
-	53, // 60: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
-	30, // 61: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
-	32, // 62: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
-	34, // 63: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
-	36, // 64: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
-	38, // 65: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
-	40, // 66: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
-	42, // 67: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
-	44, // 68: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
-	46, // 69: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
-	48, // 70: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
-	50, // 71: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
-	52, // 72: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
-	31, // 73: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
-	33, // 74: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
-	35, // 75: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
-	37, // 76: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
-	39, // 77: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
-	41, // 78: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
-	43, // 79: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
-	45, // 80: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
-	47, // 81: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
-	49, // 82: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
-	51, // 83: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
-	54, // 84: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
-	73, // [73:85] is the sub-list for method output_type
-	61, // [61:73] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	29, // 55: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
+	29, // 56: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
+	22, // 57: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
+	29, // 58: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
+	29, // 59: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
+	29, // 60: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
+	29, // 61: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
+	57, // 62: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
+	30, // 63: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
+	32, // 64: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
+	34, // 65: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
+	36, // 66: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
+	38, // 67: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
+	40, // 68: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
+	42, // 69: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
+	44, // 70: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
+	46, // 71: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
+	48, // 72: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
+	50, // 73: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
+	52, // 74: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
+	54, // 75: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
+	56, // 76: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
+	31, // 77: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
+	33, // 78: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
+	35, // 79: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
+	37, // 80: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
+	39, // 81: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
+	41, // 82: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
+	43, // 83: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
+	45, // 84: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
+	47, // 85: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
+	49, // 86: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
+	51, // 87: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
+	53, // 88: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
+	55, // 89: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
+	58, // 90: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
+	77, // [77:91] is the sub-list for method output_type
+	63, // [63:77] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_vm_proto_init() }
@@ -4538,14 +4764,14 @@ func file_blixard_v1_vm_proto_init() {
 		(*VMSpec_Nixos)(nil),
 		(*VMSpec_Flake)(nil),
 	}
-	file_blixard_v1_vm_proto_msgTypes[41].OneofWrappers = []any{}
+	file_blixard_v1_vm_proto_msgTypes[45].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_vm_proto_rawDesc), len(file_blixard_v1_vm_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   53,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

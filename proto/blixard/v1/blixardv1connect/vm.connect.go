@@ -47,6 +47,10 @@ const (
 	VMServiceStopProcedure = "/blixard.v1.VMService/Stop"
 	// VMServiceRestartProcedure is the fully-qualified name of the VMService's Restart RPC.
 	VMServiceRestartProcedure = "/blixard.v1.VMService/Restart"
+	// VMServicePauseProcedure is the fully-qualified name of the VMService's Pause RPC.
+	VMServicePauseProcedure = "/blixard.v1.VMService/Pause"
+	// VMServiceResumeProcedure is the fully-qualified name of the VMService's Resume RPC.
+	VMServiceResumeProcedure = "/blixard.v1.VMService/Resume"
 	// VMServiceUpdateProcedure is the fully-qualified name of the VMService's Update RPC.
 	VMServiceUpdateProcedure = "/blixard.v1.VMService/Update"
 	// VMServiceRollbackProcedure is the fully-qualified name of the VMService's Rollback RPC.
@@ -79,6 +83,12 @@ type VMServiceClient interface {
 	// Restart stops and starts a VM on the same host. When its spec was updated
 	// since, what it needs is built first, while it runs on.
 	Restart(context.Context, *connect.Request[v1.RestartRequest]) (*connect.Response[v1.RestartResponse], error)
+	// Pause stops a VM where it is, and keeps it so until Resume, Stop or Restart:
+	// one that has to be started meanwhile, on another host say, is paused as soon
+	// as it runs. FAILED_PRECONDITION: it is stopped, or its hypervisor cannot.
+	Pause(context.Context, *connect.Request[v1.PauseRequest]) (*connect.Response[v1.PauseResponse], error)
+	// Resume lets a paused VM go on.
+	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
 	// Update gives a VM another spec. Its host builds what that needs while the VM
 	// runs on; the new spec counts from the next start, which Update can ask for.
 	// FAILED_PRECONDITION: its host has no room for the new spec, or the change is
@@ -151,6 +161,18 @@ func NewVMServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...c
 			connect.WithSchema(vMServiceMethods.ByName("Restart")),
 			connect.WithClientOptions(opts...),
 		),
+		pause: connect.NewClient[v1.PauseRequest, v1.PauseResponse](
+			httpClient,
+			baseURL+VMServicePauseProcedure,
+			connect.WithSchema(vMServiceMethods.ByName("Pause")),
+			connect.WithClientOptions(opts...),
+		),
+		resume: connect.NewClient[v1.ResumeRequest, v1.ResumeResponse](
+			httpClient,
+			baseURL+VMServiceResumeProcedure,
+			connect.WithSchema(vMServiceMethods.ByName("Resume")),
+			connect.WithClientOptions(opts...),
+		),
 		update: connect.NewClient[v1.UpdateRequest, v1.UpdateResponse](
 			httpClient,
 			baseURL+VMServiceUpdateProcedure,
@@ -194,6 +216,8 @@ type vMServiceClient struct {
 	start    *connect.Client[v1.StartRequest, v1.StartResponse]
 	stop     *connect.Client[v1.StopRequest, v1.StopResponse]
 	restart  *connect.Client[v1.RestartRequest, v1.RestartResponse]
+	pause    *connect.Client[v1.PauseRequest, v1.PauseResponse]
+	resume   *connect.Client[v1.ResumeRequest, v1.ResumeResponse]
 	update   *connect.Client[v1.UpdateRequest, v1.UpdateResponse]
 	rollback *connect.Client[v1.RollbackRequest, v1.RollbackResponse]
 	build    *connect.Client[v1.BuildRequest, v1.BuildResponse]
@@ -234,6 +258,16 @@ func (c *vMServiceClient) Stop(ctx context.Context, req *connect.Request[v1.Stop
 // Restart calls blixard.v1.VMService.Restart.
 func (c *vMServiceClient) Restart(ctx context.Context, req *connect.Request[v1.RestartRequest]) (*connect.Response[v1.RestartResponse], error) {
 	return c.restart.CallUnary(ctx, req)
+}
+
+// Pause calls blixard.v1.VMService.Pause.
+func (c *vMServiceClient) Pause(ctx context.Context, req *connect.Request[v1.PauseRequest]) (*connect.Response[v1.PauseResponse], error) {
+	return c.pause.CallUnary(ctx, req)
+}
+
+// Resume calls blixard.v1.VMService.Resume.
+func (c *vMServiceClient) Resume(ctx context.Context, req *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error) {
+	return c.resume.CallUnary(ctx, req)
 }
 
 // Update calls blixard.v1.VMService.Update.
@@ -281,6 +315,12 @@ type VMServiceHandler interface {
 	// Restart stops and starts a VM on the same host. When its spec was updated
 	// since, what it needs is built first, while it runs on.
 	Restart(context.Context, *connect.Request[v1.RestartRequest]) (*connect.Response[v1.RestartResponse], error)
+	// Pause stops a VM where it is, and keeps it so until Resume, Stop or Restart:
+	// one that has to be started meanwhile, on another host say, is paused as soon
+	// as it runs. FAILED_PRECONDITION: it is stopped, or its hypervisor cannot.
+	Pause(context.Context, *connect.Request[v1.PauseRequest]) (*connect.Response[v1.PauseResponse], error)
+	// Resume lets a paused VM go on.
+	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
 	// Update gives a VM another spec. Its host builds what that needs while the VM
 	// runs on; the new spec counts from the next start, which Update can ask for.
 	// FAILED_PRECONDITION: its host has no room for the new spec, or the change is
@@ -349,6 +389,18 @@ func NewVMServiceHandler(svc VMServiceHandler, opts ...connect.HandlerOption) (s
 		connect.WithSchema(vMServiceMethods.ByName("Restart")),
 		connect.WithHandlerOptions(opts...),
 	)
+	vMServicePauseHandler := connect.NewUnaryHandler(
+		VMServicePauseProcedure,
+		svc.Pause,
+		connect.WithSchema(vMServiceMethods.ByName("Pause")),
+		connect.WithHandlerOptions(opts...),
+	)
+	vMServiceResumeHandler := connect.NewUnaryHandler(
+		VMServiceResumeProcedure,
+		svc.Resume,
+		connect.WithSchema(vMServiceMethods.ByName("Resume")),
+		connect.WithHandlerOptions(opts...),
+	)
 	vMServiceUpdateHandler := connect.NewUnaryHandler(
 		VMServiceUpdateProcedure,
 		svc.Update,
@@ -396,6 +448,10 @@ func NewVMServiceHandler(svc VMServiceHandler, opts ...connect.HandlerOption) (s
 			vMServiceStopHandler.ServeHTTP(w, r)
 		case VMServiceRestartProcedure:
 			vMServiceRestartHandler.ServeHTTP(w, r)
+		case VMServicePauseProcedure:
+			vMServicePauseHandler.ServeHTTP(w, r)
+		case VMServiceResumeProcedure:
+			vMServiceResumeHandler.ServeHTTP(w, r)
 		case VMServiceUpdateProcedure:
 			vMServiceUpdateHandler.ServeHTTP(w, r)
 		case VMServiceRollbackProcedure:
@@ -441,6 +497,14 @@ func (UnimplementedVMServiceHandler) Stop(context.Context, *connect.Request[v1.S
 
 func (UnimplementedVMServiceHandler) Restart(context.Context, *connect.Request[v1.RestartRequest]) (*connect.Response[v1.RestartResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.VMService.Restart is not implemented"))
+}
+
+func (UnimplementedVMServiceHandler) Pause(context.Context, *connect.Request[v1.PauseRequest]) (*connect.Response[v1.PauseResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.VMService.Pause is not implemented"))
+}
+
+func (UnimplementedVMServiceHandler) Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.VMService.Resume is not implemented"))
 }
 
 func (UnimplementedVMServiceHandler) Update(context.Context, *connect.Request[v1.UpdateRequest]) (*connect.Response[v1.UpdateResponse], error) {

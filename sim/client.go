@@ -33,6 +33,8 @@ const (
 	Delete
 	Update
 	Rollback
+	PauseVM
+	ResumeVM
 	AddMember
 	Cordon
 	Uncordon
@@ -41,7 +43,7 @@ const (
 )
 
 var verbNames = [...]string{
-	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "AddMember", "Cordon", "Uncordon",
+	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "PauseVM", "ResumeVM", "AddMember", "Cordon", "Uncordon",
 	"RemoveMember", "LoseMember",
 }
 
@@ -82,7 +84,7 @@ func (o *Operation) String() string {
 	case o.Verb == List:
 		return s + fmt.Sprintf(" -> %d VMs at %d", len(o.VMs), o.Revision)
 	case o.VM != nil:
-		return s + fmt.Sprintf(" -> uid %s run %t/%d spec %d deleting %t at %d", o.VM.Uid, o.VM.Run, o.VM.RunGeneration, o.VM.SpecGeneration, o.VM.Deleting, o.Revision)
+		return s + fmt.Sprintf(" -> uid %s run %t/%d paused %t spec %d deleting %t at %d", o.VM.Uid, o.VM.Run, o.VM.RunGeneration, o.VM.Paused, o.VM.SpecGeneration, o.VM.Deleting, o.Revision)
 	}
 	return s + fmt.Sprintf(" -> none at %d", o.Revision)
 }
@@ -171,7 +173,7 @@ func drawVerb(r *rand.Rand) Verb {
 	for _, v := range []struct {
 		verb   Verb
 		weight int
-	}{{Create, 25}, {Get, 23}, {List, 3}, {StaleGet, 5}, {Start, 8}, {Stop, 8}, {Restart, 5}, {Delete, 11}, {Update, 9}, {Rollback, 3}} {
+	}{{Create, 25}, {Get, 17}, {PauseVM, 3}, {ResumeVM, 3}, {List, 3}, {StaleGet, 5}, {Start, 8}, {Stop, 8}, {Restart, 5}, {Delete, 11}, {Update, 9}, {Rollback, 3}} {
 		if x -= v.weight; x < 0 {
 			return v.verb
 		}
@@ -246,6 +248,8 @@ func (c *client) request(op *Operation) core.Request {
 		cmd.Op = &blixardv1.Command_RollbackVm{RollbackVm: &blixardv1.RollbackVMOp{Name: op.Name}}
 	case Start, Stop, Restart:
 		cmd.Op = &blixardv1.Command_Power{Power: &blixardv1.PowerOp{Name: op.Name, Run: op.Verb != Stop, Restart: op.Verb == Restart}}
+	case PauseVM, ResumeVM:
+		cmd.Op = &blixardv1.Command_Pause{Pause: &blixardv1.PauseOp{Name: op.Name, Paused: op.Verb == PauseVM}}
 	case Cordon, Uncordon:
 		cmd.Op = &blixardv1.Command_Cordon{Cordon: &blixardv1.CordonOp{Name: op.Name, Cordoned: op.Verb == Cordon}}
 	case RemoveMember, LoseMember:

@@ -165,10 +165,15 @@ func (d *Daemon) carryOut(o *orders, a vmm.Action) {
 	case vmm.Start:
 		d.startVM(a, dir)
 	case vmm.Stop:
+		if dir != nil && dir.guest != nil {
+			dir.guest.goOn()
+		}
 		if dir != nil && dir.guest != nil && dir.shim != nil && !dir.guest.deaf {
 			dir.guest.exitIn(between(m.rand, 50*time.Millisecond, 4*time.Second))
 		}
 		d.finish(o.uid, a.ID, "")
+	case vmm.Pause, vmm.Resume:
+		d.pauseVM(a, dir)
 	case vmm.Kill:
 		d.killVM(o, a, dir)
 	case vmm.Rebind:
@@ -242,6 +247,27 @@ func boundBy(a vmm.Action) bound {
 
 func pagePath(h shim.Host, ms uint32) string {
 	return "/run/blixard/" + h.ID + "/" + shim.PageName(shim.Page{Host: h, Lease: uint64(ms) * 1e6})
+}
+
+// pauseVM stops a guest where it is, or lets it go on.
+func (d *Daemon) pauseVM(a vmm.Action, dir *vmDir) {
+	m := d.m
+	if dir == nil || dir.guest == nil || dir.guest.dying || dir.guest.instance != a.Instance {
+		d.finish(a.Instance.UID, a.ID, "")
+		return
+	}
+	if _, fails := m.w.mishap("PauseFails", m.place(), m.w.mix.PauseFails, 0, 0); fails {
+		d.finish(a.Instance.UID, a.ID, "the hypervisor refused")
+		return
+	}
+	if g := dir.guest; a.Verb == vmm.Pause {
+		g.pause()
+	} else {
+		g.goOn()
+	}
+	m.w.say(m, fmt.Sprintf("VM %s: %v", a.Instance, a.Verb))
+	m.notice(dir)
+	d.finish(a.Instance.UID, a.ID, "")
 }
 
 func (d *Daemon) killVM(o *orders, a vmm.Action, dir *vmDir) {
@@ -473,6 +499,7 @@ func (m *Machine) report(dir *vmDir) vmm.Report {
 	if dir.alive() || mutant.On("DeadIsAlive") {
 		r.Liveness = vmm.Alive
 		r.Ready = dir.guest != nil && dir.guest.ready && !dir.guest.dying
+		r.Paused = r.Ready && dir.guest.paused
 		b := dir.bound
 		if dir.next != nil && dir.next.class < b.class {
 			b = *dir.next // it may have either: the looser

@@ -81,6 +81,7 @@ type modelVM struct {
 	deleting bool   // and may be gone at any moment
 	uid      string // empty: made by an operation that nobody heard the answer of
 	run      bool
+	paused   bool
 	gen      uint32
 	spec     uint32
 }
@@ -95,7 +96,7 @@ var vmModel = (&porcupine.NondeterministicModel{
 		vm, _ := output.(*blixardv1.VM)
 		if op.Verb == LoseMember && s.run { // did it wait for that host?
 			stopped := s
-			stopped.run = false
+			stopped.run, stopped.paused = false, false
 			return []any{s, stopped}
 		}
 		if op.Verb == LoseMember {
@@ -137,7 +138,7 @@ func (s modelVM) sees(vm *blixardv1.VM) (bool, modelVM) {
 	if !s.there || s.uid != "" && s.uid != vm.Uid || s.deleting != vm.Deleting {
 		return false, s
 	}
-	if !s.deleting && (s.run != vm.Run || s.gen != vm.RunGeneration || s.spec != vm.SpecGeneration) {
+	if !s.deleting && (s.run != vm.Run || s.paused != vm.Paused || s.gen != vm.RunGeneration || s.spec != vm.SpecGeneration) {
 		return false, s
 	}
 	s.uid = vm.Uid
@@ -154,11 +155,15 @@ func (s modelVM) does(op *Operation) modelVM {
 	case op.Verb == Delete:
 		s.deleting, s.run = true, false
 	case op.Verb == Stop:
-		s.run = false
+		s.run, s.paused = false, false
+	case op.Verb == PauseVM:
+		s.paused = s.run
+	case op.Verb == ResumeVM:
+		s.paused = false
 	case op.Verb == Update, op.Verb == Rollback && s.spec > 1:
 		s.spec++
 	case op.Verb == Start && !s.run, op.Verb == Restart:
-		s.run = true
+		s.run, s.paused = true, s.paused && op.Verb == Start
 		s.gen++
 	}
 	return s
@@ -174,7 +179,8 @@ func (s modelVM) answers(op *Operation, vm *blixardv1.VM) (bool, modelVM) {
 		return op.Verb == Create && s.there, s
 	case blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION:
 		// A host may have no room for the new spec; a first one has none before it.
-		return s.deleting || s.there && (op.Verb == Update || op.Verb == Rollback), s
+		// What is stopped cannot be paused.
+		return s.deleting || s.there && (op.Verb == Update || op.Verb == Rollback || op.Verb == PauseVM && !s.run), s
 	default:
 		return false, s
 	}

@@ -123,10 +123,17 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 		}
 	default:
 		host := w.byID(vm.Placement.NodeId)
-		if n != 1 || host == nil || where[0] != host.Name || st.GetPhase() != blixardv1.Phase_PHASE_RUNNING {
-			return fmt.Sprintf("should run on %s; %s", name(host), at)
+		phase := blixardv1.Phase_PHASE_RUNNING
+		if vm.Paused {
+			phase = blixardv1.Phase_PHASE_PAUSED
+		}
+		if n != 1 || host == nil || where[0] != host.Name || st.GetPhase() != phase {
+			return fmt.Sprintf("should be %v on %s; %s", phase, name(host), at)
 		}
 		d, _ := host.dirs.Get(vm.Uid)
+		if d.guest.paused != vm.Paused {
+			return fmt.Sprintf("paused is %t, and should be %t; %s", d.guest.paused, vm.Paused, at)
+		}
 		if i := d.guest.instance; i.Index != vm.Placement.Incarnation.GetIndex() || i.Generation != vm.Placement.Incarnation.GetGeneration() {
 			return "runs as another incarnation: " + i.String()
 		}

@@ -81,6 +81,8 @@ type guest struct {
 	ready    bool
 	deaf     bool
 	dying    bool
+	paused   bool
+	overdue  func() // what it would have done while it was paused
 	orphan   bool // its shim is dead, and it is not
 	status   shim.Status
 	forked   int64
@@ -344,6 +346,29 @@ func (g *guest) orphaned() bool {
 	}
 	_, g.orphan = g.m.w.mishap("Orphan", g.m.place(), g.m.w.mix.Orphan, 0, 0)
 	return g.orphan
+}
+
+// pause stops the guest where it is; what it would do comes when it goes on.
+func (g *guest) pause() { g.paused = true }
+
+func (g *guest) goOn() {
+	if !g.paused {
+		return
+	}
+	g.paused = false
+	if f := g.overdue; f != nil {
+		g.overdue = nil
+		f()
+	}
+}
+
+// exits: the guest ends by itself, unless it is paused.
+func (g *guest) exits(code int) {
+	if g.paused {
+		g.overdue = func() { g.exitIn(between(g.m.rand, time.Millisecond, time.Second)) }
+		return
+	}
+	g.gone(exited(code))
 }
 
 // kill is a SIGKILL: the guest is gone up to K later.

@@ -119,7 +119,7 @@ type Mix struct {
 	Lateness  time.Duration
 	// Shims and guests, a chance each.
 	ShimSlow, ForkFails, Deaf, BootHangs, BootSlow, EarlyExit, LateExit, SlowKill, Zombie, Orphan float64
-	BuildFails, BuildSlow                                                                         float64
+	BuildFails, BuildSlow, PauseFails                                                             float64
 	// Clients.
 	Disconnect float64
 	Clients    int
@@ -186,6 +186,7 @@ func drawMix(r *rand.Rand) Mix {
 			m.Weights[name] = 1 + r.IntN(5)
 		}
 	}
+	m.PauseFails = rate(r, 0.3)
 	return m
 }
 

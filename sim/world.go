@@ -308,7 +308,7 @@ func (w *World) happen(e event) {
 		e.ref.(*guest).ready = true
 		m.notice(e.ref.(*guest).dir)
 	case evExit:
-		e.ref.(*guest).gone(exited(int(e.n)))
+		e.ref.(*guest).exits(int(e.n))
 	case evDead:
 		e.ref.(*guest).gone(signaled(int(e.n)))
 	case evReap:

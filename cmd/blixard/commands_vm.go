@@ -176,6 +176,26 @@ func (c *VMRestartCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	})
 }
 
+func (c *VMPauseCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	return power(g, t, ctx, c.Names, "pause", func(s *session, id, name string) (*blixardv1.VM, error) {
+		r, err := s.VM.Pause(s.ctx, connect.NewRequest(&blixardv1.PauseRequest{RequestId: id, Name: name}))
+		if err != nil {
+			return nil, err
+		}
+		return r.Msg.GetVm(), nil
+	}, func(*blixardv1.VM) func(*blixardv1.VM) (bool, error) { return paused })
+}
+
+func (c *VMResumeCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	return power(g, t, ctx, c.Names, "resume", func(s *session, id, name string) (*blixardv1.VM, error) {
+		r, err := s.VM.Resume(s.ctx, connect.NewRequest(&blixardv1.ResumeRequest{RequestId: id, Name: name}))
+		if err != nil {
+			return nil, err
+		}
+		return r.Msg.GetVm(), nil
+	}, func(*blixardv1.VM) func(*blixardv1.VM) (bool, error) { return resumed })
+}
+
 func (c *VMDeleteCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	if c.UID != "" && len(c.Names) > 1 {
 		return usagef("--uid names one VM")

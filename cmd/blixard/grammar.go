@@ -87,6 +87,8 @@ type VMCmd struct {
 	Start    VMStartCmd    `cmd:"" help:"Start VMs that were stopped."`
 	Stop     VMStopCmd     `cmd:"" help:"Press the power button, and kill after the grace time."`
 	Restart  VMRestartCmd  `cmd:"" help:"Stop and start VMs where they are, with their newest spec."`
+	Pause    VMPauseCmd    `cmd:"" help:"Stop VMs where they are, until they are resumed, stopped or restarted."`
+	Resume   VMResumeCmd   `cmd:"" help:"Let paused VMs go on."`
 	Update   VMUpdateCmd   `cmd:"" help:"Give a VM another spec; it is built while the VM runs, and counts from its next start."`
 	Rollback VMRollbackCmd `cmd:"" help:"Give a VM one of its earlier specs again, with what was built for it."`
 	Build    VMBuildCmd    `cmd:"" help:"Wait until what Nix makes of a VM is built; build it anew, or hold it ready on more hosts."`
@@ -179,6 +181,14 @@ type VMStopCmd struct {
 }
 
 type VMRestartCmd struct {
+	Names []string `arg:"" name:"name" help:"VMs."`
+}
+
+type VMPauseCmd struct {
+	Names []string `arg:"" name:"name" help:"VMs."`
+}
+
+type VMResumeCmd struct {
 	Names []string `arg:"" name:"name" help:"VMs."`
 }
 

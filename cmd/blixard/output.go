@@ -158,6 +158,9 @@ func vmTable(vms []*blixardv1.VM, node func(*blixardv1.VM) string, now time.Time
 // statusNotes are what a VM's status has to say beyond its phase.
 func statusNotes(v *blixardv1.VM) []string {
 	st := v.GetStatus()
+	if v.GetPaused() && st.GetPhase() == blixardv1.Phase_PHASE_PAUSED {
+		return []string{"Paused by its user (blixard vm resume " + v.GetName() + ")"}
+	}
 	if st.GetMessage() == "" {
 		return nil
 	}

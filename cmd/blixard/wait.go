@@ -117,6 +117,8 @@ func running(from *blixardv1.VM, later func(from, v *blixardv1.VM) bool) func(*b
 		switch later := later(from, v); st.GetPhase() {
 		case blixardv1.Phase_PHASE_RUNNING:
 			return later, nil
+		case blixardv1.Phase_PHASE_PAUSED: // as its user wants it
+			return later && v.GetPaused(), nil
 		case blixardv1.Phase_PHASE_STOPPED:
 			if later && !v.GetRun() {
 				return false, &failure{code: exitConflict, what: fmt.Sprintf("VM %s was stopped meanwhile", v.GetName())}
@@ -133,6 +135,28 @@ func running(from *blixardv1.VM, later func(from, v *blixardv1.VM) bool) func(*b
 		}
 		return false, nil
 	}
+}
+
+// paused is done once the VM is kept where it is.
+func paused(v *blixardv1.VM) (bool, error) {
+	switch {
+	case v == nil || v.GetDeleting():
+		return false, &failure{code: exitConflict, what: "the VM is gone", why: errGone.Error()}
+	case !v.GetPaused():
+		return false, &failure{code: exitConflict, what: fmt.Sprintf("VM %s was resumed, stopped or restarted meanwhile", v.GetName())}
+	}
+	return v.GetStatus().GetPhase() == blixardv1.Phase_PHASE_PAUSED && v.GetStatus().GetReason() == "Paused", nil
+}
+
+// resumed is done once a VM that was paused is so no more, whatever it does then.
+func resumed(v *blixardv1.VM) (bool, error) {
+	switch {
+	case v == nil || v.GetDeleting():
+		return false, &failure{code: exitConflict, what: "the VM is gone", why: errGone.Error()}
+	case v.GetPaused():
+		return false, &failure{code: exitConflict, what: fmt.Sprintf("VM %s was paused again meanwhile", v.GetName())}
+	}
+	return v.GetStatus().GetPhase() != blixardv1.Phase_PHASE_PAUSED, nil
 }
 
 // When running counts: once it was placed, in another attempt than before, or

@@ -23,9 +23,9 @@ type driver interface {
 	// prepare makes what one start needs (disks), and says what to execute. What
 	// Nix built is the assignment's runner by then.
 	prepare(context.Context, place, *blixardv1.Assignment, shim.Instance) (command, error)
-	// follow watches a live instance: it calls ready once the guest was seen to
-	// run. It is ended by close.
-	follow(p place, ready func()) session
+	// follow watches a live instance: it tells once the guest was seen to run, and
+	// whenever it was seen to be paused, or to go on. It is ended by close.
+	follow(p place, tell func(paused bool)) session
 }
 
 // place is where an instance has its files.
@@ -42,8 +42,13 @@ type command struct {
 
 // session is a driver's connection to one live instance.
 type session interface {
-	// stop presses the power button. It returns soon, whether the guest heard or not.
+	// stop presses the power button, and has a paused guest go on to hear it. It
+	// returns soon, whether the guest heard or not.
 	stop(context.Context, *shims.Shim) error
+	// pause stops the guest where it is, and resume lets it go on. What is so
+	// already is no error.
+	pause(context.Context) error
+	resume(context.Context) error
 	// ended says how the program's own end is to be understood, once nothing of
 	// it lives any more.
 	ended(e shim.Exit, ready bool) *vmm.Exit

@@ -42,7 +42,7 @@ func (v *vm) spawn(ctx context.Context, a vmm.Action, c command) error {
 		v.takeDown()
 	}
 	if !dead { // it may run after all
-		v.alive, v.ready = true, false
+		v.alive, v.ready, v.paused = true, false, false
 		v.resume()
 		return fmt.Errorf("start: %w", err)
 	}
@@ -57,7 +57,7 @@ func (v *vm) spawn(ctx context.Context, a vmm.Action, c command) error {
 
 // take begins to watch an instance whose shim we have met.
 func (v *vm) take(s *shims.Shim) {
-	v.shim, v.alive, v.ready = s, true, false
+	v.shim, v.alive, v.ready, v.paused = s, true, false, false
 	v.rec.Exit = nil
 	v.watch()
 }
@@ -79,10 +79,10 @@ func (v *vm) watch() {
 			v.h.cfg.Log.Warn("a VM is alive that could not be started now", "vm", attempt, "err", err)
 		}
 	}
-	v.session = d.follow(v.at, func() {
+	v.session = d.follow(v.at, func(paused bool) {
 		v.q.put(func() {
-			if v.alive && v.rec.Instance == attempt && !v.ready {
-				v.ready = true
+			if v.alive && v.rec.Instance == attempt && (!v.ready || v.paused != paused) {
+				v.ready, v.paused = true, paused
 				v.tell()
 			}
 		})
@@ -120,7 +120,7 @@ func (v *vm) settle() {
 	v.rec.Exit = v.howEnded()
 	v.rec.Next = nil
 	v.drop()
-	v.alive, v.ready = false, false
+	v.alive, v.ready, v.paused = false, false, false
 	v.note()
 	v.takeDown()
 	v.h.cfg.Log.Info("a VM has ended", "vm", v.rec.Instance, "exit", v.rec.Exit)
@@ -168,7 +168,7 @@ func (v *vm) howEnded() *vmm.Exit {
 // silent is a session of an instance that is dead already.
 func (v *vm) silent() session {
 	if d, err := v.h.driverOf(v.rec); err == nil {
-		return d.follow(v.at, func() {})
+		return d.follow(v.at, func(bool) {})
 	}
 	return processSession{}
 }

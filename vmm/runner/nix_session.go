@@ -2,40 +2,42 @@ package runner
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/runner/console"
 	"github.com/blixard/blixard/vmm/runner/nix"
-	"github.com/blixard/blixard/vmm/runner/qmp"
 	"github.com/blixard/blixard/vmm/runner/shims"
 	"github.com/blixard/blixard/vmm/shim"
 )
 
 // nixSession looks at the hypervisor's own socket until it says that the guest
-// runs, and never after: QEMU's has room for one client, and the script that
-// stops the guest must be that one.
+// runs, and afterwards only for a moment, when there is something to ask: QEMU's
+// has room for one client, and the script that stops the guest must be that one.
 type nixSession struct {
 	place  place
 	cancel context.CancelFunc
 	done   chan struct{}
+
+	mu     sync.Mutex
+	paused bool
 }
 
-func (n *nixDriver) follow(p place, ready func()) session {
+func (n *nixDriver) follow(p place, tell func(paused bool)) session {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &nixSession{place: p, cancel: cancel, done: make(chan struct{})}
-	go s.watch(ctx, ready)
+	go s.watch(ctx, tell)
 	return s
 }
 
@@ -45,10 +47,9 @@ const (
 	readyBlind = 3 * time.Second // alive for so long is ready, where there is nothing to ask
 )
 
-func (s *nixSession) watch(ctx context.Context, ready func()) {
+func (s *nixSession) watch(ctx context.Context, tell func(paused bool)) {
 	defer close(s.done)
-	runner, _ := os.Readlink(filepath.Join(s.place.state, "booted"))
-	hypervisor, _ := nix.Fact(runner, "hypervisor")
+	runner := s.runner()
 	_, err := os.Stat(filepath.Join(runner, "bin", "microvm-shutdown"))
 	askable := err == nil // microvm.nix makes that script where there is a socket
 	tick := time.NewTicker(readyLook)
@@ -59,21 +60,38 @@ func (s *nixSession) watch(ctx context.Context, ready func()) {
 			return
 		case <-tick.C:
 		}
-		socket, up := s.up(ctx, hypervisor, runner)
-		if up || !socket && !askable && time.Since(begin) > readyBlind {
-			ready()
+		state := notYet
+		socket, _ := s.with(ctx, runner, func(ctx context.Context, c control) (err error) {
+			if c == nil { // of one that we cannot ask, the socket must do
+				state = running
+				return nil
+			}
+			state, err = c.state(ctx)
+			return err
+		})
+		if state != notYet || !socket && !askable && time.Since(begin) > readyBlind {
+			s.set(state == paused)
+			tell(state == paused)
 			return
 		}
 	}
 }
 
-// up says whether there is a socket to ask, and whether the guest runs.
-func (s *nixSession) up(ctx context.Context, hypervisor, runner string) (socket, running bool) {
+func (s *nixSession) runner() string {
+	runner, _ := os.Readlink(filepath.Join(s.place.state, "booted"))
+	return runner
+}
+
+// with asks the hypervisor something over its socket: the first on which it says
+// a word. It says whether there is a socket at all.
+func (s *nixSession) with(ctx context.Context, runner string, ask func(context.Context, control) error) (there bool, err error) {
 	dir, err := os.Open(machineDir(s.place)) // a path through it fits into a socket's address
 	if err != nil {
-		return false, false
+		return false, err
 	}
 	defer dir.Close()
+	name, _ := nix.Fact(runner, "hypervisor")
+	kind := blixardv1.Hypervisor(blixardv1.Hypervisor_value["HYPERVISOR_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))])
 	shares := map[string]bool{}
 	for _, tag := range shareTags(runner) {
 		if s, err := nix.Fact(runner, "virtiofs", tag, "socket"); err == nil {
@@ -82,69 +100,75 @@ func (s *nixSession) up(ctx context.Context, hypervisor, runner string) (socket,
 	}
 	list, err := dir.ReadDir(-1)
 	if err != nil {
-		return false, false
+		return false, err
 	}
+	err = errors.New("its hypervisor has no socket to be asked on")
 	for _, e := range list {
 		if e.Type()&os.ModeSocket == 0 || !strings.HasSuffix(e.Name(), ".sock") || shares[e.Name()] {
 			continue
 		}
-		path := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), e.Name())
-		ask, cancel := context.WithTimeout(ctx, readyAsk)
-		running = runs(ask, hypervisor, path)
-		cancel()
-		if socket = true; running {
-			return true, true
+		there = true
+		if err = once(ctx, kind, fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), e.Name()), ask); err == nil {
+			return true, nil
 		}
 	}
-	return socket, false
+	return there, err
 }
 
-// runs asks a hypervisor whether its guest runs. Of one that we cannot ask, the
-// socket must do.
-func runs(ctx context.Context, hypervisor, socket string) bool {
-	switch hypervisor {
-	case "qemu":
-		c, err := qmp.Dial(ctx, socket, nil)
-		if err != nil {
-			return false
+// once asks on one socket, and lets go of it.
+func once(ctx context.Context, kind blixardv1.Hypervisor, socket string, ask func(context.Context, control) error) error {
+	ctx, cancel := context.WithTimeout(ctx, readyAsk)
+	defer cancel()
+	c, err := dial(ctx, kind, socket)
+	if err != nil {
+		return err
+	}
+	if c != nil {
+		defer c.close()
+	}
+	return ask(ctx, c)
+}
+
+func (s *nixSession) set(paused bool) {
+	s.mu.Lock()
+	s.paused = paused
+	s.mu.Unlock()
+}
+
+func (s *nixSession) pause(ctx context.Context) error { return s.freeze(ctx, true) }
+
+func (s *nixSession) resume(ctx context.Context) error { return s.freeze(ctx, false) }
+
+func (s *nixSession) freeze(ctx context.Context, pause bool) error {
+	_, err := s.with(ctx, s.runner(), func(ctx context.Context, c control) error {
+		if c == nil {
+			return errors.New("its hypervisor is one that cannot be asked")
 		}
-		defer c.Close()
-		status, err := c.Status(ctx)
-		return err == nil && status == "running"
-	case "cloud-hypervisor":
-		return state(ctx, socket, "/api/v1/vm.info") == "Running"
-	case "firecracker":
-		return state(ctx, socket, "/") == "Running"
+		state, err := c.state(ctx)
+		switch {
+		case err != nil || (state == paused) == pause:
+			return err
+		case pause:
+			return c.pause(ctx)
+		}
+		return c.resume(ctx)
+	})
+	if err == nil {
+		s.set(pause)
 	}
-	return true
-}
-
-// state reads a field of that name, which both REST interfaces have.
-func state(ctx context.Context, socket, path string) string {
-	t := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}
-	defer t.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+path, nil)
-	if err != nil {
-		return ""
-	}
-	resp, err := t.RoundTrip(req)
-	if err != nil {
-		return ""
-	}
-	defer resp.Body.Close()
-	var answer struct {
-		State string `json:"state"`
-	}
-	if resp.StatusCode != http.StatusOK || json.NewDecoder(http.MaxBytesReader(nil, resp.Body, 1<<20)).Decode(&answer) != nil {
-		return ""
-	}
-	return answer.State
+	return err
 }
 
 // stop has the VM's init run the booted runner's microvm-shutdown.
 func (s *nixSession) stop(ctx context.Context, h *shims.Shim) error {
+	s.mu.Lock()
+	was := s.paused
+	s.mu.Unlock()
+	if was {
+		if err := s.resume(ctx); err != nil {
+			return err
+		}
+	}
 	return h.Kill(ctx, syscall.SIGTERM)
 }
 

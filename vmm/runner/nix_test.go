@@ -531,8 +531,8 @@ func TestARunnerThatCannotStart(t *testing.T) {
 	}
 }
 
-// Each hypervisor is asked in its own way whether its guest runs.
-func TestRuns(t *testing.T) {
+// Each hypervisor is asked in its own way what its guest does.
+func TestEachIsAskedInItsOwnWay(t *testing.T) {
 	dir := t.TempDir()
 	answers := map[string]string{}
 	l, err := net.Listen("unix", filepath.Join(dir, "a.sock"))
@@ -547,30 +547,37 @@ func TestRuns(t *testing.T) {
 		}
 		fmt.Fprint(w, answers[r.URL.Path])
 	}))
+	const cloud, firecracker = blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR, blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER
+	state := func(h blixardv1.Hypervisor, socket string) (state guest) {
+		_ = once(t.Context(), h, filepath.Join(dir, socket), func(ctx context.Context, c control) (err error) {
+			state, err = c.state(ctx)
+			return err
+		})
+		return state
+	}
 	for _, c := range []struct {
-		hypervisor, path, answer string
-		want                     bool
+		hypervisor   blixardv1.Hypervisor
+		path, answer string
+		want         guest
 	}{
-		{"firecracker", "/", `{"id":"a","state":"Running","vmm_version":"1"}`, true},
-		{"firecracker", "/", `{"id":"a","state":"Not started"}`, false},
-		{"firecracker", "/api/v1/vm.info", `{"state":"Running"}`, false},
-		{"cloud-hypervisor", "/api/v1/vm.info", `{"config":{"cpus":{}},"state":"Running","memory_actual_size":1}`, true},
-		{"cloud-hypervisor", "/api/v1/vm.info", `{"state":"Created"}`, false},
-		{"cloud-hypervisor", "/", `{"state":"Running"}`, false},
-		{"cloud-hypervisor", "/api/v1/vm.info", `"state"`, false},
-		{"qemu", "/", `{"state":"Running"}`, false},
+		{firecracker, "/", `{"id":"a","state":"Running","vmm_version":"1"}`, running},
+		{firecracker, "/", `{"id":"a","state":"Paused"}`, paused},
+		{firecracker, "/", `{"id":"a","state":"Not started"}`, notYet},
+		{firecracker, "/api/v1/vm.info", `{"state":"Running"}`, notYet},
+		{cloud, "/api/v1/vm.info", `{"config":{"cpus":{}},"state":"Running","memory_actual_size":1}`, running},
+		{cloud, "/api/v1/vm.info", `{"state":"Paused"}`, paused},
+		{cloud, "/api/v1/vm.info", `{"state":"Created"}`, notYet},
+		{cloud, "/", `{"state":"Running"}`, notYet},
+		{cloud, "/api/v1/vm.info", `"state"`, notYet},
+		{blixardv1.Hypervisor_HYPERVISOR_QEMU, "/", `{"state":"Running"}`, notYet},
 	} {
 		clear(answers)
 		answers[c.path] = c.answer
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		if got := runs(ctx, c.hypervisor, filepath.Join(dir, "a.sock")); got != c.want {
+		if got := state(c.hypervisor, "a.sock"); got != c.want {
 			t.Errorf("%+v: %v", c, got)
 		}
-		cancel()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if runs(ctx, "firecracker", filepath.Join(dir, "none.sock")) {
+	if state(firecracker, "none.sock") != notYet {
 		t.Error("nobody runs")
 	}
 }

@@ -65,15 +65,28 @@ func (d process) prepare(_ context.Context, p place, a *blixardv1.Assignment, i 
 	return command{argv: spec.Argv, env: words, dir: p.state, output: p.console, pidNamespace: d.pidNamespace}, nil
 }
 
-func (process) follow(_ place, ready func()) session {
-	ready()
-	return processSession{}
+func (process) follow(p place, tell func(paused bool)) session {
+	all, err := familyIn(p.run)
+	tell(err == nil && all.stopped())
+	return processSession{p}
 }
 
-type processSession struct{}
+type processSession struct{ place place }
 
-func (processSession) stop(ctx context.Context, s *shims.Shim) error {
-	return s.Kill(ctx, syscall.SIGTERM)
+func (p processSession) stop(ctx context.Context, s *shims.Shim) error {
+	return errors.Join(p.resume(ctx), s.Kill(ctx, syscall.SIGTERM))
+}
+
+func (p processSession) pause(context.Context) error { return p.signal(syscall.SIGSTOP) }
+
+func (p processSession) resume(context.Context) error { return p.signal(syscall.SIGCONT) }
+
+func (p processSession) signal(s syscall.Signal) error {
+	all, err := familyIn(p.place.run)
+	if err != nil {
+		return err
+	}
+	return all.signal(s)
 }
 
 func (processSession) ended(e shim.Exit, _ bool) *vmm.Exit {

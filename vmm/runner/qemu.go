@@ -120,10 +120,10 @@ func (q *qemu) prepare(ctx context.Context, p place, a *blixardv1.Assignment, i 
 
 func (q *qemu) lastWords(p place) string { return tail(filepath.Join(p.run, qemuLog), 3, 600) }
 
-func (q *qemu) follow(p place, ready func()) session {
+func (q *qemu) follow(p place, tell func(paused bool)) session {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &qemuSession{q: q, place: p, cancel: cancel, done: make(chan struct{})}
-	go s.watch(ctx, ready)
+	s := &qemuSession{q: q, place: p, tell: tell, cancel: cancel, done: make(chan struct{}), moved: make(chan struct{}, 1)}
+	go s.watch(ctx)
 	return s
 }
 

@@ -21,8 +21,10 @@ import (
 type qemuSession struct {
 	q      *qemu
 	place  place
+	tell   func(paused bool)
 	cancel context.CancelFunc
 	done   chan struct{} // closed when nothing watches any more
+	moved  chan struct{} // the guest was stopped, or goes on
 
 	mu       sync.Mutex
 	client   *qmp.Client
@@ -38,12 +40,11 @@ var again = 5 * time.Second
 var errNoQMP = errors.New("QEMU does not answer on its QMP socket")
 
 // watch connects, says that the guest runs, and connects again when it must.
-func (s *qemuSession) watch(ctx context.Context, ready func()) {
+func (s *qemuSession) watch(ctx context.Context) {
 	defer close(s.done)
-	told := false
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		if c, err := s.connect(ctx); err == nil {
-			told = s.serve(ctx, c, told, ready)
+			s.serve(ctx, c)
 			pause = 10 * time.Millisecond
 		}
 		select {
@@ -60,8 +61,11 @@ func (s *qemuSession) connect(ctx context.Context) (*qmp.Client, error) {
 	return qmp.Dial(ctx, filepath.Join(s.place.run, qmpSocket), s.event)
 }
 
-// serve keeps one connection until it ends.
-func (s *qemuSession) serve(ctx context.Context, c *qmp.Client, told bool, ready func()) bool {
+// serve keeps one connection until it ends: it says what the guest does, at
+// first and after each event that changes it, and has a guest go on that a full
+// disk stopped, once there is room. The write that failed is made again; nothing
+// is lost.
+func (s *qemuSession) serve(ctx context.Context, c *qmp.Client) {
 	defer c.Close()
 	s.mu.Lock()
 	s.client = c
@@ -71,53 +75,49 @@ func (s *qemuSession) serve(ctx context.Context, c *qmp.Client, told bool, ready
 		s.client = nil
 		s.mu.Unlock()
 	}()
-	for !told {
-		ask, cancel := context.WithTimeout(ctx, qmpPatience)
-		status, err := c.Status(ask)
-		cancel()
-		if err != nil {
-			return told
-		}
-		if told = status == "running"; told {
-			ready()
-			break
-		}
-		select {
-		case <-ctx.Done():
-		case <-c.Gone():
-			return told
-		case <-time.After(50 * time.Millisecond):
-		}
-		if ctx.Err() != nil {
-			return told
-		}
-	}
-	s.unpause(ctx, c)
-	return told
-}
-
-// unpause has a guest go on that a full disk stopped, once there is room, until
-// the connection ends. The write that failed is made again; nothing is lost.
-func (s *qemuSession) unpause(ctx context.Context, c *qmp.Client) {
+	look := time.NewTicker(50 * time.Millisecond) // until the guest was seen to run
+	defer look.Stop()
 	tick := time.NewTicker(again)
 	defer tick.Stop()
-	for {
+	for ask, known := true, false; ; {
+		if ask {
+			ctx, cancel := context.WithTimeout(ctx, qmpPatience)
+			state, err := qemuControl{c}.state(ctx)
+			cancel()
+			if err != nil {
+				return
+			}
+			if state != notYet {
+				s.tell(state == paused)
+				known = true
+				look.Stop()
+			}
+		}
+		ask = true
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.Gone():
 			return
+		case <-look.C:
+		case <-s.moved:
 		case <-tick.C:
+			s.goOn(ctx, c)
+			ask = !known
 		}
-		s.mu.Lock()
-		full := s.full
-		s.full = false
-		s.mu.Unlock()
-		if full {
-			ask, cancel := context.WithTimeout(ctx, qmpPatience)
-			_ = c.Execute(ask, "cont", nil, nil) // refused or not: the next event tells
-			cancel()
-		}
+	}
+}
+
+// goOn has a guest go on that a full disk stopped.
+func (s *qemuSession) goOn(ctx context.Context, c *qmp.Client) {
+	s.mu.Lock()
+	full := s.full
+	s.full = false
+	s.mu.Unlock()
+	if full {
+		ask, cancel := context.WithTimeout(ctx, qmpPatience)
+		_ = c.Execute(ask, "cont", nil, nil) // refused or not: the next event tells
+		cancel()
 	}
 }
 
@@ -127,6 +127,11 @@ func (s *qemuSession) event(e qmp.Event) {
 	switch e.Name {
 	case "SHUTDOWN":
 		_ = json.Unmarshal(e.Data, &s.shutdown) // what cannot be read says nothing
+	case "STOP", "RESUME":
+		select {
+		case s.moved <- struct{}{}:
+		default:
+		}
 	case "GUEST_PANICKED":
 		s.panicked = true
 	case "BLOCK_IO_ERROR":
@@ -142,7 +147,8 @@ func (s *qemuSession) event(e qmp.Event) {
 	s.q.log("QEMU event", "event", e.Name, "data", string(e.Data), "dir", s.place.run)
 }
 
-func (s *qemuSession) stop(ctx context.Context, _ *shims.Shim) error {
+// with does something over the connection that there is, or will be soon.
+func (s *qemuSession) with(ctx context.Context, do func(context.Context, *qmp.Client) error) error {
 	ctx, cancel := context.WithTimeout(ctx, qmpPatience)
 	defer cancel()
 	for {
@@ -150,7 +156,7 @@ func (s *qemuSession) stop(ctx context.Context, _ *shims.Shim) error {
 		c := s.client
 		s.mu.Unlock()
 		if c != nil {
-			return c.Powerdown(ctx)
+			return do(ctx, c)
 		}
 		select { // it may just be starting
 		case <-ctx.Done():
@@ -158,6 +164,25 @@ func (s *qemuSession) stop(ctx context.Context, _ *shims.Shim) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+func (s *qemuSession) stop(ctx context.Context, _ *shims.Shim) error {
+	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error {
+		if state, err := (qemuControl{c}).state(ctx); err == nil && state == paused {
+			if err := (qemuControl{c}).resume(ctx); err != nil {
+				return err
+			}
+		}
+		return c.Powerdown(ctx)
+	})
+}
+
+func (s *qemuSession) pause(ctx context.Context) error {
+	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error { return qemuControl{c}.pause(ctx) })
+}
+
+func (s *qemuSession) resume(ctx context.Context) error {
+	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error { return qemuControl{c}.resume(ctx) })
 }
 
 // ended waits for what QMP still has to say. QEMU ends with 0 for all that a

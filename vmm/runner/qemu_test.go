@@ -338,7 +338,7 @@ func TestAQMPThatHangsHoldsUpNothing(t *testing.T) {
 	}()
 	q := &qemu{log: func(string, ...any) {}}
 	begin := time.Now()
-	s := q.follow(place{run: dir}, func() { t.Error("ready") })
+	s := q.follow(place{run: dir}, func(bool) { t.Error("ready") })
 	if err := s.stop(t.Context(), nil); !errors.Is(err, errNoQMP) {
 		t.Error(err)
 	}
@@ -381,7 +381,7 @@ func TestAGuestPausedByAFullDiskGoesOn(t *testing.T) {
 	warned := make(chan struct{}, 1)
 	q := &qemu{log: func(string, ...any) {}, warn: func(string, ...any) { warned <- struct{}{} }}
 	ready := make(chan struct{})
-	s := q.follow(place{run: dir}, func() { close(ready) })
+	s := q.follow(place{run: dir}, func(bool) { close(ready) })
 	defer s.close()
 	<-ready
 	<-warned

@@ -33,6 +33,7 @@ type vm struct {
 	rec     *record // nil: there is no directory
 	alive   bool
 	ready   bool
+	paused  bool
 	killed  bool        // we killed it ourselves, past its shim
 	shim    *shims.Shim // a connection, if there is one
 	session session     // of a live instance
@@ -121,6 +122,8 @@ func (v *vm) carryOut(ctx context.Context, a vmm.Action) error {
 		return v.start(ctx, a)
 	case vmm.Stop:
 		return v.press(ctx, a.Instance)
+	case vmm.Pause, vmm.Resume:
+		return v.pause(ctx, a.Instance, a.Verb == vmm.Pause)
 	case vmm.Kill:
 		return v.kill(ctx, a.Instance)
 	case vmm.Rebind:
@@ -213,6 +216,28 @@ func (v *vm) press(ctx context.Context, i shim.Instance) error {
 		return err
 	}
 	return v.ask(ctx, func(ctx context.Context, s *shims.Shim) error { return v.session.stop(ctx, s) })
+}
+
+// pause stops the guest where it is, or lets it go on.
+func (v *vm) pause(ctx context.Context, i shim.Instance, pause bool) error {
+	v.settle()
+	if !v.alive {
+		return nil
+	}
+	if err := v.mine(i); err != nil {
+		return err
+	}
+	do, what := v.session.resume, "let it go on"
+	if pause {
+		do, what = v.session.pause, "pause it"
+	}
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	if err := do(ctx); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	v.paused = pause
+	return nil
 }
 
 // mine refuses an order that was meant for another instance: it may be an old one.
@@ -340,7 +365,7 @@ func (v *vm) report() vmm.Report {
 		if n := v.rec.Next; n != nil && n.Lease < b.Lease {
 			b = *n // it may have either: the looser
 		}
-		r.Liveness, r.Ready, r.Exit = vmm.Alive, v.ready, nil
+		r.Liveness, r.Ready, r.Paused, r.Exit = vmm.Alive, v.ready, v.ready && v.paused, nil
 		r.Lease, r.LeaseMs, r.Epoch = max(b.Lease, blixardv1.LeaseClass_LEASE_CLASS_NONE), b.Ms, b.Epoch
 	}
 	return r

@@ -1,0 +1,430 @@
+package runner
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/blixard/blixard/core/hypervisor"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// The conformance suite tells the same stories of every driver, over the host's
+// own orders and reports. A driver is a rig: something to start, whose guest
+// says on its console
+//
+//	up name=NAME uid=UID attempt=N
+//	tick 1 ...
+//
+// and behaves as it is told. What a hypervisor's kind cannot do is left out by
+// the table of core/hypervisor, and nothing else is.
+
+// rig is one driver under test.
+type rig struct {
+	*bench
+	kind *hypervisor.Kind
+	// vm is an assignment of a guest that behaves in a way: "", deaf, exit, exit=7,
+	// panic or reboot.
+	vm func(uid, behave string) *blixardv1.Assignment
+	// ends are how a guest's behaviours are understood: for each, the reason and the
+	// code. Those that are not there, the driver cannot bring about.
+	ends map[string]vmm.Exit
+	// socket is where the hypervisor answers, in a VM's run directory; "": nowhere.
+	socket string
+	// deafWord is what a deaf guest says to the power button.
+	deafWord string
+}
+
+// story is something that every driver must tell alike.
+type story struct {
+	name  string
+	wants []blixardv1.Capability
+	tell  func(*testing.T, rig)
+}
+
+var conformance = []story{
+	{"boot and console", nil, tellBoot},
+	{"power button", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_POWER_BUTTON}, tellButton},
+	{"deaf guest and kill", nil, tellDeaf},
+	{"how guests end", nil, tellEnds},
+	{"crash", nil, tellCrash},
+	{"killed shim", nil, tellKilledShim},
+	{"hypervisor that hangs", nil, tellHang},
+	{"stale socket", nil, tellStale},
+	{"pause and resume", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_PAUSE}, tellPause},
+	{"paused and stopped", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_PAUSE, blixardv1.Capability_CAPABILITY_POWER_BUTTON}, tellPausedStop},
+	{"volume", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_VOLUMES}, tellVolume},
+}
+
+func TestConformance(t *testing.T) {
+	rigs := map[string]func(*testing.T) rig{"process": processRig, "qemu": qemuRig}
+	for _, name := range slices.Sorted(maps.Keys(rigs)) {
+		t.Run(name, func(t *testing.T) {
+			for _, s := range conformance {
+				t.Run(s.name, func(t *testing.T) {
+					r := rigs[name](t)
+					for _, c := range s.wants {
+						if r.kind.Answer(c) != hypervisor.Yes {
+							t.Skip(r.kind.Why(c))
+						}
+					}
+					s.tell(t, r)
+				})
+			}
+		})
+	}
+}
+
+func processRig(t *testing.T) rig {
+	const script = `trap '%s' TERM; echo "up name=$BLIXARD_NAME uid=$BLIXARD_UID attempt=$BLIXARD_ATTEMPT"; %s; n=0; while :; do n=$((n+1)); echo "tick $n "; sleep 0.05; done`
+	return rig{
+		bench: newBench(t), kind: hypervisor.Get(blixardv1.Hypervisor_HYPERVISOR_PROCESS), deafWord: "power button, ignored",
+		vm: func(uid, behave string) *blixardv1.Assignment {
+			onTerm, first := `echo "power button, shutting down"; exit 0`, ":"
+			switch word, code, _ := strings.Cut(behave, "="); word {
+			case "deaf":
+				onTerm = `echo "power button, ignored"`
+			case "exit":
+				first = "exit " + code
+			}
+			return program(uid, fmt.Sprintf(script, onTerm, first))
+		},
+		ends: map[string]vmm.Exit{"exit": {Reason: Exited}, "exit=7": {Reason: Exited, Code: 7}},
+	}
+}
+
+func qemuRig(t *testing.T) rig {
+	b := newGuestBench(t)
+	return rig{
+		bench: b.bench, kind: hypervisor.Get(blixardv1.Hypervisor_HYPERVISOR_QEMU), deafWord: "power button, ignored",
+		socket: qmpSocket,
+		vm: func(uid, behave string) *blixardv1.Assignment {
+			cmdline := "blixard.tick=50ms"
+			if behave != "" {
+				cmdline += " blixard.behave=" + behave
+			}
+			return b.image(uid, cmdline)
+		},
+		ends: map[string]vmm.Exit{
+			"exit": {Reason: Exited}, "exit=7": {Reason: Exited, Code: 7},
+			"panic": {Reason: Panicked, Code: 1}, "reboot": {Reason: Crashed, Code: 1},
+		},
+	}
+}
+
+// A guest comes up, is heard on its console, and is the same when the daemon
+// has gone and come back.
+func tellBoot(t *testing.T, r rig) {
+	i, a := instance("c-boot", 1), r.vm("c-boot", "")
+	r.must(vmm.Build, i, a)
+	r.must(vmm.Start, i, a)
+	if got := r.ready(i); got.Paused || got.Liveness != vmm.Alive {
+		t.Errorf("%+v", got)
+	}
+	r.awaitConsole(i.UID, "up name=vm-c-boot uid=c-boot attempt=1")
+	r.awaitConsole(i.UID, "tick 3 ")
+	before := r.state(i).VM
+	r.reopen()
+	r.ready(i)
+	if r.state(i).VM != before {
+		t.Error("the guest was disturbed")
+	}
+	ticks := r.ticks(i.UID)
+	r.awaitTicks(i.UID, ticks+3)
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	r.must(vmm.Remove, i, nil)
+	if left, _ := os.ReadDir(r.h.at.runOf(i.UID)); len(left) != 0 {
+		t.Errorf("left %v", left)
+	}
+}
+
+func tellButton(t *testing.T, r rig) {
+	i, a := instance("c-button", 1), r.vm("c-button", "")
+	r.must(vmm.Start, i, a)
+	r.awaitConsole(i.UID, "tick 1 ")
+	r.must(vmm.Stop, i, a)
+	if e := r.exit(i, Exited); e.Code != 0 {
+		t.Error(e)
+	}
+	r.awaitConsole(i.UID, "power button, shutting down")
+	// What has ended hears nothing any more, and that is no failure.
+	r.must(vmm.Stop, i, a)
+	r.must(vmm.Pause, i, a)
+	r.must(vmm.Kill, i, a)
+	r.must(vmm.Remove, i, nil)
+}
+
+func tellDeaf(t *testing.T, r rig) {
+	i, a := instance("c-deaf", 1), r.vm("c-deaf", "deaf")
+	r.must(vmm.Start, i, a)
+	r.awaitConsole(i.UID, "tick 1 ")
+	r.must(vmm.Stop, i, a)
+	r.awaitConsole(i.UID, r.deafWord)
+	ticks := r.ticks(i.UID)
+	r.awaitTicks(i.UID, ticks+3) // it goes on
+	r.must(vmm.Kill, i, nil)
+	if e := r.exit(i, Killed); e.Code != 137 {
+		t.Error(e)
+	}
+	r.must(vmm.Remove, i, nil)
+}
+
+// Each end is told apart: exit codes, a panic, a reset.
+func tellEnds(t *testing.T, r rig) {
+	for _, behave := range slices.Sorted(maps.Keys(r.ends)) {
+		want := r.ends[behave]
+		i := instance("c-end-"+strings.ReplaceAll(behave, "=", "-"), 1)
+		r.must(vmm.Start, i, r.vm(i.UID, behave))
+		if e := r.exit(i, want.Reason); e.Code != want.Code {
+			t.Errorf("%s: code %d, want %d", behave, e.Code, want.Code)
+		}
+		r.must(vmm.Remove, i, nil)
+	}
+}
+
+// The hypervisor dies, by no order of ours; the next attempt runs.
+func tellCrash(t *testing.T, r rig) {
+	i, a := instance("c-crash", 1), r.vm("c-crash", "")
+	r.must(vmm.Start, i, a)
+	r.ready(i)
+	kill9(t, r.hypervisor(i))
+	if e := r.exit(i, Crashed); e.Code != 137 {
+		t.Error(e)
+	}
+	i.Attempt = 2
+	r.must(vmm.Start, i, a)
+	r.ready(i)
+	r.awaitConsole(i.UID, "attempt=2")
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	r.must(vmm.Remove, i, nil)
+}
+
+func tellKilledShim(t *testing.T, r rig) {
+	i, a := instance("c-shim", 1), r.vm("c-shim", "")
+	r.must(vmm.Start, i, a)
+	r.ready(i)
+	pid := r.hypervisor(i)
+	kill9(t, r.state(i).Shim.PID)
+	if got := r.down(i); got.Exit != nil {
+		t.Errorf("%+v", got.Exit)
+	}
+	if b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat"); err == nil && !strings.Contains(string(b), ") Z ") {
+		t.Errorf("the hypervisor outlives its shim: %s", b)
+	}
+	r.must(vmm.Remove, i, nil)
+}
+
+// A hypervisor that stands still answers nobody. What is asked of it fails in
+// time, others are not held up, and a kill works.
+func tellHang(t *testing.T, r rig) {
+	if r.socket == "" {
+		t.Skip("it has no socket that could hang")
+	}
+	i, a := instance("c-hang", 1), r.vm("c-hang", "")
+	r.must(vmm.Start, i, a)
+	r.ready(i)
+	freeze(t, r.hypervisor(i))
+	begin := time.Now()
+	for _, verb := range []vmm.Verb{vmm.Stop, vmm.Pause} {
+		if err := r.do(verb, i, a); err == nil {
+			t.Errorf("%v of a frozen hypervisor succeeded", verb)
+		}
+	}
+	if took := time.Since(begin); took > 20*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	r.reopen() // nor is a daemon held up that starts meanwhile
+	r.report("alive", i, func(v vmm.Report) bool { return v.Liveness == vmm.Alive && !v.Ready })
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	r.must(vmm.Remove, i, nil)
+}
+
+// A socket that an attempt before has left, or that somebody else listens on, is
+// in nobody's way.
+func tellStale(t *testing.T, r rig) {
+	if r.socket == "" {
+		t.Skip("it has no socket that could be stale")
+	}
+	i, a := instance("c-stale", 1), r.vm("c-stale", "")
+	run := r.h.at.runOf(i.UID)
+	if err := os.MkdirAll(run, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(run, r.socket), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	r.must(vmm.Start, i, a)
+	r.ready(i)
+	r.awaitConsole(i.UID, "tick 1 ")
+	kill9(t, r.hypervisor(i))
+	r.exit(i, Crashed) // and leaves its own
+	i.Attempt = 2
+	r.must(vmm.Start, i, a)
+	r.ready(i)
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	r.must(vmm.Remove, i, nil)
+}
+
+// A paused guest does nothing, whoever looks; it goes on where it was.
+func tellPause(t *testing.T, r rig) {
+	i, a := instance("c-pause", 1), r.vm("c-pause", "")
+	r.must(vmm.Start, i, a)
+	r.ready(i)
+	r.awaitConsole(i.UID, "tick 2 ")
+	for range 2 { // twice is once
+		r.must(vmm.Pause, i, a)
+	}
+	r.report("paused", i, func(v vmm.Report) bool { return v.Ready && v.Paused })
+	r.still(t, i.UID)
+	r.reopen()
+	if v := r.ready(i); !v.Paused {
+		r.report("paused, after the daemon", i, func(v vmm.Report) bool { return v.Ready && v.Paused })
+	}
+	r.still(t, i.UID)
+	ticks := r.ticks(i.UID)
+	r.forget()
+	for range 2 {
+		r.must(vmm.Resume, i, a)
+	}
+	r.report("going on", i, func(v vmm.Report) bool { return v.Ready && !v.Paused })
+	r.awaitTicks(i.UID, ticks+3)
+	if strings.Count(r.console(i.UID), "up name=") != 1 {
+		t.Error("it was started anew")
+	}
+	r.must(vmm.Pause, i, a)
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	r.must(vmm.Remove, i, nil)
+}
+
+// A paused guest hears the power button: it goes on for that.
+func tellPausedStop(t *testing.T, r rig) {
+	i, a := instance("c-pstop", 1), r.vm("c-pstop", "")
+	r.must(vmm.Start, i, a)
+	r.awaitConsole(i.UID, "tick 1 ")
+	r.must(vmm.Pause, i, a)
+	r.must(vmm.Stop, i, a)
+	if e := r.exit(i, Exited); e.Code != 0 {
+		t.Error(e)
+	}
+	r.must(vmm.Remove, i, nil)
+}
+
+// A disk of the VM's own is there with what it was made of, outlives an attempt,
+// and goes with the VM.
+func tellVolume(t *testing.T, r rig) {
+	i, a := instance("c-disk", 1), r.vm("c-disk", "")
+	seed := r.put([]byte(strings.Repeat("data on a disk ", 1000)))
+	a.Spec.GetImage().Disks = []*blixardv1.Disk{
+		{Name: "seed", Source: seed, SizeMib: 1}, {Name: "blank", SizeMib: 1 << 10}, {Name: "ro", Source: seed, ReadOnly: true},
+	}
+	r.must(vmm.Build, i, a)
+	r.must(vmm.Start, i, a)
+	r.ready(i)
+	path := func(name string) string { return diskPath(r.h.at.stateOf(i.UID), name) }
+	if st, err := os.Stat(path("blank")); err != nil || st.Size() != 1<<30 {
+		t.Error(st, err)
+	}
+	if b, err := os.ReadFile(path("seed")); err != nil || len(b) != 1<<20 || !strings.HasPrefix(string(b), "data on a disk ") {
+		t.Error(len(b), err)
+	}
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	mark := []byte("written meanwhile")
+	f, err := os.OpenFile(path("blank"), os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteAt(mark, 4096)
+		f.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.Attempt = 2
+	r.must(vmm.Start, i, a)
+	r.ready(i)
+	b := make([]byte, len(mark))
+	if f, err := os.Open(path("blank")); err != nil {
+		t.Error(err)
+	} else {
+		if _, err := f.ReadAt(b, 4096); err != nil || string(b) != string(mark) {
+			t.Errorf("%q %v", b, err)
+		}
+		f.Close()
+	}
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	r.must(vmm.Remove, i, nil)
+	if _, err := os.Stat(path("blank")); err == nil {
+		t.Error("its disk is left")
+	}
+}
+
+// forget forgets what was seen.
+func (r rig) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seen = nil
+}
+
+// hypervisor is the process that runs the guest.
+func (r rig) hypervisor(i shim.Instance) int {
+	r.t.Helper()
+	f, err := familyIn(r.h.at.runOf(i.UID))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	all := f.all()
+	if len(all) == 0 {
+		r.t.Fatal("no process of it is there")
+	}
+	return all[0]
+}
+
+// ticks is the newest that a guest has said.
+func (r rig) ticks(uid string) int {
+	text := r.console(uid)
+	at := strings.LastIndex(text, "tick ")
+	if at < 0 {
+		return 0
+	}
+	var n int
+	fmt.Sscanf(text[at:], "tick %d ", &n)
+	return n
+}
+
+func (r rig) awaitTicks(uid string, n int) {
+	r.t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if r.ticks(uid) >= n {
+			return
+		}
+	}
+	r.t.Fatalf("it has not come to tick %d: %s", n, r.console(uid))
+}
+
+// still holds a guest to saying nothing.
+func (r rig) still(t *testing.T, uid string) {
+	t.Helper()
+	time.Sleep(200 * time.Millisecond) // what was on its way
+	before := r.console(uid)
+	time.Sleep(500 * time.Millisecond)
+	if after := r.console(uid); after != before {
+		t.Errorf("paused, it said %q", strings.TrimPrefix(after, before))
+	}
+}

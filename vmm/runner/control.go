@@ -1,0 +1,94 @@
+package runner
+
+import (
+	"context"
+	"net/http"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm/runner/qmp"
+)
+
+// guest is what a hypervisor says of its guest.
+type guest uint8
+
+const (
+	notYet guest = iota // it boots, ends, or has none
+	running
+	paused
+)
+
+// control is what every hypervisor can be asked over its socket, however it
+// spells that. A call does one thing, or fails; none is trusted to be answered.
+type control interface {
+	state(context.Context) (guest, error)
+	pause(context.Context) error
+	resume(context.Context) error
+	// close ends the connection, if there is one.
+	close()
+}
+
+// dial connects to what a hypervisor listens on; nil for one that cannot be asked.
+func dial(ctx context.Context, kind blixardv1.Hypervisor, socket string) (control, error) {
+	switch kind {
+	case blixardv1.Hypervisor_HYPERVISOR_QEMU:
+		c, err := qmp.Dial(ctx, socket, nil)
+		if err != nil {
+			return nil, err
+		}
+		return qemuControl{c}, nil
+	case blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR:
+		return cloudControl{rest{socket}}, nil
+	case blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER:
+		return firecrackerControl{rest{socket}}, nil
+	}
+	return nil, nil
+}
+
+type qemuControl struct{ c *qmp.Client }
+
+func (q qemuControl) state(ctx context.Context) (guest, error) {
+	status, err := q.c.Status(ctx)
+	return map[string]guest{"running": running, "paused": paused}[status], err
+}
+
+func (q qemuControl) pause(ctx context.Context) error  { return q.c.Execute(ctx, "stop", nil, nil) }
+func (q qemuControl) resume(ctx context.Context) error { return q.c.Execute(ctx, "cont", nil, nil) }
+func (q qemuControl) close()                           { q.c.Close() }
+
+// cloudControl speaks cloud-hypervisor's API, version 1.
+type cloudControl struct{ rest }
+
+func (c cloudControl) put(ctx context.Context, what string, body any) error {
+	return c.call(ctx, http.MethodPut, "/api/v1/"+what, body, nil)
+}
+
+func (c cloudControl) state(ctx context.Context) (guest, error) {
+	var info struct {
+		State string `json:"state"`
+	}
+	err := c.call(ctx, http.MethodGet, "/api/v1/vm.info", nil, &info)
+	return map[string]guest{"Running": running, "Paused": paused}[info.State], err
+}
+
+func (c cloudControl) pause(ctx context.Context) error  { return c.put(ctx, "vm.pause", nil) }
+func (c cloudControl) resume(ctx context.Context) error { return c.put(ctx, "vm.resume", nil) }
+func (cloudControl) close()                             {}
+
+// firecrackerControl speaks Firecracker's API.
+type firecrackerControl struct{ rest }
+
+func (f firecrackerControl) state(ctx context.Context) (guest, error) {
+	var info struct {
+		State string `json:"state"`
+	}
+	err := f.call(ctx, http.MethodGet, "/", nil, &info)
+	return map[string]guest{"Running": running, "Paused": paused}[info.State], err
+}
+
+func (f firecrackerControl) set(ctx context.Context, state string) error {
+	return f.call(ctx, http.MethodPatch, "/vm", map[string]string{"state": state}, nil)
+}
+
+func (f firecrackerControl) pause(ctx context.Context) error  { return f.set(ctx, "Paused") }
+func (f firecrackerControl) resume(ctx context.Context) error { return f.set(ctx, "Resumed") }
+func (firecrackerControl) close()                             {}

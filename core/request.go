@@ -45,6 +45,8 @@ func requestKey(cmd *blixardv1.Command) string { return cmd.Principal + "\x00" +
 func (s *server) request(r Request) {
 	deadline := s.now.Boot + cmp.Or(r.Timeout, defaultTimeout)
 	switch {
+	case r.Command == nil && r.After != 0:
+		s.watches.add(s, watcher{r.ID, r.After, deadline})
 	case r.Command == nil && r.Stale:
 		s.out.Replies = append(s.out.Replies, Reply{ID: r.ID, View: s.view()})
 	case r.Command == nil:

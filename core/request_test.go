@@ -1,6 +1,7 @@
 package core
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -49,5 +50,35 @@ func TestStampedIsWhole(t *testing.T) {
 	cmd.LoggedTime, cmd.WallTime = 7, 8
 	if !proto.Equal(got, cmd) {
 		t.Errorf("%v, want %v", got, cmd)
+	}
+}
+
+// A watcher is answered when there is something new, on any server, and with what
+// there is when nothing came.
+func TestWatchersWait(t *testing.T) {
+	v := three(t)
+	v.run(5 * second)
+	for i, id := range v.ids() {
+		seen := v.wait(id, Request{}).View.Revision()
+		v.request++
+		ask := v.request
+		v.step(id, Request{ID: ask, After: seen})
+		if _, ok := v.replies[ask]; ok {
+			t.Fatal("answered at once")
+		}
+		v.create(v.ids()[0], fmt.Sprintf("vm%d", i))
+		v.run(second)
+		if r, ok := v.replies[ask]; !ok || r.View.Revision() <= seen || r.View.VM(fmt.Sprintf("vm%d", i)) == nil {
+			t.Fatalf("server %d: %v", id, r)
+		}
+		if r := v.wait(id, Request{After: seen}); r.View.Revision() <= seen {
+			t.Fatal("not answered with what it has missed")
+		}
+		v.run(10 * second)
+		begin := v.now
+		last := v.wait(id, Request{}).View.Revision()
+		if r := v.wait(id, Request{After: last + 1000, Timeout: 3 * second}); r.View.Revision() != last || v.now-begin < 3*second {
+			t.Fatalf("after %d ns: %v", v.now-begin, r)
+		}
 	}
 }

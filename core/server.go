@@ -30,6 +30,7 @@ type server struct {
 
 	clients clients
 	rounds  rounds
+	watches watchers
 	leading *leader // nil: some other node leads, or none
 	orphan  int     // ticks for which to go on asking for votes after the leader died
 }
@@ -96,6 +97,7 @@ func (s *server) tick() {
 	s.campaign()
 	s.clients.expire(s.Node)
 	s.rounds.retry(s)
+	s.watches.expire(s)
 	if s.leading != nil {
 		s.leading.tick()
 	}
@@ -314,6 +316,7 @@ func (s *server) finish(rd *raft.Ready) error {
 	}
 	s.raft.Advance(*rd)
 	s.rounds.settle(s)
+	s.watches.applied(s)
 	return nil
 }
 

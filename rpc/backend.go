@@ -21,6 +21,9 @@ type Backend interface {
 	// Read returns a frozen state: linearizable, or this node's own copy when
 	// stale. It is only called on servers.
 	Read(ctx context.Context, stale bool) (*cluster.State, error)
+	// Await returns this node's own copy once it is of a later revision, or as it
+	// is a little before ctx ends. It is only called on servers.
+	Await(ctx context.Context, after uint64) (*cluster.State, error)
 	// Status must answer at any time, also before the node is in a cluster:
 	// Identity.ClusterID is then empty.
 	Status() core.Status

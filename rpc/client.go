@@ -23,12 +23,13 @@ import (
 // context ends (30 s, when it has no deadline): it happens once. Where there are
 // several servers, one that takes a call and then is silent is left for the
 // next; so is one that does not begin a stream of logs, or takes nothing of an
-// upload any more. A stream that ends too early is not resumed.
+// upload any more. A stream of logs that ends too early is not resumed.
 type Client struct {
 	VM       blixardv1connect.VMServiceClient
 	Node     blixardv1connect.NodeServiceClient
 	Cluster  blixardv1connect.ClusterServiceClient
 	Artifact blixardv1connect.ArtifactServiceClient
+	Watch    blixardv1connect.WatchServiceClient
 
 	servers []string
 	cursor  cursor
@@ -58,6 +59,7 @@ func Dial(servers []string, t *TLS) *Client {
 	c.Node = blixardv1connect.NewNodeServiceClient(h, base, opts)
 	c.Cluster = blixardv1connect.NewClusterServiceClient(h, base, opts)
 	c.Artifact = blixardv1connect.NewArtifactServiceClient(h, base, opts)
+	c.Watch = blixardv1connect.NewWatchServiceClient(h, base, opts)
 	return c
 }
 
@@ -88,7 +90,8 @@ func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 	if len(c.servers) == 0 {
 		return nil, errors.New("no server to ask: give at least one HOST:PORT")
 	}
-	if r.URL.Path == blixardv1connect.VMServiceLogsProcedure {
+	switch r.URL.Path {
+	case blixardv1connect.VMServiceLogsProcedure, blixardv1connect.WatchServiceWatchProcedure:
 		return c.cursor.sendWatched(c.http, r, c.servers, c.silent, c.quiet)
 	}
 	return c.cursor.send(c.http, r, c.servers)

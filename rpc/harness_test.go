@@ -131,6 +131,22 @@ func (n *node) Read(_ context.Context, stale bool) (*cluster.State, error) {
 	return n.state.Freeze(), nil
 }
 
+func (n *node) Await(ctx context.Context, after uint64) (*cluster.State, error) {
+	for {
+		n.mu.Lock()
+		view := n.state.Freeze()
+		n.mu.Unlock()
+		if view.Revision() > after {
+			return view, nil
+		}
+		select {
+		case <-ctx.Done():
+			return view, ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
 func (n *node) Status() core.Status {
 	st := core.Status{Servers: n.servers}
 	if !n.outside {

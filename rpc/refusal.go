@@ -42,6 +42,7 @@ var codes = map[blixardv1.ErrorCode]connect.Code{
 	blixardv1.ErrorCode_ERROR_CODE_REQUEST_ID_EXPIRED:  connect.CodeFailedPrecondition,
 	blixardv1.ErrorCode_ERROR_CODE_EXHAUSTED:           connect.CodeResourceExhausted,
 	blixardv1.ErrorCode_ERROR_CODE_NO_QUORUM:           connect.CodeUnavailable,
+	blixardv1.ErrorCode_ERROR_CODE_COMPACTED:           connect.CodeOutOfRange,
 	blixardv1.ErrorCode_ERROR_CODE_SHUTTING_DOWN:       connect.CodeUnavailable,
 }
 

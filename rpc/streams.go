@@ -22,6 +22,9 @@ import (
 // errSilent is a server that does not even begin to answer.
 var errSilent = errors.New("it takes connections and does not answer")
 
+// errEnded is a stream without an end that ended.
+var errEnded = errors.New("the stream ended")
+
 // watched is the body of an answer that must not be silent for long.
 type watched struct {
 	io.ReadCloser

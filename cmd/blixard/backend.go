@@ -48,6 +48,15 @@ func (d *daemon) Read(ctx context.Context, stale bool) (*cluster.State, error) {
 	return r.View, err
 }
 
+func (d *daemon) Await(ctx context.Context, after uint64) (*cluster.State, error) {
+	w := d.world.Load()
+	if w == nil {
+		return nil, errNoCluster
+	}
+	r, err := w.ask(ctx, w.loop, core.Request{After: after})
+	return r.View, err
+}
+
 func (d *daemon) Status() core.Status {
 	if w := d.world.Load(); w != nil {
 		return *w.loop.status.Load()

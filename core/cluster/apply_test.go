@@ -39,7 +39,14 @@ func (d *driver) apply(cmd *blixardv1.Command) *blixardv1.Response {
 	d.index++
 	d.now += 1e9
 	cmd.LoggedTime, cmd.WallTime = d.now, d.wall
-	return d.Apply(d.index, d.term, cmd)
+	d.Changes()
+	resp := d.Apply(d.index, d.term, cmd)
+	for _, c := range d.Changes() {
+		if r, ok := c.Record.(interface{ GetRevision() uint64 }); ok && r.GetRevision() != d.index {
+			panic(fmt.Sprintf("entry %d changes %q, whose revision stays %d", d.index, c.Key, r.GetRevision()))
+		}
+	}
+	return resp
 }
 
 func (d *driver) request(cmd *blixardv1.Command) *blixardv1.Response {
@@ -269,7 +276,7 @@ func (d *driver) rebuilt(t *rapid.T) {
 	for name, pair := range map[string][2][]string{
 		"uids": {d.uids.Keys(), fresh.uids.Keys()}, "placed": {d.placed.Keys(), fresh.placed.Keys()},
 		"changes": {d.changes.Keys(), fresh.changes.Keys()}, "hosts": {d.hosts.Keys(), fresh.hosts.Keys()},
-		"pending": {d.pending.Keys(), fresh.pending.Keys()}, "old": {d.old.Keys(), fresh.old.Keys()}, "names": {d.names.Keys(), fresh.names.Keys()},
+		"pending": {d.pending.Keys(), fresh.pending.Keys()}, "revised": {d.revised.Keys(), fresh.revised.Keys()}, "old": {d.old.Keys(), fresh.old.Keys()}, "names": {d.names.Keys(), fresh.names.Keys()},
 	} {
 		if !slices.Equal(pair[0], pair[1]) {
 			t.Fatalf("index %s: %q, rebuilt %q", name, pair[0], pair[1])

@@ -45,6 +45,7 @@ func copyNode(n *blixardv1.Node) *blixardv1.Node {
 			BootId: h.BootId, Epoch: h.Epoch, EpochState: h.EpochState, Suspect: h.Suspect, Facts: h.Facts,
 			Instances: h.Instances, Revision: h.Revision, Sequence: h.Sequence, LongestLeaseMs: h.LongestLeaseMs,
 			PrepareRevision: h.PrepareRevision, RefusedBoots: slices.Clone(h.RefusedBoots), SilentSince: h.SilentSince,
+			HeardRevision: h.HeardRevision,
 		}
 		if a := h.Allocated; a != nil {
 			c.Host.Allocated = &blixardv1.Resources{Vcpus: a.Vcpus, MemoryMib: a.MemoryMib, DiskMib: a.DiskMib}
@@ -58,6 +59,7 @@ func copyMeta(m *blixardv1.Meta) *blixardv1.Meta {
 		ClusterId: m.ClusterId, Generation: m.Generation, Settings: m.Settings, LoggedTime: m.LoggedTime,
 		Applied: m.Applied, AppliedTerm: m.AppliedTerm, PlaceMore: m.PlaceMore, PlaceAfter: m.PlaceAfter,
 		PlaceAgain: m.PlaceAgain, Voters: m.Voters, Learners: m.Learners, Pins: m.Pins,
+		RemovedFloor: m.RemovedFloor, EventFloor: m.EventFloor,
 	}
 }
 

@@ -26,8 +26,8 @@ func (s *State) event(e *entry, kind, vm, node, format string, args ...any) {
 
 func (s *State) dropOldestEvent() {
 	var oldest string
-	s.records.Ascend(eventPrefix, func(k string, _ record) bool {
-		oldest = k
+	s.records.Ascend(eventPrefix, func(k string, r record) bool {
+		oldest, s.meta.EventFloor = k, r.msg.(*blixardv1.Event).Index
 		return false
 	})
 	s.del(oldest)

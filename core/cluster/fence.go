@@ -26,6 +26,7 @@ func (s *State) fence(e *entry, op *blixardv1.FenceOp) *blixardv1.Response {
 		return nil
 	}
 	n.Host.EpochState, n.Revision = to, e.index
+	n.Host.HeardRevision = e.index
 	if n.Host.SilentSince == nil { // a new leader, whom it has never asked
 		n.Host.SilentSince = e.timeBefore(Window(s.meta.Settings, max(n.Host.LongestLeaseMs, s.meta.Settings.GetLeaseMs())))
 	}

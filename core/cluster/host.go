@@ -34,6 +34,7 @@ func (s *State) hostBoot(e *entry, op *blixardv1.HostBootOp) *blixardv1.Response
 	h = n.Host
 	h.BootId, h.Epoch, h.EpochState = op.BootId, h.Epoch+1, blixardv1.EpochState_EPOCH_STATE_ACTIVE
 	h.Suspect, h.SilentSince, h.Sequence, h.LongestLeaseMs = false, nil, 0, 0
+	h.HeardRevision = e.index
 	if op.Facts != nil {
 		h.Facts = op.Facts
 	}
@@ -141,7 +142,7 @@ func (s *State) suspect(e *entry, op *blixardv1.SuspectOp) *blixardv1.Response {
 	}
 	n := clone(old)
 	n.Host.Suspect, n.Revision = op.Suspect, e.index
-	n.Host.SilentSince = nil
+	n.Host.SilentSince, n.Host.HeardRevision = nil, e.index
 	if op.Suspect { // it has missed three Syncs
 		n.Host.SilentSince = e.timeBefore(3 * int64(s.meta.Settings.GetRenewMs()) * 1e6)
 	}

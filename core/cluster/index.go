@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"cmp"
+
 	"google.golang.org/protobuf/proto"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -19,10 +21,12 @@ func (s *State) reindex(old, now proto.Message) {
 		o, _ := old.(*blixardv1.VM)
 		n, _ := now.(*blixardv1.VM)
 		s.reindexVM(o, n)
+		s.revise(vmPrefix+cmp.Or(n.GetName(), o.GetName()), o != nil, n != nil, o.GetRevision(), n.GetRevision())
 	case *blixardv1.Node:
 		o, _ := old.(*blixardv1.Node)
 		n, _ := now.(*blixardv1.Node)
 		s.reindexNode(o, n)
+		s.revise(nodeKey(cmp.Or(n.GetId(), o.GetId())), o != nil, n != nil, o.GetRevision(), n.GetRevision())
 	case *blixardv1.DedupeRecord:
 		if o, _ := old.(*blixardv1.DedupeRecord); o != nil {
 			s.old.Delete(be(o.LoggedTime) + be(o.Index))
@@ -37,6 +41,13 @@ func (s *State) reindex(old, now proto.Message) {
 		if n, _ := now.(*blixardv1.ArtifactRecord); unused(n) {
 			s.idle.Set(be(n.UnusedSince)+n.Digest, n.Digest)
 		}
+	case *blixardv1.Removed:
+		if old != nil {
+			s.buried--
+		}
+		if now != nil {
+			s.buried++
+		}
 	case *blixardv1.Event:
 		if old != nil {
 			s.events--
@@ -44,6 +55,19 @@ func (s *State) reindex(old, now proto.Message) {
 		if now != nil {
 			s.events++
 		}
+	}
+}
+
+// revise keeps what changed in the order in which it did.
+func (s *State) revise(key string, was, is bool, from, to uint64) {
+	if was && is && from == to {
+		return
+	}
+	if was {
+		s.revised.Delete(be(from) + key)
+	}
+	if is {
+		s.revised.Set(be(to)+key, key)
 	}
 }
 

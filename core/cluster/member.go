@@ -121,6 +121,9 @@ func count(n uint32, one, more string) string {
 }
 
 func (s *State) removed(e *entry, id uint64) {
+	if n := s.Node(id); n != nil {
+		s.bury(e, &blixardv1.Removed{NodeId: id, Name: n.Name})
+	}
 	s.del(nodeKey(id))
 	var held []*blixardv1.ArtifactRecord
 	s.Artifacts(func(a *blixardv1.ArtifactRecord) bool {

@@ -73,6 +73,8 @@ func decode(key string, value []byte) (proto.Message, error) {
 		m = &blixardv1.History{}
 	case metaKey + "/":
 		m = &blixardv1.Meta{}
+	case removedPrefix:
+		m = &blixardv1.Removed{}
 	case nodePrefix:
 		m = &blixardv1.Node{}
 	case vmPrefix:

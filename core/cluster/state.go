@@ -34,9 +34,11 @@ type State struct {
 	old     *btree.Map[string, string]   // logged time index -> dedupe key
 	idle    *btree.Map[string, string]   // unused since digest -> digest
 	ready   *btree.Map[string, struct{}] // node uid: runners held ready
+	revised *btree.Map[string, string]   // revision key -> key: VMs and nodes, the newest change last
 
 	hostCount      int
 	events         int
+	buried         int
 	serversVersion uint64
 
 	// What changed since the last Changes, oldest first; nil in a snapshot.
@@ -94,6 +96,7 @@ func New() *State {
 		old:     btree.NewMap[string, string](0),
 		idle:    btree.NewMap[string, string](0),
 		ready:   btree.NewMap[string, struct{}](0),
+		revised: btree.NewMap[string, string](0),
 		track:   true,
 	}
 }
@@ -106,6 +109,7 @@ func (s *State) Freeze() *State {
 	c.uids, c.names, c.server, c.placed = s.uids.Copy(), s.names.Copy(), s.server.Copy(), s.placed.Copy()
 	c.changes, c.hosts, c.pending = s.changes.Copy(), s.hosts.Copy(), s.pending.Copy()
 	c.old, c.idle, c.ready = s.old.Copy(), s.idle.Copy(), s.ready.Copy()
+	c.revised = s.revised.Copy()
 	c.dirty, c.track = nil, false
 	return &c
 }
@@ -118,6 +122,7 @@ const (
 	historyPrefix  = "h/"
 	metaKey        = "m"
 	nodePrefix     = "n/"
+	removedPrefix  = "r/"
 	vmPrefix       = "v/"
 )
 

@@ -114,6 +114,7 @@ func (s *State) drop(e *entry, vm *blixardv1.VM) {
 	s.setHistory(e, vm.Name, nil)
 	s.unprepare(e, vm)
 	s.del(vmKey(vm.Name))
+	s.bury(e, &blixardv1.Removed{Uid: vm.Uid, Name: vm.Name})
 	s.event(e, "VMDeleted", vm.Name, "", "nothing of it is left")
 }
 

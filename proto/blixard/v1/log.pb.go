@@ -36,21 +36,24 @@ const (
 	// No leader could be reached in time: the outcome is unknown, retry with the same id.
 	ErrorCode_ERROR_CODE_NO_QUORUM     ErrorCode = 8
 	ErrorCode_ERROR_CODE_SHUTTING_DOWN ErrorCode = 9
+	// What happened since a revision is not all known any more.
+	ErrorCode_ERROR_CODE_COMPACTED ErrorCode = 10
 )
 
 // Enum value maps for ErrorCode.
 var (
 	ErrorCode_name = map[int32]string{
-		0: "ERROR_CODE_UNSPECIFIED",
-		1: "ERROR_CODE_INVALID",
-		2: "ERROR_CODE_NOT_FOUND",
-		3: "ERROR_CODE_ALREADY_EXISTS",
-		4: "ERROR_CODE_FAILED_PRECONDITION",
-		5: "ERROR_CODE_REQUEST_ID_REUSED",
-		6: "ERROR_CODE_REQUEST_ID_EXPIRED",
-		7: "ERROR_CODE_EXHAUSTED",
-		8: "ERROR_CODE_NO_QUORUM",
-		9: "ERROR_CODE_SHUTTING_DOWN",
+		0:  "ERROR_CODE_UNSPECIFIED",
+		1:  "ERROR_CODE_INVALID",
+		2:  "ERROR_CODE_NOT_FOUND",
+		3:  "ERROR_CODE_ALREADY_EXISTS",
+		4:  "ERROR_CODE_FAILED_PRECONDITION",
+		5:  "ERROR_CODE_REQUEST_ID_REUSED",
+		6:  "ERROR_CODE_REQUEST_ID_EXPIRED",
+		7:  "ERROR_CODE_EXHAUSTED",
+		8:  "ERROR_CODE_NO_QUORUM",
+		9:  "ERROR_CODE_SHUTTING_DOWN",
+		10: "ERROR_CODE_COMPACTED",
 	}
 	ErrorCode_value = map[string]int32{
 		"ERROR_CODE_UNSPECIFIED":         0,
@@ -63,6 +66,7 @@ var (
 		"ERROR_CODE_EXHAUSTED":           7,
 		"ERROR_CODE_NO_QUORUM":           8,
 		"ERROR_CODE_SHUTTING_DOWN":       9,
+		"ERROR_CODE_COMPACTED":           10,
 	}
 )
 
@@ -2491,9 +2495,13 @@ type Meta struct {
 	// Something was freed since this pass began: another pass follows it.
 	PlaceAgain bool `protobuf:"varint,15,opt,name=place_again,json=placeAgain,proto3" json:"place_again,omitempty"`
 	// The Raft configuration as of applied.
-	Voters        []uint64 `protobuf:"varint,8,rep,packed,name=voters,proto3" json:"voters,omitempty"`
-	Learners      []uint64 `protobuf:"varint,9,rep,packed,name=learners,proto3" json:"learners,omitempty"`
-	Pins          *Pins    `protobuf:"bytes,11,opt,name=pins,proto3" json:"pins,omitempty"`
+	Voters   []uint64 `protobuf:"varint,8,rep,packed,name=voters,proto3" json:"voters,omitempty"`
+	Learners []uint64 `protobuf:"varint,9,rep,packed,name=learners,proto3" json:"learners,omitempty"`
+	Pins     *Pins    `protobuf:"bytes,11,opt,name=pins,proto3" json:"pins,omitempty"`
+	// The newest removal, and the newest event, that was forgotten: who has seen
+	// less cannot be told all that he missed.
+	RemovedFloor  uint64 `protobuf:"varint,12,opt,name=removed_floor,json=removedFloor,proto3" json:"removed_floor,omitempty"`
+	EventFloor    uint64 `protobuf:"varint,13,opt,name=event_floor,json=eventFloor,proto3" json:"event_floor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2610,6 +2618,20 @@ func (x *Meta) GetPins() *Pins {
 		return x.Pins
 	}
 	return nil
+}
+
+func (x *Meta) GetRemovedFloor() uint64 {
+	if x != nil {
+		return x.RemovedFloor
+	}
+	return 0
+}
+
+func (x *Meta) GetEventFloor() uint64 {
+	if x != nil {
+		return x.EventFloor
+	}
+	return 0
 }
 
 // Snapshot is a whole state, as it travels to a server that is far behind.
@@ -2895,7 +2917,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x02vm\x18\x04 \x01(\tR\x02vm\x12\x12\n" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\tR\amessage\x12\x1c\n" +
-	"\tprincipal\x18\a \x01(\tR\tprincipal\"\x90\x03\n" +
+	"\tprincipal\x18\a \x01(\tR\tprincipal\"\xd6\x03\n" +
 	"\x04Meta\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
@@ -2916,12 +2938,15 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"placeAgain\x12\x16\n" +
 	"\x06voters\x18\b \x03(\x04R\x06voters\x12\x1a\n" +
 	"\blearners\x18\t \x03(\x04R\blearners\x12$\n" +
-	"\x04pins\x18\v \x01(\v2\x10.blixard.v1.PinsR\x04pins\"8\n" +
+	"\x04pins\x18\v \x01(\v2\x10.blixard.v1.PinsR\x04pins\x12#\n" +
+	"\rremoved_floor\x18\f \x01(\x04R\fremovedFloor\x12\x1f\n" +
+	"\vevent_floor\x18\r \x01(\x04R\n" +
+	"eventFloor\"8\n" +
 	"\bSnapshot\x12,\n" +
 	"\arecords\x18\x01 \x03(\v2\x12.blixard.v1.RecordR\arecords\"0\n" +
 	"\x06Record\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value*\xb3\x02\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value*\xcd\x02\n" +
 	"\tErrorCode\x12\x1a\n" +
 	"\x16ERROR_CODE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12ERROR_CODE_INVALID\x10\x01\x12\x18\n" +
@@ -2932,7 +2957,9 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x1dERROR_CODE_REQUEST_ID_EXPIRED\x10\x06\x12\x18\n" +
 	"\x14ERROR_CODE_EXHAUSTED\x10\a\x12\x18\n" +
 	"\x14ERROR_CODE_NO_QUORUM\x10\b\x12\x1c\n" +
-	"\x18ERROR_CODE_SHUTTING_DOWN\x10\tB7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
+	"\x18ERROR_CODE_SHUTTING_DOWN\x10\t\x12\x18\n" +
+	"\x14ERROR_CODE_COMPACTED\x10\n" +
+	"B7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
 
 var (
 	file_blixard_v1_log_proto_rawDescOnce sync.Once

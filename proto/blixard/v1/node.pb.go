@@ -460,7 +460,10 @@ type HostState struct {
 	// has its event once.
 	RefusedBoots []string `protobuf:"bytes,12,rep,name=refused_boots,json=refusedBoots,proto3" json:"refused_boots,omitempty"`
 	// When it was last heard of, nearly, of one that is suspect or fenced.
-	SilentSince   *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=silent_since,json=silentSince,proto3" json:"silent_since,omitempty"`
+	SilentSince *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=silent_since,json=silentSince,proto3" json:"silent_since,omitempty"`
+	// Log index of the last change to suspect or epoch_state: its VMs are shown in
+	// another way since.
+	HeardRevision uint64 `protobuf:"varint,14,opt,name=heard_revision,json=heardRevision,proto3" json:"heard_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -584,6 +587,13 @@ func (x *HostState) GetSilentSince() *timestamppb.Timestamp {
 		return x.SilentSince
 	}
 	return nil
+}
+
+func (x *HostState) GetHeardRevision() uint64 {
+	if x != nil {
+		return x.HeardRevision
+	}
+	return 0
 }
 
 // Node is a member of the cluster: a server, a host, or both.
@@ -1117,7 +1127,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"hypervisor\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x10\n" +
 	"\x03kvm\x18\x03 \x01(\bR\x03kvm\x12:\n" +
-	"\fcapabilities\x18\x04 \x03(\x0e2\x16.blixard.v1.CapabilityR\fcapabilities\"\xfe\x03\n" +
+	"\fcapabilities\x18\x04 \x03(\x0e2\x16.blixard.v1.CapabilityR\fcapabilities\"\xa5\x04\n" +
 	"\tHostState\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x127\n" +
@@ -1133,7 +1143,8 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	" \x01(\rR\x0elongestLeaseMs\x12)\n" +
 	"\x10prepare_revision\x18\v \x01(\x04R\x0fprepareRevision\x12#\n" +
 	"\rrefused_boots\x18\f \x03(\tR\frefusedBoots\x12=\n" +
-	"\fsilent_since\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\vsilentSince\"\x95\x02\n" +
+	"\fsilent_since\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\vsilentSince\x12%\n" +
+	"\x0eheard_revision\x18\x0e \x01(\x04R\rheardRevision\"\x95\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +

@@ -31,7 +31,8 @@ func (c *Client) Follow(ctx context.Context, req *blixardv1.WatchRequest, f func
 		if broken != nil {
 			return broken
 		}
-		if ctx.Err() != nil || !again(err) || time.Since(heard) > defaultPatience {
+		// What no server said is a connection that broke, for which there are many codes.
+		if ctx.Err() != nil || connect.IsWireError(err) && !again(err) || time.Since(heard) > defaultPatience {
 			return err
 		}
 		c.cursor.next(at)

@@ -118,6 +118,9 @@ func (c *VMGetCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 }
 
 func (c *VMListCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	if c.Watch {
+		return c.watch(g, t, ctx)
+	}
 	s, err := open(g, t, ctx)
 	if err != nil {
 		return err

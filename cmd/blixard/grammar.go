@@ -11,6 +11,7 @@ type CLI struct {
 	Cluster ClusterCmd `cmd:"" help:"Make, grow, shrink and look at a cluster."`
 	VM      VMCmd      `cmd:"" name:"vm" help:"Create virtual machines and rule their lives."`
 	Node    NodeCmd    `cmd:"" help:"Look at nodes, and say which may take new VMs."`
+	Events  EventsCmd  `cmd:"" help:"Show what happened: who, what, when and why."`
 	Modules ModulesCmd `cmd:"" help:"Write our NixOS and flake-parts modules into a folder (-o DIR)."`
 	Image   ImageCmd   `cmd:"" help:"Bring kernels, initrds and disks to the cluster."`
 	Sim     SimCmd     `cmd:"" help:"Run simulated clusters, each from one seed (executes blixard-sim)."`
@@ -33,6 +34,12 @@ type Globals struct {
 	RequestID string         `name:"request-id" placeholder:"UUIDv7" help:"Name this change: the same id again returns the first answer."`
 	Wait      bool           `negatable:"" default:"true" help:"Wait until it is so, not only accepted."`
 	Yes       bool           `short:"y" help:"Do not ask."`
+}
+
+type EventsCmd struct {
+	Follow bool   `short:"f" help:"Go on as things happen."`
+	VM     string `name:"vm" placeholder:"NAME" help:"Only what is about this VM."`
+	Since  uint64 `placeholder:"REVISION" help:"Only what came after this revision: the number before an event. All that is kept, when not given."`
 }
 
 type ClusterCmd struct {
@@ -170,6 +177,7 @@ type VMGetCmd struct {
 type VMListCmd struct {
 	Label map[string]string `short:"l" mapsep:"none" placeholder:"KEY=VALUE" help:"Only VMs with this label. May be repeated."`
 	Stale bool              `help:"From the asked server's own copy, which may lag."`
+	Watch bool              `short:"w" help:"Go on: a line for every VM that changes."`
 }
 
 type VMStartCmd struct {

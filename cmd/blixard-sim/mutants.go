@@ -21,6 +21,7 @@ func searchMutants(args []string) int {
 	seeds := f.Int("seeds", 500, "the most seeds for one bug")
 	jobs := f.Int("jobs", runtime.NumCPU(), "processes")
 	few := f.Bool("few", false, "only the few that every CI run plants")
+	shrinks := f.Bool("shrink", false, "shrink what finds each, and say how far that goes within a minute")
 	verbose := f.Bool("v", false, "print what each failure says")
 	if f.Parse(args) != nil {
 		return 2
@@ -38,6 +39,9 @@ func searchMutants(args []string) int {
 	if len(list) < f.NArg() || len(list) == 0 {
 		fmt.Fprintln(os.Stderr, "blixard-sim: there is no such mutant; sim/mutants/table.go has the names")
 		return 2
+	}
+	if *shrinks {
+		return shrinkMutants(list, *jobs, *seeds)
 	}
 	start := time.Now()
 	fmt.Printf("%-22s %-38s %8s %11s %7s\n", "MUTANT", "CAUGHT BY", "IN", "SIMULATED", "WALL")

@@ -65,7 +65,9 @@ type shrinking struct {
 	jobs     int
 	quiet    bool
 	patience time.Duration // for one candidate
-	first    int           // faults at the beginning
+	most     time.Duration // of all cores, that candidates may use; 0: no limit
+	used     time.Duration
+	first    int // faults at the beginning
 	tried    int
 	start    time.Time
 	shown    time.Time
@@ -83,7 +85,7 @@ func (s *shrinking) shrink(t sim.Transcript, failed sim.Result, within time.Dura
 	small, r := s.once(t, failed, within, impatient)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	if full, err := tell(ctx, small); err == nil && full.Failure.Same(failed.Failure) {
+	if full, _, err := tell(ctx, small); err == nil && full.Failure.Same(failed.Failure) {
 		return small, r
 	}
 	return s.once(t, failed, within, 0)
@@ -93,7 +95,7 @@ func (s *shrinking) once(t sim.Transcript, failed sim.Result, within, patience t
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	return sim.Shrink(t, failed, s.jobs, patience, func(list []sim.Transcript) (int, sim.Result) {
-		for at := 0; at < len(list) && ctx.Err() == nil; at += s.jobs {
+		for at := 0; at < len(list) && ctx.Err() == nil && (s.most == 0 || s.used < s.most); at += s.jobs {
 			some := list[at:min(at+s.jobs, len(list))]
 			s.tried += len(some)
 			if i, r := s.race(ctx, some, failed.Failure); i >= 0 {
@@ -110,32 +112,37 @@ func (s *shrinking) race(ctx context.Context, list []sim.Transcript, want *sim.F
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
 	type end struct {
-		i int
-		r sim.Result
+		i    int
+		r    sim.Result
+		used time.Duration
 	}
 	ends := make(chan end, len(list))
 	for i, t := range list {
 		go func() {
-			r, err := tell(ctx, t)
+			r, used, err := tell(ctx, t)
 			if err != nil {
 				r.Failure = nil
 			}
-			ends <- end{i, r}
+			ends <- end{i, r, used}
 		}()
 	}
+	found, as := -1, sim.Result{}
 	for range list {
-		if e := <-ends; e.r.Failure.Same(want) {
-			return e.i, e.r
+		e := <-ends
+		if s.used += e.used; found < 0 && e.r.Failure.Same(want) {
+			found, as = e.i, e.r
+			cancel()
 		}
 	}
-	return -1, sim.Result{}
+	return found, as
 }
 
-// tell runs a transcript in a process of its own.
-func tell(ctx context.Context, t sim.Transcript) (r sim.Result, err error) {
+// tell runs a transcript in a process of its own, and says what time of a core it
+// used.
+func tell(ctx context.Context, t sim.Transcript) (r sim.Result, used time.Duration, err error) {
 	self, err := os.Executable()
 	if err != nil {
-		return r, err
+		return r, 0, err
 	}
 	args := []string{"run", "-json", "-patience=" + t.Config.Patience.String()}
 	if t.Config.Until > 0 {
@@ -145,10 +152,13 @@ func tell(ctx context.Context, t sim.Transcript) (r sim.Result, err error) {
 	cmd.Stdin = strings.NewReader(t.String())
 	var out bytes.Buffer
 	cmd.Stdout = &out
-	if err := cmd.Run(); err != nil {
-		return r, err
+	if err = cmd.Run(); err == nil {
+		err = json.Unmarshal(out.Bytes(), &r)
 	}
-	return r, json.Unmarshal(out.Bytes(), &r)
+	if p := cmd.ProcessState; p != nil {
+		used = p.UserTime() + p.SystemTime()
+	}
+	return r, used, err
 }
 
 func (s *shrinking) progress(t sim.Transcript) {

@@ -104,7 +104,7 @@ function layout () {
   }
   lane('faults', stack(film.faults.filter(f => !f.small)).map(items => ({ h: 14, items, fault: true })))
   const clients = [...new Set(film.asks.map(a => a.c))].sort((a, b) => a - b)
-  lane('clients', clients.map(c => ({ h: 12, name: c === 0 ? 'operator' : 'client ' + c, items: film.asks.filter(a => a.c === c), ask: true })))
+  lane('clients', clients.map(c => ({ h: 12, name: c === 0 ? 'operator' : c < 0 ? 'keeper of n' + -c : 'client ' + c, items: film.asks.filter(a => a.c === c), ask: true })))
   film.nodes.forEach((n, i) => {
     const node = i + 1
     if (!shown.nodes[node]) return
@@ -122,7 +122,7 @@ function layout () {
     lane(n.name, rows, node)
     middle[node] = lanes[lanes.length - 1].rows[0].y + 6
   })
-  height = y + 4
+  height = y + 14 // what the upright lines mean stands below
   draw()
 }
 
@@ -192,12 +192,12 @@ function axis () {
   const span = shown.to - shown.from
   let step = 10 ** Math.floor(Math.log10(span / 6))
   step *= [1, 2, 5, 10].find(k => span / (step * k) <= 10)
-  g.textAlign = 'center'
   for (let t = Math.ceil(shown.from / step) * step; t <= shown.to; t += step) {
     g.fillStyle = '#eaeef2'
     g.fillRect(x(t), top0 - 4, 1, height)
     g.fillStyle = '#57606a'
     const digits = Math.max(0, Math.min(9, 9 - Math.floor(Math.log10(step))))
+    g.textAlign = x(t) > width - 24 ? 'right' : 'center'
     g.fillText((t / second).toFixed(digits) + 's', x(t), 9)
   }
 }
@@ -216,7 +216,7 @@ function shades () {
 
 function rowsOf (l) {
   for (const row of l.rows) {
-    for (const s of row.items) {
+    for (const [i, s] of row.items.entries()) {
       const to = until(s)
       if (to < shown.from || s.from > shown.to) continue
       const a = x(s.from)
@@ -240,17 +240,17 @@ function rowsOf (l) {
         g.strokeRect(a, row.y, b - a, row.h)
         g.lineWidth = 1
       }
-      caption(row, s, a, b)
+      caption(row, s, a, row.fault && row.items[i + 1] ? x(row.items[i + 1].from) : b)
     }
   }
 }
 
 function caption (row, s, a, b) {
   let words = s.label || ''
-  if (row.ask) words = words.replace(/^client \d+: /, '')
+  if (row.ask) words = words.replace(/^client -?\d+: /, '')
   if (s.state === 'paused' || s.state === 'off') words = s.state === 'off' ? 'no power' : 'stopped'
   const from = Math.max(a, left) + 3
-  const room = row.fault ? width - from : Math.min(b, width) - from
+  const room = (row.fault && s === row.items.at(-1) ? width : Math.min(b, width)) - from
   if (words === '' || room < 24 || (row.h < 10 && room < 50)) return
   g.font = (row.h < 10 ? 8 : 10) + 'px system-ui, sans-serif'
   g.fillStyle = row.fault || row.ask || ['boots', 'shim', 'paused', 'shim stopped'].includes(s.state) ? '#24292f' : '#fff'
@@ -315,9 +315,10 @@ function marks () {
     g.textAlign = x(t) > width - 140 ? 'right' : 'left'
     g.fillText(words, x(t) + (g.textAlign === 'right' ? -4 : 4), y)
   }
-  mark(film.result.founded, '#57606a', 'the cluster is founded', height - 9)
-  if (film.healed) mark(film.healed, '#1a7f37', 'everything is healed', height - 9)
-  if (broken) mark(brokenAt, '#b3261e', broken.Promise, height - 9)
+  const crowded = film.healed && Math.abs(x(film.healed) - x(film.result.founded)) < 140
+  mark(film.result.founded, '#57606a', crowded ? '' : 'the cluster is founded', height - 8)
+  if (film.healed) mark(film.healed, '#1a7f37', 'everything is healed', height - 8)
+  if (broken) mark(brokenAt, '#b3261e', broken.Promise, height - 8)
   if (shown.cursor >= 0) mark(shown.cursor, '#bf8700', stamp(shown.cursor), top0 + 2)
 }
 
@@ -383,6 +384,7 @@ function move (from, to) {
   const span = Math.max(1000, Math.min(to - from, end))
   shown.from = Math.max(0, Math.min(from, end - span))
   shown.to = shown.from + span
+  $('tip').style.display = 'none'
   draw()
 }
 function zoom (factor, at) {

@@ -64,7 +64,6 @@ func TestRemoveNode(t *testing.T) {
 	})
 }
 
-// systemd hears when we are ready and when we stop.
 // A host is given up while its VM, which no lease binds, runs on: its daemon ends
 // it when it comes back, and the VM's name is free before.
 func TestRemoveLostHost(t *testing.T) {
@@ -113,6 +112,7 @@ func TestRemoveLostHost(t *testing.T) {
 	}
 }
 
+// systemd hears when we are ready and when we stop.
 func TestNotify(t *testing.T) {
 	t.Parallel()
 	c := &Cluster{t: t, dir: t.TempDir()}
@@ -173,8 +173,15 @@ func TestUp(t *testing.T) {
 	t.Parallel()
 	c := &Cluster{t: t}
 	dir := filepath.Join(t.TempDir(), "kept")
-	for range 2 { // the second time takes up what the first has kept
+	for i := range 2 { // the second time takes up what the first has kept
 		cmd, text, _ := startUp(c, "", "--nodes", "2", "--dir", dir, "--keep", "--lease", "3s")
+		_, server, _ := strings.Cut(text, "BLIXARD_SERVER=")
+		server, _, _ = strings.Cut(server, "\n")
+		if i == 0 {
+			c.Must("--server", server, "vm", "create", "web", "--process", "--", "/bin/sleep", "1000")
+		} else if out := c.Must("--server", server, "vm", "list", "-o", "name"); out != "web\n" {
+			t.Errorf("it has kept %q", out)
+		}
 		if r := c.Run("up", "--nodes", "2", "--dir", dir); r.code == 0 || !strings.Contains(r.err, "another 'blixard up'") {
 			t.Errorf("a second one on the same folder: %v", r)
 		}
@@ -185,6 +192,39 @@ func TestUp(t *testing.T) {
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("up ended with %v", err)
 		}
+	}
+}
+
+// Whatever else is in a folder, blixard up leaves it there.
+func TestUpRemovesOnlyItsOwn(t *testing.T) {
+	t.Parallel()
+	c := &Cluster{t: t}
+	dir := t.TempDir()
+	mine := filepath.Join(dir, "mine")
+	if err := os.WriteFile(mine, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.Fails(exitUsage, []string{"holds other things, such as mine"}, "up", "--nodes", "1", "--dir", dir)
+	c.Fails(exitUsage, []string{"not a directory"}, "up", "--nodes", "1", "--dir", mine)
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 || entries[0].Name() != "mine" {
+		t.Fatalf("what is left: %v, %v", entries, err)
+	}
+	if err := os.Remove(mine); err != nil {
+		t.Fatal(err)
+	}
+	cmd, text, _ := startUp(c, "", "--nodes", "1", "--dir", dir)
+	if !strings.Contains(text, "removed at the end") {
+		t.Errorf("up says %s", text)
+	}
+	if err := os.WriteFile(mine, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Process.Signal(os.Interrupt)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("up ended with %v", err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 || entries[0].Name() != "mine" {
+		t.Errorf("what is left: %v, %v", entries, err)
 	}
 }
 

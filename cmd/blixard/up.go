@@ -59,6 +59,8 @@ type upCluster struct {
 	g     *Globals
 	t     *terminal
 	dir   string
+	made  bool // DIR was not there before
+	ours  bool // and now we hold it
 	lock  *os.File
 	state upState
 }
@@ -90,8 +92,7 @@ func (u *upCluster) prepare() (err error) {
 	if u.Dir == "" {
 		u.dir, err = os.MkdirTemp("", upPrefix)
 	} else if u.dir, err = filepath.Abs(u.Dir); err == nil {
-		u.Keep = u.Keep || exists(u.file())
-		err = os.MkdirAll(u.dir, 0o700)
+		err = u.enterable()
 	}
 	if err == nil {
 		err = u.hold()
@@ -99,6 +100,8 @@ func (u *upCluster) prepare() (err error) {
 	if err != nil {
 		return err
 	}
+	u.Keep = u.Keep || u.Dir != "" && exists(u.file())
+	u.ours = true
 	u.sweepLeft()
 	u.state.Keep = u.Keep || u.Dir != ""
 	if b, err := os.ReadFile(u.file()); err == nil {
@@ -122,6 +125,43 @@ func (u *upCluster) prepare() (err error) {
 			Data: filepath.Join(dir, "data"), Run: run, Log: filepath.Join(dir, "log")})
 	}
 	return nil
+}
+
+// enterable makes the folder that was named, or sees to it that nothing but a
+// cluster of blixard up is in it: at the end it may be emptied.
+func (u *upCluster) enterable() error {
+	entries, err := os.ReadDir(u.dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		u.made = true
+		return os.MkdirAll(u.dir, 0o700)
+	case err != nil:
+		return &failure{code: exitUsage, what: "cannot use --dir " + u.Dir, why: err.Error(), next: "name a folder that is empty, or not yet there"}
+	case len(entries) > 0 && !exists(u.file()) && !exists(filepath.Join(u.dir, upLock)):
+		return &failure{code: exitUsage, what: "cannot use --dir " + u.Dir,
+			why: fmt.Sprintf("it holds other things, such as %s, and no cluster of blixard up", entries[0].Name()), next: "name a folder that is empty, or not yet there"}
+	}
+	return nil
+}
+
+// clear removes what we put into the folder, and the folder if we made it and
+// nobody else has put something there.
+func (u *upCluster) clear() error {
+	var errs []error
+	for _, n := range u.state.Nodes {
+		errs = append(errs, os.RemoveAll(filepath.Join(u.dir, n.Name)))
+	}
+	for _, name := range []string{upFile, upLock} {
+		if err := os.Remove(filepath.Join(u.dir, name)); !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if u.made || u.Dir == "" {
+		if err := os.Remove(u.dir); !errors.Is(err, unix.ENOTEMPTY) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Names that the next blixard up knows again.
@@ -339,9 +379,9 @@ Talk to it from another terminal:
   export BLIXARD_SERVER=%s
   blixard vm create hello --process -- /bin/sh -c 'while :; do date; sleep 1; done'
   blixard vm logs -f hello
-Logs and data: %s
+Logs and data: %s%s
 Ctrl-C ends everything, VMs included.
-`, strings.Join(u.addresses(), ","), u.dir)
+`, strings.Join(u.addresses(), ","), u.dir, map[bool]string{false: ", removed at the end (--keep leaves them)"}[u.Keep])
 	return nil
 }
 
@@ -389,8 +429,8 @@ func (u *upCluster) down() error {
 		_, err := n.sweep()
 		errs = append(errs, err)
 	}
-	if u.dir != "" && !u.Keep {
-		errs = append(errs, os.RemoveAll(u.dir))
+	if u.ours && !u.Keep {
+		errs = append(errs, u.clear())
 	}
 	return errors.Join(errs...)
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"math"
 	"runtime/debug"
@@ -124,13 +126,59 @@ func (c *ClusterRemoveCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	} else if err := t.confirm(g, fmt.Sprintf("Take node %s out of the cluster?", c.Name)); err != nil {
 		return err
 	}
-	return change(g, t, ctx, []string{c.Name}, func(s *session, id, name string) (*blixardv1.Node, error) {
-		r, err := s.Cluster.RemoveMember(s.ctx, connect.NewRequest(&blixardv1.RemoveMemberRequest{RequestId: id, Name: name, Lost: c.Lost}))
+	s, err := open(g, t, ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return s.change(func(id string) error {
+		r, err := s.Cluster.RemoveMember(s.ctx, connect.NewRequest(&blixardv1.RemoveMemberRequest{RequestId: id, Name: c.Name, Lost: c.Lost}))
 		if err != nil {
-			return nil, err
+			return err
 		}
-		return r.Msg.GetNode(), nil
+		n := r.Msg.GetNode()
+		if g.Wait {
+			if err := s.awaitRemoved(n); err != nil {
+				return err
+			}
+			if g.Output == "table" || g.Output == "wide" {
+				fmt.Fprintf(t.out, "Node %s is removed\n", n.GetName())
+				return nil
+			}
+		}
+		return s.show(g, n, func() table { return nodeTable([]*blixardv1.Node{n}, time.Now()) })
 	})
+}
+
+// awaitRemoved waits until a server that leaves does not vote any more: its
+// machine may be switched off then. A host is gone with the answer.
+func (s *session) awaitRemoved(n *blixardv1.Node) error {
+	p := s.progress()
+	defer p.done()
+	for start := time.Now(); ; {
+		r, err := s.Node.Get(s.ctx, connect.NewRequest(&blixardv1.NodeServiceGetRequest{Name: n.GetName()}))
+		switch {
+		case connect.CodeOf(err) == connect.CodeNotFound, err == nil && r.Msg.GetNode().GetId() != n.GetId():
+			return nil
+		case err != nil && !s.late(err):
+			// The removed server itself hears nothing of the cluster any more.
+			st, err := s.Cluster.Status(s.ctx, connect.NewRequest(&blixardv1.StatusRequest{}))
+			if err == nil && st.Msg.GetNodeId() == n.GetId() {
+				return nil
+			}
+		}
+		p.say("remove %s: it is to leave the servers (%ds)", n.GetName(), int(time.Since(start).Seconds()))
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-s.ctx.Done():
+			f := &failure{code: exitTimeout, what: fmt.Sprintf("remove %s: not done within %s; it goes on in the cluster", n.GetName(), s.patience),
+				why: "a majority of the servers must agree to be without it", next: "blixard cluster status"}
+			if errors.Is(s.ctx.Err(), context.Canceled) {
+				f.code, f.what = exitInterrupted, fmt.Sprintf("remove %s: interrupted; it goes on in the cluster", n.GetName())
+			}
+			return f
+		}
+	}
 }
 
 // warn says what --lost puts at risk, and has somebody answer for it.

@@ -112,7 +112,7 @@ func (s *session) settle(what string, vm *blixardv1.VM, prebuild bool) error {
 	if s.g.Wait {
 		done := built(vm, prebuild)
 		if vm.GetRun() && (vm.GetRestartWhenBuilt() || idle(vm)) {
-			done = running(vm, renewed)
+			done = both(running(vm, renewed), done)
 		}
 		var err error
 		if vm, node, err = s.await(vm.GetName(), vm.GetUid(), what, done); err != nil {

@@ -263,12 +263,20 @@ func TestFlakeOfOnesOwn(t *testing.T) {
 	}
 	c.Fails(exitNotFound, []string{"no spec generation 77"}, "vm", "rollback", "web", "--to", "77")
 
+	// Who waits for the other hosts waits for them after a restart, too.
+	infra(t, flake, "four")
+	c.Must("vm", "update", "web", "--flake", flake+"#web", "--restart")
+	if out := c.Must("vm", "build", "web", "--prebuild", "1"); !strings.Contains(out, "Held ready on "+other.Name+"\n") {
+		t.Errorf("prebuild after a restart: %s", out)
+	}
+	says("four")
+
 	// The host is lost: the other one has it, and evaluates nothing.
 	home.Lose()
 	c.Await("web", 60*time.Second, "runs on "+other.Name, func(v *blixardv1.VM, node string) bool {
 		return node == other.Name && v.GetStatus().GetPhase() == blixardv1.Phase_PHASE_RUNNING
 	})
-	says("one")
+	says("four")
 	if hosts.called(other.Name, evaluates) {
 		t.Errorf("%s evaluated, though it had the runner", other.Name)
 	}

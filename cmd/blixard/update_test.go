@@ -155,6 +155,14 @@ func nixVM(phase blixardv1.Phase, runs, has uint32, change ...func(*blixardv1.VM
 	return v
 }
 
+// first is what comes of waiting for two things, one after the other.
+func first(one, other string) string {
+	if one != "done" {
+		return one
+	}
+	return other
+}
+
 func TestWaitingForBuilds(t *testing.T) {
 	const up, failed = blixardv1.Phase_PHASE_RUNNING, blixardv1.Phase_PHASE_FAILED
 	from := nixVM(up, 2, 2, func(v *blixardv1.VM) { v.Status.Sequence = 9 })
@@ -186,7 +194,8 @@ func TestWaitingForBuilds(t *testing.T) {
 		for what, w := range map[string]struct {
 			want string
 			is   func(*blixardv1.VM) (bool, error)
-		}{"built": {c.built, built(from, false)}, "prepared": {c.ready, built(from, true)}, "renewed": {c.renew, running(from, renewed)}} {
+		}{"built": {c.built, built(from, false)}, "prepared": {c.ready, built(from, true)}, "renewed": {c.renew, running(from, renewed)},
+			"renewed and prepared": {first(c.renew, c.ready), both(running(from, renewed), built(from, true))}} {
 			ok, err := w.is(c.v)
 			got := map[bool]string{true: "done"}[ok]
 			if err != nil {

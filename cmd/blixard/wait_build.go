@@ -116,6 +116,16 @@ func built(from *blixardv1.VM, prebuild bool) func(*blixardv1.VM) (bool, error) 
 	}
 }
 
+// both is done once one is, and then the other.
+func both(one, other func(*blixardv1.VM) (bool, error)) func(*blixardv1.VM) (bool, error) {
+	return func(v *blixardv1.VM) (bool, error) {
+		if ok, err := one(v); !ok || err != nil {
+			return ok, err
+		}
+		return other(v)
+	}
+}
+
 // unprepared are the hosts that are to hold a VM's runner ready, and do not yet.
 func unprepared(v *blixardv1.VM) (nodes []uint64) {
 	has := map[uint64]bool{}

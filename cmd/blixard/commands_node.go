@@ -87,6 +87,11 @@ func hostNotes(f *blixardv1.HostFacts) (notes []string) {
 		}
 		notes = append(notes, note)
 	}
+	if f.GetNix() {
+		notes = append(notes, "Nix is here: NixOS systems and flakes can be built")
+	} else {
+		notes = append(notes, "Nix is not here: NixOS systems and flakes cannot be built")
+	}
 	return notes
 }
 

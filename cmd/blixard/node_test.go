@@ -9,6 +9,7 @@ import (
 
 func TestANodeSaysWhatItRunsVMsWith(t *testing.T) {
 	notes := hostNotes(&blixardv1.HostFacts{
+		Nix: true,
 		Kvm: &blixardv1.KVM{Why: "/dev/kvm is not there"},
 		Hypervisors: []*blixardv1.HypervisorFact{
 			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Version: "7.2.22", Capabilities: []blixardv1.Capability{
@@ -27,6 +28,7 @@ func TestANodeSaysWhatItRunsVMsWith(t *testing.T) {
 		"Firecracker 1.16.1, of no use without KVM",
 		"QEMU 7.2.22, emulates; this one has no shares",
 		"process no isolation",
+		"Nix is here: NixOS systems and flakes can be built",
 	}
 	if !slices.Equal(notes, want) {
 		t.Errorf("got\n%q\nwant\n%q", notes, want)

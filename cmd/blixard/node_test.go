@@ -24,9 +24,9 @@ func TestANodeSaysWhatItRunsVMsWith(t *testing.T) {
 	})
 	want := []string{
 		"KVM is not usable: /dev/kvm is not there",
+		"QEMU 7.2.22, emulates; this one has no shares",
 		"cloud-hypervisor: not here",
 		"Firecracker 1.16.1, of no use without KVM",
-		"QEMU 7.2.22, emulates; this one has no shares",
 		"process no isolation",
 		"Nix is here: NixOS systems and flakes can be built",
 	}

@@ -23,11 +23,11 @@ func specOf(t *testing.T, text string) *blixardv1.VMSpec {
 func TestASpecIsRefusedByWhatItsHypervisorDoesNotDo(t *testing.T) {
 	share := `"shares":[{"tag":"a","source":"/a","mountPoint":"/a"}]`
 	for spec, want := range map[string][2]string{
-		`{"hypervisor":"HYPERVISOR_FIRECRACKER","nixos":{` + share + `}}`:                          {"Firecracker cannot share a folder of its host", "use cloud-hypervisor or QEMU, or leave it out"},
+		`{"hypervisor":"HYPERVISOR_FIRECRACKER","nixos":{` + share + `}}`:                          {"Firecracker cannot share a folder of its host", "use QEMU or cloud-hypervisor, or leave it out"},
 		`{"nixos":{"networks":[{"user":{}}]}}`:                                                     {"cloud-hypervisor has no user network", "use QEMU, or leave it out"},
 		`{"hypervisor":"HYPERVISOR_FIRECRACKER","nixos":{"networks":[{"user":{}}],` + share + `}}`: {"Firecracker cannot share a folder of its host", "use QEMU, or leave it out"},
 		`{"hypervisor":"HYPERVISOR_QEMU","process":{"argv":["/bin/true"]}}`:                        {"QEMU cannot run spec.process", "use process, or leave it out"},
-		`{"hypervisor":"HYPERVISOR_PROCESS","flake":{"ref":"github:a/b"}}`:                         {"process runs a program, and the spec has what Nix builds", "use cloud-hypervisor, Firecracker or QEMU, or leave it out"},
+		`{"hypervisor":"HYPERVISOR_PROCESS","flake":{"ref":"github:a/b"}}`:                         {"process runs a program, and the spec has what Nix builds", "use QEMU, cloud-hypervisor or Firecracker, or leave it out"},
 	} {
 		err := ValidateVM("web", specOf(t, spec))
 		if err.GetMessage() != want[0] || err.GetAdvice() != want[1] {

@@ -56,7 +56,7 @@ func able(k Kind) func(func(blixardv1.Capability) bool) {
 }
 
 func TestWhoIsAble(t *testing.T) {
-	if got := Names(Able(Of(nixos, shares))); got != "cloud-hypervisor or QEMU" {
+	if got := Names(Able(Of(nixos, shares))); got != "QEMU or cloud-hypervisor" {
 		t.Error(got)
 	}
 	if got := Names(Able(Of(program))); got != "process" {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 	"github.com/blixard/blixard/core/hypervisor"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/runner/kvm"
 	"github.com/blixard/blixard/vmm/shim"
 )
 
@@ -66,7 +68,9 @@ var conformance = []story{
 }
 
 func TestConformance(t *testing.T) {
-	rigs := map[string]func(*testing.T) rig{"process": processRig, "qemu": qemuRig}
+	rigs := map[string]func(*testing.T) rig{
+		"process": processRig, "qemu": qemuRig, "cloud-hypervisor": cloudRig, "firecracker": firecrackerRig,
+	}
 	for _, name := range slices.Sorted(maps.Keys(rigs)) {
 		t.Run(name, func(t *testing.T) {
 			for _, s := range conformance {
@@ -119,6 +123,69 @@ func qemuRig(t *testing.T) rig {
 			"panic": {Reason: Panicked, Code: 1}, "reboot": {Reason: Crashed, Code: 1},
 		},
 	}
+}
+
+func cloudRig(t *testing.T) rig {
+	r := otherRig(t, blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR)
+	r.ends = map[string]vmm.Exit{
+		"exit": {Reason: Exited}, "panic": {Reason: Panicked, Code: 1}, "reboot": {Reason: Crashed, Code: 1},
+	}
+	return r
+}
+
+func firecrackerRig(t *testing.T) rig {
+	r := otherRig(t, blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER)
+	// To power off and to reset are one there.
+	r.ends = map[string]vmm.Exit{"exit": {Reason: Exited}, "panic": {Reason: Panicked, Code: 1}, "reboot": {Reason: Exited}}
+	return r
+}
+
+// otherRig is a hypervisor that needs KVM: the real one where it is and KVM is
+// usable, with the real guest, and otherwise the fake.
+func otherRig(t *testing.T, h blixardv1.Hypervisor) rig {
+	k := hypervisor.Get(h)
+	r := rig{kind: k, deafWord: "power button, ignored", socket: apiSocket}
+	var kernel, initrd *blixardv1.Artifact
+	if program, err := exec.LookPath(k.Program); err == nil && kvm.Probe().Usable {
+		b := newGuestBench(t)
+		r.bench, kernel, initrd = b.bench, b.kernel, b.initrd
+		t.Logf("the real %s", program)
+	} else {
+		r.bench = fakeBench(t, h)
+		kernel = r.put([]byte("\x7fELF, and the rest is of no importance"))
+		initrd = r.put([]byte("an initrd"))
+	}
+	r.vm = func(uid, behave string) *blixardv1.Assignment {
+		cmdline := "blixard.tick=50ms"
+		if behave != "" {
+			cmdline += " blixard.behave=" + behave
+		}
+		a := program(uid, "")
+		a.Hypervisor = h
+		a.Spec = &blixardv1.VMSpec{MemoryMib: 128, Vcpus: 1, Source: &blixardv1.VMSpec_Image{Image: &blixardv1.Image{
+			Kernel: kernel, Initrd: initrd, Cmdline: cmdline,
+		}}}
+		return a
+	}
+	return r
+}
+
+// fakeBench has this very program as the hypervisor: see package fakevmm.
+func fakeBench(t *testing.T, h blixardv1.Hypervisor) *bench {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fake := filepath.Join(t.TempDir(), hypervisor.Get(h).Program)
+	if err := os.Symlink(self, fake); err != nil {
+		t.Fatal(err)
+	}
+	b := newBench(t, func(c *Config) { c.Programs = map[blixardv1.Hypervisor]string{h: fake} })
+	if b.h.drivers[h] == nil {
+		t.Fatal("the host has not found the fake")
+	}
+	return b
 }
 
 // A guest comes up, is heard on its console, and is the same when the daemon

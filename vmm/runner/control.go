@@ -8,11 +8,11 @@ import (
 	"github.com/blixard/blixard/vmm/runner/qmp"
 )
 
-// guest is what a hypervisor says of its guest.
-type guest uint8
+// guestState is what a hypervisor says of its guest.
+type guestState uint8
 
 const (
-	notYet guest = iota // it boots, ends, or has none
+	notYet guestState = iota // it boots, ends, or has none
 	running
 	paused
 )
@@ -20,7 +20,7 @@ const (
 // control is what every hypervisor can be asked over its socket, however it
 // spells that. A call does one thing, or fails; none is trusted to be answered.
 type control interface {
-	state(context.Context) (guest, error)
+	state(context.Context) (guestState, error)
 	pause(context.Context) error
 	resume(context.Context) error
 	// close ends the connection, if there is one.
@@ -46,9 +46,9 @@ func dial(ctx context.Context, kind blixardv1.Hypervisor, socket string) (contro
 
 type qemuControl struct{ c *qmp.Client }
 
-func (q qemuControl) state(ctx context.Context) (guest, error) {
+func (q qemuControl) state(ctx context.Context) (guestState, error) {
 	status, err := q.c.Status(ctx)
-	return map[string]guest{"running": running, "paused": paused}[status], err
+	return map[string]guestState{"running": running, "paused": paused}[status], err
 }
 
 func (q qemuControl) pause(ctx context.Context) error  { return q.c.Execute(ctx, "stop", nil, nil) }
@@ -62,12 +62,12 @@ func (c cloudControl) put(ctx context.Context, what string, body any) error {
 	return c.call(ctx, http.MethodPut, "/api/v1/"+what, body, nil)
 }
 
-func (c cloudControl) state(ctx context.Context) (guest, error) {
+func (c cloudControl) state(ctx context.Context) (guestState, error) {
 	var info struct {
 		State string `json:"state"`
 	}
 	err := c.call(ctx, http.MethodGet, "/api/v1/vm.info", nil, &info)
-	return map[string]guest{"Running": running, "Paused": paused}[info.State], err
+	return map[string]guestState{"Running": running, "Paused": paused}[info.State], err
 }
 
 func (c cloudControl) pause(ctx context.Context) error  { return c.put(ctx, "vm.pause", nil) }
@@ -77,12 +77,12 @@ func (cloudControl) close()                             {}
 // firecrackerControl speaks Firecracker's API.
 type firecrackerControl struct{ rest }
 
-func (f firecrackerControl) state(ctx context.Context) (guest, error) {
+func (f firecrackerControl) state(ctx context.Context) (guestState, error) {
 	var info struct {
 		State string `json:"state"`
 	}
 	err := f.call(ctx, http.MethodGet, "/", nil, &info)
-	return map[string]guest{"Running": running, "Paused": paused}[info.State], err
+	return map[string]guestState{"Running": running, "Paused": paused}[info.State], err
 }
 
 func (f firecrackerControl) set(ctx context.Context, state string) error {

@@ -24,8 +24,12 @@
 //	RUN/v/<uid, hashed>/         a VM's run directory, see package vmdir, and in it
 //	    qmp con agent            QEMU's sockets
 //	    qemu.log                 what QEMU itself had to say
+//	    api vmm.log              the same of cloud-hypervisor and of Firecracker
+//	    events                   what cloud-hypervisor's event monitor tells
+//	    config.json              Firecracker's configuration
 //	STATE/vms/<uid>/instance.json   who it is, what binds it, how it last ended
 //	STATE/vms/<uid>/disks/*.raw     its own copies
+//	STATE/vms/<uid>/vmlinux         its kernel, where that had to be unpacked
 //	STATE/vms/<uid>/console.log     what it said, over all attempts
 //	STATE/trash/                    what a Remove has not deleted yet
 //
@@ -42,7 +46,11 @@
 // # Drivers
 //
 // A driver knows one kind of hypervisor: which artifacts it needs, what to
-// execute, how to tell that the guest is up, how to ask it to stop, and what its
-// end means. There are two, qemu.go and process.go. The latter has no isolation
-// at all.
+// execute, how to tell that the guest is up, how to ask it to stop or to stand
+// still, and what its end means. QEMU, cloud-hypervisor and Firecracker boot
+// images (image.go); what Nix built brings any of them with it (nix.go); a
+// program (process.go) has no isolation at all. Whatever a hypervisor is asked
+// over its socket goes through control.go, whoever started it. TestConformance
+// tells the same stories of all of them; package fakevmm plays those that need
+// KVM where there is none.
 package runner

@@ -207,7 +207,7 @@ func (h *Host) driverFor(f found, kvm bool) driver {
 	case blixardv1.Hypervisor_HYPERVISOR_PROCESS:
 		return process{pidNamespace: h.holds}
 	case blixardv1.Hypervisor_HYPERVISOR_QEMU:
-		q := &qemu{store: h.cfg.Store, log: h.cfg.Log.Debug, warn: h.cfg.Log.Warn, machine: machine{program: f.program, kvm: kvm}}
+		q := &qemu{images: images{h.cfg.Store}, log: h.cfg.Log.Debug, warn: h.cfg.Log.Warn, machine: machine{program: f.program, kvm: kvm}}
 		if !kvm {
 			var err error
 			if q.machine.tscKHz, err = tsc.KHz(); err != nil {
@@ -215,6 +215,10 @@ func (h *Host) driverFor(f found, kvm bool) driver {
 			}
 		}
 		return q
+	case blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR:
+		return &cloud{images{h.cfg.Store}, f.program, h.cfg.Log.Warn}
+	case blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER:
+		return &firecracker{images{h.cfg.Store}, f.program}
 	}
 	return nil
 }

@@ -267,7 +267,7 @@ func (h *Host) tend() {
 		}
 		for _, p := range h.places() {
 			err := errors.Join(console.Trim(p.console, console.Keep), console.Trim(filepath.Join(p.state, buildLogFile), console.Keep),
-				console.Trim(p.run+"/"+qemuLog, 1<<20))
+				console.Trim(p.run+"/"+qemuLog, 1<<20), console.Trim(p.run+"/"+vmmLog, 1<<20))
 			if err != nil {
 				h.cfg.Log.Warn("a log was not trimmed", "err", err)
 			}

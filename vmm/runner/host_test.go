@@ -20,15 +20,19 @@ import (
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/runner/artifact"
+	"github.com/blixard/blixard/vmm/runner/fakevmm"
 	"github.com/blixard/blixard/vmm/runner/lease"
 	"github.com/blixard/blixard/vmm/runner/shims"
 	"github.com/blixard/blixard/vmm/shim"
 )
 
-// TestMain lets the test program be the shim.
+// TestMain lets the test program be the shim, and a hypervisor.
 func TestMain(m *testing.M) {
 	if shims.Called() {
 		os.Exit(shims.Main())
+	}
+	if fakevmm.Called() {
+		fakevmm.Main()
 	}
 	if socket := os.Getenv("BLIXARD_TEST_API"); socket != "" {
 		serveAPI(socket)

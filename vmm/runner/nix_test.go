@@ -548,7 +548,7 @@ func TestEachIsAskedInItsOwnWay(t *testing.T) {
 		fmt.Fprint(w, answers[r.URL.Path])
 	}))
 	const cloud, firecracker = blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR, blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER
-	state := func(h blixardv1.Hypervisor, socket string) (state guest) {
+	state := func(h blixardv1.Hypervisor, socket string) (state guestState) {
 		_ = once(t.Context(), h, filepath.Join(dir, socket), func(ctx context.Context, c control) (err error) {
 			state, err = c.state(ctx)
 			return err
@@ -558,7 +558,7 @@ func TestEachIsAskedInItsOwnWay(t *testing.T) {
 	for _, c := range []struct {
 		hypervisor   blixardv1.Hypervisor
 		path, answer string
-		want         guest
+		want         guestState
 	}{
 		{firecracker, "/", `{"id":"a","state":"Running","vmm_version":"1"}`, running},
 		{firecracker, "/", `{"id":"a","state":"Paused"}`, paused},

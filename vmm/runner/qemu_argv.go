@@ -83,8 +83,7 @@ func (m machine) argv(b boot) ([]string, error) {
 	return append(argv, "-append", cmdline), nil
 }
 
-// cmdline is the kernel's: ours first, so that the user's words, which come
-// last, count. mitigations and address randomisation protect a guest from its
+// cmdline is the kernel's. mitigations and address randomisation protect a guest from its
 // own programs; under emulation they cost half of the boot.
 func (m machine) cmdline(b boot) (string, error) {
 	words := []string{"console=ttyS0", "quiet", "panic=-1", "reboot=t"}
@@ -94,21 +93,7 @@ func (m machine) cmdline(b boot) (string, error) {
 			words = append(words, fmt.Sprintf("tsc_early_khz=%d", m.tscKHz), "tsc=reliable")
 		}
 	}
-	for _, w := range []string{"blixard.name=" + b.name, "blixard.uid=" + b.instance.UID} {
-		if strings.ContainsFunc(w, func(r rune) bool { return r <= ' ' || r == '"' || r == 0x7f }) {
-			return "", fmt.Errorf("%.100q cannot stand in a kernel's command line", w)
-		}
-		words = append(words, w)
-	}
-	words = append(words, fmt.Sprintf("blixard.attempt=%d", b.instance.Attempt))
-	if b.cmdline != "" {
-		words = append(words, b.cmdline)
-	}
-	line := strings.Join(words, " ")
-	if len(line) > maxCmdline {
-		return "", fmt.Errorf("the kernel's command line has %d bytes with what we must add, and the kernel reads %d: shorten image.cmdline", len(line), maxCmdline)
-	}
-	return line, nil
+	return b.commandLine(words...)
 }
 
 // escape makes a value safe inside QEMU's comma syntax.

@@ -1,0 +1,147 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strings"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/runner/vmdir"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// firecracker boots images with Firecracker. All of a VM is in its configuration
+// file, so that nothing is left half done when the daemon dies between two
+// requests; the API socket is for what comes later.
+//
+// A guest of it ends its process by a reset only (reboot=k): powered off, it
+// would stand still for ever. So a reset is an end as good as any, and its power
+// button is Ctrl-Alt-Del.
+type firecracker struct {
+	images
+	program string
+}
+
+const configFile = "config.json"
+
+// firecrackerConfig is the part of Firecracker's configuration file that we
+// write. Drives must be there, also when there are none.
+type firecrackerConfig struct {
+	Boot    firecrackerBoot    `json:"boot-source"`
+	Machine firecrackerMachine `json:"machine-config"`
+	Drives  []firecrackerDrive `json:"drives"`
+}
+
+type firecrackerBoot struct {
+	Kernel string `json:"kernel_image_path"`
+	Initrd string `json:"initrd_path,omitempty"`
+	Args   string `json:"boot_args"`
+}
+
+type firecrackerMachine struct {
+	Vcpus     uint32 `json:"vcpu_count"`
+	MemoryMib uint64 `json:"mem_size_mib"`
+}
+
+type firecrackerDrive struct {
+	ID       string `json:"drive_id"`
+	Path     string `json:"path_on_host"`
+	Root     bool   `json:"is_root_device"`
+	ReadOnly bool   `json:"is_read_only"`
+}
+
+func (d *firecracker) prepare(ctx context.Context, p place, a *blixardv1.Assignment, i shim.Instance) (command, error) {
+	b, err := d.files(ctx, p, a, i)
+	if err != nil {
+		return command{}, err
+	}
+	if b.kernel, err = unpack(b.kernel, p.state); err != nil {
+		return command{}, err
+	}
+	c, err := d.config(b)
+	if err != nil {
+		return command{}, err
+	}
+	if err := clean(p.run, apiSocket, vmmLog); err != nil {
+		return command{}, err
+	}
+	if err := vmdir.WriteJSON(p.run, configFile, c); err != nil {
+		return command{}, err
+	}
+	in := func(name string) string { return filepath.Join(p.run, name) }
+	return command{
+		argv: []string{
+			d.program, "--id", "vm", "--api-sock", in(apiSocket), "--config-file", in(configFile),
+			"--log-path", in(vmmLog), "--level", "Warning",
+		},
+		// Its serial console is its standard output, which is the VM's console log.
+		env: []string{"PATH=/usr/bin:/bin"}, dir: p.run, output: p.console,
+	}, nil
+}
+
+func (d *firecracker) config(b boot) (firecrackerConfig, error) {
+	args, err := b.commandLine("console=ttyS0", "quiet", "panic=-1", "reboot=k", "pci=off")
+	if err != nil {
+		return firecrackerConfig{}, err
+	}
+	c := firecrackerConfig{
+		Boot:    firecrackerBoot{b.kernel, b.initrd, args},
+		Machine: firecrackerMachine{b.vcpus, b.memoryMib},
+		Drives:  []firecrackerDrive{},
+	}
+	for _, disk := range b.disks {
+		// Its ids have no '-'. The guest sees no serial: drives come in their order.
+		c.Drives = append(c.Drives, firecrackerDrive{strings.ReplaceAll(disk.name, "-", "_"), disk.path, false, disk.readOnly})
+	}
+	for i := range c.Drives {
+		for j := range i {
+			if c.Drives[i].ID == c.Drives[j].ID {
+				return c, fmt.Errorf("the disks %s and %s have the same name for Firecracker, which knows no '-': rename one", b.disks[i].name, b.disks[j].name)
+			}
+		}
+	}
+	return c, nil
+}
+
+func (d *firecracker) follow(p place, tell func(paused bool)) session {
+	c := firecrackerControl{rest{filepath.Join(p.run, apiSocket)}}
+	s := &restSession{
+		place: p, name: "Firecracker", control: c,
+		button: func(ctx context.Context) error {
+			return c.call(ctx, http.MethodPut, "/actions", map[string]string{"action_type": "SendCtrlAltDel"}, nil)
+		},
+		end: func(e shim.Exit, ready bool, console string) *vmm.Exit {
+			return firecrackerEnd(e, ready, console, tail(filepath.Join(p.run, vmmLog), 3, 600))
+		},
+	}
+	return s.begin(tell)
+}
+
+// firecrackerCodes are what its exit codes mean.
+var firecrackerCodes = map[int]string{
+	1: "an error of its own", 2: "an error of its own",
+	148: "a system call that it may not make (seccomp)", 149: "SIGBUS: the memory or a file behind it is gone",
+	150: "SIGSEGV", 151: "a file that grew beyond its limit (SIGXFSZ)", 152: "a bad configuration", 153: "bad arguments",
+	154: "more processor time than it may have (SIGXCPU)", 155: "SIGPIPE", 156: "SIGHUP", 157: "SIGILL",
+}
+
+func firecrackerEnd(e shim.Exit, ready bool, console, log string) *vmm.Exit {
+	words := strings.Trim(log+" / "+lastLines(console, 3, 600), " /")
+	meaning := firecrackerCodes[e.Code]
+	if meaning == "" {
+		meaning = "which means nothing to us"
+	}
+	panicLine := lineWith(console, "Kernel panic")
+	switch {
+	case e.Code == 0 && panicLine != "":
+		return &vmm.Exit{Code: 1, Reason: Panicked, Message: "the guest's kernel panicked: " + lastLines(panicLine, 1, 300)}
+	case e.Code == 0:
+		return &vmm.Exit{Reason: Exited, Message: "the guest ended"}
+	case !ready || e.Code == 152 || e.Code == 153:
+		return &vmm.Exit{Code: int32(e.Code), Reason: BootFailed, Message: fmt.Sprintf("Firecracker ended with exit code %d, %s: %s", e.Code, meaning, words)}
+	}
+	return &vmm.Exit{Code: int32(e.Code), Reason: Crashed, Message: fmt.Sprintf("Firecracker ended with exit code %d, %s: %s", e.Code, meaning, words)}
+}

@@ -1,0 +1,168 @@
+package runner
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm/guest"
+	"github.com/blixard/blixard/vmm/runner/artifact"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// images is what all hypervisors have in common that boot a kernel directly.
+type images struct{ store *artifact.Store }
+
+const maxCmdline = 2047 // of the kernel, on x86
+
+// needs also checks what only a look at the spec can tell: what has been
+// accepted by an older or a newer version of us is still not believed.
+func (m images) needs(a *blixardv1.Assignment) ([]*blixardv1.Artifact, error) {
+	image := a.GetSpec().GetImage()
+	if image == nil {
+		return nil, errors.New("this hypervisor boots images, and the spec has none")
+	}
+	if image.Kernel == nil {
+		return nil, errors.New("the image has no kernel")
+	}
+	for _, c := range []byte(image.Cmdline) {
+		if c < ' ' || c == 0x7f {
+			return nil, fmt.Errorf("image.cmdline has a control character (%q): a kernel's command line is one line", c)
+		}
+	}
+	all := []*blixardv1.Artifact{image.Kernel}
+	if image.Initrd != nil {
+		all = append(all, image.Initrd)
+	}
+	seen := map[string]bool{}
+	for _, d := range image.Disks {
+		if err := checkDisk(d); err != nil {
+			return nil, err
+		}
+		if seen[d.Name] {
+			return nil, fmt.Errorf("two disks have the name %s", d.Name)
+		}
+		seen[d.Name] = true
+		if d.Source != nil {
+			all = append(all, d.Source)
+		}
+	}
+	return all, nil
+}
+
+// build refuses what is no kernel before a guest hangs on it.
+func (m images) build(ctx context.Context, a *blixardv1.Assignment, _ io.Writer) (*blixardv1.Runner, error) {
+	return nil, m.check(ctx, a.Spec.GetImage().Kernel.Digest)
+}
+
+func (m images) check(ctx context.Context, digest string) error {
+	f, err := m.store.Open(ctx, digest)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	head := make([]byte, 0x206)
+	if _, err := io.ReadFull(f, head); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if string(head[0x202:]) == "HdrS" || bytes.HasPrefix(head, []byte("\x7fELF")) {
+		return nil
+	}
+	return fmt.Errorf("the artifact %.12s is no Linux kernel: it is neither a bzImage (vmlinuz) nor an ELF file (vmlinux)", digest)
+}
+
+// files puts what one start needs where it is needed.
+func (m images) files(ctx context.Context, p place, a *blixardv1.Assignment, i shim.Instance) (boot, error) {
+	image := a.GetSpec().GetImage()
+	b := boot{
+		name: a.Name, instance: i, vcpus: max(a.Spec.Vcpus, 1), memoryMib: a.Spec.MemoryMib,
+		cmdline: image.Cmdline, place: p,
+	}
+	if b.memoryMib == 0 {
+		b.memoryMib = 512
+	}
+	var err error
+	if b.kernel, err = m.store.Path(ctx, image.Kernel.Digest); err != nil {
+		return boot{}, err
+	}
+	if image.Initrd != nil {
+		if b.initrd, err = m.store.Path(ctx, image.Initrd.Digest); err != nil {
+			return boot{}, err
+		}
+	}
+	for _, d := range image.Disks {
+		if err := makeDisk(ctx, m.store, p.state, d); err != nil {
+			return boot{}, err
+		}
+		b.disks = append(b.disks, disk{d.Name, diskPath(p.state, d.Name), d.ReadOnly})
+	}
+	return b, nil
+}
+
+// clean removes what an attempt before has left: a socket that is there already
+// is one that a hypervisor cannot listen on.
+func clean(dir string, names ...string) error {
+	for _, name := range names {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// kernelFile is where in a VM's directory its unpacked kernel is.
+const kernelFile = "vmlinux"
+
+// unpack gives the path of the kernel as ELF, which some hypervisors must have:
+// it takes it out of a bzImage.
+func unpack(kernel, state string) (string, error) {
+	f, err := os.Open(kernel)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	head := make([]byte, 4)
+	if _, err := io.ReadFull(f, head); err == nil && string(head) == "\x7fELF" {
+		return kernel, nil
+	}
+	packed, err := os.ReadFile(kernel)
+	if err != nil {
+		return "", err
+	}
+	elf, err := guest.Vmlinux(packed)
+	if err != nil {
+		return "", fmt.Errorf("this hypervisor boots ELF kernels only: %w; give it a vmlinux", err)
+	}
+	path := filepath.Join(state, kernelFile)
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, elf, 0o600); err != nil {
+		return "", err
+	}
+	return path, os.Rename(tmp, path)
+}
+
+// commandLine is the kernel's: the hypervisor's words, ours, and the user's last,
+// so that those count.
+func (b boot) commandLine(words ...string) (string, error) {
+	for _, w := range []string{"blixard.name=" + b.name, "blixard.uid=" + b.instance.UID} {
+		if strings.ContainsFunc(w, func(r rune) bool { return r <= ' ' || r == '"' || r == 0x7f }) {
+			return "", fmt.Errorf("%.100q cannot stand in a kernel's command line", w)
+		}
+		words = append(words, w)
+	}
+	words = append(words, fmt.Sprintf("blixard.attempt=%d", b.instance.Attempt))
+	if b.cmdline != "" {
+		words = append(words, b.cmdline)
+	}
+	line := strings.Join(words, " ")
+	if len(line) > maxCmdline {
+		return "", fmt.Errorf("the kernel's command line has %d bytes with what we must add, and the kernel reads %d: shorten image.cmdline", len(line), maxCmdline)
+	}
+	return line, nil
+}

@@ -115,6 +115,7 @@ type ask struct {
 	server  *Machine
 	request core.Request
 	list    bool
+	heard   func(*outcome) // of one that is no operation
 }
 
 const (
@@ -350,6 +351,10 @@ func (w *World) answer(m *Machine, q *request, r core.Reply) {
 
 // heard: an answer is at the client.
 func (c *client) heard(o *outcome) {
+	if o.ask.heard != nil {
+		o.ask.heard(o)
+		return
+	}
 	if c.op == nil || o.ask.attempt != c.attempt {
 		return
 	}

@@ -28,7 +28,7 @@ type judges struct {
 
 // JudgeNames are all judges there are.
 var JudgeNames = []string{
-	"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "logs", "placed", "policy", "quorum", "rest", "roots", "states", "undisturbed", "volumes", "witness",
+	"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "logs", "placed", "policy", "quorum", "rest", "roots", "states", "undisturbed", "volumes", "watch", "witness",
 }
 
 func (j *judges) reset() {

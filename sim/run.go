@@ -76,6 +76,7 @@ func (w *World) run() {
 	for range w.mix.Clients {
 		w.newClient(true).think()
 	}
+	w.newWatcher()
 	if w.cfg.Script == nil {
 		w.nextStrike()
 	}

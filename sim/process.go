@@ -83,7 +83,7 @@ type guest struct {
 	dying    bool
 	paused   bool
 	overdue  func() // what it would have done while it was paused
-	orphan   bool // its shim is dead, and it is not
+	orphan   bool   // its shim is dead, and it is not
 	status   shim.Status
 	forked   int64
 }

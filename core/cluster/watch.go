@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -22,6 +23,9 @@ func (s *State) Since(after uint64, events bool) (n News, ok bool) {
 		return News{}, false
 	}
 	from := be(after + 1)
+	if mutant.On("WatchSkips") && after != 0 {
+		from = be(after + 2)
+	}
 	s.revised.Ascend(from, func(_ string, key string) bool {
 		r, _ := s.records.Get(key)
 		switch m := r.msg.(type) {
@@ -67,6 +71,9 @@ const maxRemoved = 4096
 
 // bury remembers that a VM or a node went.
 func (s *State) bury(e *entry, r *blixardv1.Removed) {
+	if mutant.On("WatchForgets") {
+		return
+	}
 	r.Revision = e.index
 	s.put(removedPrefix+be(e.index)+r.Uid+"/"+r.Name, r)
 	if s.buried <= maxRemoved {

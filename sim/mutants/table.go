@@ -31,6 +31,7 @@ const (
 	atRest      = "desired equals observed"
 	quorum      = "a quorum is enough"
 	repeatable  = "the same seed gives the same run"
+	watched     = "a watcher knows what is there"
 	// Of stories.
 	adopted = "what runs is taken over by a restarted daemon"
 	stopped = "a stopped VM is stopped within its grace"
@@ -38,6 +39,15 @@ const (
 
 // All are the bugs that are planted, by what they are about.
 var All = []Mutant{
+	// What watchers are told.
+	{
+		Name: "WatchSkips", What: "a watch begins one revision too late",
+		Caught: []string{watched},
+	},
+	{
+		Name: "WatchForgets", What: "what was removed is not remembered for those who watch",
+		Caught: []string{watched},
+	},
 	// The disk, and Raft's use of it.
 	{
 		Name: "AnswersBeforeSync", What: "what claims that entries are durable leaves before they are",

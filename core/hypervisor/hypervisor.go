@@ -75,6 +75,8 @@ type Kind struct {
 	// Name is as people write it; Program is what is looked for on a host.
 	Name, Program string
 	MaxVCPUs      uint32
+	// Met is the real program that its driver has passed the conformance suite on.
+	Met string
 	// answers has one for each capability; those that are not there are No.
 	answers map[blixardv1.Capability]Answer
 	can     Set // those that are Yes

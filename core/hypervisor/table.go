@@ -26,6 +26,7 @@ const (
 var Table = complete([]Kind{
 	{
 		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Name: "QEMU", Program: "qemu-system-x86_64", MaxVCPUs: 256,
+		Met: "QEMU 7.2 of Debian 12, emulating (TCG), with a real guest",
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, emulation: Yes, powerButton: Yes, pause: Yes, snapshot: NotYet, migrate: NotYet,
 			volumes: Yes, shares: Yes, networks: Yes, userNetwork: Yes, hotplug: NotYet, balloon: NotYet, devices: NotYet,
@@ -36,6 +37,7 @@ var Table = complete([]Kind{
 	},
 	{
 		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR, Name: "cloud-hypervisor", Program: "cloud-hypervisor", MaxVCPUs: 256,
+		Met: "none: only our fake of it, made after v53",
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: NotYet,
 			volumes: Yes, shares: Yes, networks: Yes, hotplug: NotYet, balloon: NotYet, devices: NotYet,
@@ -50,6 +52,7 @@ var Table = complete([]Kind{
 	},
 	{
 		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER, Name: "Firecracker", Program: "firecracker", MaxVCPUs: 32,
+		Met: "none: only our fake of it, made after v1.16",
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: NotYet,
 			volumes: Yes, networks: Yes, balloon: NotYet,
@@ -66,6 +69,7 @@ var Table = complete([]Kind{
 	},
 	{
 		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Name: "process", MaxVCPUs: 256,
+		Met: "the kernel",
 		answers: map[blixardv1.Capability]Answer{
 			program: Yes, emulation: Yes, powerButton: Yes, pause: Yes,
 		},

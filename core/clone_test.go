@@ -11,7 +11,7 @@ func (v *village) asks(id uint64, boot string) {
 	leader := v.nodes[1].node.Status().Leader
 	v.step(leader, Receive{Envelope: &blixardv1.Envelope{
 		ClusterId: "c", Generation: 1, From: id, To: leader,
-		Body: &blixardv1.Envelope_Sync{Sync: &blixardv1.Sync{NodeId: id, BootId: boot, Nonce: 1, Facts: &blixardv1.HostFacts{Level: 1}}},
+		Body: &blixardv1.Envelope_Sync{Sync: &blixardv1.Sync{NodeId: id, BootId: boot, Nonce: 1, Facts: &blixardv1.HostFacts{Version: "test"}}},
 	}})
 }
 

@@ -25,6 +25,7 @@ type leader struct {
 	touched map[uint64]struct{} // hosts whose record changed in this step
 	conf    int64               // when a change of the configuration was last proposed
 	chores  int64               // when placing or collecting was last proposed
+	leveled map[uint64]int64    // when a node's level was last proposed
 }
 
 // hostView is what a leader remembers of a host.
@@ -53,7 +54,7 @@ func newLeader(s *server, term uint64) *leader {
 	return &leader{
 		server: s, term: term, elected: s.now.Boot,
 		logged: s.state.Meta().LoggedTime, loggedAt: s.now.Boot,
-		hosts: map[uint64]*hostView{}, touched: map[uint64]struct{}{},
+		hosts: map[uint64]*hostView{}, touched: map[uint64]struct{}{}, leveled: map[uint64]int64{},
 	}
 }
 
@@ -109,6 +110,7 @@ func (l *leader) tick() {
 		return true
 	})
 	l.configure()
+	l.runs(l.id.ID, l.cfg.Level)
 	if l.now.Boot-l.chores >= second && (l.state.Meta().PlaceMore || l.state.CollectDue(l.loggedTime())) {
 		l.chores = l.now.Boot
 		if l.state.Meta().PlaceMore {

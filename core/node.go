@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/tracker"
 
 	"github.com/blixard/blixard/core/cluster"
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -53,6 +54,9 @@ type Config struct {
 	Seed uint64
 	// BootID is the kernel's.
 	BootID string
+	// Level is the highest Settings.level that this binary can apply; 0 means
+	// cluster.Level. Only tests of upgrades say otherwise.
+	Level uint32
 	// Servers are where a host that is no server first looks for one, and are
 	// replaced by what the cluster says.
 	Servers []*blixardv1.Node
@@ -79,6 +83,7 @@ func Open(cfg Config, image Image, now Time) (*Node, error) {
 	cfg.ElectionTicks = cmp.Or(cfg.ElectionTicks, 10)
 	cfg.HeartbeatTicks = cmp.Or(cfg.HeartbeatTicks, 1)
 	cfg.KeepEntries = cmp.Or(cfg.KeepEntries, keepEntries)
+	cfg.Level = cmp.Or(cfg.Level, cluster.Level)
 	d, err := readDisk(image)
 	if err != nil {
 		return nil, err
@@ -180,6 +185,9 @@ func (n *Node) receive(in Receive) {
 	if e.GetClusterId() != n.id.ClusterID || e.Generation != n.id.Generation || e.To != n.id.ID {
 		return
 	}
+	if n.server != nil && n.server.leading != nil {
+		n.server.leading.runs(e.From, e.Level)
+	}
 	if in.Raft != nil {
 		if n.server != nil {
 			n.server.receive(e, in.Raft)
@@ -206,6 +214,7 @@ func (n *Node) receive(in Receive) {
 func (n *Node) send(m Message) {
 	e := m.Envelope
 	e.ClusterId, e.Generation, e.From, e.To = n.id.ClusterID, n.id.Generation, n.id.ID, m.To
+	e.Level = n.cfg.Level
 	if m.To == n.id.ID {
 		n.self = append(n.self, e)
 		return
@@ -223,6 +232,9 @@ func (n *Node) address(id uint64) string {
 		}
 		if node := n.server.state.Node(id); node != nil {
 			return node.Address
+		}
+		if address := n.server.heard[id]; address != "" && !mutant.On("AnswersOnlyTheKnown") {
+			return address
 		}
 	}
 	for _, s := range n.servers {

@@ -14,7 +14,7 @@ import (
 // nothing of what a leader decides by itself. Whoever adds an operation says
 // here which it is.
 func TestWhatServersPassOn(t *testing.T) {
-	internal := []string{"init", "host_boot", "host_report", "suspect", "fence", "collect", "place", "clone"}
+	internal := []string{"init", "host_boot", "host_report", "suspect", "fence", "collect", "place", "clone", "level"}
 	clients := []string{
 		"create_vm", "delete_vm", "power", "cordon", "add_node", "remove_node", "announce", "tag",
 		"update_vm", "rollback_vm", "build_vm", "set_pins", "pause",

@@ -113,7 +113,6 @@ func TestNewFactsAreTold(t *testing.T) {
 	f := &blixardv1.HostFacts{
 		Capacity:    &blixardv1.Resources{Vcpus: 2, MemoryMib: 2048, DiskMib: 10000},
 		Hypervisors: []*blixardv1.HypervisorFact{{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS}},
-		Level:       1,
 	}
 	v.nodes[id].node.host.facts = f // as if its inventory had found this
 	v.run(10 * second)

@@ -27,6 +27,9 @@ type server struct {
 	viewed  *cluster.State    // the newest view
 	list    []*blixardv1.Node // where servers are, as of the version listed
 	listed  uint64
+	// heard is where those are who have asked us for something. A server that was
+	// away does not have in its state who joined meanwhile, and may lead.
+	heard map[uint64]string
 
 	clients clients
 	rounds  rounds
@@ -44,10 +47,13 @@ const (
 )
 
 func newServer(n *Node, d *disk) (*server, error) {
-	s := &server{Node: n, state: d.state}
+	s := &server{Node: n, state: d.state, heard: map[uint64]string{}}
 	s.clients.init()
 	s.rounds.init(n.cfg.Seed)
 	s.log = &storage{raft.NewMemoryStorage(), s}
+	if err := s.behind(d.state); err != nil {
+		return nil, err
+	}
 	meta := d.state.Meta()
 	if d.start.GetIndex() > 0 {
 		d.start.ConfState = &raftpb.ConfState{Voters: meta.Voters, Learners: meta.Learners}
@@ -107,6 +113,9 @@ func (s *server) tick() {
 func (s *server) receive(e *blixardv1.Envelope, m *raftpb.Message) {
 	if m.GetFrom() != e.From || raft.IsLocalMsg(m.GetType()) {
 		return
+	}
+	if e.Address != "" && s.heard[e.From] != e.Address {
+		s.heard[e.From] = e.Address
 	}
 	if m.GetType() == raftpb.MsgSnap && m.Snapshot != nil {
 		m.Snapshot.Data = e.Snapshot
@@ -271,6 +280,9 @@ func (s *server) installing(snap *raftpb.Snapshot) ([]Op, error) {
 	if state.Revision() != snap.GetMetadata().GetIndex() {
 		return nil, fmt.Errorf("core: a snapshot of entry %d carries the state of %d", snap.GetMetadata().GetIndex(), state.Revision())
 	}
+	if err := s.behind(state); err != nil {
+		return nil, err
+	}
 	s.install = state
 	s.writer.dirty = nil
 	s.writer.sent = state.Revision()
@@ -313,6 +325,9 @@ func (s *server) finish(rd *raft.Ready) error {
 	}
 	for _, e := range rd.CommittedEntries {
 		s.apply(e)
+		if err := s.behind(s.state); err != nil {
+			return err
+		}
 	}
 	s.raft.Advance(*rd)
 	s.rounds.settle(s)
@@ -369,6 +384,9 @@ func (s *server) applyCommand(e *raftpb.Entry) {
 	if err := proto.Unmarshal(e.GetData(), cmd); err != nil {
 		panic(fmt.Sprintf("core: entry %d does not decode: %v", e.GetIndex(), err))
 	}
+	if mutant.On("ChangeWithoutLevel") && s.cfg.Level > s.state.Settings().GetLevel() {
+		cmd.WallTime = 0
+	}
 	resp := s.state.Apply(e.GetIndex(), e.GetTerm(), cmd)
 	s.clients.applied(s.Node, cmd, resp)
 	if s.leading != nil {
@@ -400,6 +418,9 @@ func (s *server) changes() []cluster.Change {
 
 func (s *server) sendRaft(m *raftpb.Message) {
 	msg := Message{To: m.GetTo(), Address: s.address(m.GetTo()), Envelope: &blixardv1.Envelope{}, Raft: m}
+	if !raft.IsResponseMsg(m.GetType()) {
+		msg.Envelope.Address = s.id.Address
+	}
 	if m.GetType() == raftpb.MsgSnap {
 		f := s.frozen
 		if f == nil || f.index != m.GetSnapshot().GetMetadata().GetIndex() {

@@ -100,7 +100,7 @@ func (v *village) open(id uint64) {
 	inv := Observed{Inventory: true, Facts: &blixardv1.HostFacts{
 		Capacity:    &blixardv1.Resources{Vcpus: 4, MemoryMib: 4096, DiskMib: 10000},
 		Hypervisors: []*blixardv1.HypervisorFact{{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS}},
-		HoldsForks:  true, Level: 1,
+		HoldsForks:  true,
 	}}
 	for _, r := range w.vms {
 		inv.Reports = append(inv.Reports, r)

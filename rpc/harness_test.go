@@ -89,7 +89,7 @@ func (w *world) boot(id uint64) {
 		Facts: &blixardv1.HostFacts{
 			Capacity:    &blixardv1.Resources{Vcpus: 4, MemoryMib: 4096, DiskMib: 10000},
 			Hypervisors: []*blixardv1.HypervisorFact{{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS}, {Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU}},
-			HoldsForks:  true, Nix: true, Level: cluster.Level,
+			HoldsForks:  true, Nix: true,
 		}}}})
 }
 

@@ -9,7 +9,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/blixard/blixard/core"
-	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -261,7 +260,7 @@ func (c *client) request(op *Operation) core.Request {
 			m = c.w.byName(op.Name)
 		}
 		cmd.Op = &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{
-			Name: op.Name, Address: m.address(), Server: m.Server, Host: m.Host, Level: cluster.Level,
+			Name: op.Name, Address: m.address(), Server: m.Server, Host: m.Host, Level: m.level,
 		}}
 	}
 	b, err := canonical.Marshal(cmd)

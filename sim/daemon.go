@@ -52,16 +52,21 @@ func (m *Machine) startDaemon() {
 	}
 	cfg := core.Config{
 		Tick: int64(w.cfg.Tick), Seed: mutateSeed(m.entropy.Uint64()), KeepEntries: w.cfg.KeepEntries, BootID: m.bootID,
-		Servers: w.servers(),
+		Level: m.level,
 	}
 	w.stepping = m
 	node, err := core.Open(cfg, m.disk.Image(), m.time())
 	w.stepping = nil
+	if errors.Is(err, core.ErrBehind) {
+		m.behind()
+		return
+	}
 	if err != nil {
 		w.fail("a node opens what its disk holds", "%s: %v", m.Name, err)
 		return
 	}
 	d.node, m.daemon = node, d
+	w.judges.levels.runs(m.id, m.level)
 	w.say(m, "daemon starts")
 	w.push(event{at: w.now + m.rand.Int64N(int64(w.cfg.Tick)), kind: evTick, m: m, life: d.life})
 	if m.Host {
@@ -129,6 +134,11 @@ func (d *Daemon) step(in core.Input) {
 	out, err := d.node.Step(m.time(), in)
 	w.stepping = nil
 	w.steps++
+	if errors.Is(err, core.ErrBehind) {
+		m.stopDaemon(true)
+		m.behind()
+		return
+	}
 	if err != nil {
 		w.fail("a node stops only when its disk does", "%s: %s: %v", m.Name, describe(in), err)
 		m.stopDaemon(true)
@@ -275,6 +285,7 @@ func (m *Machine) join(node *blixardv1.Node, servers []*blixardv1.Node) error {
 	if err != nil {
 		return fmt.Errorf("join %s: %w", m.Name, err)
 	}
+	m.w.judges.levels.runs(id.ID, node.Level)
 	m.admitted(id, b)
 	return nil
 }

@@ -454,5 +454,5 @@ func (w *World) someShim(node, n N) *shimProc {
 // FaultNames are all faults that a soak must have seen: those that strike, and
 // those that are a chance in each event.
 func FaultNames() []string {
-	return slices.Concat(mishapNames, []string{"Lapse", "QuorumOnly", "WriteError"}, oldWords, faultNames)
+	return slices.Concat(mishapNames, []string{"Behind", "Lapse", "QuorumOnly", "WriteError"}, oldWords, faultNames)
 }

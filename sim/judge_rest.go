@@ -14,7 +14,8 @@ import (
 // Once all is healed, a write succeeds within writesWithin, and within
 // restsWithin the world is at rest: every VM that should run, and has a host or
 // could have one, runs exactly once, where the state says, and is reported so;
-// nothing else lives; no directory is left of what is gone.
+// nothing else lives; no directory is left of what is gone; every server has every
+// entry, and the cluster is at the level that its members know.
 const writesWithin = 30 * time.Second
 
 // restsWithin is the long window, after which the last lost epoch is replaced,
@@ -80,9 +81,22 @@ func (w *World) unrest() (why []string) {
 	if w.chores > 0 && len(w.rest) == 0 {
 		why = append(why, fmt.Sprintf("%d keepers are not done", w.chores))
 	}
+	least := ^uint32(0)
+	v.Nodes(func(n *blixardv1.Node) bool {
+		if m := w.byID(n.Id); m != nil {
+			least = min(least, m.level)
+		}
+		return true
+	})
+	if level := v.Settings().GetLevel(); level != least && len(w.rest) == 0 {
+		why = append(why, fmt.Sprintf("the cluster is at level %d, and every member knows %d", level, least))
+	}
 	for _, m := range w.machines {
 		if slices.Contains(w.rest, m) || len(w.rest) > 0 && m.keeper.busy {
 			continue
+		}
+		if m.Server && m.member && v.Node(m.id) != nil && m.Applied() != v.Revision() {
+			why = append(why, fmt.Sprintf("%s has applied %d of %d entries", m.Name, m.Applied(), v.Revision()))
 		}
 		why = append(why, w.nixLeaks(v, m)...)
 		m.dirs.Scan(func(uid string, d *vmDir) bool {

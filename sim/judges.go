@@ -14,6 +14,7 @@ type judges struct {
 	copies      judgeCopies
 	leaders     judgeLeaders
 	leases      judgeLeases
+	levels      judgeLevels
 	logs        judgeLogs
 	placed      judgePlaced
 	policy      judgePolicy
@@ -28,7 +29,7 @@ type judges struct {
 
 // JudgeNames are all judges there are.
 var JudgeNames = []string{
-	"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "logs", "placed", "policy", "quorum", "rest", "roots", "states", "undisturbed", "volumes", "watch", "witness",
+	"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "levels", "logs", "placed", "policy", "quorum", "rest", "roots", "states", "undisturbed", "volumes", "watch", "witness",
 }
 
 func (j *judges) reset() {
@@ -37,6 +38,7 @@ func (j *judges) reset() {
 	j.states.at = map[uint64]stateAt{}
 	j.witness.executed = map[string]uint64{}
 	j.logs.at = map[logAt]logEntry{}
+	j.levels.known = map[uint64]uint32{}
 	j.leaders.of = map[uint64]string{}
 	j.copies.forks = map[shim.Instance]bool{}
 	j.policy.over, j.policy.runs = map[string]over{}, map[string]uint32{}

@@ -8,6 +8,7 @@ import (
 	"github.com/tidwall/btree"
 
 	"github.com/blixard/blixard/core"
+	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/shim"
 )
@@ -33,6 +34,7 @@ type Machine struct {
 	member bool // its disk holds an identity
 	id     uint64
 	ids    []uint64 // all that it ever had
+	level  uint32   // that its binary can apply
 	called string   // its name in the cluster: a new one each time that it joins
 	named  int      // how many it has used
 	keeper *keeper
@@ -59,7 +61,7 @@ func (w *World) newMachine(index int, server, host bool) *Machine {
 	m := &Machine{
 		Index: index, Name: fmt.Sprintf("n%d", index), Server: server, Host: host, w: w,
 		dirs: btree.NewMap[string, *vmDir](0), pages: map[string]*shim.Page{},
-		nix: newNixStore(),
+		nix: newNixStore(), level: cluster.Level,
 	}
 	m.rand = w.chance.stream(m.Name + "/process")
 	m.entropy = w.chance.stream(m.Name + "/entropy")
@@ -131,7 +133,7 @@ func (m *Machine) facts() *blixardv1.HostFacts {
 			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Version: "sim"},
 		},
 		Labels: m.labels, Version: "sim", Machine: "machine-" + m.Name, HoldsForks: m.holdsForks(),
-		Level: m.w.settings.GetLevel(), Nix: true, Kvm: &blixardv1.KVM{Usable: true, Why: "sim"},
+		Nix: true, Kvm: &blixardv1.KVM{Usable: true, Why: "sim"},
 	}
 }
 

@@ -100,7 +100,7 @@ func (p *packet) open() core.Receive {
 	}
 	e, m := p.msg.Envelope, p.msg.Raft
 	in.Envelope.ClusterId, in.Envelope.Generation, in.Envelope.From, in.Envelope.To = e.ClusterId, e.Generation, e.From, e.To
-	in.Envelope.Snapshot = e.Snapshot
+	in.Envelope.Snapshot, in.Envelope.Level, in.Envelope.Address = e.Snapshot, e.Level, e.Address
 	in.Raft = &raftpb.Message{
 		Type: m.Type, To: m.To, From: m.From, Term: m.Term, LogTerm: m.LogTerm, Index: m.Index, Commit: m.Commit,
 		Vote: m.Vote, Reject: m.Reject, RejectHint: m.RejectHint, Context: m.Context,

@@ -136,6 +136,7 @@ func (j *judges) follow(w *World, v *cluster.State, changes []cluster.Change) {
 		}
 		if n.vms != nil && changes[0].Index == n.index+1 {
 			n.take(changes[:k], j.witness.executed)
+			j.levels.entry(w, n)
 			j.capacity.entry(w, n, v)
 			j.placed.entry(w, n)
 			j.volumes.entry(w, n)
@@ -150,6 +151,7 @@ func (j *judges) follow(w *World, v *cluster.State, changes []cluster.Change) {
 	if same := n.anew(v); known && !same {
 		w.fail("the changes that entries tell of are all there are", "at index %d the state is not what was followed entry by entry", n.index)
 	}
+	j.levels.entry(w, n)
 	j.capacity.anew(w, n, v)
 	j.placed.all(w)
 }

@@ -365,6 +365,7 @@ func (w *World) stepped(d *Daemon, out *core.Output) {
 	}
 	d.applied = v.Revision()
 	w.judges.states.seen(w, d.m, v)
+	w.judges.levels.applied(w, d.m, v)
 	w.judges.follow(w, v, out.Applied)
 }
 
@@ -426,6 +427,9 @@ func (w *World) heal(what string) {
 	}
 	clear(w.net.clog)
 	for _, m := range w.machines {
+		if level := w.judges.levels.level; m.level < level {
+			m.runs(level)
+		}
 		m.disk.stalled, m.disk.broken, m.disk.full, m.disk.slow = 0, false, false, 0
 		m.asleep = min(m.asleep, w.now) // what it put off meanwhile comes when it would have woken
 		m.boot()

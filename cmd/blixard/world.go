@@ -12,7 +12,6 @@ import (
 	"sync"
 
 	"github.com/blixard/blixard/core"
-	"github.com/blixard/blixard/core/cluster"
 	"github.com/blixard/blixard/rpc"
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/runner"
@@ -135,7 +134,6 @@ func (d *daemon) openHost(id core.Identity, in *inbox, f artifact.Fetcher, b *ni
 		Capacity:  d.cfg.capacity(),
 		Labels:    d.cfg.Labels,
 		Version:   versionText(),
-		Level:     cluster.Level,
 
 		AllowPaths: d.cfg.Nix.AllowPaths,
 	}

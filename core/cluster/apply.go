@@ -8,10 +8,6 @@ import (
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
-// Level is the highest Settings.level that this code can apply. Raise it with
-// every change to what Apply does, and keep what it did below.
-const Level = 1
-
 // Apply takes the entry of the given index and term. Entries come in the order
 // of the log, each once; parts of them become part of the state. A nil command (Raft's own entries) only moves the
 // index. The answer is the proposer's, and the one that a retry gets.
@@ -89,6 +85,8 @@ func (s *State) do(e *entry) *blixardv1.Response {
 		return s.hostReport(e, op.HostReport)
 	case *blixardv1.Command_Suspect:
 		return s.suspect(e, op.Suspect)
+	case *blixardv1.Command_Level:
+		return s.level(e, op.Level)
 	case *blixardv1.Command_Clone:
 		return s.cloned(e, op.Clone)
 	case *blixardv1.Command_Fence:

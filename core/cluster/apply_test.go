@@ -59,7 +59,7 @@ func facts() *blixardv1.HostFacts {
 	return &blixardv1.HostFacts{
 		Capacity:    &blixardv1.Resources{Vcpus: 2, MemoryMib: 2048, DiskMib: 1000},
 		Hypervisors: []*blixardv1.HypervisorFact{{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS}},
-		HoldsForks:  true, Level: 1,
+		HoldsForks:  true,
 	}
 }
 

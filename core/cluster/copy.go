@@ -38,7 +38,7 @@ func copyVM(vm *blixardv1.VM) *blixardv1.VM {
 func copyNode(n *blixardv1.Node) *blixardv1.Node {
 	c := &blixardv1.Node{
 		Id: n.Id, Name: n.Name, Address: n.Address, Server: n.Server, Cordoned: n.Cordoned,
-		CreateTime: n.CreateTime, Revision: n.Revision,
+		CreateTime: n.CreateTime, Revision: n.Revision, Level: n.Level,
 	}
 	if h := n.Host; h != nil {
 		c.Host = &blixardv1.HostState{

@@ -36,7 +36,7 @@ func (s *State) addNode(e *entry, op *blixardv1.AddNodeOp) *blixardv1.Response {
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
 			fmt.Sprintf("the cluster has %d servers, which is the most it can have", MaxServers), "let it join as a host only")
 	}
-	n := &blixardv1.Node{Id: e.index, Name: op.Name, Address: op.Address, CreateTime: e.time(), Revision: e.index}
+	n := &blixardv1.Node{Id: e.index, Name: op.Name, Address: op.Address, CreateTime: e.time(), Revision: e.index, Level: op.Level}
 	if e.cmd.GetInit() != nil {
 		n.Id = FirstID
 	}
@@ -125,6 +125,7 @@ func (s *State) removed(e *entry, id uint64) {
 		s.bury(e, &blixardv1.Removed{NodeId: id, Name: n.Name})
 	}
 	s.del(nodeKey(id))
+	s.raise(e)
 	var held []*blixardv1.ArtifactRecord
 	s.Artifacts(func(a *blixardv1.ArtifactRecord) bool {
 		if slices.Contains(a.Nodes, id) {

@@ -144,6 +144,36 @@ func aloneAgain(s *sim.Story) {
 	s.Rest()
 }
 
+var aSpareServer = sim.Config{Spares: 2, Settings: &blixardv1.Settings{LongLeaseMs: 20_000}}
+
+// While a server is off another one joins and leads, and is the first that it
+// hears when it is back.
+func strangerLeads(s *sim.Story) {
+	s.Strike(sim.PowerLoss{Node: 1, For: 40 * time.Second})
+	s.Strike(sim.Join{Node: 5})
+	stranger := s.Machines()[4]
+	leads := func() bool { l := s.Leader(); return l != nil && l.N() != 1 }
+	s.Until("it votes", 2*time.Minute, func() bool {
+		return leads() && s.View().NodeByName("n5").GetServer() == blixardv1.ServerState_SERVER_STATE_VOTER
+	})
+	for range 30 {
+		if s.Leader() == stranger {
+			break
+		}
+		s.Strike(sim.Crash{Node: s.Leader().N(), After: 500 * time.Millisecond})
+		s.Pass(time.Second)
+		s.Until("another leader", time.Minute, leads)
+	}
+	s.Order(sim.Create, "a", sim.ReplaceVM())
+	back := s.Machines()[0]
+	cut(s, back, s.Machines()[1], time.Minute)
+	cut(s, back, s.Machines()[2], time.Minute)
+	s.Until("it is back", time.Minute, func() bool { return back.Applied() != 0 })
+	s.Pass(5 * time.Second)
+	s.Heal()
+	s.Rest()
+}
+
 // A host loses its power while Grants are on their way, which find the next boot.
 func grantAcrossReboot(s *sim.Story) {
 	host := s.Machines()[1]

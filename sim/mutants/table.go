@@ -30,6 +30,8 @@ const (
 	policy      = "restarts are as the policy says"
 	atRest      = "desired equals observed"
 	quorum      = "a quorum is enough"
+	raised      = "a level is raised when every member knows it"
+	beyond      = "no server applies beyond its level"
 	repeatable  = "the same seed gives the same run"
 	watched     = "a watcher knows what is there"
 	// Of stories.
@@ -134,6 +136,23 @@ var All = []Mutant{
 	{
 		Name: "UidByName", What: "a VM's uid is made from its name",
 		Caught: []string{histories, once, placed, twoCopies},
+	},
+	{
+		Name: "AnswersOnlyTheKnown", What: "a server answers only servers that its state knows",
+		Caught: []string{atRest}, Story: strangerLeads, Config: aSpareServer,
+	},
+	// Upgrades.
+	{
+		Name: "ChangeWithoutLevel", What: "a newer binary applies entries in its own way before the cluster is at its level",
+		Caught: []string{states}, Harder: upgrades,
+	},
+	{
+		Name: "BehindGoesOn", What: "a binary that is older than its cluster applies what it does not know",
+		Caught: []string{beyond}, Harder: upgrades,
+	},
+	{
+		Name: "ServersRaise", What: "the cluster is raised when its servers are upgraded, whatever its hosts are",
+		Caught: []string{raised}, Harder: upgrades,
 	},
 	// The state.
 	{
@@ -373,6 +392,12 @@ func quorumOnly(c *sim.Config) {
 	crashes(c)
 	c.Servers = max(c.Servers, 3)
 	c.Mix.Quorum = c.Seed
+}
+
+func upgrades(c *sim.Config) {
+	c.Hosts, c.Mix.Every = max(c.Hosts, 1), 2*time.Second
+	c.Mix.Weights = map[string]int{"Upgrade": 3, "Rolling": 1, "Crash": 1}
+	c.Mix.Longest = 20 * time.Second
 }
 
 func hangs(c *sim.Config) {

@@ -38,9 +38,8 @@ type Config struct {
 	Capacity *blixardv1.Resources
 	// Labels of this host.
 	Labels map[string]string
-	// Version of the daemon, and the highest Level that it can apply.
+	// Version of the daemon.
 	Version string
-	Level   uint32
 	// Hypervisors that may be used, of those found; empty: all.
 	Hypervisors []blixardv1.Hypervisor
 	// Programs are where hypervisors are; those that are not there are looked for

@@ -33,7 +33,7 @@ func (h *Host) discover() (*blixardv1.HostFacts, error) {
 	h.drivers = map[blixardv1.Hypervisor]driver{}
 	facts := &blixardv1.HostFacts{
 		Capacity: capacity, Labels: h.cfg.Labels, Version: h.cfg.Version, Machine: machineID(),
-		HoldsForks: h.holds, Level: max(h.cfg.Level, 1), Kvm: h.kvm(),
+		HoldsForks: h.holds, Kvm: h.kvm(),
 	}
 	for _, k := range hypervisor.Table {
 		if !h.cfg.allows(k.Hypervisor) {

@@ -133,6 +133,7 @@ type Command struct {
 	//	*Command_SetPins
 	//	*Command_Clone
 	//	*Command_Pause
+	//	*Command_Level
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -399,6 +400,15 @@ func (x *Command) GetPause() *PauseOp {
 	return nil
 }
 
+func (x *Command) GetLevel() *LevelOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Level); ok {
+			return x.Level
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -487,6 +497,10 @@ type Command_Pause struct {
 	Pause *PauseOp `protobuf:"bytes,30,opt,name=pause,proto3,oneof"`
 }
 
+type Command_Level struct {
+	Level *LevelOp `protobuf:"bytes,31,opt,name=level,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Op() {}
 
 func (*Command_CreateVm) isCommand_Op() {}
@@ -529,6 +543,63 @@ func (*Command_Clone) isCommand_Op() {}
 
 func (*Command_Pause) isCommand_Op() {}
 
+func (*Command_Level) isCommand_Op() {}
+
+// LevelOp says which binary a node runs now. The level of the cluster is the least
+// that any member knows, and never goes back.
+type LevelOp struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Highest Level that it can apply.
+	Level         uint32 `protobuf:"varint,2,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LevelOp) Reset() {
+	*x = LevelOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LevelOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LevelOp) ProtoMessage() {}
+
+func (x *LevelOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LevelOp.ProtoReflect.Descriptor instead.
+func (*LevelOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *LevelOp) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *LevelOp) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
 // InitOp is the first entry of a cluster.
 type InitOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -542,7 +613,7 @@ type InitOp struct {
 
 func (x *InitOp) Reset() {
 	*x = InitOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[1]
+	mi := &file_blixard_v1_log_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -554,7 +625,7 @@ func (x *InitOp) String() string {
 func (*InitOp) ProtoMessage() {}
 
 func (x *InitOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[1]
+	mi := &file_blixard_v1_log_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -567,7 +638,7 @@ func (x *InitOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitOp.ProtoReflect.Descriptor instead.
 func (*InitOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{1}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *InitOp) GetClusterId() string {
@@ -609,7 +680,7 @@ type CreateVMOp struct {
 
 func (x *CreateVMOp) Reset() {
 	*x = CreateVMOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[2]
+	mi := &file_blixard_v1_log_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -621,7 +692,7 @@ func (x *CreateVMOp) String() string {
 func (*CreateVMOp) ProtoMessage() {}
 
 func (x *CreateVMOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[2]
+	mi := &file_blixard_v1_log_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -634,7 +705,7 @@ func (x *CreateVMOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVMOp.ProtoReflect.Descriptor instead.
 func (*CreateVMOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{2}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateVMOp) GetName() string {
@@ -670,7 +741,7 @@ type UpdateVMOp struct {
 
 func (x *UpdateVMOp) Reset() {
 	*x = UpdateVMOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[3]
+	mi := &file_blixard_v1_log_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +753,7 @@ func (x *UpdateVMOp) String() string {
 func (*UpdateVMOp) ProtoMessage() {}
 
 func (x *UpdateVMOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[3]
+	mi := &file_blixard_v1_log_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +766,7 @@ func (x *UpdateVMOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVMOp.ProtoReflect.Descriptor instead.
 func (*UpdateVMOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{3}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *UpdateVMOp) GetName() string {
@@ -737,7 +808,7 @@ type RollbackVMOp struct {
 
 func (x *RollbackVMOp) Reset() {
 	*x = RollbackVMOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[4]
+	mi := &file_blixard_v1_log_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +820,7 @@ func (x *RollbackVMOp) String() string {
 func (*RollbackVMOp) ProtoMessage() {}
 
 func (x *RollbackVMOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[4]
+	mi := &file_blixard_v1_log_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +833,7 @@ func (x *RollbackVMOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackVMOp.ProtoReflect.Descriptor instead.
 func (*RollbackVMOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{4}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RollbackVMOp) GetName() string {
@@ -798,7 +869,7 @@ type BuildVMOp struct {
 
 func (x *BuildVMOp) Reset() {
 	*x = BuildVMOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[5]
+	mi := &file_blixard_v1_log_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +881,7 @@ func (x *BuildVMOp) String() string {
 func (*BuildVMOp) ProtoMessage() {}
 
 func (x *BuildVMOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[5]
+	mi := &file_blixard_v1_log_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +894,7 @@ func (x *BuildVMOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildVMOp.ProtoReflect.Descriptor instead.
 func (*BuildVMOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{5}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BuildVMOp) GetName() string {
@@ -863,7 +934,7 @@ type SetPinsOp struct {
 
 func (x *SetPinsOp) Reset() {
 	*x = SetPinsOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[6]
+	mi := &file_blixard_v1_log_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +946,7 @@ func (x *SetPinsOp) String() string {
 func (*SetPinsOp) ProtoMessage() {}
 
 func (x *SetPinsOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[6]
+	mi := &file_blixard_v1_log_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +959,7 @@ func (x *SetPinsOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPinsOp.ProtoReflect.Descriptor instead.
 func (*SetPinsOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{6}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SetPinsOp) GetPins() *Pins {
@@ -908,7 +979,7 @@ type DeleteVMOp struct {
 
 func (x *DeleteVMOp) Reset() {
 	*x = DeleteVMOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[7]
+	mi := &file_blixard_v1_log_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -920,7 +991,7 @@ func (x *DeleteVMOp) String() string {
 func (*DeleteVMOp) ProtoMessage() {}
 
 func (x *DeleteVMOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[7]
+	mi := &file_blixard_v1_log_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -933,7 +1004,7 @@ func (x *DeleteVMOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVMOp.ProtoReflect.Descriptor instead.
 func (*DeleteVMOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{7}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DeleteVMOp) GetName() string {
@@ -961,7 +1032,7 @@ type PowerOp struct {
 
 func (x *PowerOp) Reset() {
 	*x = PowerOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[8]
+	mi := &file_blixard_v1_log_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +1044,7 @@ func (x *PowerOp) String() string {
 func (*PowerOp) ProtoMessage() {}
 
 func (x *PowerOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[8]
+	mi := &file_blixard_v1_log_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,7 +1057,7 @@ func (x *PowerOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOp.ProtoReflect.Descriptor instead.
 func (*PowerOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{8}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PowerOp) GetName() string {
@@ -1020,7 +1091,7 @@ type PauseOp struct {
 
 func (x *PauseOp) Reset() {
 	*x = PauseOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[9]
+	mi := &file_blixard_v1_log_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1103,7 @@ func (x *PauseOp) String() string {
 func (*PauseOp) ProtoMessage() {}
 
 func (x *PauseOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[9]
+	mi := &file_blixard_v1_log_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1116,7 @@ func (x *PauseOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseOp.ProtoReflect.Descriptor instead.
 func (*PauseOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PauseOp) GetName() string {
@@ -1072,7 +1143,7 @@ type CordonOp struct {
 
 func (x *CordonOp) Reset() {
 	*x = CordonOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[10]
+	mi := &file_blixard_v1_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1155,7 @@ func (x *CordonOp) String() string {
 func (*CordonOp) ProtoMessage() {}
 
 func (x *CordonOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[10]
+	mi := &file_blixard_v1_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1168,7 @@ func (x *CordonOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonOp.ProtoReflect.Descriptor instead.
 func (*CordonOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CordonOp) GetName() string {
@@ -1127,7 +1198,7 @@ type AddNodeOp struct {
 
 func (x *AddNodeOp) Reset() {
 	*x = AddNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[11]
+	mi := &file_blixard_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1210,7 @@ func (x *AddNodeOp) String() string {
 func (*AddNodeOp) ProtoMessage() {}
 
 func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[11]
+	mi := &file_blixard_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1223,7 @@ func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeOp.ProtoReflect.Descriptor instead.
 func (*AddNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AddNodeOp) GetName() string {
@@ -1202,7 +1273,7 @@ type RemoveNodeOp struct {
 
 func (x *RemoveNodeOp) Reset() {
 	*x = RemoveNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[12]
+	mi := &file_blixard_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1285,7 @@ func (x *RemoveNodeOp) String() string {
 func (*RemoveNodeOp) ProtoMessage() {}
 
 func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[12]
+	mi := &file_blixard_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1298,7 @@ func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeOp.ProtoReflect.Descriptor instead.
 func (*RemoveNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RemoveNodeOp) GetName() string {
@@ -1258,7 +1329,7 @@ type HostBootOp struct {
 
 func (x *HostBootOp) Reset() {
 	*x = HostBootOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	mi := &file_blixard_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1341,7 @@ func (x *HostBootOp) String() string {
 func (*HostBootOp) ProtoMessage() {}
 
 func (x *HostBootOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	mi := &file_blixard_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1354,7 @@ func (x *HostBootOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostBootOp.ProtoReflect.Descriptor instead.
 func (*HostBootOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HostBootOp) GetNodeId() uint64 {
@@ -1331,7 +1402,7 @@ type HostReportOp struct {
 
 func (x *HostReportOp) Reset() {
 	*x = HostReportOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1343,7 +1414,7 @@ func (x *HostReportOp) String() string {
 func (*HostReportOp) ProtoMessage() {}
 
 func (x *HostReportOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1356,7 +1427,7 @@ func (x *HostReportOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReportOp.ProtoReflect.Descriptor instead.
 func (*HostReportOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HostReportOp) GetNodeId() uint64 {
@@ -1411,7 +1482,7 @@ type Prepared struct {
 
 func (x *Prepared) Reset() {
 	*x = Prepared{}
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1494,7 @@ func (x *Prepared) String() string {
 func (*Prepared) ProtoMessage() {}
 
 func (x *Prepared) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1507,7 @@ func (x *Prepared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepared.ProtoReflect.Descriptor instead.
 func (*Prepared) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Prepared) GetUid() string {
@@ -1485,7 +1556,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1568,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +1581,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Observation) GetUid() string {
@@ -1636,7 +1707,7 @@ type SuspectOp struct {
 
 func (x *SuspectOp) Reset() {
 	*x = SuspectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1719,7 @@ func (x *SuspectOp) String() string {
 func (*SuspectOp) ProtoMessage() {}
 
 func (x *SuspectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1732,7 @@ func (x *SuspectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectOp.ProtoReflect.Descriptor instead.
 func (*SuspectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SuspectOp) GetNodeId() uint64 {
@@ -1698,7 +1769,7 @@ type CloneOp struct {
 
 func (x *CloneOp) Reset() {
 	*x = CloneOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1781,7 @@ func (x *CloneOp) String() string {
 func (*CloneOp) ProtoMessage() {}
 
 func (x *CloneOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1794,7 @@ func (x *CloneOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneOp.ProtoReflect.Descriptor instead.
 func (*CloneOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CloneOp) GetNodeId() uint64 {
@@ -1761,7 +1832,7 @@ type FenceOp struct {
 
 func (x *FenceOp) Reset() {
 	*x = FenceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1844,7 @@ func (x *FenceOp) String() string {
 func (*FenceOp) ProtoMessage() {}
 
 func (x *FenceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1857,7 @@ func (x *FenceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceOp.ProtoReflect.Descriptor instead.
 func (*FenceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FenceOp) GetNodeId() uint64 {
@@ -1829,7 +1900,7 @@ type AnnounceOp struct {
 
 func (x *AnnounceOp) Reset() {
 	*x = AnnounceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +1912,7 @@ func (x *AnnounceOp) String() string {
 func (*AnnounceOp) ProtoMessage() {}
 
 func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +1925,7 @@ func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceOp.ProtoReflect.Descriptor instead.
 func (*AnnounceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AnnounceOp) GetDigest() string {
@@ -1895,7 +1966,7 @@ type TagOp struct {
 
 func (x *TagOp) Reset() {
 	*x = TagOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +1978,7 @@ func (x *TagOp) String() string {
 func (*TagOp) ProtoMessage() {}
 
 func (x *TagOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +1991,7 @@ func (x *TagOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagOp.ProtoReflect.Descriptor instead.
 func (*TagOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TagOp) GetDigest() string {
@@ -1946,7 +2017,7 @@ type CollectOp struct {
 
 func (x *CollectOp) Reset() {
 	*x = CollectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2029,7 @@ func (x *CollectOp) String() string {
 func (*CollectOp) ProtoMessage() {}
 
 func (x *CollectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2042,7 @@ func (x *CollectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectOp.ProtoReflect.Descriptor instead.
 func (*CollectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 // PlaceOp goes on placing what waits, when one entry could not place everything.
@@ -1983,7 +2054,7 @@ type PlaceOp struct {
 
 func (x *PlaceOp) Reset() {
 	*x = PlaceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1995,7 +2066,7 @@ func (x *PlaceOp) String() string {
 func (*PlaceOp) ProtoMessage() {}
 
 func (x *PlaceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2008,7 +2079,7 @@ func (x *PlaceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOp.ProtoReflect.Descriptor instead.
 func (*PlaceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 // Error is a refusal, in words: what, why, what to do next. It is also the
@@ -2027,7 +2098,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2110,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2123,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Error) GetCode() ErrorCode {
@@ -2100,7 +2171,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2183,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2196,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Response) GetError() *Error {
@@ -2212,7 +2283,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2224,7 +2295,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2237,7 +2308,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *History) GetVm() string {
@@ -2268,7 +2339,7 @@ type DedupeRecord struct {
 
 func (x *DedupeRecord) Reset() {
 	*x = DedupeRecord{}
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2351,7 @@ func (x *DedupeRecord) String() string {
 func (*DedupeRecord) ProtoMessage() {}
 
 func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +2364,7 @@ func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeRecord.ProtoReflect.Descriptor instead.
 func (*DedupeRecord) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DedupeRecord) GetKey() string {
@@ -2342,7 +2413,7 @@ type DedupeFloor struct {
 
 func (x *DedupeFloor) Reset() {
 	*x = DedupeFloor{}
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2354,7 +2425,7 @@ func (x *DedupeFloor) String() string {
 func (*DedupeFloor) ProtoMessage() {}
 
 func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2367,7 +2438,7 @@ func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeFloor.ProtoReflect.Descriptor instead.
 func (*DedupeFloor) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DedupeFloor) GetPrincipal() string {
@@ -2401,7 +2472,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2413,7 +2484,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2426,7 +2497,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -2508,7 +2579,7 @@ type Meta struct {
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2520,7 +2591,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2533,7 +2604,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Meta) GetClusterId() string {
@@ -2644,7 +2715,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2656,7 +2727,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2669,7 +2740,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Snapshot) GetRecords() []*Record {
@@ -2689,7 +2760,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2701,7 +2772,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2714,7 +2785,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Record) GetKey() []byte {
@@ -2736,7 +2807,8 @@ var File_blixard_v1_log_proto protoreflect.FileDescriptor
 const file_blixard_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"\x14blixard/v1/log.proto\x12\n" +
-	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xda\t\n" +
+	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\x87\n" +
+	"\n" +
 	"\aCommand\x12\x1f\n" +
 	"\vlogged_time\x18\x01 \x01(\x04R\n" +
 	"loggedTime\x12\x1b\n" +
@@ -2769,8 +2841,12 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\bbuild_vm\x18\x1b \x01(\v2\x15.blixard.v1.BuildVMOpH\x00R\abuildVm\x122\n" +
 	"\bset_pins\x18\x1c \x01(\v2\x15.blixard.v1.SetPinsOpH\x00R\asetPins\x12+\n" +
 	"\x05clone\x18\x1d \x01(\v2\x13.blixard.v1.CloneOpH\x00R\x05clone\x12+\n" +
-	"\x05pause\x18\x1e \x01(\v2\x13.blixard.v1.PauseOpH\x00R\x05pauseB\x04\n" +
-	"\x02op\"\xa4\x01\n" +
+	"\x05pause\x18\x1e \x01(\v2\x13.blixard.v1.PauseOpH\x00R\x05pause\x12+\n" +
+	"\x05level\x18\x1f \x01(\v2\x13.blixard.v1.LevelOpH\x00R\x05levelB\x04\n" +
+	"\x02op\"8\n" +
+	"\aLevelOp\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
+	"\x05level\x18\x02 \x01(\rR\x05level\"\xa4\x01\n" +
 	"\x06InitOp\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
@@ -2974,105 +3050,107 @@ func file_blixard_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_blixard_v1_log_proto_goTypes = []any{
 	(ErrorCode)(0),         // 0: blixard.v1.ErrorCode
 	(*Command)(nil),        // 1: blixard.v1.Command
-	(*InitOp)(nil),         // 2: blixard.v1.InitOp
-	(*CreateVMOp)(nil),     // 3: blixard.v1.CreateVMOp
-	(*UpdateVMOp)(nil),     // 4: blixard.v1.UpdateVMOp
-	(*RollbackVMOp)(nil),   // 5: blixard.v1.RollbackVMOp
-	(*BuildVMOp)(nil),      // 6: blixard.v1.BuildVMOp
-	(*SetPinsOp)(nil),      // 7: blixard.v1.SetPinsOp
-	(*DeleteVMOp)(nil),     // 8: blixard.v1.DeleteVMOp
-	(*PowerOp)(nil),        // 9: blixard.v1.PowerOp
-	(*PauseOp)(nil),        // 10: blixard.v1.PauseOp
-	(*CordonOp)(nil),       // 11: blixard.v1.CordonOp
-	(*AddNodeOp)(nil),      // 12: blixard.v1.AddNodeOp
-	(*RemoveNodeOp)(nil),   // 13: blixard.v1.RemoveNodeOp
-	(*HostBootOp)(nil),     // 14: blixard.v1.HostBootOp
-	(*HostReportOp)(nil),   // 15: blixard.v1.HostReportOp
-	(*Prepared)(nil),       // 16: blixard.v1.Prepared
-	(*Observation)(nil),    // 17: blixard.v1.Observation
-	(*SuspectOp)(nil),      // 18: blixard.v1.SuspectOp
-	(*CloneOp)(nil),        // 19: blixard.v1.CloneOp
-	(*FenceOp)(nil),        // 20: blixard.v1.FenceOp
-	(*AnnounceOp)(nil),     // 21: blixard.v1.AnnounceOp
-	(*TagOp)(nil),          // 22: blixard.v1.TagOp
-	(*CollectOp)(nil),      // 23: blixard.v1.CollectOp
-	(*PlaceOp)(nil),        // 24: blixard.v1.PlaceOp
-	(*Error)(nil),          // 25: blixard.v1.Error
-	(*Response)(nil),       // 26: blixard.v1.Response
-	(*History)(nil),        // 27: blixard.v1.History
-	(*DedupeRecord)(nil),   // 28: blixard.v1.DedupeRecord
-	(*DedupeFloor)(nil),    // 29: blixard.v1.DedupeFloor
-	(*Event)(nil),          // 30: blixard.v1.Event
-	(*Meta)(nil),           // 31: blixard.v1.Meta
-	(*Snapshot)(nil),       // 32: blixard.v1.Snapshot
-	(*Record)(nil),         // 33: blixard.v1.Record
-	(*Settings)(nil),       // 34: blixard.v1.Settings
-	(*VMSpec)(nil),         // 35: blixard.v1.VMSpec
-	(*Pins)(nil),           // 36: blixard.v1.Pins
-	(*HostFacts)(nil),      // 37: blixard.v1.HostFacts
-	(*Incarnation)(nil),    // 38: blixard.v1.Incarnation
-	(Phase)(0),             // 39: blixard.v1.Phase
-	(LeaseClass)(0),        // 40: blixard.v1.LeaseClass
-	(*Runner)(nil),         // 41: blixard.v1.Runner
-	(*VM)(nil),             // 42: blixard.v1.VM
-	(*Node)(nil),           // 43: blixard.v1.Node
-	(*ArtifactRecord)(nil), // 44: blixard.v1.ArtifactRecord
-	(*Generation)(nil),     // 45: blixard.v1.Generation
+	(*LevelOp)(nil),        // 2: blixard.v1.LevelOp
+	(*InitOp)(nil),         // 3: blixard.v1.InitOp
+	(*CreateVMOp)(nil),     // 4: blixard.v1.CreateVMOp
+	(*UpdateVMOp)(nil),     // 5: blixard.v1.UpdateVMOp
+	(*RollbackVMOp)(nil),   // 6: blixard.v1.RollbackVMOp
+	(*BuildVMOp)(nil),      // 7: blixard.v1.BuildVMOp
+	(*SetPinsOp)(nil),      // 8: blixard.v1.SetPinsOp
+	(*DeleteVMOp)(nil),     // 9: blixard.v1.DeleteVMOp
+	(*PowerOp)(nil),        // 10: blixard.v1.PowerOp
+	(*PauseOp)(nil),        // 11: blixard.v1.PauseOp
+	(*CordonOp)(nil),       // 12: blixard.v1.CordonOp
+	(*AddNodeOp)(nil),      // 13: blixard.v1.AddNodeOp
+	(*RemoveNodeOp)(nil),   // 14: blixard.v1.RemoveNodeOp
+	(*HostBootOp)(nil),     // 15: blixard.v1.HostBootOp
+	(*HostReportOp)(nil),   // 16: blixard.v1.HostReportOp
+	(*Prepared)(nil),       // 17: blixard.v1.Prepared
+	(*Observation)(nil),    // 18: blixard.v1.Observation
+	(*SuspectOp)(nil),      // 19: blixard.v1.SuspectOp
+	(*CloneOp)(nil),        // 20: blixard.v1.CloneOp
+	(*FenceOp)(nil),        // 21: blixard.v1.FenceOp
+	(*AnnounceOp)(nil),     // 22: blixard.v1.AnnounceOp
+	(*TagOp)(nil),          // 23: blixard.v1.TagOp
+	(*CollectOp)(nil),      // 24: blixard.v1.CollectOp
+	(*PlaceOp)(nil),        // 25: blixard.v1.PlaceOp
+	(*Error)(nil),          // 26: blixard.v1.Error
+	(*Response)(nil),       // 27: blixard.v1.Response
+	(*History)(nil),        // 28: blixard.v1.History
+	(*DedupeRecord)(nil),   // 29: blixard.v1.DedupeRecord
+	(*DedupeFloor)(nil),    // 30: blixard.v1.DedupeFloor
+	(*Event)(nil),          // 31: blixard.v1.Event
+	(*Meta)(nil),           // 32: blixard.v1.Meta
+	(*Snapshot)(nil),       // 33: blixard.v1.Snapshot
+	(*Record)(nil),         // 34: blixard.v1.Record
+	(*Settings)(nil),       // 35: blixard.v1.Settings
+	(*VMSpec)(nil),         // 36: blixard.v1.VMSpec
+	(*Pins)(nil),           // 37: blixard.v1.Pins
+	(*HostFacts)(nil),      // 38: blixard.v1.HostFacts
+	(*Incarnation)(nil),    // 39: blixard.v1.Incarnation
+	(Phase)(0),             // 40: blixard.v1.Phase
+	(LeaseClass)(0),        // 41: blixard.v1.LeaseClass
+	(*Runner)(nil),         // 42: blixard.v1.Runner
+	(*VM)(nil),             // 43: blixard.v1.VM
+	(*Node)(nil),           // 44: blixard.v1.Node
+	(*ArtifactRecord)(nil), // 45: blixard.v1.ArtifactRecord
+	(*Generation)(nil),     // 46: blixard.v1.Generation
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
-	2,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
-	3,  // 1: blixard.v1.Command.create_vm:type_name -> blixard.v1.CreateVMOp
-	8,  // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
-	9,  // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
-	11, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
-	12, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
-	13, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
-	14, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
-	15, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
-	18, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
-	20, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
-	21, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
-	22, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
-	23, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
-	24, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
-	4,  // 15: blixard.v1.Command.update_vm:type_name -> blixard.v1.UpdateVMOp
-	5,  // 16: blixard.v1.Command.rollback_vm:type_name -> blixard.v1.RollbackVMOp
-	6,  // 17: blixard.v1.Command.build_vm:type_name -> blixard.v1.BuildVMOp
-	7,  // 18: blixard.v1.Command.set_pins:type_name -> blixard.v1.SetPinsOp
-	19, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
-	10, // 20: blixard.v1.Command.pause:type_name -> blixard.v1.PauseOp
-	34, // 21: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
-	12, // 22: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
-	35, // 23: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
-	35, // 24: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
-	36, // 25: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
-	37, // 26: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
-	17, // 27: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
-	37, // 28: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
-	16, // 29: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
-	38, // 30: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
-	39, // 31: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
-	40, // 32: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
-	41, // 33: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
-	0,  // 34: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
-	25, // 35: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	42, // 36: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	43, // 37: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	44, // 38: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	45, // 39: blixard.v1.History.generations:type_name -> blixard.v1.Generation
-	26, // 40: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
-	34, // 41: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	36, // 42: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
-	33, // 43: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	3,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
+	4,  // 1: blixard.v1.Command.create_vm:type_name -> blixard.v1.CreateVMOp
+	9,  // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
+	10, // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
+	12, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
+	13, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
+	14, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
+	15, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
+	16, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
+	19, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
+	21, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
+	22, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
+	23, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
+	24, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
+	25, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
+	5,  // 15: blixard.v1.Command.update_vm:type_name -> blixard.v1.UpdateVMOp
+	6,  // 16: blixard.v1.Command.rollback_vm:type_name -> blixard.v1.RollbackVMOp
+	7,  // 17: blixard.v1.Command.build_vm:type_name -> blixard.v1.BuildVMOp
+	8,  // 18: blixard.v1.Command.set_pins:type_name -> blixard.v1.SetPinsOp
+	20, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
+	11, // 20: blixard.v1.Command.pause:type_name -> blixard.v1.PauseOp
+	2,  // 21: blixard.v1.Command.level:type_name -> blixard.v1.LevelOp
+	35, // 22: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
+	13, // 23: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
+	36, // 24: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
+	36, // 25: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
+	37, // 26: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
+	38, // 27: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
+	18, // 28: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
+	38, // 29: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
+	17, // 30: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
+	39, // 31: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
+	40, // 32: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
+	41, // 33: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
+	42, // 34: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
+	0,  // 35: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
+	26, // 36: blixard.v1.Response.error:type_name -> blixard.v1.Error
+	43, // 37: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	44, // 38: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	45, // 39: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	46, // 40: blixard.v1.History.generations:type_name -> blixard.v1.Generation
+	27, // 41: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
+	35, // 42: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	37, // 43: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	34, // 44: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }
@@ -3106,9 +3184,10 @@ func file_blixard_v1_log_proto_init() {
 		(*Command_SetPins)(nil),
 		(*Command_Clone)(nil),
 		(*Command_Pause)(nil),
+		(*Command_Level)(nil),
 	}
-	file_blixard_v1_log_proto_msgTypes[5].OneofWrappers = []any{}
-	file_blixard_v1_log_proto_msgTypes[25].OneofWrappers = []any{
+	file_blixard_v1_log_proto_msgTypes[6].OneofWrappers = []any{}
+	file_blixard_v1_log_proto_msgTypes[26].OneofWrappers = []any{
 		(*Response_Vm)(nil),
 		(*Response_Node)(nil),
 		(*Response_Artifact)(nil),
@@ -3119,7 +3198,7 @@ func file_blixard_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_log_proto_rawDesc), len(file_blixard_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

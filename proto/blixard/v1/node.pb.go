@@ -209,8 +209,6 @@ type HostFacts struct {
 	Machine string `protobuf:"bytes,5,opt,name=machine,proto3" json:"machine,omitempty"`
 	// A program that forks is held by a cgroup or a PID namespace.
 	HoldsForks bool `protobuf:"varint,6,opt,name=holds_forks,json=holdsForks,proto3" json:"holds_forks,omitempty"`
-	// Highest Level that this binary can apply.
-	Level uint32 `protobuf:"varint,7,opt,name=level,proto3" json:"level,omitempty"`
 	// It can build NixOS systems and flakes.
 	Nix bool `protobuf:"varint,8,opt,name=nix,proto3" json:"nix,omitempty"`
 	// Unset: nobody has looked.
@@ -289,13 +287,6 @@ func (x *HostFacts) GetHoldsForks() bool {
 		return x.HoldsForks
 	}
 	return false
-}
-
-func (x *HostFacts) GetLevel() uint32 {
-	if x != nil {
-		return x.Level
-	}
-	return 0
 }
 
 func (x *HostFacts) GetNix() bool {
@@ -606,10 +597,12 @@ type Node struct {
 	Address string      `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
 	Server  ServerState `protobuf:"varint,4,opt,name=server,proto3,enum=blixard.v1.ServerState" json:"server,omitempty"`
 	// Nil: no host.
-	Host          *HostState             `protobuf:"bytes,5,opt,name=host,proto3" json:"host,omitempty"`
-	Cordoned      bool                   `protobuf:"varint,6,opt,name=cordoned,proto3" json:"cordoned,omitempty"`
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	Revision      uint64                 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	Host       *HostState             `protobuf:"bytes,5,opt,name=host,proto3" json:"host,omitempty"`
+	Cordoned   bool                   `protobuf:"varint,6,opt,name=cordoned,proto3" json:"cordoned,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	Revision   uint64                 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Highest Settings.level that its binary can apply, as it last said.
+	Level         uint32 `protobuf:"varint,9,opt,name=level,proto3" json:"level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -696,6 +689,13 @@ func (x *Node) GetCreateTime() *timestamppb.Timestamp {
 func (x *Node) GetRevision() uint64 {
 	if x != nil {
 		return x.Revision
+	}
+	return 0
+}
+
+func (x *Node) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
 	}
 	return 0
 }
@@ -1103,7 +1103,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12\x1d\n" +
 	"\n" +
 	"memory_mib\x18\x02 \x01(\x04R\tmemoryMib\x12\x19\n" +
-	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\x92\x03\n" +
+	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\x82\x03\n" +
 	"\tHostFacts\x121\n" +
 	"\bcapacity\x18\x01 \x01(\v2\x15.blixard.v1.ResourcesR\bcapacity\x12<\n" +
 	"\vhypervisors\x18\x02 \x03(\v2\x1a.blixard.v1.HypervisorFactR\vhypervisors\x129\n" +
@@ -1111,13 +1111,12 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12\x18\n" +
 	"\amachine\x18\x05 \x01(\tR\amachine\x12\x1f\n" +
 	"\vholds_forks\x18\x06 \x01(\bR\n" +
-	"holdsForks\x12\x14\n" +
-	"\x05level\x18\a \x01(\rR\x05level\x12\x10\n" +
+	"holdsForks\x12\x10\n" +
 	"\x03nix\x18\b \x01(\bR\x03nix\x12!\n" +
 	"\x03kvm\x18\t \x01(\v2\x0f.blixard.v1.KVMR\x03kvm\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"/\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\a\x10\b\"/\n" +
 	"\x03KVM\x12\x16\n" +
 	"\x06usable\x18\x01 \x01(\bR\x06usable\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"\xb0\x01\n" +
@@ -1144,7 +1143,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\x10prepare_revision\x18\v \x01(\x04R\x0fprepareRevision\x12#\n" +
 	"\rrefused_boots\x18\f \x03(\tR\frefusedBoots\x12=\n" +
 	"\fsilent_since\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\vsilentSince\x12%\n" +
-	"\x0eheard_revision\x18\x0e \x01(\x04R\rheardRevision\"\x95\x02\n" +
+	"\x0eheard_revision\x18\x0e \x01(\x04R\rheardRevision\"\xab\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1154,7 +1153,8 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\bcordoned\x18\x06 \x01(\bR\bcordoned\x12;\n" +
 	"\vcreate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12\x1a\n" +
-	"\brevision\x18\b \x01(\x04R\brevision\".\n" +
+	"\brevision\x18\b \x01(\x04R\brevision\x12\x14\n" +
+	"\x05level\x18\t \x01(\rR\x05level\".\n" +
 	"\x16NodeServiceListRequest\x12\x14\n" +
 	"\x05stale\x18\x01 \x01(\bR\x05stale\"]\n" +
 	"\x17NodeServiceListResponse\x12&\n" +

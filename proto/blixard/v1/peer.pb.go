@@ -37,7 +37,12 @@ type Envelope struct {
 	//	*Envelope_Forward
 	Body isEnvelope_Body `protobuf_oneof:"body"`
 	// For a raft snapshot: the encoded Snapshot.
-	Snapshot      []byte `protobuf:"bytes,9,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Snapshot []byte `protobuf:"bytes,9,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// Highest Settings.level that the sender's binary can apply.
+	Level uint32 `protobuf:"varint,10,opt,name=level,proto3" json:"level,omitempty"`
+	// host:port of the sender, with what asks for an answer: it must reach one that
+	// the recipient's state does not know yet.
+	Address       string `protobuf:"bytes,11,opt,name=address,proto3" json:"address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -148,6 +153,20 @@ func (x *Envelope) GetSnapshot() []byte {
 		return x.Snapshot
 	}
 	return nil
+}
+
+func (x *Envelope) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *Envelope) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
 }
 
 type isEnvelope_Body interface {
@@ -871,7 +890,7 @@ var File_blixard_v1_peer_proto protoreflect.FileDescriptor
 const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"\x15blixard/v1/peer.proto\x12\n" +
-	"blixard.v1\x1a\x18blixard/v1/cluster.proto\x1a\x14blixard/v1/log.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xab\x02\n" +
+	"blixard.v1\x1a\x18blixard/v1/cluster.proto\x1a\x14blixard/v1/log.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xdb\x02\n" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
@@ -884,7 +903,10 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x04sync\x18\x06 \x01(\v2\x10.blixard.v1.SyncH\x00R\x04sync\x12)\n" +
 	"\x05grant\x18\a \x01(\v2\x11.blixard.v1.GrantH\x00R\x05grant\x12/\n" +
 	"\aforward\x18\b \x01(\v2\x13.blixard.v1.ForwardH\x00R\aforward\x12\x1a\n" +
-	"\bsnapshot\x18\t \x01(\fR\bsnapshotB\x06\n" +
+	"\bsnapshot\x18\t \x01(\fR\bsnapshot\x12\x14\n" +
+	"\x05level\x18\n" +
+	" \x01(\rR\x05level\x12\x18\n" +
+	"\aaddress\x18\v \x01(\tR\aaddressB\x06\n" +
 	"\x04body\"\x8d\x03\n" +
 	"\x04Sync\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +

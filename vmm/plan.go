@@ -155,7 +155,7 @@ func (u *Unit) planAlive(now int64, c Context) *Action {
 
 // pause has a live instance kept where it is, or go on.
 func (u *Unit) pause(now int64, c Context) *Action {
-	if !u.Seen.Ready || u.Want.Paused == u.Seen.Paused {
+	if !u.Seen.Ready || u.Want.Paused == u.Seen.Paused || mutant.On("PauseForgotten") && u.attempt > 1 {
 		u.pauseReason, u.pauseMessage, u.pauseAgain = "", "", 0
 		return nil
 	}

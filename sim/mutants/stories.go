@@ -420,3 +420,18 @@ func twoServersLeave(s *sim.Story) {
 }
 
 var fiveServers = sim.Config{Servers: 5}
+
+// A paused VM crashes, and is started anew.
+func pausedCrashes(s *sim.Story) {
+	s.Order(sim.Create, "a", sim.ReplaceVM())
+	_, host := s.Runs("a")
+	s.Order(sim.PauseVM, "a", nil)
+	s.Until("a is paused", time.Minute, func() bool {
+		v := s.View()
+		return v != nil && v.VM("a").GetStatus().GetPhase() == blixardv1.Phase_PHASE_PAUSED
+	})
+	s.Strike(sim.GuestCrash{Node: host.N()})
+	s.Pass(10 * time.Second)
+	s.Heal()
+	s.Rest()
+}

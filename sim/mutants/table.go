@@ -302,6 +302,10 @@ var All = []Mutant{
 		Caught: []string{stopped}, Story: stopDeaf, Config: deafVMs,
 	},
 	{
+		Name: "PauseForgotten", What: "a paused VM that had to be started anew runs on",
+		Caught: []string{atRest}, Story: pausedCrashes,
+	},
+	{
 		Name: "HungForEver", What: "a VM that never becomes ready is left hanging",
 		Caught: []string{atRest}, Harder: hangs,
 	},

@@ -160,3 +160,13 @@ func TestRun(t *testing.T) {
 		t.Errorf("no such program: %+v", r)
 	}
 }
+
+func TestWhereAResetEndsTheMachine(t *testing.T) {
+	for cmdline, want := range map[string]bool{
+		"console=ttyS0 reboot=k panic=-1": true, "reboot=k reboot=t": false, "reboot=t": false, "": false, "xreboot=k": false, "reboot=kx": false,
+	} {
+		if endsByReset(cmdline) != want {
+			t.Errorf("%q", cmdline)
+		}
+	}
+}

@@ -134,8 +134,27 @@ func powerPresses(events []byte) (n int) {
 
 // The rest ends the guest. None of it returns.
 
-func powerOff() { reboot(unix.LINUX_REBOOT_CMD_POWER_OFF) }
-func restart()  { reboot(unix.LINUX_REBOOT_CMD_RESTART) }
+func powerOff() {
+	cmdline, _ := os.ReadFile("/proc/cmdline")
+	if endsByReset(string(cmdline)) {
+		restart()
+	}
+	reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+func restart() { reboot(unix.LINUX_REBOOT_CMD_RESTART) }
+
+// endsByReset says that a host takes a reset by the keyboard's controller for the
+// end of the machine: it is Firecracker that is told of with reboot=k.
+func endsByReset(cmdline string) bool {
+	ends := false
+	for _, w := range strings.Fields(cmdline) {
+		if how, is := strings.CutPrefix(w, "reboot="); is {
+			ends = how == "k"
+		}
+	}
+	return ends
+}
 
 func reboot(cmd int) {
 	unix.Sync()

@@ -42,8 +42,8 @@ type rig struct {
 	ends map[string]vmm.Exit
 	// socket is where the hypervisor answers, in a VM's run directory; "": nowhere.
 	socket string
-	// deafWord is what a deaf guest says to the power button.
-	deafWord string
+	// button is what the guest calls its power button.
+	button string
 }
 
 // story is something that every driver must tell alike.
@@ -91,7 +91,7 @@ func TestConformance(t *testing.T) {
 func processRig(t *testing.T) rig {
 	const script = `trap '%s' TERM; echo "up name=$BLIXARD_NAME uid=$BLIXARD_UID attempt=$BLIXARD_ATTEMPT"; %s; n=0; while :; do n=$((n+1)); echo "tick $n "; sleep 0.05; done`
 	return rig{
-		bench: newBench(t), kind: hypervisor.Get(blixardv1.Hypervisor_HYPERVISOR_PROCESS), deafWord: "power button, ignored",
+		bench: newBench(t), kind: hypervisor.Get(blixardv1.Hypervisor_HYPERVISOR_PROCESS), button: "power button",
 		vm: func(uid, behave string) *blixardv1.Assignment {
 			onTerm, first := `echo "power button, shutting down"; exit 0`, ":"
 			switch word, code, _ := strings.Cut(behave, "="); word {
@@ -109,7 +109,7 @@ func processRig(t *testing.T) rig {
 func qemuRig(t *testing.T) rig {
 	b := newGuestBench(t)
 	return rig{
-		bench: b.bench, kind: hypervisor.Get(blixardv1.Hypervisor_HYPERVISOR_QEMU), deafWord: "power button, ignored",
+		bench: b.bench, kind: hypervisor.Get(blixardv1.Hypervisor_HYPERVISOR_QEMU), button: "power button",
 		socket: qmpSocket,
 		vm: func(uid, behave string) *blixardv1.Assignment {
 			cmdline := "blixard.tick=50ms"
@@ -135,6 +135,7 @@ func cloudRig(t *testing.T) rig {
 
 func firecrackerRig(t *testing.T) rig {
 	r := otherRig(t, blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER)
+	r.button = "ctrl-alt-del"
 	// To power off and to reset are one there.
 	r.ends = map[string]vmm.Exit{"exit": {Reason: Exited}, "panic": {Reason: Panicked, Code: 1}, "reboot": {Reason: Exited}}
 	return r
@@ -144,7 +145,7 @@ func firecrackerRig(t *testing.T) rig {
 // usable, with the real guest, and otherwise the fake.
 func otherRig(t *testing.T, h blixardv1.Hypervisor) rig {
 	k := hypervisor.Get(h)
-	r := rig{kind: k, deafWord: "power button, ignored", socket: apiSocket}
+	r := rig{kind: k, button: "power button", socket: apiSocket}
 	var kernel, initrd *blixardv1.Artifact
 	if program, err := exec.LookPath(k.Program); err == nil && kvm.Probe().Usable {
 		b := newGuestBench(t)
@@ -223,7 +224,7 @@ func tellButton(t *testing.T, r rig) {
 	if e := r.exit(i, Exited); e.Code != 0 {
 		t.Error(e)
 	}
-	r.awaitConsole(i.UID, "power button, shutting down")
+	r.awaitConsole(i.UID, r.button+", shutting down")
 	// What has ended hears nothing any more, and that is no failure.
 	r.must(vmm.Stop, i, a)
 	r.must(vmm.Pause, i, a)
@@ -236,7 +237,7 @@ func tellDeaf(t *testing.T, r rig) {
 	r.must(vmm.Start, i, a)
 	r.awaitConsole(i.UID, "tick 1 ")
 	r.must(vmm.Stop, i, a)
-	r.awaitConsole(i.UID, r.deafWord)
+	r.awaitConsole(i.UID, r.button+", ignored")
 	ticks := r.ticks(i.UID)
 	r.awaitTicks(i.UID, ticks+3) // it goes on
 	r.must(vmm.Kill, i, nil)

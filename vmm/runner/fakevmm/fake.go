@@ -294,6 +294,10 @@ func (f *fake) guest() {
 	if err != nil {
 		fmt.Printf("blixard-guest: %v\n", err)
 	}
+	button := "power button"
+	if f.vendor == Firecracker {
+		button = "ctrl-alt-del"
+	}
 	time.Sleep(50 * time.Millisecond)
 	fmt.Printf("blixard-guest: up name=%s uid=%s attempt=%d\n", p.Name, p.UID, p.Attempt)
 	if code, ends := f.word("exit"); ends {
@@ -315,10 +319,10 @@ func (f *fake) guest() {
 		select {
 		case <-f.button:
 			if p.Behave.Kind == boot.Deaf {
-				fmt.Println("blixard-guest: power button, ignored")
+				fmt.Printf("blixard-guest: %s, ignored\n", button)
 				continue
 			}
-			fmt.Println("blixard-guest: power button, shutting down")
+			fmt.Printf("blixard-guest: %s, shutting down\n", button)
 			f.off()
 			return
 		case <-time.After(p.Tick):

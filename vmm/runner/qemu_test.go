@@ -120,7 +120,8 @@ func TestBadImagesAreRefusedInWords(t *testing.T) {
 	}
 }
 
-// The rest boots real guests. It runs only where scripts/setup has been.
+// What every driver must do with a real guest is told by the conformance suite;
+// here is what is QEMU's own. It runs only where scripts/setup has been.
 
 type guestBench struct {
 	*bench
@@ -159,40 +160,6 @@ func (b guestBench) image(uid, cmdline string) *blixardv1.Assignment {
 		Kernel: b.kernel, Initrd: b.initrd, Cmdline: cmdline,
 	}}}
 	return a
-}
-
-func TestARealGuest(t *testing.T) {
-	b := newGuestBench(t)
-	a := b.image("1-1", "blixard.tick=100ms")
-	seed := b.put([]byte(strings.Repeat("data on a disk ", 1000)))
-	a.Spec.GetImage().Disks = []*blixardv1.Disk{{Name: "seed", Source: seed, SizeMib: 1}, {Name: "blank", SizeMib: 1 << 14}, {Name: "ro", Source: seed, ReadOnly: true}}
-	i := instance("1-1", 1)
-	begin := time.Now()
-	b.must(vmm.Build, i, a)
-	b.must(vmm.Start, i, a)
-	t.Logf("started after %v", time.Since(begin))
-	b.ready(i)
-	t.Logf("ready after %v", time.Since(begin))
-	b.awaitConsole("1-1", "up name=vm-1-1 uid=1-1 attempt=1")
-	t.Logf("up after %v", time.Since(begin))
-	b.awaitConsole("1-1", "tick 3 ")
-	if st, err := os.Stat(diskPath(b.h.at.stateOf("1-1"), "blank")); err != nil || st.Size() != 1<<34 {
-		t.Error(st, err)
-	}
-
-	// The host goes away and comes back: the guest is the same, and is heard again.
-	before := b.state(i).VM
-	b.reopen()
-	b.ready(i)
-	if b.state(i).VM != before {
-		t.Error("the guest was disturbed")
-	}
-	b.must(vmm.Stop, i, a)
-	if e := b.exit(i, Exited); e.Code != 0 {
-		t.Error(e)
-	}
-	b.awaitConsole("1-1", "power button, shutting down")
-	b.must(vmm.Remove, i, nil)
 }
 
 // BenchmarkIdleGuest says what an idle guest takes of a core: as it is, with a
@@ -236,67 +203,6 @@ func cpuTime(t testing.TB, pid int) (sum time.Duration) {
 		sum += time.Duration(ns)
 	}
 	return sum
-}
-
-func TestGuestsEndInTheirWays(t *testing.T) {
-	b := newGuestBench(t)
-	for i, c := range []struct {
-		behave, reason string
-		code           int32
-	}{
-		{"exit", Exited, 0},
-		{"exit=7", Exited, 7},
-		{"panic", Panicked, 1},
-		{"reboot", Crashed, 1},
-	} {
-		t.Run(c.behave, func(t *testing.T) {
-			b.t = t
-			one := instance("2-"+strconv.Itoa(i), 1)
-			b.must(vmm.Start, one, b.image(one.UID, "blixard.behave="+c.behave))
-			if e := b.exit(one, c.reason); e.Code != c.code {
-				t.Errorf("code %d, want %d", e.Code, c.code)
-			}
-			b.must(vmm.Remove, one, nil)
-		})
-	}
-}
-
-func TestADeafGuestAndItsKill(t *testing.T) {
-	b := newGuestBench(t)
-	i := instance("1-1", 1)
-	b.must(vmm.Start, i, b.image("1-1", "blixard.behave=deaf"))
-	b.awaitConsole("1-1", "up name=")
-	b.must(vmm.Stop, i, nil)
-	b.awaitConsole("1-1", "power button, ignored")
-	b.must(vmm.Kill, i, nil)
-	b.exit(i, Killed)
-
-	// kill -9 of QEMU, and then of the shim.
-	i.Attempt = 2
-	b.must(vmm.Start, i, b.image("1-1", ""))
-	b.ready(i)
-	kill9(t, b.state(i).VM.PID)
-	if e := b.exit(i, Crashed); e.Code != 137 {
-		t.Error(e)
-	}
-	i.Attempt = 3
-	b.must(vmm.Start, i, b.image("1-1", ""))
-	b.ready(i)
-	kill9(t, b.state(i).Shim.PID)
-	if r := b.down(i); r.Exit != nil {
-		t.Errorf("%+v", r.Exit)
-	}
-
-	// A QEMU that hangs: no button, no hold-up of others, and a kill that works.
-	i.Attempt = 4
-	b.must(vmm.Start, i, b.image("1-1", ""))
-	b.ready(i)
-	freeze(t, b.state(i).VM.PID)
-	if err := b.do(vmm.Stop, i, nil); err == nil {
-		t.Error("a frozen QEMU pressed the button")
-	}
-	b.must(vmm.Kill, i, nil)
-	b.exit(i, Killed)
 }
 
 func TestAKernelThatIsNone(t *testing.T) {

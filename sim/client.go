@@ -2,6 +2,7 @@ package sim
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -39,11 +40,12 @@ const (
 	Uncordon
 	RemoveMember
 	LoseMember
+	Announce // a file that VMs may need: the name is what it holds
 )
 
 var verbNames = [...]string{
 	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "PauseVM", "ResumeVM", "AddMember", "Cordon", "Uncordon",
-	"RemoveMember", "LoseMember",
+	"RemoveMember", "LoseMember", "Announce",
 }
 
 func (v Verb) String() string { return verbNames[v] }
@@ -162,7 +164,7 @@ func (c *client) next() {
 	name := fmt.Sprintf("vm%d", c.choice.IntN(m.Names))
 	op := &Operation{Verb: drawVerb(c.choice), Name: name}
 	if op.Verb == Create || op.Verb == Update {
-		op.Spec = drawSpec(c.choice, c.index, name, c.w.settings.GetLeaseMs())
+		op.Spec = drawSpec(c.choice, c.index, name, c.w.settings.GetLeaseMs(), c.w.mix.Files)
 	}
 	c.w.decided(Ask{c.index, op.Verb, op.Name, op.Spec})
 	c.begin(op, nil)
@@ -183,7 +185,7 @@ func drawVerb(r *rand.Rand) Verb {
 
 // drawSpec of a VM. Whether Nix builds it is told by its name: an update changes
 // nothing about that.
-func drawSpec(r *rand.Rand, client int, name string, lease uint32) *blixardv1.VMSpec {
+func drawSpec(r *rand.Rand, client int, name string, lease uint32, files int) *blixardv1.VMSpec {
 	s := &blixardv1.VMSpec{
 		Vcpus: uint32(1 + r.IntN(2)), MemoryMib: uint64(256 << r.IntN(4)),
 		Source:      &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/vm"}}},
@@ -196,9 +198,12 @@ func drawSpec(r *rand.Rand, client int, name string, lease uint32) *blixardv1.VM
 		Require:     nil,
 	}
 	if name[len(name)-1]%2 == 0 {
-		s.Source = &blixardv1.VMSpec_Nixos{Nixos: &blixardv1.Nixos{Modules: []*blixardv1.NixosModule{
-			{Source: &blixardv1.NixosModule_Inline{Inline: fmt.Sprintf("{ a = %d; }", r.IntN(3))}},
-		}}}
+		a := r.IntN(3)
+		modules := []*blixardv1.NixosModule{{Source: &blixardv1.NixosModule_Inline{Inline: fmt.Sprintf("{ a = %d; }", a)}}}
+		if files > 0 {
+			modules = append(modules, fileModule(a%files))
+		}
+		s.Source = &blixardv1.VMSpec_Nixos{Nixos: &blixardv1.Nixos{Modules: modules}}
 		s.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR
 		s.Prebuild = uint32(r.IntN(3))
 	}
@@ -213,6 +218,18 @@ func drawSpec(r *rand.Rand, client int, name string, lease uint32) *blixardv1.VM
 		s.LeaseMs = lease + uint32(r.IntN(10))*1000
 	}
 	return s
+}
+
+// fileOf is an uploaded file, by what it holds.
+func fileOf(holds string) *blixardv1.Artifact {
+	sum := sha256.Sum256([]byte(holds))
+	return &blixardv1.Artifact{Digest: hex.EncodeToString(sum[:]), Size: uint64(len(holds))}
+}
+
+func fileName(i int) string { return fmt.Sprintf("{ file = %d; }", i) }
+
+func fileModule(i int) *blixardv1.NixosModule {
+	return &blixardv1.NixosModule{Source: &blixardv1.NixosModule_File{File: fileOf(fileName(i))}}
 }
 
 // begin starts an operation; done, if any, is called with its end.
@@ -254,6 +271,9 @@ func (c *client) request(op *Operation) core.Request {
 		cmd.Op = &blixardv1.Command_Cordon{Cordon: &blixardv1.CordonOp{Name: op.Name, Cordoned: op.Verb == Cordon}}
 	case RemoveMember, LoseMember:
 		cmd.Op = &blixardv1.Command_RemoveNode{RemoveNode: &blixardv1.RemoveNodeOp{Name: op.Name, Lost: op.Verb == LoseMember}}
+	case Announce:
+		f := fileOf(op.Name)
+		cmd.Op = &blixardv1.Command_Announce{Announce: &blixardv1.AnnounceOp{Digest: f.Digest, Size: f.Size, NodeId: 1}}
 	case AddMember:
 		m := op.machine
 		if m == nil {

@@ -303,6 +303,14 @@ func (d *vmDir) sweep() {
 	}
 }
 
+// looser is what binds an instance, of two that it may have.
+func (d *vmDir) looser() bound {
+	if d.next != nil && d.next.class < d.bound.class {
+		return *d.next
+	}
+	return d.bound
+}
+
 // rebind asks the shim to bind its VM by another page. Until it has said that it
 // did, or what else is in effect, the instance may have either: also when we are
 // killed meanwhile, since what is in a socket is read yet.
@@ -500,10 +508,7 @@ func (m *Machine) report(dir *vmDir) vmm.Report {
 		r.Liveness = vmm.Alive
 		r.Ready = dir.guest != nil && dir.guest.ready && !dir.guest.dying
 		r.Paused = r.Ready && dir.guest.paused
-		b := dir.bound
-		if dir.next != nil && dir.next.class < b.class {
-			b = *dir.next // it may have either: the looser
-		}
+		b := dir.looser()
 		r.Lease, r.LeaseMs, r.Epoch = b.class, b.ms, b.epoch
 		return r
 	}

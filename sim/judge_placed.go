@@ -71,8 +71,8 @@ func (j *judgePlaced) look(w *World, g *guest, what string) {
 	if n.vms == nil {
 		return
 	}
-	if w.givenUp[g.m.called] || g.orphan {
-		return // a person has said that its machine is off, and erred; or nothing ends it
+	if g.orphan || w.givenUp[g.m.called] && g.dir.looser().class == blixardv1.LeaseClass_LEASE_CLASS_NONE {
+		return // nothing ends it; or a person has said that its machine is off, and erred
 	}
 	w.judges.judged["placed"]++
 	i := g.instance
@@ -89,11 +89,11 @@ func (j *judgePlaced) look(w *World, g *guest, what string) {
 }
 
 // wants says that the newest state wants just this to run here: no other run of
-// it, and no other spec.
+// it, and no other spec before it is stopped by itself.
 func (j *judgePlaced) wants(w *World, m *Machine, d *vmDir) bool {
 	i := d.guest.instance
 	vm := w.judges.newest.vm(i.UID)
 	p := vm.GetPlacement()
-	return p != nil && vm.Run && !vm.Deleting && vm.RunGeneration == d.gen && vm.SpecGeneration == d.spec && w.byID(p.NodeId) == m &&
+	return p != nil && vm.Run && !vm.Deleting && vm.RunGeneration == d.gen && !w.judges.specs.mayRenew(vm, d) && w.byID(p.NodeId) == m &&
 		p.Incarnation.GetIndex() == i.Index && p.Incarnation.GetGeneration() == i.Generation
 }

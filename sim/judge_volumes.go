@@ -6,7 +6,7 @@ import (
 
 // No volume is open for writing twice; and a VM that waits for its host, because
 // its volumes are there, is taken from it only by a person's word that the host is
-// lost.
+// lost. It is then left stopped: its owner says whether it starts without them.
 //
 // A VM's volumes are in its directory: who runs there has them open.
 type judgeVolumes struct{}
@@ -30,6 +30,9 @@ func (j *judgeVolumes) entry(w *World, n *newest) {
 		w.judges.judged["volumes"]++
 		if is.GetNodeId() == was.NodeId && is.Incarnation.GetIndex() == was.Incarnation.GetIndex() {
 			continue
+		}
+		if c.is.Run {
+			w.fail("a VM that waits is not taken from its host", "index %d: %s starts without its volumes, on node %d", n.index, c.is.Name, is.GetNodeId())
 		}
 		if m := w.machineOf(was.NodeId); m == nil || !w.givenUp[m.called] {
 			w.fail("a VM that waits is not taken from its host", "index %d: %s waits for node %d, which nobody gave up, and is not placed there any more",

@@ -9,6 +9,7 @@ import (
 // judges hold the world to its promises, each in a file of its own, whose head
 // says in one sentence what it holds true.
 type judges struct {
+	artifacts   judgeArtifacts
 	states      judgeStates
 	capacity    judgeCapacity
 	copies      judgeCopies
@@ -17,6 +18,7 @@ type judges struct {
 	levels      judgeLevels
 	logs        judgeLogs
 	placed      judgePlaced
+	specs       judgeSpecs
 	policy      judgePolicy
 	undisturbed judgeUndisturbed
 	volumes     judgeVolumes
@@ -29,7 +31,7 @@ type judges struct {
 
 // JudgeNames are all judges there are.
 var JudgeNames = []string{
-	"acknowledged", "capacity", "copies", "histories", "leaders", "leases", "levels", "logs", "placed", "policy", "quorum", "rest", "roots", "states", "undisturbed", "volumes", "watch", "witness",
+	"acknowledged", "artifacts", "capacity", "copies", "histories", "leaders", "leases", "levels", "logs", "placed", "policy", "quorum", "rest", "roots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
 }
 
 func (j *judges) reset() {
@@ -41,6 +43,7 @@ func (j *judges) reset() {
 	j.levels.known = map[uint64]uint32{}
 	j.leaders.of = map[uint64]string{}
 	j.copies.forks = map[shim.Instance]bool{}
+	j.specs = newJudgeSpecs()
 	j.policy.over, j.policy.runs = map[string]over{}, map[string]uint32{}
 }
 

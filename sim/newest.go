@@ -16,6 +16,7 @@ type newest struct {
 	vms   map[string]*blixardv1.VM // by name; nil: nothing is known yet
 	names map[string]string        // by uid
 	nodes map[uint64]*blixardv1.Node
+	files bool // the newest step has touched an artifact
 	meta  *blixardv1.Meta
 
 	// What the last entry has changed.
@@ -75,6 +76,9 @@ func (n *newest) take(entry []cluster.Change, executed map[string]uint64) {
 		if d, _ := c.Record.(*blixardv1.DedupeRecord); d != nil {
 			executed[d.Key] = d.Index
 		}
+		if _, ok := c.Artifact(); ok {
+			n.files = true
+		}
 		if meta, _ := c.Record.(*blixardv1.Meta); meta != nil {
 			n.meta = meta
 		}
@@ -128,6 +132,7 @@ func (n *newest) anew(v *cluster.State) (same bool) {
 // has it judged entry by entry.
 func (j *judges) follow(w *World, v *cluster.State, changes []cluster.Change) {
 	n := &j.newest
+	n.files = n.vms == nil
 	j.capacity.asked = j.capacity.asked[:0]
 	for len(changes) > 0 {
 		k := 1
@@ -140,16 +145,23 @@ func (j *judges) follow(w *World, v *cluster.State, changes []cluster.Change) {
 			j.capacity.entry(w, n, v)
 			j.placed.entry(w, n)
 			j.volumes.entry(w, n)
+			j.specs.entry(w, n)
 		}
 		changes = changes[k:]
 	}
 	known := n.vms != nil && n.index >= v.Revision()
+	if n.files && n.index == v.Revision() || !known {
+		j.artifacts.look(w, v)
+	}
 	if known && (n.index > v.Revision() || n.index%anewEvery != 0) {
 		j.capacity.judgeAsked(w, v)
 		return
 	}
 	if same := n.anew(v); known && !same {
 		w.fail("the changes that entries tell of are all there are", "at index %d the state is not what was followed entry by entry", n.index)
+	}
+	if !known {
+		j.specs.anew(w, n)
 	}
 	j.levels.entry(w, n)
 	j.capacity.anew(w, n, v)

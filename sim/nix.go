@@ -41,14 +41,14 @@ func nixBuilt(a *blixardv1.Assignment) bool {
 }
 
 // nixPath is what Nix calls the runner of a spec: the same on every machine.
-func nixPath(a *blixardv1.Assignment) string {
+func nixPath(uid string, spec *blixardv1.VMSpec) string {
 	b, err := canonical.Marshal(&blixardv1.VMSpec{
-		Source: a.Spec.Source, Vcpus: a.Spec.Vcpus, MemoryMib: a.Spec.MemoryMib, Hypervisor: a.Spec.Hypervisor,
+		Source: spec.Source, Vcpus: spec.Vcpus, MemoryMib: spec.MemoryMib, Hypervisor: spec.Hypervisor,
 	})
 	if err != nil {
 		panic("sim: spec does not marshal: " + err.Error())
 	}
-	sum := sha256.Sum256(append(b, a.Uid...))
+	sum := sha256.Sum256(append(b, uid...))
 	return "/nix/store/" + hex.EncodeToString(sum[:8])
 }
 
@@ -88,11 +88,15 @@ func (f NixCollect) strike(w *World) bool {
 	if m == nil || len(m.nix.paths) == 0 {
 		return false
 	}
+	m.nixCollect()
+	return true
+}
+
+func (m *Machine) nixCollect() {
 	for _, p := range m.nix.rubbish() {
 		delete(m.nix.paths, p)
 	}
-	judgeRoots(w, m)
-	return true
+	judgeRoots(m.w, m)
 }
 
 // nixTime draws how long a build takes, and how it fails if it does. One whose
@@ -150,7 +154,7 @@ func (d *Daemon) nixObtain(a *blixardv1.Assignment) *blixardv1.Runner {
 	case d.nixReach(a.Runner, a.RunnerAddresses):
 		path = a.Runner.StorePath
 	default:
-		path = nixPath(a)
+		path = nixPath(a.Uid, a.Spec)
 		m.w.evaluations++
 	}
 	m.nix.paths[path] = true
@@ -172,7 +176,7 @@ func (d *Daemon) nixDir(a vmm.Action) {
 func (d *Daemon) nixEnds(a vmm.Action, err string) {
 	m := d.m
 	if err != "" {
-		m.nix.paths[nixPath(a.Assignment)+"-"+fmt.Sprint(a.ID)] = true // what is left of it
+		m.nix.paths[nixPath(a.Assignment.Uid, a.Assignment.Spec)+"-"+fmt.Sprint(a.ID)] = true // what is left of it
 		d.endBuild(a.Instance.UID, err)
 		return
 	}
@@ -184,6 +188,9 @@ func (d *Daemon) nixEnds(a vmm.Action, err string) {
 	r := d.nixObtain(a.Assignment)
 	dir.nix = dir.nix.Have(r.StorePath, a.Assignment.GetSpecGeneration())
 	m.nix.hold(dir.uid, dir.nix.Paths()...)
+	if _, now := m.w.mishap("NixCollects", m.place(), m.w.mix.Collects, 0, 0); now {
+		m.nixCollect()
+	}
 	delete(d.builds, a.Instance.UID)
 	d.observe(core.Observed{Done: []vmm.Done{{Action: a.ID, UID: a.Instance.UID, Runner: r}}})
 }

@@ -166,6 +166,14 @@ func WaitVM() *blixardv1.VMSpec {
 	return s
 }
 
+// NixVM asks for a VM that Nix builds, of a file that was uploaded.
+func NixVM() *blixardv1.VMSpec {
+	s := ReplaceVM()
+	s.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR
+	s.Source = &blixardv1.VMSpec_Nixos{Nixos: &blixardv1.Nixos{Modules: []*blixardv1.NixosModule{fileModule(0)}}}
+	return s
+}
+
 // Deadline is the furthest that any lease page of the machine goes.
 func (m *Machine) Deadline() (d uint64) {
 	for _, p := range m.pages {

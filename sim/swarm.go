@@ -50,7 +50,7 @@ func (m *Mix) only(names []string) {
 }
 
 // Swarm draws everything from the seed: another size, other settings, and faults
-// of another kind and number for each.
+// of another kind and number for each. Half of the seeds have a theme besides.
 func Swarm(seed uint64) Config {
 	c := Config{Seed: seed, Profile: "swarm"}
 	r := chance{seed}.stream("swarm")
@@ -68,6 +68,9 @@ func Swarm(seed uint64) Config {
 	c.KeepEntries = pick[uint64](r, 0, 20, 100, 500)
 	mix.Quorum = drawQuorum(seed)
 	c.complete()
+	if i := (chance{seed}).stream("theme").IntN(2 * len(themes)); i < len(themes) {
+		themes[i](&c)
+	}
 	return c
 }
 
@@ -76,8 +79,8 @@ func Base(seed uint64) Config {
 	mix := Mix{
 		Latency: time.Millisecond, Drop: 0.01, Duplicate: 0.01, Late: 0.005, Lateness: 10 * time.Second,
 		ShimSlow: 0.005, ForkFails: 0.02, Deaf: 0.1, BootHangs: 0.02, BootSlow: 0.05, EarlyExit: 0.05, LateExit: 0.05,
-		SlowKill: 0.1, Zombie: 0.02, Disconnect: 0.02, BuildFails: 0.05, BuildSlow: 0.05, Clients: 4, Names: 8, Think: time.Second,
-		Every: 6 * time.Second, Longest: 30 * time.Second, Safety: time.Minute, Weights: map[string]int{},
+		SlowKill: 0.1, Zombie: 0.02, Disconnect: 0.02, BuildFails: 0.05, BuildSlow: 0.05, Collects: 0.1, Clients: 4, Names: 8, Think: time.Second,
+		Files: 2, Every: 6 * time.Second, Longest: 30 * time.Second, Safety: time.Minute, Weights: map[string]int{},
 	}
 	mix.Quorum = drawQuorum(seed)
 	for _, name := range faultNames {
@@ -120,6 +123,7 @@ type Mix struct {
 	// Shims and guests, a chance each.
 	ShimSlow, ForkFails, Deaf, BootHangs, BootSlow, EarlyExit, LateExit, SlowKill, Zombie, Orphan float64
 	BuildFails, BuildSlow, PauseFails                                                             float64
+	Collects                                                                                      float64 // right after a build
 	// Clients.
 	Disconnect float64
 	Clients    int
@@ -127,6 +131,8 @@ type Mix struct {
 	Think      time.Duration
 	// Loose: every other machine cannot hold a program that forks.
 	Loose bool
+	// Files that are uploaded, and that the VMs which Nix builds need.
+	Files int
 	// Small machines, so that not everything has room.
 	Small bool
 	// Every is the mean time between two faults; 0: none are drawn.
@@ -187,6 +193,8 @@ func drawMix(r *rand.Rand) Mix {
 		}
 	}
 	m.PauseFails = rate(r, 0.3)
+	m.Collects = rate(weights.stream("collects"), 0.5)
+	m.Files = pick(weights.stream("files"), 0, 1, 3)
 	return m
 }
 

@@ -374,6 +374,7 @@ func (w *World) forked(g *guest) {
 	w.judges.placed.forked(w, g)
 	w.judges.policy.forked(w, g)
 	w.judges.volumes.forked(w, g)
+	w.judges.specs.forked(w, g)
 }
 
 func (w *World) strike(e event) {
@@ -533,6 +534,11 @@ func (w *World) Found() {
 	}
 	if !w.RunUntil(2*time.Minute, w.complete) {
 		w.fail("a cluster forms", "not all servers vote or not all hosts have an epoch after two minutes:\n%s", w.describeNodes())
+	}
+	for i := range w.mix.Files {
+		if op := w.Do(&Operation{Verb: Announce, Name: fileName(i)}); !w.over() && (op.Unknown || op.Error != nil) {
+			w.fail("a file can be uploaded", "%v: %v", op, op.Error)
+		}
 	}
 }
 

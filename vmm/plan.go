@@ -126,7 +126,7 @@ func (u *Unit) planAlive(now int64, c Context) *Action {
 		return u.stop(now, c)
 	case u.renews():
 		// What is to run next is built first: it may take long, and may fail.
-		if u.stopAt != 0 || u.built == u.spec() {
+		if u.stopAt != 0 || u.built == u.spec() || mutant.On("StoppedUnbuilt") {
 			return u.stop(now, c)
 		}
 	}
@@ -172,7 +172,7 @@ func (u *Unit) pause(now int64, c Context) *Action {
 // renews says that the live instance is to be stopped and started: its user
 // asked for that, or for the newest spec as soon as it is built.
 func (u *Unit) renews() bool {
-	return u.Want.RunGeneration > u.runGeneration || u.Want.RestartWhenBuilt && u.specGeneration != u.Want.SpecGeneration
+	return u.Want.RunGeneration > u.runGeneration || (u.Want.RestartWhenBuilt || mutant.On("UnaskedRestart")) && u.specGeneration != u.Want.SpecGeneration
 }
 
 // planBuild builds, beside the live instance, what the next start needs. A spec

@@ -1,6 +1,10 @@
 package vmm
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/blixard/blixard/core/mutant"
+)
 
 // Runners is what of Nix's one VM has on a host; each is a path in the store.
 // What it lists must not be collected: what runs is stopped by its own runner,
@@ -17,7 +21,7 @@ type Runners struct {
 
 // Of is what was built for a spec generation, if it is what was built last.
 func (r Runners) Of(generation uint32) string {
-	if r.Generation != generation {
+	if r.Generation != generation && !mutant.On("StaleBuild") {
 		return ""
 	}
 	return r.Current
@@ -45,7 +49,7 @@ func (r Runners) Boot(path string, generation uint32) Runners {
 // Paths are all of them, each once.
 func (r Runners) Paths() (all []string) {
 	for _, p := range []string{r.Booted, r.Current, r.Previous} {
-		if p != "" && !slices.Contains(all, p) {
+		if p != "" && !slices.Contains(all, p) && !(mutant.On("RootDropped") && p == r.Booted && p != r.Current) {
 			all = append(all, p)
 		}
 	}

@@ -20,6 +20,7 @@ func searchMutants(args []string) int {
 	f := flag.NewFlagSet("mutants", flag.ContinueOnError)
 	seeds := f.Int("seeds", 500, "the most seeds for one bug")
 	jobs := f.Int("jobs", runtime.NumCPU(), "processes")
+	plain := f.Bool("plain", false, "only seeds as a soak has them: no stories, no worlds made for a bug")
 	few := f.Bool("few", false, "only the few that every CI run plants")
 	shrinks := f.Bool("shrink", false, "shrink what finds each, and say how far that goes within a minute")
 	verbose := f.Bool("v", false, "print what each failure says")
@@ -40,13 +41,14 @@ func searchMutants(args []string) int {
 		fmt.Fprintln(os.Stderr, "blixard-sim: there is no such mutant; sim/mutants/table.go has the names")
 		return 2
 	}
+	flags := []string{fmt.Sprint("-seeds=", *seeds), fmt.Sprint("-plain=", *plain)}
 	if *shrinks {
-		return shrinkMutants(list, *jobs, *seeds)
+		return shrinkMutants(list, *jobs, flags)
 	}
 	start := time.Now()
 	fmt.Printf("%-22s %-38s %8s %11s %7s\n", "MUTANT", "CAUGHT BY", "IN", "SIMULATED", "WALL")
 	caught, soon := 0, 0
-	for r := range inOrder(list, *jobs, *seeds) {
+	for r := range inOrder(list, *jobs, flags) {
 		by := r.By
 		if !r.OK {
 			by = "MISSED " + by
@@ -71,7 +73,7 @@ func searchMutants(args []string) int {
 
 // inOrder searches for several at a time, and gives what was found in the order
 // of the list.
-func inOrder(list []mutants.Mutant, jobs, seeds int) func(yield func(mutants.Find) bool) {
+func inOrder(list []mutants.Mutant, jobs int, flags []string) func(yield func(mutants.Find) bool) {
 	found := make([]chan mutants.Find, len(list))
 	turn := make(chan struct{}, jobs)
 	for i := range found {
@@ -81,7 +83,7 @@ func inOrder(list []mutants.Mutant, jobs, seeds int) func(yield func(mutants.Fin
 		for i, m := range list {
 			turn <- struct{}{}
 			go func() {
-				found[i] <- search(m.Name, seeds)
+				found[i] <- search(m.Name, flags)
 				<-turn
 			}()
 		}
@@ -97,12 +99,12 @@ func inOrder(list []mutants.Mutant, jobs, seeds int) func(yield func(mutants.Fin
 
 // search looks for one in a process of its own: a World has all of a process,
 // and a bug may end it.
-func search(name string, seeds int) mutants.Find {
+func search(name string, flags []string) mutants.Find {
 	r := mutants.Find{Name: name}
 	self, err := os.Executable()
 	if err == nil {
 		var out []byte
-		cmd := exec.Command(self, "mutant", "-seeds", fmt.Sprint(seeds), name)
+		cmd := exec.Command(self, slices.Concat([]string{"mutant"}, flags, []string{name})...)
 		cmd.Stderr = os.Stderr
 		if out, err = cmd.Output(); err == nil {
 			err = json.Unmarshal(out, &r)
@@ -118,12 +120,16 @@ func search(name string, seeds int) mutants.Find {
 func oneMutant(args []string) int {
 	f := flag.NewFlagSet("mutant", flag.ContinueOnError)
 	seeds := f.Int("seeds", 500, "the most seeds")
+	plain := f.Bool("plain", false, "only seeds as a soak has them")
 	if f.Parse(args) != nil || f.NArg() != 1 {
 		return 2
 	}
 	m, ok := mutants.Lookup(f.Arg(0))
 	if !ok {
 		return 2
+	}
+	if *plain {
+		m = m.Seeds()
 	}
 	if json.NewEncoder(os.Stdout).Encode(m.Search(*seeds)) != nil {
 		return 1

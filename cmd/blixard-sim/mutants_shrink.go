@@ -18,11 +18,11 @@ const (
 
 // shrinkMutants shrinks the failures that give planted bugs away. A story is as
 // small as whoever wrote it made it; it is counted, too.
-func shrinkMutants(list []mutants.Mutant, jobs, seeds int) int {
+func shrinkMutants(list []mutants.Mutant, jobs int, flags []string) int {
 	start, small := time.Now(), 0
 	fmt.Printf("%-22s %-38s %7s %6s %6s %6s %9s %7s\n", "MUTANT", "CAUGHT BY", "FROM", "FAULTS", "LINES", "TRIES", "CORE TIME", "WALL")
 	for _, m := range list {
-		f := search(m.Name, seeds)
+		f := search(m.Name, flags)
 		if !f.OK {
 			fmt.Printf("%-22s MISSED %s\n", m.Name, f.By)
 			continue

@@ -3,6 +3,7 @@ package cluster
 import (
 	"slices"
 
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -50,7 +51,7 @@ func (s *State) missing(list []*blixardv1.Artifact) *blixardv1.Response {
 func (s *State) refer(e *entry, list []*blixardv1.Artifact, sign int) {
 	for _, a := range list {
 		old := s.Artifact(a.Digest)
-		if old == nil {
+		if old == nil || mutant.On("NeedUncounted") && sign > 0 && old.References > 0 {
 			continue
 		}
 		r := clone(old)
@@ -133,7 +134,7 @@ func (s *State) tag(e *entry, op *blixardv1.TagOp) *blixardv1.Response {
 // CollectDue says whether something could be collected at a logged time.
 func (s *State) CollectDue(loggedTime uint64) bool {
 	_, digest, ok := s.idle.Min()
-	return ok && s.Artifact(digest).UnusedSince+unusedGrace < loggedTime
+	return ok && s.Artifact(digest).UnusedSince+unusedGrace < loggedTime || ok && mutant.On("CollectedEarly")
 }
 
 // collect forgets artifacts that nothing has needed for the grace time. Their

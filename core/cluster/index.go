@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -162,7 +163,7 @@ func (s *State) loadKey(n *blixardv1.Node) string {
 
 // unused artifacts are collected after a while.
 func unused(a *blixardv1.ArtifactRecord) bool {
-	return a != nil && a.UnusedSince != 0 && a.Name == ""
+	return a != nil && (a.UnusedSince != 0 || mutant.On("CollectedInUse")) && a.Name == ""
 }
 
 // waiting VMs want a host and have none.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -17,7 +18,7 @@ import (
 // which something lives under a lease that may not have ended.
 func (s *State) mayLose(n *blixardv1.Node) *blixardv1.Response {
 	h := n.GetHost()
-	if h == nil || h.Epoch == 0 {
+	if h == nil || h.Epoch == 0 || mutant.On("LostAtOnce") {
 		return nil
 	}
 	const code = blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION
@@ -37,7 +38,7 @@ func (s *State) mayLose(n *blixardv1.Node) *blixardv1.Response {
 		}
 		return true
 	})
-	if len(long) > 0 {
+	if len(long) > 0 && !mutant.On("LostUnderLongLease") {
 		return refuse(code, fmt.Sprintf("%s may still run %s, under the long lease", n.Name, some(long)),
 			fmt.Sprintf("wait until the lease has surely ended, at most %s after the host was last heard of; %s", s.windowText(s.meta.Settings.GetLongLeaseMs()), again))
 	}
@@ -77,7 +78,7 @@ func (s *State) lose(e *entry, n *blixardv1.Node) {
 		why := "its host " + n.Name + " was lost for good"
 		if !vm.Deleting && vm.Spec.GetOnHostLoss() == blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT {
 			vm = clone(vm)
-			vm.Run, vm.Paused = false, false
+			vm.Run, vm.Paused = mutant.On("LostStartsAnew"), false
 			why += ", with what its disks held; 'blixard vm start " + vm.Name + "' starts it elsewhere, with new disks"
 		}
 		s.release(e, vm, n, why)

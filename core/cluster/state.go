@@ -72,6 +72,9 @@ func (c *Change) Node() (id uint64, ok bool) {
 	return binary.BigEndian.Uint64([]byte(key)), true
 }
 
+// Artifact says that the change is one of an artifact, and of which digest.
+func (c *Change) Artifact() (digest string, ok bool) { return strings.CutPrefix(c.Key, artifactPrefix) }
+
 // Value is the record as it is stored, encoded when it is first asked for: what
 // is changed again soon is never encoded at all. It is nil for a deletion.
 func (c *Change) Value() []byte {

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/blixard/blixard/core/mutant"
 	"github.com/blixard/blixard/core/schedule"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
@@ -33,7 +34,7 @@ func (s *State) updateVM(e *entry, op *blixardv1.UpdateVMOp) *blixardv1.Response
 		return resp
 	}
 	next := &blixardv1.Generation{Spec: s.complete(op.Spec), Pins: vm.Pins, Runner: vm.Runner}
-	if !sameBuild(vm.Spec, next.Spec) {
+	if !sameBuild(vm.Spec, next.Spec) && !mutant.On("RunnerKept") {
 		next.Pins, next.Runner = s.pinsFor(next.Spec), nil
 	}
 	if err := keepsDisks(vm.Spec, next.Spec); err != nil {
@@ -55,8 +56,10 @@ func (s *State) rollbackVM(e *entry, op *blixardv1.RollbackVMOp) *blixardv1.Resp
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+op.Name+" has had one spec only, so there is nothing to go back to", "'blixard vm history "+op.Name+"' shows the specs that it had")
 	}
 	next := history[len(history)-1]
-	if op.SpecGeneration != 0 {
-		i := slices.IndexFunc(history, func(g *blixardv1.Generation) bool { return g.SpecGeneration == op.SpecGeneration })
+	if op.SpecGeneration != 0 || mutant.On("RollbackTooFar") {
+		i := slices.IndexFunc(history, func(g *blixardv1.Generation) bool {
+			return g.SpecGeneration == op.SpecGeneration || mutant.On("RollbackTooFar")
+		})
 		if i < 0 {
 			return refuse(blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND,
 				fmt.Sprintf("the VM %s has no spec generation %d that is kept", op.Name, op.SpecGeneration),

@@ -1,6 +1,6 @@
 // Package mutant is where bugs are planted, to see that the simulator finds them.
 //
-// A judge that cannot fail is no judge. So some sixty bugs are written into the
+// A judge that cannot fail is no judge. So some eighty bugs are written into the
 // code, each behind a question, and package sim/mutants says of each who must
 // find it:
 //

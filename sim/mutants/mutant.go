@@ -49,6 +49,12 @@ func Lookup(name string) (Mutant, bool) {
 	return All[i], true
 }
 
+// Seeds is the same bug, looked for as a soak does: in seeds alone.
+func (m Mutant) Seeds() Mutant {
+	m.Story, m.Config, m.Harder = nil, sim.Config{}, nil
+	return m
+}
+
 // World is the seed in which a bug is looked for, with it or without.
 func (m Mutant) World(seed uint64, planted bool) sim.Config {
 	cfg := sim.Swarm(seed)

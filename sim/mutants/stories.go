@@ -347,13 +347,18 @@ func waits(s *sim.Story) {
 }
 
 // A host is copied to another machine, with its identity and the files of its VMs.
-func clonedHost(s *sim.Story) {
+func clonedHost(s *sim.Story) { clone(s, 0) }
+
+// The same, and the copy hears what is sent to the original.
+func clonedInPlace(s *sim.Story) { clone(s, 1) }
+
+func clone(s *sim.Story, steal int) {
 	host, copy := s.Machines()[3], s.Machines()[4]
 	vm := sim.ReplaceVM()
 	vm.Require = map[string]string{"name": host.Name}
 	s.Order(sim.Create, "a", vm)
 	s.Runs("a")
-	s.Strike(sim.Clone{Node: host.N(), To: copy.N(), For: time.Minute})
+	s.Strike(sim.Clone{Node: host.N(), To: copy.N(), Steal: steal, For: time.Minute})
 	s.Pass(time.Minute)
 }
 
@@ -435,3 +440,58 @@ func pausedCrashes(s *sim.Story) {
 	s.Heal()
 	s.Rest()
 }
+
+// onFourth has a VM run on the host that is no server.
+func onFourth(s *sim.Story, vm *blixardv1.VMSpec) *sim.Machine {
+	host := s.Machines()[3]
+	vm.Require = map[string]string{"name": host.Name}
+	s.Order(sim.Create, "a", vm)
+	s.Runs("a")
+	return host
+}
+
+// A host that cannot be reached is taken for lost, though its VM lives.
+func lostAtOnce(s *sim.Story) {
+	host := onFourth(s, sim.ReplaceVM())
+	s.Strike(sim.Isolate{Node: host.N(), For: time.Minute})
+	s.Pass(time.Second)
+	s.Ask(sim.LoseMember, host.Name, nil)
+	s.Pass(time.Minute)
+}
+
+// The same, once its epoch is fenced; the VM waits for its host, and lives on.
+func lostWhenFenced(s *sim.Story) {
+	host := onFourth(s, sim.WaitVM())
+	s.Strike(sim.Isolate{Node: host.N(), For: 2 * time.Minute})
+	s.Until("its epoch is fenced", time.Minute, func() bool {
+		v := s.View()
+		return v != nil && v.NodeByName(host.Name).GetHost().GetEpochState() == blixardv1.EpochState_EPOCH_STATE_FENCED
+	})
+	s.Ask(sim.LoseMember, host.Name, nil)
+	s.Pass(time.Minute)
+}
+
+// A host is off for ever, and a VM waited for it.
+func lostForGood(s *sim.Story) {
+	host := onFourth(s, sim.WaitVM())
+	s.Strike(sim.PowerLoss{Node: host.N(), For: time.Hour})
+	for range 30 {
+		if op := s.Do(&sim.Operation{Verb: sim.LoseMember, Name: host.Name}); op.Ended() && !op.Unknown && op.Error == nil {
+			s.Pass(30 * time.Second)
+			return
+		}
+		s.Pass(5 * time.Second)
+	}
+	s.Fail("a story goes on", "%s is not given up", host.Name)
+}
+
+var soonLost = sim.Config{Servers: 3, Hosts: 1, Settings: &blixardv1.Settings{RenewMs: 1000, LeaseMs: 6000, LongLeaseMs: 20_000}}
+
+// A VM needs a file for longer than one is kept that nothing needs.
+func twoHours(s *sim.Story) {
+	s.Order(sim.Create, "a", sim.NixVM())
+	s.Runs("a")
+	s.Pass(2 * time.Hour)
+}
+
+var oneFile = sim.Config{Servers: 1, Mix: &sim.Mix{Latency: time.Millisecond, Names: 1, Files: 1}}

@@ -1,10 +1,6 @@
 package mutants
 
-import (
-	"time"
-
-	"github.com/blixard/blixard/sim"
-)
+import "github.com/blixard/blixard/sim"
 
 // The promises that judges and assertions of the simulator make, by their names.
 const (
@@ -22,6 +18,11 @@ const (
 	twoCopies   = "never two copies"
 	placed      = "a live VM is where it is placed"
 	mayBe       = "a VM is placed where it may be"
+	volumes     = "a VM that waits is not taken from its host"
+	roots       = "what runs keeps its root"
+	builds      = "what is built is what the spec says"
+	rollback    = "a rollback gives back the spec before"
+	needs       = "what VMs need is known"
 	once        = "an instance is forked once"
 	timer       = "no fork before the timer stands"
 	revived     = "a lapsed lease is never revived"
@@ -53,11 +54,11 @@ var All = []Mutant{
 	// The disk, and Raft's use of it.
 	{
 		Name: "AnswersBeforeSync", What: "what claims that entries are durable leaves before they are",
-		Caught: []string{panics, lost, states, leaders, logs, histories, opens}, Harder: slowDisksAndCrashes,
+		Caught: []string{panics, lost, states, leaders, logs, histories, opens}, Harder: sim.SlowDisksAndCrashes,
 	},
 	{
 		Name: "EarlyAck", What: "the disk says durable before it is",
-		Caught: []string{panics, lost, states, leaders, logs, histories, opens, stops}, Harder: slowDisksAndCrashes,
+		Caught: []string{panics, lost, states, leaders, logs, histories, opens, stops}, Harder: sim.SlowDisksAndCrashes,
 	},
 	{
 		Name: "VoteForgotten", What: "whom a server voted for is not written down",
@@ -69,41 +70,41 @@ var All = []Mutant{
 	},
 	{
 		Name: "HardStateFirst", What: "the hard state is durable before the entries that it speaks of",
-		Caught: []string{panics, opens}, Harder: slowDisksAndCrashes,
+		Caught: []string{panics, opens}, Harder: sim.SlowDisksAndCrashes,
 	},
 	{
 		Name: "AppliedBeyondCommit", What: "the state on disk is ahead of the commit index beside it, and nobody repairs that",
-		Caught: []string{panics, opens}, Harder: crashes,
+		Caught: []string{panics, opens}, Harder: sim.Crashes,
 	},
 	{
 		Name: "BatchOutOfOrder", What: "the operations of a batch take effect in the wrong order",
-		Caught: []string{opens, panics, states, logs, lost}, Harder: crashes,
+		Caught: []string{opens, panics, states, logs, lost}, Harder: sim.Crashes,
 	},
 	{
 		Name: "AppliedApart", What: "the applied index is in another transaction than what was applied",
-		Caught: []string{states, panics, opens}, Harder: slowDisksAndCrashes,
+		Caught: []string{states, panics, opens}, Harder: sim.SlowDisksAndCrashes,
 	},
 	{
 		Name: "CutBeyondDurable", What: "the log is cut beyond the durable state",
-		Caught: []string{opens, panics, stops}, Harder: shortLog,
+		Caught: []string{opens, panics, stops}, Harder: sim.ShortLog,
 	},
 	// Snapshots.
 	{
 		Name: "NewerSnapshot", What: "a snapshot carries newer records than its index says",
-		Caught: []string{states}, Harder: shortLog,
+		Caught: []string{states}, Harder: sim.ShortLog,
 	},
 	{
 		Name: "SnapshotMissesTable", What: "a snapshot leaves out what was answered to whom",
-		Caught: []string{states}, Harder: shortLog,
+		Caught: []string{states}, Harder: sim.ShortLog,
 	},
 	{
 		Name: "RestoreMerges", What: "a snapshot is added to the old state instead of replacing it",
-		Caught: []string{states, opens, panics}, Harder: shortLog,
+		Caught: []string{states, opens, panics}, Harder: sim.ShortLog,
 	},
 	// Clients.
 	{
 		Name: "NoDedupe", What: "every attempt of a client has a request id of its own",
-		Caught: []string{histories}, Harder: busyAndCrashes, Few: true,
+		Caught: []string{histories}, Harder: sim.BusyAndCrashes, Few: true,
 	},
 	{
 		Name: "LoggedTimeIsWallTime", What: "what was answered is forgotten by a wall clock",
@@ -131,7 +132,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "ReadBeforeApplied", What: "a read is answered before the state is as new as was promised",
-		Caught: []string{histories}, Harder: lossyNetwork,
+		Caught: []string{histories}, Harder: sim.LossyNetwork,
 	},
 	{
 		Name: "UidByName", What: "a VM's uid is made from its name",
@@ -144,15 +145,15 @@ var All = []Mutant{
 	// Upgrades.
 	{
 		Name: "ChangeWithoutLevel", What: "a newer binary applies entries in its own way before the cluster is at its level",
-		Caught: []string{states}, Harder: upgrades,
+		Caught: []string{states}, Harder: sim.Upgrades,
 	},
 	{
 		Name: "BehindGoesOn", What: "a binary that is older than its cluster applies what it does not know",
-		Caught: []string{beyond}, Harder: upgrades,
+		Caught: []string{beyond}, Harder: sim.Upgrades,
 	},
 	{
 		Name: "ServersRaise", What: "the cluster is raised when its servers are upgraded, whatever its hosts are",
-		Caught: []string{raised}, Harder: upgrades,
+		Caught: []string{raised}, Harder: sim.Upgrades,
 	},
 	// The state.
 	{
@@ -181,16 +182,16 @@ var All = []Mutant{
 	},
 	{
 		Name: "NotFreed", What: "VMs that wait are not looked at when something is freed",
-		Caught: []string{atRest}, Harder: soonAtRest,
+		Caught: []string{atRest}, Harder: sim.SoonAtRest,
 	},
 	{
 		Name: "MapOrder", What: "peers hear of a death in the order of a map",
-		Caught: []string{repeatable}, Harder: crashes, Twice: true, Few: true,
+		Caught: []string{repeatable}, Harder: sim.Crashes, Twice: true, Few: true,
 	},
 	// Leases, fences and what they release.
 	{
 		Name: "FencesWhomItHeard", What: "a leader fences only hosts that it has heard of itself",
-		Caught: []string{quorum}, Harder: quorumOnly,
+		Caught: []string{quorum}, Harder: sim.QuorumOnly,
 	},
 	{
 		Name: "NoTimer", What: "the kernel's timer does not ring, so a stopped shim outlives its deadline",
@@ -264,18 +265,34 @@ var All = []Mutant{
 		Name: "ExitReleases", What: "the report that a VM has ended releases its placement",
 		Caught: []string{placed, twoCopies},
 	},
+	{
+		Name: "CloneGranted", What: "a copy of a host is granted the epoch of the original",
+		Caught: []string{twoCopies, placed}, Story: clonedInPlace, Config: spareHost,
+	},
+	{
+		Name: "LostAtOnce", What: "a host is given up as lost while what runs there has a lease",
+		Caught: []string{placed, twoCopies, volumes}, Story: lostAtOnce, Config: oneMoreHost,
+	},
+	{
+		Name: "LostUnderLongLease", What: "a host is given up as lost while what runs there has a long lease",
+		Caught: []string{placed, twoCopies, volumes}, Story: lostWhenFenced, Config: oneMoreHost,
+	},
+	{
+		Name: "LostStartsAnew", What: "a VM that waited for a lost host starts without its volumes, its owner not asked",
+		Caught: []string{volumes}, Story: lostForGood, Config: soonLost,
+	},
 	// Hosts.
 	{
 		Name: "OldDelta", What: "old changes of the assignments are taken after newer ones",
-		Caught: []string{placed, atRest, undisturbed, once}, Harder: slowNetwork,
+		Caught: []string{placed, atRest, undisturbed, once}, Harder: sim.SlowNetwork,
 	},
 	{
 		Name: "ToldOnce", What: "a host reports what it sees once, whether it was heard or not",
-		Caught: []string{atRest}, Harder: deafNetwork,
+		Caught: []string{atRest}, Harder: sim.DeafNetwork,
 	},
 	{
 		Name: "EndsUntold", What: "a host acts before it has been told all that is placed on it",
-		Caught: []string{undisturbed}, Harder: crashes,
+		Caught: []string{undisturbed}, Harder: sim.Crashes,
 	},
 	{
 		Name: "BlindInventory", What: "a daemon that starts does not find the VMs that run",
@@ -291,11 +308,11 @@ var All = []Mutant{
 	},
 	{
 		Name: "PolicyIgnored", What: "a VM that has ended is started again, whatever its restart policy",
-		Caught: []string{policy}, Harder: shortLives,
+		Caught: []string{policy}, Harder: sim.ShortLives,
 	},
 	{
 		Name: "AttemptReused", What: "a restarted daemon counts attempts from the beginning",
-		Caught: []string{once}, Harder: crashes,
+		Caught: []string{once}, Harder: sim.Crashes,
 	},
 	{
 		Name: "NeverKills", What: "a VM that ignores its power button is never killed",
@@ -307,19 +324,60 @@ var All = []Mutant{
 	},
 	{
 		Name: "HungForEver", What: "a VM that never becomes ready is left hanging",
-		Caught: []string{atRest}, Harder: hangs,
+		Caught: []string{atRest}, Harder: sim.Hangs,
 	},
 	{
 		Name: "KillLies", What: "a kill is reported as done while the VM lives",
-		Caught: []string{atRest, twoCopies}, Harder: deaf,
+		Caught: []string{atRest, twoCopies}, Harder: sim.Deaf,
 	},
 	{
 		Name: "RemoveLies", What: "a VM's files are reported as removed while they are there",
-		Caught: []string{atRest}, Harder: soonAtRest,
+		Caught: []string{atRest}, Harder: sim.SoonAtRest,
 	},
 	{
 		Name: "DeadIsAlive", What: "a dead VM is reported as alive",
-		Caught: []string{atRest}, Harder: soonAtRest,
+		Caught: []string{atRest}, Harder: sim.SoonAtRest,
+	},
+	// Specs, and what Nix builds of them.
+	{
+		Name: "RootDropped", What: "what a VM runs with may be collected as soon as something newer is built",
+		Caught: []string{roots},
+	},
+	{
+		Name: "StaleBuild", What: "what was built for a spec is taken for a newer one",
+		Caught: []string{builds},
+	},
+	{
+		Name: "RunnerKept", What: "an update keeps what was built of the spec before",
+		Caught: []string{builds},
+	},
+	{
+		Name: "OldBuildCounts", What: "what a host has built of an older spec is recorded as built of the newest",
+		Caught: []string{builds},
+	},
+	{
+		Name: "UnaskedRestart", What: "an update restarts a VM that was to go on until its next start",
+		Caught: []string{undisturbed},
+	},
+	{
+		Name: "StoppedUnbuilt", What: "a VM is stopped for a newer spec that is not built yet",
+		Caught: []string{undisturbed},
+	},
+	{
+		Name: "RollbackTooFar", What: "a rollback gives back the oldest spec that is kept",
+		Caught: []string{rollback},
+	},
+	{
+		Name: "NeedUncounted", What: "only the first VM that needs a file is counted",
+		Caught: []string{needs},
+	},
+	{
+		Name: "CollectedEarly", What: "a file that nothing needs is collected before its hour has passed",
+		Caught: []string{needs, histories},
+	},
+	{
+		Name: "CollectedInUse", What: "a file is collected though a VM needs it",
+		Caught: []string{needs}, Story: twoHours, Config: oneFile,
 	},
 	// Shims.
 	{
@@ -334,82 +392,4 @@ var All = []Mutant{
 		Name: "Orphan", What: "a VM outlives its shim",
 		Caught: []string{twoCopies, placed, atRest},
 	},
-}
-
-// Worlds in which what some bugs need happens often.
-
-func crashes(c *sim.Config) {
-	c.Mix.Every = time.Second
-	c.Mix.Weights = map[string]int{"Crash": 10, "PowerLoss": 5, "Isolate": 1, "DiskError": 2}
-	c.Mix.Longest = 10 * time.Second
-}
-
-func slowDisksAndCrashes(c *sim.Config) {
-	crashes(c)
-	c.Mix.Every = 500 * time.Millisecond
-	c.Mix.Weights["DiskSlow"], c.Mix.Weights["DiskStall"] = 10, 10
-}
-
-func shortLog(c *sim.Config) {
-	crashes(c)
-	busy(c)
-	c.KeepEntries = 5
-	c.Servers = 3
-}
-
-func busy(c *sim.Config) { c.Mix.Clients, c.Mix.Think = 8, 100*time.Millisecond }
-
-func busyAndCrashes(c *sim.Config) {
-	crashes(c)
-	busy(c)
-}
-
-func lossyNetwork(c *sim.Config) {
-	busy(c)
-	c.Servers = max(c.Servers, 3)
-	c.Mix.Drop, c.Mix.Late, c.Mix.Lateness = 0.2, 0.2, 2*time.Second
-}
-
-func slowNetwork(c *sim.Config) {
-	busy(c)
-	c.Mix.Drop, c.Mix.Duplicate, c.Mix.Late, c.Mix.Lateness = 0, 0.2, 0.3, 5*time.Second
-}
-
-// deafNetwork loses so much that a single word is not heard.
-func deafNetwork(c *sim.Config) {
-	lossyNetwork(c)
-	soonAtRest(c)
-	c.Mix.Drop = 0.4
-}
-
-func shortLives(c *sim.Config) {
-	busy(c)
-	c.Mix.EarlyExit, c.Mix.LateExit = 0.3, 0.6
-}
-
-// soonAtRest shortens the time in which a healed world must come to rest.
-func soonAtRest(c *sim.Config) { c.Settings.LongLeaseMs = 20_000 }
-
-// quorumOnly heals a quorum first, and kills many leaders before.
-func quorumOnly(c *sim.Config) {
-	soonAtRest(c)
-	crashes(c)
-	c.Servers = max(c.Servers, 3)
-	c.Mix.Quorum = c.Seed
-}
-
-func upgrades(c *sim.Config) {
-	c.Hosts, c.Mix.Every = max(c.Hosts, 1), 2*time.Second
-	c.Mix.Weights = map[string]int{"Upgrade": 3, "Rolling": 1, "Crash": 1}
-	c.Mix.Longest = 20 * time.Second
-}
-
-func hangs(c *sim.Config) {
-	soonAtRest(c)
-	c.Mix.BootHangs = 1
-}
-
-func deaf(c *sim.Config) {
-	soonAtRest(c)
-	c.Mix.Deaf = 1
 }

@@ -1,0 +1,98 @@
+package sim
+
+import "time"
+
+// A theme makes one thing go wrong often: what some bugs need is rare in a world
+// where everything does now and then.
+var themes = []func(*Config){
+	Crashes, SlowDisksAndCrashes, ShortLog, Busy, BusyAndCrashes, LossyNetwork, SlowNetwork, DeafNetwork, ShortLives, SoonAtRest, QuorumOnly, Upgrades, Hangs, Deaf,
+}
+
+// Crashes has daemons and machines die every second.
+func Crashes(c *Config) {
+	c.Mix.Every = time.Second
+	c.Mix.Weights = map[string]int{"Crash": 10, "PowerLoss": 5, "Isolate": 1, "DiskError": 2}
+	c.Mix.Longest = 10 * time.Second
+}
+
+// SlowDisksAndCrashes has them die while much is on its way to their disks.
+func SlowDisksAndCrashes(c *Config) {
+	Crashes(c)
+	c.Mix.Every = 500 * time.Millisecond
+	c.Mix.Weights["DiskSlow"], c.Mix.Weights["DiskStall"] = 10, 10
+}
+
+// ShortLog has whoever is behind get a snapshot.
+func ShortLog(c *Config) {
+	Crashes(c)
+	Busy(c)
+	c.KeepEntries = 5
+	c.Servers = 3
+}
+
+// Busy has many clients.
+func Busy(c *Config) { c.Mix.Clients, c.Mix.Think = 8, 100*time.Millisecond }
+
+// BusyAndCrashes has many clients ask servers that die.
+func BusyAndCrashes(c *Config) {
+	Crashes(c)
+	Busy(c)
+}
+
+// LossyNetwork loses much, and brings much late.
+func LossyNetwork(c *Config) {
+	Busy(c)
+	c.Servers = max(c.Servers, 3)
+	c.Mix.Drop, c.Mix.Late, c.Mix.Lateness = 0.2, 0.2, 2*time.Second
+}
+
+// SlowNetwork brings much late, and twice.
+func SlowNetwork(c *Config) {
+	Busy(c)
+	c.Mix.Drop, c.Mix.Duplicate, c.Mix.Late, c.Mix.Lateness = 0, 0.2, 0.3, 5*time.Second
+}
+
+// DeafNetwork loses so much that a single word is not heard, and that many would
+// never all have a lease at once.
+func DeafNetwork(c *Config) {
+	LossyNetwork(c)
+	c.Servers, c.Hosts = 3, min(c.Hosts, 1)
+	SoonAtRest(c)
+	c.Mix.Drop = 0.4
+}
+
+// ShortLives has VMs end by themselves.
+func ShortLives(c *Config) {
+	Busy(c)
+	c.Mix.EarlyExit, c.Mix.LateExit = 0.3, 0.6
+}
+
+// SoonAtRest shortens the time in which a healed world must come to rest.
+func SoonAtRest(c *Config) { c.Settings.LongLeaseMs = 20_000 }
+
+// QuorumOnly heals a quorum first, and kills many leaders before.
+func QuorumOnly(c *Config) {
+	SoonAtRest(c)
+	Crashes(c)
+	c.Servers = max(c.Servers, 3)
+	c.Mix.Quorum = c.Seed
+}
+
+// Upgrades has binaries replaced by newer ones, and by those before.
+func Upgrades(c *Config) {
+	c.Hosts, c.Mix.Every = max(c.Hosts, 1), 2*time.Second
+	c.Mix.Weights = map[string]int{"Upgrade": 3, "Rolling": 1, "Crash": 1}
+	c.Mix.Longest = 20 * time.Second
+}
+
+// Hangs has no VM become ready at its first boot.
+func Hangs(c *Config) {
+	SoonAtRest(c)
+	c.Mix.BootHangs = 1
+}
+
+// Deaf has VMs ignore their power button.
+func Deaf(c *Config) {
+	SoonAtRest(c)
+	c.Mix.Deaf = 1
+}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/blixard/blixard/core/mutant"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/shim"
 )
@@ -36,8 +37,9 @@ type vmDir struct {
 
 	shim   *shimProc
 	guest  *guest
-	zombie *guest // dead, and not yet gone from the process table
-	forks  bool   // it is a program that may fork
+	zombie *guest                  // dead, and not yet gone from the process table
+	forks  bool                    // it is a program that may fork
+	policy blixardv1.RestartPolicy // of the spec that it was ordered to start with
 }
 
 func newDir(i shim.Instance) *vmDir {

@@ -182,3 +182,22 @@ func TestAHostThatHoldsNoForksLoosens(t *testing.T) {
 		}
 	}
 }
+
+// A delete that frees what a lost host held changes the host, and who watches
+// sees it.
+func TestADeleteOnALostHostChangesTheHost(t *testing.T) {
+	d := newDriver()
+	d.request(&blixardv1.Command{Op: &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{Name: "n2", Address: "a", Host: true, Level: 1}}})
+	host := d.NodeByName("n2").Id
+	d.boot(host)
+	d.request(createOp("a", 64, blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT))
+	d.fenceHost(host, false)
+	d.fenceHost(host, true)
+	if d.VM("a").GetPlacement() == nil {
+		t.Fatal("it does not wait for its host")
+	}
+	d.request(&blixardv1.Command{Op: &blixardv1.Command_DeleteVm{DeleteVm: &blixardv1.DeleteVMOp{Name: "a"}}})
+	if n := d.Node(host); d.VM("a") != nil || n.Host.Instances != 0 || n.Revision != d.index {
+		t.Errorf("entry %d left %v", d.index, n)
+	}
+}

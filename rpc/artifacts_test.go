@@ -34,11 +34,52 @@ func upload(ctx context.Context, c *Client, data []byte, digest string, size int
 }
 
 func replicate(t *testing.T, n *node) {
-	r := &Replicator{Backend: n, Blobs: n.blobs, Fetcher: NewFetcher(nil), List: n.blobs.list}
+	run(t, &Replicator{Backend: n, Blobs: n.blobs, Fetcher: NewFetcher(nil), List: n.blobs.list})
+}
+
+func run(t *testing.T, r *Replicator) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { r.Run(ctx); close(done) }()
 	t.Cleanup(func() { cancel(); <-done })
+}
+
+// What the cluster knows is kept, and what it has forgotten is deleted: on
+// servers, and on hosts that have only fetched it.
+func TestWhatNobodyKnowsIsDeleted(t *testing.T) {
+	a, host := &node{}, &node{hostOnly: true}
+	serve(t, noTLS, a, host)
+	c, ctx := dial(t, nil, a), t.Context()
+	known, stray := []byte("known"), []byte("forgotten")
+	if _, err := upload(ctx, c, known, digestOf(known), len(known), ""); err != nil {
+		t.Fatal(err)
+	}
+	nodes := []*node{a, host}
+	for _, n := range nodes {
+		for _, data := range [][]byte{known, stray} {
+			if err := n.blobs.Put(ctx, bytes.NewReader(data), digestOf(data), uint64(len(data))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	begin := time.Now()
+	const grace = 3 * time.Second
+	for _, n := range nodes {
+		run(t, &Replicator{Backend: n, Blobs: n.blobs, Fetcher: NewFetcher(nil), List: n.blobs.list, verify: time.Millisecond, grace: grace})
+	}
+	for _, n := range nodes {
+		for has := true; has; time.Sleep(20 * time.Millisecond) {
+			if _, has = n.blobs.Has(digestOf(stray)); has && time.Since(begin) > 30*time.Second {
+				t.Fatalf("%s keeps what nobody knows", n.name)
+			}
+		}
+		if _, ok := n.blobs.Has(digestOf(known)); !ok {
+			t.Errorf("%s has deleted what is known", n.name)
+		}
+	}
+	if took := time.Since(begin); took < grace {
+		t.Errorf("it was deleted after %s: what is just being uploaded is not known either", took)
+	}
 }
 
 func TestUploadIsHeldTwice(t *testing.T) {

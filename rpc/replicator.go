@@ -1,11 +1,15 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
 	"time"
+
+	"connectrpc.com/connect"
 
 	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -13,7 +17,8 @@ import (
 
 // Replicator makes a server hold every artifact that the cluster knows, and
 // none that it has forgotten. It looks at this server's own copy of the state;
-// only before it deletes something it asks for a current one.
+// only before it deletes something it asks for a current one. A host that is no
+// server holds what it has fetched for its VMs, until the cluster forgets it.
 type Replicator struct {
 	Backend Backend
 	Blobs   Blobs
@@ -25,6 +30,8 @@ type Replicator struct {
 
 	missed map[string]time.Time // digest -> not tried again before
 	strays map[string]time.Time // digest -> first seen unknown to the cluster
+	verify time.Duration        // 0: verifyEvery
+	grace  time.Duration        // 0: strayGrace
 }
 
 const (
@@ -37,28 +44,38 @@ const (
 	fetchAtOnce = 2
 )
 
-// Run works until ctx ends. On a node that is no server, or in no cluster, it
-// waits.
+// Run works until ctx ends. On a node that is in no cluster, or was removed from
+// it, it waits.
 func (r *Replicator) Run(ctx context.Context) {
 	if r.Log == nil {
 		r.Log = slog.Default()
 	}
 	r.missed, r.strays = map[string]time.Time{}, map[string]time.Time{}
+	r.verify, r.grace = cmp.Or(r.verify, verifyEvery), cmp.Or(r.grace, strayGrace)
 	ticker := time.NewTicker(replicateEvery)
 	defer ticker.Stop()
 	var seen uint64
 	var looked time.Time
 	for {
-		if id := r.Backend.Status().Identity; id.ClusterID != "" && id.Server {
+		due := time.Since(looked) > r.verify
+		switch st := r.Backend.Status(); {
+		case st.Identity.ClusterID == "" || st.Removed:
+		case st.Identity.Server:
 			view, err := r.Backend.Read(ctx, true)
-			if err == nil && view != nil && (view.Revision() != seen || len(r.missed) > 0 || time.Since(looked) > verifyEvery) {
-				seen = view.Revision()
-				r.fetch(ctx, view, id.ID)
-				if time.Since(looked) > verifyEvery {
-					looked = time.Now()
-					r.sweep(ctx)
-				}
+			if err != nil || view == nil {
+				break
 			}
+			if view.Revision() != seen || len(r.missed) > 0 || due {
+				seen = view.Revision()
+				r.fetch(ctx, view, st.Identity.ID)
+			}
+			if due {
+				looked = time.Now()
+				r.sweep(ctx, r.known)
+			}
+		case due:
+			looked = time.Now()
+			r.sweep(ctx, r.ask)
 		}
 		select {
 		case <-ctx.Done():
@@ -132,28 +149,30 @@ func (r *Replicator) one(ctx context.Context, view *cluster.State, a *blixardv1.
 	return err
 }
 
-// sweep deletes what the cluster has not known for a while. An own copy of the
-// state that lags must not decide that, so it takes a current one.
-func (r *Replicator) sweep(ctx context.Context) {
+// sweep deletes what the cluster has not known for a while.
+func (r *Replicator) sweep(ctx context.Context, known func(context.Context) (func(digest string) bool, error)) {
 	all, err := r.List()
 	if err != nil {
 		r.Log.Warn("the artifacts here could not be listed", "error", err)
 		return
 	}
-	view, err := r.Backend.Read(ctx, false)
-	if err != nil || view == nil {
+	if len(all) == 0 {
+		return
+	}
+	knows, err := known(ctx)
+	if err != nil {
 		return
 	}
 	now, still := time.Now(), map[string]time.Time{}
 	for _, digest := range all {
-		if view.Artifact(digest) != nil {
+		if knows(digest) {
 			continue
 		}
 		first, ok := r.strays[digest]
 		if !ok {
 			first = now
 		}
-		if now.Sub(first) < strayGrace {
+		if now.Sub(first) < r.grace {
 			still[digest] = first
 			continue
 		}
@@ -162,4 +181,37 @@ func (r *Replicator) sweep(ctx context.Context) {
 		}
 	}
 	r.strays = still
+}
+
+// known is what the cluster knows. An own copy of the state that lags must not
+// decide that, so it takes a current one.
+func (r *Replicator) known(ctx context.Context) (func(digest string) bool, error) {
+	view, err := r.Backend.Read(ctx, false)
+	if err != nil || view == nil {
+		return nil, cmp.Or(err, errors.New("no state to look at"))
+	}
+	return func(digest string) bool { return view.Artifact(digest) != nil }, nil
+}
+
+// ask is known where there is no state: servers are asked.
+func (r *Replicator) ask(ctx context.Context) (func(digest string) bool, error) {
+	var servers []string
+	for _, n := range r.Backend.Status().Servers {
+		if n.Address != "" {
+			servers = append(servers, n.Address)
+		}
+	}
+	c := Dial(servers, r.Fetcher.tls)
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	list, err := c.Artifact.List(ctx, connect.NewRequest(&blixardv1.ArtifactServiceListRequest{}))
+	if err != nil {
+		return nil, err
+	}
+	digests := map[string]bool{}
+	for _, a := range list.Msg.GetArtifacts() {
+		digests[a.GetDigest()] = true
+	}
+	return func(digest string) bool { return digests[digest] }, nil
 }

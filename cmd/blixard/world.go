@@ -81,10 +81,8 @@ func newWorld(d *daemon, id core.Identity, image core.Image, in *inbox) (*world,
 	}()
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel
-	if id.Server {
-		r := &rpc.Replicator{Backend: d, Blobs: d.store, Fetcher: fetcher, List: d.artifacts, Log: d.log}
-		w.working.Go(func() { r.Run(ctx) })
-	}
+	r := &rpc.Replicator{Backend: d, Blobs: d.store, Fetcher: fetcher, List: d.artifacts, Log: d.log}
+	w.working.Go(func() { r.Run(ctx) })
 	return w, nil
 }
 

@@ -17,7 +17,8 @@ func (s vms) Update(ctx context.Context, req *connect.Request[blixardv1.UpdateRe
 		return answer[blixardv1.UpdateResponse](nil, "", err)
 	}
 	resp, id, err := s.mutate(ctx, m.RequestId, &blixardv1.Command{Op: &blixardv1.Command_UpdateVm{
-		UpdateVm: &blixardv1.UpdateVMOp{Name: m.Name, Spec: m.Spec, ValidateOnly: m.ValidateOnly, Restart: m.Restart}}})
+		UpdateVm: &blixardv1.UpdateVMOp{Name: m.Name, Spec: m.Spec, ValidateOnly: m.ValidateOnly, Restart: m.Restart,
+			Uid: m.Uid, SpecGeneration: m.SpecGeneration}}})
 	return answer(&blixardv1.UpdateResponse{Vm: resp.GetVm()}, id, err)
 }
 

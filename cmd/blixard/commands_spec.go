@@ -73,7 +73,7 @@ func names(drafts []*draft) string {
 
 // draft is the present spec with what the flags change.
 func (c *VMUpdateCmd) draft(vm *blixardv1.VM) (*draft, error) {
-	d := &draft{name: c.Name, spec: proto.CloneOf(vm.GetSpec())}
+	d := &draft{name: c.Name, spec: proto.CloneOf(vm.GetSpec()), read: vm}
 	if err := c.SpecFlags.change(d, "--restart-policy", c.RestartPolicy); err != nil {
 		return nil, err
 	}
@@ -94,7 +94,8 @@ func (s *session) update(d *draft, c *VMUpdateCmd) error {
 	}
 	return s.change(func(id string) error {
 		r, err := s.VM.Update(s.ctx, connect.NewRequest(&blixardv1.UpdateRequest{
-			RequestId: id, Name: d.name, Spec: d.spec, ValidateOnly: c.ValidateOnly, Restart: c.Restart}))
+			RequestId: id, Name: d.name, Spec: d.spec, ValidateOnly: c.ValidateOnly, Restart: c.Restart,
+			Uid: d.read.GetUid(), SpecGeneration: d.read.GetSpecGeneration()}))
 		if err != nil {
 			return err
 		}

@@ -17,6 +17,8 @@ type draft struct {
 	name string
 	spec *blixardv1.VMSpec
 	refs []ref
+	// read is the VM that the spec was made from, when it was.
+	read *blixardv1.VM
 }
 
 // ref is one artifact of a draft that has still to be found.

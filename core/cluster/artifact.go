@@ -61,7 +61,6 @@ func (s *State) refer(e *entry, list []*blixardv1.Artifact, sign int) {
 }
 
 func (s *State) putArtifact(e *entry, r *blixardv1.ArtifactRecord) {
-	r.Revision = e.index
 	switch {
 	case r.References > 0:
 		r.UnusedSince = 0

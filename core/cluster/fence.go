@@ -25,8 +25,7 @@ func (s *State) fence(e *entry, op *blixardv1.FenceOp) *blixardv1.Response {
 	if n.Host.EpochState != from {
 		return nil
 	}
-	n.Host.EpochState, n.Revision = to, e.index
-	n.Host.HeardRevision = e.index
+	n.Host.EpochState, n.Host.HeardRevision = to, e.index
 	if n.Host.SilentSince == nil { // a new leader, whom it has never asked
 		n.Host.SilentSince = e.timeBefore(Window(s.meta.Settings, max(n.Host.LongestLeaseMs, s.meta.Settings.GetLeaseMs())))
 	}

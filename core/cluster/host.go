@@ -101,7 +101,6 @@ func (s *State) refusedBoot(e *entry, old *blixardv1.Node, kind, boot, why strin
 	if k := len(n.Host.RefusedBoots); k > mostRefused {
 		n.Host.RefusedBoots = n.Host.RefusedBoots[k-mostRefused:]
 	}
-	n.Revision = e.index
 	s.put(nodeKey(n.Id), n)
 	s.event(e, kind, "", n.Name, "boot %s asks for leases, and is refused: %s", boot, why)
 }
@@ -129,7 +128,7 @@ func (s *State) newEpoch(e *entry, n *blixardv1.Node, reboot bool) {
 		s.boundBy(n, vm)
 		s.assign(e, vm, nil)
 	}
-	n.Host.Revision, n.Revision = e.index, e.index
+	n.Host.Revision = e.index
 	s.put(nodeKey(n.Id), n)
 }
 
@@ -141,8 +140,7 @@ func (s *State) suspect(e *entry, op *blixardv1.SuspectOp) *blixardv1.Response {
 		return nil
 	}
 	n := clone(old)
-	n.Host.Suspect, n.Revision = op.Suspect, e.index
-	n.Host.SilentSince, n.Host.HeardRevision = nil, e.index
+	n.Host.Suspect, n.Host.SilentSince, n.Host.HeardRevision = op.Suspect, nil, e.index
 	if op.Suspect { // it has missed three Syncs
 		n.Host.SilentSince = e.timeBefore(3 * int64(s.meta.Settings.GetRenewMs()) * 1e6)
 	}
@@ -165,7 +163,7 @@ func (s *State) cordon(e *entry, op *blixardv1.CordonOp) *blixardv1.Response {
 		return nodeResponse(old)
 	}
 	n := clone(old)
-	n.Cordoned, n.Revision = op.Cordoned, e.index
+	n.Cordoned = op.Cordoned
 	s.put(nodeKey(n.Id), n)
 	if op.Cordoned {
 		s.event(e, "NodeCordoned", "", n.Name, "gets no new VM")

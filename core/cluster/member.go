@@ -98,7 +98,7 @@ func (s *State) removeNode(e *entry, op *blixardv1.RemoveNodeOp) *blixardv1.Resp
 	if op.Lost && n.Host != nil {
 		s.lose(e, n)
 	}
-	n.Host, n.Revision, n.Cordoned = nil, e.index, true
+	n.Host, n.Cordoned = nil, true
 	s.event(e, "NodeRemoved", "", n.Name, "removed")
 	if server {
 		n.Server = blixardv1.ServerState_SERVER_STATE_LEAVING
@@ -136,7 +136,6 @@ func (s *State) removed(e *entry, id uint64) {
 	for _, a := range held {
 		a = clone(a)
 		a.Nodes = slices.DeleteFunc(a.Nodes, func(n uint64) bool { return n == id })
-		a.Revision = e.index
 		s.put(artifactKey(a.Digest), a)
 	}
 }
@@ -166,7 +165,7 @@ func (s *State) Reconfigure(index, term uint64, voters, learners []uint64) {
 		}
 		if want != n.Server {
 			n = clone(n)
-			n.Server, n.Revision = want, index
+			n.Server = want
 			s.put(nodeKey(n.Id), n)
 		}
 	}

@@ -26,7 +26,7 @@ func (s *State) pause(e *entry, op *blixardv1.PauseOp) *blixardv1.Response {
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+op.Name+" cannot be paused: "+why, "'blixard vm stop "+op.Name+"' ends it instead")
 	}
 	vm = copyVM(vm)
-	vm.Paused, vm.Revision = op.Paused, e.index
+	vm.Paused = op.Paused
 	if vm.Placement == nil {
 		s.put(vmKey(vm.Name), vm)
 		return vmResponse(vm)

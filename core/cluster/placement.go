@@ -131,7 +131,6 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 	if !ok {
 		id, hv, ok = schedule.Choose(s.emptiestFirst(), n)
 	}
-	vm.Revision = e.index
 	if !ok {
 		vm.Status = &blixardv1.VMStatus{
 			Phase: blixardv1.Phase_PHASE_PENDING, Reason: "NoHostFits", ChangeTime: e.time(),
@@ -155,7 +154,7 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 		Message: "placed on " + node.Name + ", which has not reported yet",
 	}
 	s.hold(node, vm, +1)
-	node.Host.Revision, node.Revision = e.index, e.index
+	node.Host.Revision = e.index
 	s.boundBy(node, vm)
 	s.put(nodeKey(id), node)
 	s.prepare(e, vm)
@@ -234,10 +233,10 @@ func (s *State) retarget(e *entry) {
 // assign stores a VM whose host must hear of a change. Both are the caller's
 // own copies.
 func (s *State) assign(e *entry, vm *blixardv1.VM, node *blixardv1.Node) {
-	vm.AssignmentRevision, vm.Revision = e.index, e.index
+	vm.AssignmentRevision = e.index
 	s.put(vmKey(vm.Name), vm)
 	if node != nil {
-		node.Host.Revision, node.Revision = e.index, e.index
+		node.Host.Revision = e.index
 		s.put(nodeKey(node.Id), node)
 	}
 }
@@ -258,7 +257,6 @@ func (s *State) release(e *entry, vm *blixardv1.VM, node *blixardv1.Node, why st
 		s.drop(e, vm)
 		return
 	}
-	vm.Revision = e.index
 	vm.Status = &blixardv1.VMStatus{
 		Phase: blixardv1.Phase_PHASE_PENDING, Reason: "Released", ChangeTime: e.time(),
 		Message: why,

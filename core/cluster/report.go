@@ -15,7 +15,6 @@ func (s *State) hostReport(e *entry, op *blixardv1.HostReportOp) *blixardv1.Resp
 		return nil
 	}
 	n := copyNode(old)
-	n.Revision = e.index
 	if op.Facts != nil {
 		n.Host.Facts = op.Facts
 		s.freed()
@@ -77,7 +76,7 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 	if vm.Deleting {
 		st.Phase = blixardv1.Phase_PHASE_DELETING
 	}
-	vm.Status, vm.Revision = st, e.index
+	vm.Status = st
 	s.put(vmKey(vm.Name), vm)
 	if mutant.On("ExitReleases") && o.Phase == blixardv1.Phase_PHASE_FAILED {
 		s.release(e, vm, n, "it has ended")

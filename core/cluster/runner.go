@@ -68,7 +68,6 @@ func (s *State) prepared(e *entry, node uint64, list []*blixardv1.Prepared) {
 			continue
 		}
 		vm = clone(vm)
-		vm.Revision = e.index
 		s.addHolder(vm, node)
 		s.put(vmKey(vm.Name), vm)
 	}
@@ -125,7 +124,7 @@ func (s *State) tellPrepared(e *entry, vm *blixardv1.VM, nodes []uint64) {
 			continue
 		}
 		n := clone(s.Node(id))
-		n.Host.PrepareRevision, n.Revision = e.index, e.index
+		n.Host.PrepareRevision = e.index
 		s.put(nodeKey(id), n)
 	}
 }

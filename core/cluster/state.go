@@ -177,6 +177,14 @@ func encode(m proto.Message) []byte {
 // put stores a record, which must not be changed afterwards, and keeps the
 // hash and the indexes true.
 func (s *State) put(key string, m proto.Message) {
+	switch m := m.(type) { // whatever changes says when
+	case *blixardv1.VM:
+		m.Revision = s.meta.GetApplied()
+	case *blixardv1.Node:
+		m.Revision = s.meta.GetApplied()
+	case *blixardv1.ArtifactRecord:
+		m.Revision = s.meta.GetApplied()
+	}
 	c := Change{Index: s.meta.GetApplied(), Key: key, Record: m}
 	r := record{msg: m}
 	if s.hashing {

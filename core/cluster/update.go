@@ -27,6 +27,9 @@ func (s *State) updateVM(e *entry, op *blixardv1.UpdateVMOp) *blixardv1.Response
 	if resp != nil {
 		return resp
 	}
+	if resp := changedSince(vm, op.Uid, op.SpecGeneration); resp != nil {
+		return resp
+	}
 	if resp := s.leaseTooShort(op.Spec); resp != nil {
 		return resp
 	}
@@ -44,6 +47,21 @@ func (s *State) updateVM(e *entry, op *blixardv1.UpdateVMOp) *blixardv1.Response
 		validateOnly: op.ValidateOnly, event: "VMUpdated",
 		restart: op.Restart || next.Spec.OnUpdate == blixardv1.OnUpdate_ON_UPDATE_RESTART,
 	})
+}
+
+// changedSince refuses to change what is not any more what somebody has read.
+func changedSince(vm *blixardv1.VM, uid string, generation uint32) *blixardv1.Response {
+	why := ""
+	switch {
+	case uid != "" && uid != vm.Uid:
+		why = "is another one by now: it was deleted and created again"
+	case generation != 0 && generation != vm.SpecGeneration:
+		why = fmt.Sprintf("has spec generation %d by now, and the change was made to %d", vm.SpecGeneration, generation)
+	default:
+		return nil
+	}
+	return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+vm.Name+" "+why,
+		"look at it ('blixard vm get "+vm.Name+"'), and change it again")
 }
 
 func (s *State) rollbackVM(e *entry, op *blixardv1.RollbackVMOp) *blixardv1.Response {
@@ -83,7 +101,7 @@ func (s *State) buildVM(e *entry, op *blixardv1.BuildVMOp) *blixardv1.Response {
 			return &blixardv1.Response{Error: err}
 		}
 		vm = clone(vm)
-		vm.Spec.Prebuild, vm.Revision = *op.Prebuild, e.index
+		vm.Spec.Prebuild = *op.Prebuild
 	}
 	if !op.Refresh {
 		vm = clone(vm)
@@ -130,7 +148,7 @@ func (s *State) regenerate(e *entry, old *blixardv1.VM, next *blixardv1.Generati
 		}
 	}
 	vm.Spec, vm.Pins, vm.Runner, vm.Fresh, vm.RestartWhenBuilt = next.Spec, next.Pins, next.Runner, c.fresh, c.restart
-	vm.SpecGeneration, vm.Revision = old.SpecGeneration+1, e.index
+	vm.SpecGeneration = old.SpecGeneration + 1
 	if c.validateOnly {
 		return vmResponse(vm)
 	}

@@ -265,3 +265,21 @@ func TestAnUpdateEndsWhatIsPrepared(t *testing.T) {
 		t.Fatal("the host is not told that its list is another", d.Preparations(ready))
 	}
 }
+
+// Two people change what both have read: the second is told, and overwrites nothing.
+func TestAnUpdateOfWhatHasChanged(t *testing.T) {
+	d := newFleet(t)
+	vm := d.must(t, createCmd("web", inlineSpec("{ }", 100)))
+	change := func(memory uint64, uid string, generation uint32) *blixardv1.Command {
+		cmd := updateCmd("web", inlineSpec("{ }", memory))
+		cmd.GetUpdateVm().Uid, cmd.GetUpdateVm().SpecGeneration = uid, generation
+		return cmd
+	}
+	d.must(t, change(200, vm.Uid, vm.SpecGeneration))
+	d.refused(t, change(300, vm.Uid, vm.SpecGeneration), "has spec generation 2 by now")
+	d.refused(t, change(300, "1-999", 0), "is another one by now")
+	if m := d.VM("web").Spec.MemoryMib; m != 200 {
+		t.Fatal("it was overwritten:", m)
+	}
+	d.must(t, change(300, vm.Uid, 2))
+}

@@ -143,7 +143,7 @@ func (s *State) power(e *entry, op *blixardv1.PowerOp) *blixardv1.Response {
 		return vmResponse(vm)
 	}
 	vm = copyVM(vm)
-	vm.Run, vm.Revision = op.Run, e.index
+	vm.Run = op.Run
 	if !op.Run || op.Restart {
 		vm.Paused = false
 	}
@@ -178,5 +178,5 @@ func (s *State) setPhase(e *entry, vm *blixardv1.VM, phase blixardv1.Phase, reas
 		st = clone(vm.Status)
 	}
 	st.Phase, st.Reason, st.Message, st.ChangeTime = phase, reason, message, e.time()
-	vm.Status, vm.Revision = st, e.index
+	vm.Status = st
 }

@@ -74,7 +74,7 @@ func (s *State) bury(e *entry, r *blixardv1.Removed) {
 	if mutant.On("WatchForgets") {
 		return
 	}
-	r.Revision = e.index
+	r.Revision = e.index // it is part of the key
 	s.put(removedPrefix+be(e.index)+r.Uid+"/"+r.Name, r)
 	if s.buried <= maxRemoved {
 		return

@@ -730,13 +730,15 @@ func (x *CreateVMOp) GetValidateOnly() bool {
 }
 
 type UpdateVMOp struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Spec          *VMSpec                `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
-	ValidateOnly  bool                   `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
-	Restart       bool                   `protobuf:"varint,4,opt,name=restart,proto3" json:"restart,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Spec           *VMSpec                `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	ValidateOnly   bool                   `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	Restart        bool                   `protobuf:"varint,4,opt,name=restart,proto3" json:"restart,omitempty"`
+	Uid            string                 `protobuf:"bytes,5,opt,name=uid,proto3" json:"uid,omitempty"`
+	SpecGeneration uint32                 `protobuf:"varint,6,opt,name=spec_generation,json=specGeneration,proto3" json:"spec_generation,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *UpdateVMOp) Reset() {
@@ -795,6 +797,20 @@ func (x *UpdateVMOp) GetRestart() bool {
 		return x.Restart
 	}
 	return false
+}
+
+func (x *UpdateVMOp) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *UpdateVMOp) GetSpecGeneration() uint32 {
+	if x != nil {
+		return x.SpecGeneration
+	}
+	return 0
 }
 
 type RollbackVMOp struct {
@@ -2859,13 +2875,15 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"CreateVMOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.blixard.v1.VMSpecR\x04spec\x12#\n" +
-	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\x87\x01\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\xc2\x01\n" +
 	"\n" +
 	"UpdateVMOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.blixard.v1.VMSpecR\x04spec\x12#\n" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12\x18\n" +
-	"\arestart\x18\x04 \x01(\bR\arestart\"e\n" +
+	"\arestart\x18\x04 \x01(\bR\arestart\x12\x10\n" +
+	"\x03uid\x18\x05 \x01(\tR\x03uid\x12'\n" +
+	"\x0fspec_generation\x18\x06 \x01(\rR\x0especGeneration\"e\n" +
 	"\fRollbackVMOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x0fspec_generation\x18\x02 \x01(\rR\x0especGeneration\x12\x18\n" +

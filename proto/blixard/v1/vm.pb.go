@@ -3497,9 +3497,14 @@ type UpdateRequest struct {
 	// Check everything and change nothing.
 	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Restart it once the new spec is built, whatever spec.on_update says.
-	Restart       bool `protobuf:"varint,5,opt,name=restart,proto3" json:"restart,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Restart bool `protobuf:"varint,5,opt,name=restart,proto3" json:"restart,omitempty"`
+	// When set: only if this is still the VM's uid, and its newest spec_generation.
+	// Who changes what he has read sets both, or overwrites what others changed
+	// meanwhile. FAILED_PRECONDITION: it is not.
+	Uid            string `protobuf:"bytes,6,opt,name=uid,proto3" json:"uid,omitempty"`
+	SpecGeneration uint32 `protobuf:"varint,7,opt,name=spec_generation,json=specGeneration,proto3" json:"spec_generation,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *UpdateRequest) Reset() {
@@ -3565,6 +3570,20 @@ func (x *UpdateRequest) GetRestart() bool {
 		return x.Restart
 	}
 	return false
+}
+
+func (x *UpdateRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *UpdateRequest) GetSpecGeneration() uint32 {
+	if x != nil {
+		return x.SpecGeneration
+	}
+	return 0
 }
 
 type UpdateResponse struct {
@@ -4430,14 +4449,16 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"0\n" +
 	"\x0eResumeResponse\x12\x1e\n" +
-	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"\xa9\x01\n" +
+	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"\xe4\x01\n" +
 	"\rUpdateRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12&\n" +
 	"\x04spec\x18\x03 \x01(\v2\x12.blixard.v1.VMSpecR\x04spec\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12\x18\n" +
-	"\arestart\x18\x05 \x01(\bR\arestart\"0\n" +
+	"\arestart\x18\x05 \x01(\bR\arestart\x12\x10\n" +
+	"\x03uid\x18\x06 \x01(\tR\x03uid\x12'\n" +
+	"\x0fspec_generation\x18\a \x01(\rR\x0especGeneration\"0\n" +
 	"\x0eUpdateResponse\x12\x1e\n" +
 	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"\x87\x01\n" +
 	"\x0fRollbackRequest\x12\x1d\n" +

@@ -101,7 +101,6 @@ func (s *State) deleteVM(e *entry, op *blixardv1.DeleteVMOp) *blixardv1.Response
 	if s.gone(node, vm.Placement.Lease) || mutant.On("FreedUnreported") && vm.Status.GetSequence() == 0 {
 		s.put(vmKey(vm.Name), vm)
 		s.release(e, vm, node, "deleted; its host's long window has passed")
-		node.Revision = e.index
 		s.put(nodeKey(node.Id), node)
 		return vmResponse(vm)
 	}

@@ -128,3 +128,27 @@ func TestWatchersAreToldOfGaps(t *testing.T) {
 		t.Fatal("who begins is told all there is", len(n.Events), len(n.Removed), ok)
 	}
 }
+
+// BenchmarkWithManyVMs says what the loop pays for readers while there are many
+// VMs: to freeze the state, and for a watcher to find what one change was.
+func BenchmarkWithManyVMs(b *testing.B) {
+	for _, n := range []int{100, 10_000} {
+		d := newDriver()
+		d.boot(FirstID)
+		for i := range n {
+			d.request(createOp(fmt.Sprintf("vm%06d", i), 64, 1))
+		}
+		b.Run(fmt.Sprintf("freeze/vms=%d", n), func(b *testing.B) {
+			for range b.N {
+				d.Freeze()
+			}
+		})
+		b.Run(fmt.Sprintf("since/vms=%d", n), func(b *testing.B) {
+			for range b.N {
+				if news, ok := d.Since(d.Revision()-1, true); !ok || len(news.VMs) == 0 {
+					b.Fatal(news)
+				}
+			}
+		})
+	}
+}

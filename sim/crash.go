@@ -13,7 +13,8 @@ import (
 // or it is done and the process does not know.
 //
 // In a swarm a quarter of the points are open, and each time that one is passed
-// the process dies with a chance of a quarter.
+// the process dies with a chance of a quarter. Points that few runs pass at all
+// are open in three quarters, and are as often survived as not the first time.
 // A crash at a point is a mishap like any other: (CrashBeforeWrite n1 2s). An
 // enumeration passes through all of them, one in each run: see enumerate.go.
 
@@ -39,6 +40,7 @@ var (
 
 	crashNames []string
 	busyPoints = map[string]bool{} // those that every tick passes
+	rarePoints = map[string]bool{} // those that few runs pass
 )
 
 func init() {
@@ -56,6 +58,12 @@ func init() {
 	}
 	for _, k := range []shim.OutputKind{shim.Lock, shim.Arm, shim.Fork, shim.Publish, shim.Signal, shim.Sweep, shim.Record, shim.Reply} {
 		shimPoints[k] = add(shimPoint(title(string(k))))
+	}
+	for _, p := range []point{
+		actPoints[vmm.Stop], actPoints[vmm.Kill], actPoints[vmm.Rebind],
+		shimPoints[shim.Signal], shimPoints[shim.Sweep], shimPoints[shim.Record], shimPoints[shim.Reply],
+	} {
+		rarePoints[p.before], rarePoints[p.after] = true, true
 	}
 	mishapNames = append(mishapNames, crashNames...)
 }
@@ -111,6 +119,8 @@ func (m *Machine) crashChance(name string) float64 {
 	switch {
 	case !w.mix.Points[name]:
 		return 0
+	case rarePoints[name] && w.counts[name] == 0:
+		return 0.5 // not more, or else few would come to the point after it
 	case !busyPoints[name]:
 		return 0.25
 	case m.spared == 0:
@@ -126,7 +136,7 @@ func (m *Machine) crashChance(name string) float64 {
 func drawPoints(r *rand.Rand) map[string]bool {
 	open := map[string]bool{}
 	for _, name := range crashNames {
-		if r.IntN(4) == 0 {
+		if n := r.IntN(4); n == 0 || n < 3 && rarePoints[name] {
 			open[name] = true
 		}
 	}

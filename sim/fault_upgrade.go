@@ -23,7 +23,7 @@ type Upgrade struct {
 	Newer int
 }
 
-func (Upgrade) draw(d dice) Fault { return Upgrade{d.node(), d.IntN(2)} }
+func (Upgrade) draw(d dice) Fault { return Upgrade{d.node(), pick(d.Rand, 0, 0, 1)} }
 
 func (f Upgrade) strike(w *World) bool {
 	m := w.node(f.Node)
@@ -42,7 +42,7 @@ type Rolling struct {
 }
 
 func (Rolling) draw(d dice) Fault {
-	return Rolling{N(max(0, d.IntN(2*d.machines)-d.machines+1)), d.time()}
+	return Rolling{N(max(0, d.IntN(2*d.machines)-d.machines+1)), d.time() / 2}
 }
 
 func (f Rolling) strike(w *World) bool {

@@ -207,6 +207,12 @@ func (s *server) persist(rd *raft.Ready) (ops []Op, err error) {
 			return ops, nil
 		}
 	}
+	if len(ops) == 0 && reconfigures(rd.CommittedEntries) {
+		// A server that leaves is switched off once somebody has seen it gone. The
+		// entry that removed it may have been committed by its vote alone besides
+		// ours: after a restart nobody could tell us so again.
+		ops = []Op{putMessage(Meta, keyHardState, s.writer.hard)}
+	}
 	leads := s.leading != nil
 	if rd.SoftState != nil {
 		leads = rd.RaftState == raft.StateLeader
@@ -215,6 +221,12 @@ func (s *server) persist(rd *raft.Ready) (ops []Op, err error) {
 		rd.Messages = s.sendAppends(rd.Messages)
 	}
 	return ops, nil
+}
+
+// reconfigures says that among entries is a change of the configuration. It takes
+// effect where it is durably known to be committed.
+func reconfigures(entries []*raftpb.Entry) bool {
+	return slices.ContainsFunc(entries, func(e *raftpb.Entry) bool { return e.GetType() == raftpb.EntryConfChangeV2 })
 }
 
 // sendAppends sends a leader's appends and heartbeats, which claim nothing about

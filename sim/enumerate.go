@@ -101,6 +101,24 @@ var Small = map[string]func(*Story){
 		s.Enumerate(false)
 		s.atRest()
 	},
+	// The second last server leaves in good order: the last one decides alone.
+	"leave": func(s *Story) {
+		gone := s.Another(s.Leader())
+		s.leaves(gone)
+		s.Enumerate(true)
+		s.leaves(s.Another(s.Leader(), gone))
+		s.Pass(time.Second)
+		s.Enumerate(false)
+		s.atRest()
+	},
+}
+
+// leaves has a server removed, and its disk wiped as soon as anybody can see that
+// it is gone.
+func (s *Story) leaves(m *Machine) {
+	s.Ask(RemoveMember, m.called, nil)
+	s.Until(m.Name+" has left", 2*time.Minute, func() bool { return s.gone(m.called) })
+	m.wipe()
 }
 
 // atRest is how a small story ends.

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tidwall/btree"
@@ -110,13 +111,20 @@ func (k *keeper) removeBy(how Verb, name string, tries int, then func(removed bo
 }
 
 // whenGone waits until the cluster does without a node: a server that is removed
-// is needed until those who remain have agreed.
+// is needed until those who remain have agreed, and one of them shows that.
 func (k *keeper) whenGone(name string, then func()) {
-	if n := &k.w.judges.newest; n.vms != nil && n.node(name) == nil {
+	if k.w.gone(name) {
 		then()
 		return
 	}
 	k.after(time.Second, func() { k.whenGone(name, then) })
+}
+
+// gone says that one of those who remain shows no node of that name.
+func (w *World) gone(name string) bool {
+	return slices.ContainsFunc(w.machines, func(m *Machine) bool {
+		return m.daemon != nil && m.Server && m.member && m.called != name && m.daemon.node.View().NodeByName(name) == nil
+	})
 }
 
 // giveUp deletes what is placed on a node.

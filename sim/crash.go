@@ -12,7 +12,7 @@ import (
 // that it does to the world outside of it. What it was about to do is not done,
 // or it is done and the process does not know.
 //
-// In a swarm a quarter of the points are open, and each time that one is passed
+// In a swarm a quarter of the points are open (or only the rare ones), and each time that one is passed
 // the process dies with a chance of a quarter. Points that few runs pass at all
 // are open in three quarters, and are as often survived as not the first time.
 // A crash at a point is a mishap like any other: (CrashBeforeWrite n1 2s). An
@@ -132,11 +132,13 @@ func (m *Machine) crashChance(name string) float64 {
 	return 0.25
 }
 
-// drawPoints opens a quarter of all points.
+// drawPoints opens a quarter of all points; in some worlds the rare ones only, so
+// that things go on until one of them is reached.
 func drawPoints(r *rand.Rand) map[string]bool {
 	open := map[string]bool{}
+	rare := r.IntN(3) == 0
 	for _, name := range crashNames {
-		if n := r.IntN(4); n == 0 || n < 3 && rarePoints[name] {
+		if n := r.IntN(4); n == 0 && (!rare || rarePoints[name]) || n < 3 && rarePoints[name] {
 			open[name] = true
 		}
 	}

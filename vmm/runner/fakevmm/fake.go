@@ -74,7 +74,6 @@ type fake struct {
 	mu     sync.Mutex
 	state  string
 	button chan struct{}
-	turn   int // of the guest: it may reset itself
 }
 
 // violate ends everything: what was said is said by nobody who knows the vendor.

@@ -100,7 +100,8 @@ in
         # and the kernel's choice of a victim does not end the rest.
         KillMode = "process";
         OOMPolicy = "continue";
-        # One cgroup, later one transient scope, a VM.
+        # Each VM has a cgroup of its own below ours. A scope of its own would be
+        # systemd's to give, which takes a right that this user does not have.
         Delegate = true;
         TasksMax = "infinity";
         LimitNOFILE = 1048576;

@@ -15,6 +15,7 @@ import (
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/rpc"
+	"github.com/blixard/blixard/vmm/guest"
 )
 
 // Kernels, initrds and disks travel to the cluster before a VM that needs them
@@ -58,6 +59,11 @@ func (r ref) find(ctx context.Context, c *rpc.Client, t *terminal) (*blixardv1.A
 		return nil, r.fail("%v", err)
 	}
 	defer f.Close()
+	if r.kernel {
+		if err := isKernel(f); err != nil {
+			return nil, r.fail("%v", err)
+		}
+	}
 	a, there, err := push(ctx, c, t, f, "")
 	if err != nil {
 		return nil, fmt.Errorf("cannot bring %s to the cluster: %w", path, err)
@@ -153,4 +159,18 @@ func (m *meter) Seek(offset int64, whence int) (int64, error) {
 	at, err := m.r.Seek(offset, whence)
 	m.done, m.shown = at, at
 	return at, err
+}
+
+// isKernel refuses what no hypervisor boots before it travels, and leaves the
+// file at its beginning.
+func isKernel(f *os.File) error {
+	head := make([]byte, guest.KernelHead)
+	n, err := f.ReadAt(head, 0)
+	switch {
+	case err != nil && !errors.Is(err, io.EOF):
+		return err
+	case !guest.IsKernel(head[:n]):
+		return errors.New("it is no Linux kernel: neither a bzImage (vmlinuz) nor an ELF file (vmlinux)")
+	}
+	return nil
 }

@@ -138,7 +138,15 @@ func TestBadGuests(t *testing.T) {
 			return nil
 		})
 	}
-	r := c.Run("--timeout", "20s", "vm", "create", "junk", "--kernel", junk)
+	c.Fails(exitUsage, []string{"--kernel", "is no Linux kernel"}, "vm", "create", "junk", "--kernel", junk)
+	spec := filepath.Join(t.TempDir(), "junk.yaml")
+	if err := os.WriteFile(spec, []byte("name: junk\nimage:\n  kernel: "+junk+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.Fails(exitUsage, []string{"junk.yaml:3", "is no Linux kernel"}, "vm", "create", "-f", spec)
+	// What the cluster has is looked at where it is to be booted.
+	c.Must("image", "push", junk, "junk")
+	r := c.Run("--timeout", "20s", "vm", "create", "junk", "--kernel", "junk")
 	if r.code == 0 || !strings.Contains(r.err, "is no Linux kernel") {
 		t.Errorf("create with what is no kernel: %v", r)
 	}

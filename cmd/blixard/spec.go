@@ -28,6 +28,7 @@ type ref struct {
 	base   string // relative paths start here; empty: our working directory
 	folder bool   // it may be a folder with a flake, which is packed
 	most   int64  // bytes; 0: any number
+	kernel bool   // a file of ours must be one; what the cluster has, its host looks at
 	target *blixardv1.Artifact
 }
 
@@ -148,6 +149,7 @@ func (c *SpecFlags) image(d *draft) error {
 	given(&i.Cmdline, c.Cmdline)
 	if c.Kernel != "" {
 		i.Kernel = d.refer("--kernel", c.Kernel, "")
+		d.refs[len(d.refs)-1].kernel = true
 	}
 	if c.Initrd != "" {
 		i.Initrd = d.refer("--initrd", c.Initrd, "")

@@ -200,6 +200,7 @@ func (r *specReader) field(n *yaml.Node, m protoreflect.Message, f protoreflect.
 		a := r.draft.refer(fmt.Sprintf("%s:%d: %s", r.file, n.Line, path), text, r.base)
 		last := &r.draft.refs[len(r.draft.refs)-1]
 		last.folder, last.most = isFlake(f.ContainingMessage()), mostBytes[f.ContainingMessage().FullName()]
+		last.kernel = f.Name() == "kernel"
 		m.Set(f, protoreflect.ValueOfMessage(a.ProtoReflect()))
 		return nil
 	case f.Message() != nil:

@@ -27,7 +27,8 @@ func TestVMThatDoesNotStart(t *testing.T) {
 	}
 	c.Must("--no-wait", "vm", "create", "bad", "--hypervisor", "process", "--require", "zone=mars", "--process", "--", "/bin/true")
 	c.Fails(exitConflict, []string{"is on no host"}, "vm", "logs", "bad")
-	if r := c.Run("--no-wait", "vm", "create", "bare", "--kernel", junk); r.code == 0 {
+	c.Must("image", "push", junk, "junk")
+	if r := c.Run("--no-wait", "vm", "create", "bare", "--kernel", "junk"); r.code == 0 {
 		// Whichever server is asked, what was never started has no console.
 		for _, n := range c.nodes {
 			r := c.Run("--server", n.Addr, "vm", "logs", "bare")

@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -67,11 +66,11 @@ func (m images) check(ctx context.Context, digest string) error {
 		return err
 	}
 	defer f.Close()
-	head := make([]byte, 0x206)
+	head := make([]byte, guest.KernelHead)
 	if _, err := io.ReadFull(f, head); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if string(head[0x202:]) == "HdrS" || bytes.HasPrefix(head, []byte("\x7fELF")) {
+	if guest.IsKernel(head) {
 		return nil
 	}
 	return fmt.Errorf("the artifact %.12s is no Linux kernel: it is neither a bzImage (vmlinuz) nor an ELF file (vmlinux)", digest)

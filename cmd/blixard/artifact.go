@@ -15,7 +15,7 @@ import (
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/rpc"
-	"github.com/blixard/blixard/vmm/guest"
+	"github.com/blixard/blixard/vmm/runner"
 )
 
 // Kernels, initrds and disks travel to the cluster before a VM that needs them
@@ -164,12 +164,12 @@ func (m *meter) Seek(offset int64, whence int) (int64, error) {
 // isKernel refuses what no hypervisor boots before it travels, and leaves the
 // file at its beginning.
 func isKernel(f *os.File) error {
-	head := make([]byte, guest.KernelHead)
+	head := make([]byte, runner.KernelHead)
 	n, err := f.ReadAt(head, 0)
 	switch {
 	case err != nil && !errors.Is(err, io.EOF):
 		return err
-	case !guest.IsKernel(head[:n]):
+	case !runner.IsKernel(head[:n]):
 		return errors.New("it is no Linux kernel: neither a bzImage (vmlinuz) nor an ELF file (vmlinux)")
 	}
 	return nil

@@ -9,15 +9,6 @@ import (
 	"io"
 )
 
-// KernelHead is how much of a file IsKernel looks at.
-const KernelHead = 0x206
-
-// IsKernel says whether a file that begins so is a Linux kernel: a bzImage
-// (vmlinuz) or an ELF file (vmlinux).
-func IsKernel(head []byte) bool {
-	return len(head) >= KernelHead && string(head[0x202:KernelHead]) == "HdrS" || bytes.HasPrefix(head, []byte("\x7fELF"))
-}
-
 // ErrKernel is a file that is no bzImage, or one we cannot unpack.
 var ErrKernel = errors.New("not a kernel that can be unpacked")
 

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -55,6 +56,15 @@ func (m images) needs(a *blixardv1.Assignment) ([]*blixardv1.Artifact, error) {
 	return all, nil
 }
 
+// KernelHead is how much of a file IsKernel looks at.
+const KernelHead = 0x206
+
+// IsKernel says whether a file that begins so is a Linux kernel: a bzImage
+// (vmlinuz) or an ELF file (vmlinux).
+func IsKernel(head []byte) bool {
+	return len(head) >= KernelHead && string(head[0x202:KernelHead]) == "HdrS" || bytes.HasPrefix(head, []byte("\x7fELF"))
+}
+
 // build refuses what is no kernel before a guest hangs on it.
 func (m images) build(ctx context.Context, a *blixardv1.Assignment, _ io.Writer) (*blixardv1.Runner, error) {
 	return nil, m.check(ctx, a.Spec.GetImage().Kernel.Digest)
@@ -66,11 +76,11 @@ func (m images) check(ctx context.Context, digest string) error {
 		return err
 	}
 	defer f.Close()
-	head := make([]byte, guest.KernelHead)
+	head := make([]byte, KernelHead)
 	if _, err := io.ReadFull(f, head); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if guest.IsKernel(head) {
+	if IsKernel(head) {
 		return nil
 	}
 	return fmt.Errorf("the artifact %.12s is no Linux kernel: it is neither a bzImage (vmlinuz) nor an ELF file (vmlinux)", digest)

@@ -221,6 +221,12 @@ func (h *host) talk() {
 	renew := int64(defaultRenew)
 	if h.settings != nil {
 		renew = int64(h.settings.RenewMs) * milli
+		// A page of a shorter lease, in use before the cluster's was made longer, is
+		// kept up as well, and one lost message ends no VM.
+		// any order: the least
+		for ms := range h.leases {
+			renew = min(renew, int64(ms)*milli/3)
+		}
 	}
 	if h.refused {
 		renew = min(renew, refusedGap)

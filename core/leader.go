@@ -1,6 +1,7 @@
 package core
 
 import (
+	"math"
 	"slices"
 
 	"go.etcd.io/raft/v3"
@@ -134,25 +135,36 @@ func (l *leader) watch(settings *blixardv1.Settings, n *blixardv1.Node) {
 	silent := l.now.Boot - v.heard
 	switch h.EpochState {
 	case blixardv1.EpochState_EPOCH_STATE_ACTIVE:
-		if l.now.Boot-v.granted >= cluster.Window(settings, max(h.LongestLeaseMs, settings.LeaseMs)) && !(mutant.On("FencesWhomItHeard") && v.heard == l.elected) ||
+		if l.ungranted(v, n, settings.LeaseMs, false) && !(mutant.On("FencesWhomItHeard") && v.heard == l.elected) ||
 			mutant.On("NewLeaderFencesAtOnce") && v.heard == l.elected {
 			l.fence(v, n, false)
 		} else if !h.Suspect && silent >= 3*int64(settings.RenewMs)*milli {
 			l.suspect(v, n, true)
 		}
 	case blixardv1.EpochState_EPOCH_STATE_FENCED:
-		if l.now.Boot-v.granted >= cluster.Window(settings, max(settings.LongLeaseMs, h.LongestLeaseMs)) {
+		if l.ungranted(v, n, max(settings.LeaseMs, settings.LongLeaseMs), true) {
 			l.fence(v, n, true)
 		}
 	}
+}
+
+// ungranted says that a host was granted nothing for its whole window, which is at
+// least that of the lease.
+func (l *leader) ungranted(v *hostView, n *blixardv1.Node, leaseMs uint32, long bool) bool {
+	silent := l.now.Boot - v.granted
+	return silent >= cluster.Window(l.state.Settings(), leaseMs) && silent >= l.state.WindowOf(n, long)
 }
 
 // fence proposes the end of an epoch. From here on the epoch is granted nothing
 // in this term; in another, the entry is ignored unless it was appended in this.
 func (l *leader) fence(v *hostView, n *blixardv1.Node, long bool) {
 	v.fencing, v.long, v.proposed = n.Host.Epoch, long, l.now.Boot
+	waited := l.now.Boot - v.granted
+	if mutant.On("NewLeaderFencesAtOnce") {
+		waited = math.MaxInt64
+	}
 	l.propose(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{
-		NodeId: n.Id, Epoch: n.Host.Epoch, Term: l.term, Long: long,
+		NodeId: n.Id, Epoch: n.Host.Epoch, Term: l.term, Long: long, WaitedNs: waited,
 	}}})
 }
 

@@ -34,7 +34,7 @@ func seeds() (list [][]byte) {
 			Source: &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/true"}}},
 		}}}},
 		{RequestId: "2", Op: &blixardv1.Command_DeleteVm{DeleteVm: &blixardv1.DeleteVMOp{Name: "a"}}},
-		{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{NodeId: 1, Epoch: 1, Term: 1}}},
+		{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{WaitedNs: 1 << 60, NodeId: 1, Epoch: 1, Term: 1}}},
 		{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{NodeId: 1, BootId: "b", Epoch: 1, Observations: []*blixardv1.Observation{
 			{Uid: "1-3", Incarnation: &blixardv1.Incarnation{Generation: 1, Index: 3}, Sequence: 9, Removed: true, AssignmentRevision: 99},
 		}}}},

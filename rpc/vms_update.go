@@ -58,3 +58,9 @@ func (s members) SetPins(ctx context.Context, req *connect.Request[blixardv1.Set
 	_, id, err := s.mutate(ctx, m.RequestId, &blixardv1.Command{Op: &blixardv1.Command_SetPins{SetPins: &blixardv1.SetPinsOp{Pins: m.Pins}}})
 	return answer(&blixardv1.SetPinsResponse{Pins: m.Pins}, id, err)
 }
+
+func (s members) UpdateSettings(ctx context.Context, req *connect.Request[blixardv1.UpdateSettingsRequest]) (*connect.Response[blixardv1.UpdateSettingsResponse], error) {
+	resp, id, err := s.mutate(ctx, req.Msg.RequestId, &blixardv1.Command{Op: &blixardv1.Command_SetSettings{
+		SetSettings: &blixardv1.SetSettingsOp{Settings: req.Msg.Settings}}})
+	return answer(&blixardv1.UpdateSettingsResponse{Settings: resp.GetSettings()}, id, err)
+}

@@ -40,12 +40,13 @@ const (
 	Uncordon
 	RemoveMember
 	LoseMember
+	SetSettings
 	Announce // a file that VMs may need: the name is what it holds
 )
 
 var verbNames = [...]string{
 	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "PauseVM", "ResumeVM", "AddMember", "Cordon", "Uncordon",
-	"RemoveMember", "LoseMember", "Announce",
+	"RemoveMember", "LoseMember", "SetSettings", "Announce",
 }
 
 func (v Verb) String() string { return verbNames[v] }
@@ -58,7 +59,10 @@ type Operation struct {
 	Verb   Verb
 	Name   string
 	Spec   *blixardv1.VMSpec
-	Call   int64
+
+	Settings *blixardv1.Settings // of SetSettings
+
+	Call int64
 	// Return is 0 while the operation is open, and for ever when it is unknown.
 	Return  int64
 	Unknown bool
@@ -271,6 +275,8 @@ func (c *client) request(op *Operation) core.Request {
 		cmd.Op = &blixardv1.Command_Cordon{Cordon: &blixardv1.CordonOp{Name: op.Name, Cordoned: op.Verb == Cordon}}
 	case RemoveMember, LoseMember:
 		cmd.Op = &blixardv1.Command_RemoveNode{RemoveNode: &blixardv1.RemoveNodeOp{Name: op.Name, Lost: op.Verb == LoseMember}}
+	case SetSettings:
+		cmd.Op = &blixardv1.Command_SetSettings{SetSettings: &blixardv1.SetSettingsOp{Settings: op.Settings}}
 	case Announce:
 		f := fileOf(op.Name)
 		cmd.Op = &blixardv1.Command_Announce{Announce: &blixardv1.AnnounceOp{Digest: f.Digest, Size: f.Size, NodeId: 1}}

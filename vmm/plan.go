@@ -249,7 +249,8 @@ func (u *Unit) kill(now int64, c Context) *Action {
 // lease is there.
 func (u *Unit) rebind(now int64, c Context) *Action {
 	w := u.Want
-	if !u.unsure && w.Lease == u.lease() && w.Lease == u.Seen.Lease && (w.Lease == blixardv1.LeaseClass_LEASE_CLASS_NONE ||
+	none := w.Lease == blixardv1.LeaseClass_LEASE_CLASS_NONE
+	if !u.unsure && w.Lease == u.lease().class && w.Lease == u.Seen.Lease && (none || u.wanted() == u.lease() &&
 		w.LeaseMs == u.Seen.LeaseMs && c.Host.Epoch == u.Seen.Epoch) {
 		return nil
 	}
@@ -257,10 +258,11 @@ func (u *Unit) rebind(now int64, c Context) *Action {
 		return nil
 	}
 	u.retryAt = now + second
-	u.rebinding = w.Lease
-	if u.ordered == 0 || w.Lease < u.ordered {
-		u.ordered = w.Lease
+	u.rebinding = u.wanted()
+	if u.ordered.class == 0 {
+		u.ordered = u.rebinding
 	}
+	u.ordered = loosest(u.ordered, u.rebinding)
 	return u.await(c, Rebind)
 }
 
@@ -369,7 +371,7 @@ func (u *Unit) planStart(now int64, c Context) *Action {
 	u.attempt++
 	u.runGeneration, u.specGeneration, u.incarnation = w.RunGeneration, w.SpecGeneration, w.Incarnation.GetIndex()
 	u.say(blixardv1.Phase_PHASE_STARTING, "Starting", fmt.Sprintf("attempt %d", u.attempt))
-	u.ordered = w.Lease
+	u.ordered = bound{w.Lease, w.LeaseMs}
 	a := u.await(c, Start)
 	a.Assignment, a.Instance = w, u.next(u.attempt)
 	return a

@@ -1,7 +1,6 @@
 package vmm
 
 import (
-	"cmp"
 	"math"
 	"strings"
 
@@ -25,9 +24,9 @@ type Unit struct {
 	// ordered is the loosest lease of the newest Start and of the Rebinds after
 	// it, until one of those has succeeded, or a report shows that nothing came of
 	// the start: what lives may have it, or get it yet, whatever was seen.
-	ordered   blixardv1.LeaseClass
-	rebinding blixardv1.LeaseClass // what the newest Rebind was for
-	unsure    bool                 // that Rebind failed: it may still come to be
+	ordered   bound
+	rebinding bound // what the newest Rebind was for
+	unsure    bool  // that Rebind failed: it may still come to be
 
 	// The Build under way, beside whatever else is: it may be for a newer spec
 	// than the one that runs.
@@ -73,6 +72,20 @@ type Unit struct {
 	message  string
 	exitCode int32
 }
+
+// bound is what a VM lives under: a lease, or none.
+type bound struct {
+	class blixardv1.LeaseClass
+	ms    uint32
+}
+
+// loosest is a bound that neither of two is looser than.
+func loosest(a, b bound) bound {
+	return bound{min(a.class, b.class), max(a.ms, b.ms)}
+}
+
+// wanted is what the VM should live under.
+func (u *Unit) wanted() bound { return bound{u.Want.GetLease(), u.Want.GetLeaseMs()} }
 
 // spec is one spec of one incarnation: what a Build is for.
 type spec struct {
@@ -122,7 +135,7 @@ func (u *Unit) Observe(now int64, r Report) {
 		}
 	}
 	if r.Liveness != Alive && u.order == 0 && u.expect == 0 {
-		u.ordered = 0
+		u.ordered = bound{}
 	}
 	if r.Liveness == Alive && u.aliveAt == 0 {
 		u.aliveAt = max(now, 1)
@@ -253,25 +266,27 @@ func (u *Unit) Removed() bool {
 	return u.Want.GetRemove() && u.Seen.Liveness == Absent && u.order == 0 && u.build == 0 && u.removed
 }
 
-// lease is the loosest class under which the VM lives, or may come to live by
-// what is under way or by what it would be started with now.
-func (u *Unit) lease() blixardv1.LeaseClass {
-	l := cmp.Or(u.Want.GetLease(), blixardv1.LeaseClass_LEASE_CLASS_NONE)
+// lease is the loosest bound under which the VM lives, or may come to live by what
+// is under way or by what it would be started with now.
+func (u *Unit) lease() bound {
+	l := u.wanted()
 	if u.Seen.Liveness == Alive {
-		l = u.Seen.Lease
+		l = bound{u.Seen.Lease, u.Seen.LeaseMs}
 	}
-	if u.ordered != 0 {
-		l = min(l, u.ordered)
+	if u.ordered.class != 0 {
+		l = loosest(l, u.ordered)
 	}
-	return max(l, blixardv1.LeaseClass_LEASE_CLASS_NONE)
+	l.class = max(l.class, blixardv1.LeaseClass_LEASE_CLASS_NONE)
+	return l
 }
 
 // Observation is what the cluster should know; Sequence is left to the caller.
 func (u *Unit) Observation() *blixardv1.Observation {
+	lease := u.lease()
 	o := &blixardv1.Observation{
 		Uid: u.UID, Incarnation: u.Want.GetIncarnation(), Attempt: u.attempt,
 		Phase: u.phase, Reason: u.reason, Message: u.message, ExitCode: u.exitCode, Failures: u.failures,
-		Lease: u.lease(), Removed: u.Removed(), AssignmentRevision: u.Want.GetRevision(),
+		Lease: lease.class, LeaseMs: lease.ms, Removed: u.Removed(), AssignmentRevision: u.Want.GetRevision(),
 		BuildMessage: u.buildMessage,
 	}
 	// What was seen, and not what was ordered: a daemon that dies in between knows

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -16,36 +14,8 @@ import (
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
-func (c *ClusterInitCmd) settings() (*blixardv1.Settings, error) {
-	s := &blixardv1.Settings{}
-	var err error
-	if s.LeaseMs, err = milliseconds("--lease", c.Lease); err != nil {
-		return nil, err
-	}
-	if s.RenewMs, err = milliseconds("--renew", c.Renew); err != nil {
-		return nil, err
-	}
-	if s.LongLeaseMs, err = milliseconds("--long-lease", c.LongLease); err != nil {
-		return nil, err
-	}
-	o := math.Round(c.Overcommit * 1000)
-	if o < 0 || o > math.MaxUint32 || math.IsNaN(o) {
-		return nil, usagef("--overcommit %v: want a number from 1 to 100", c.Overcommit)
-	}
-	s.VcpuOvercommitMilli = uint32(o)
-	d := cluster.DefaultSettings()
-	if lease, renew := cmp.Or(s.LeaseMs, d.LeaseMs), cmp.Or(s.RenewMs, d.RenewMs); lease < 3*renew {
-		return nil, &failure{code: exitUsage, what: fmt.Sprintf("--lease %s is too short for --renew %s", ms(lease), ms(renew)),
-			why:  "a lease must be at least three times as long as the time between renewals, so that one lost message ends no VM",
-			next: fmt.Sprintf("blixard cluster init --lease %s --renew %s", ms(lease), ms(lease/5))}
-	}
-	return s, nil
-}
-
-func ms(n uint32) time.Duration { return time.Duration(n) * time.Millisecond }
-
 func (c *ClusterInitCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
-	settings, err := c.settings()
+	settings, err := c.message("blixard cluster init", cluster.DefaultSettings())
 	if err != nil {
 		return err
 	}

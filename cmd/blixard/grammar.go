@@ -48,13 +48,31 @@ type ClusterCmd struct {
 	Status ClusterStatusCmd `cmd:"" help:"Say how the cluster is, as the asked node sees it."`
 	Remove ClusterRemoveCmd `cmd:"" help:"Take a node out of the cluster."`
 	Pins   ClusterPinsCmd   `cmd:"" help:"Where NixOS VMs get nixpkgs and their other inputs."`
+
+	Settings ClusterSettingsCmd `cmd:"" help:"The constants that every node agrees on: leases, overcommit."`
 }
 
 type ClusterInitCmd struct {
+	SettingsFlags
+}
+
+type ClusterSettingsCmd struct {
+	Show ClusterSettingsShowCmd `cmd:"" help:"Show them, and how soon the VMs of a lost host run elsewhere."`
+	Set  ClusterSettingsSetCmd  `cmd:"" help:"Change them, while VMs run."`
+}
+
+type ClusterSettingsShowCmd struct{}
+
+type ClusterSettingsSetCmd struct {
+	SettingsFlags
+}
+
+// SettingsFlags say what of the settings is not left as it is.
+type SettingsFlags struct {
 	Lease      time.Duration `placeholder:"15s" help:"How long a host may run a VM after its last renewal."`
 	Renew      time.Duration `placeholder:"3s" help:"How often hosts renew."`
 	LongLease  time.Duration `placeholder:"1h" help:"The lease of VMs that wait for their host."`
-	Overcommit float64       `placeholder:"1" help:"Vcpus that may be placed on one."`
+	Overcommit float64       `placeholder:"4" help:"Vcpus that may be placed on one."`
 }
 
 type ClusterJoinCmd struct {

@@ -107,6 +107,8 @@ func (s *State) do(e *entry) *blixardv1.Response {
 		return s.buildVM(e, op.BuildVm)
 	case *blixardv1.Command_SetPins:
 		return s.setPins(e, op.SetPins)
+	case *blixardv1.Command_SetSettings:
+		return s.setSettings(e, op.SetSettings)
 	}
 	return refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "this server does not know the operation", "upgrade it")
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -83,7 +84,7 @@ func (d *driver) report(node uint64, list ...*blixardv1.Observation) {
 func seen(vm *blixardv1.VM, phase blixardv1.Phase) *blixardv1.Observation {
 	return &blixardv1.Observation{
 		Uid: vm.Uid, Incarnation: vm.Placement.Incarnation, Attempt: 1, Phase: phase,
-		Lease: vm.Placement.TargetLease, AssignmentRevision: vm.AssignmentRevision,
+		Lease: vm.Placement.TargetLease, LeaseMs: vm.Placement.TargetLeaseMs, AssignmentRevision: vm.AssignmentRevision,
 	}
 }
 
@@ -140,7 +141,7 @@ func (d *driver) step(t *rapid.T) {
 		}
 		d.report(vm.Placement.NodeId, o)
 	case "fence", "stale fence", "long fence":
-		op := &blixardv1.FenceOp{NodeId: node, Epoch: d.Node(node).Host.Epoch, Term: d.term, Long: kind == "long fence"}
+		op := &blixardv1.FenceOp{WaitedNs: math.MaxInt64, NodeId: node, Epoch: d.Node(node).Host.Epoch, Term: d.term, Long: kind == "long fence"}
 		if kind == "stale fence" {
 			op.Term--
 		} else {

@@ -25,7 +25,7 @@ func (s *State) assignment(vm *blixardv1.VM) *blixardv1.Assignment {
 	a := &blixardv1.Assignment{
 		Uid: vm.Uid, Name: vm.Name, Incarnation: vm.Placement.Incarnation, Revision: vm.AssignmentRevision,
 		Spec: vm.Spec, Run: vm.Run, RunGeneration: vm.RunGeneration, Remove: vm.Deleting,
-		Lease: vm.Placement.TargetLease, LeaseMs: s.leaseMs(vm, vm.Placement.TargetLease),
+		Lease: vm.Placement.TargetLease, LeaseMs: vm.Placement.TargetLeaseMs,
 		Hypervisor: vm.Placement.Hypervisor,
 	}
 	if vm.Deleting {

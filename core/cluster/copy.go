@@ -29,7 +29,7 @@ func copyVM(vm *blixardv1.VM) *blixardv1.VM {
 	if p := vm.Placement; p != nil {
 		c.Placement = &blixardv1.Placement{
 			NodeId: p.NodeId, Epoch: p.Epoch, Incarnation: p.Incarnation, Lease: p.Lease, TargetLease: p.TargetLease,
-			Hypervisor: p.Hypervisor, Vcpus: p.Vcpus, MemoryMib: p.MemoryMib, DiskMib: p.DiskMib, Node: p.Node,
+			Hypervisor: p.Hypervisor, Vcpus: p.Vcpus, MemoryMib: p.MemoryMib, DiskMib: p.DiskMib, Node: p.Node, LeaseMs: p.LeaseMs, TargetLeaseMs: p.TargetLeaseMs,
 		}
 	}
 	return c
@@ -43,7 +43,7 @@ func copyNode(n *blixardv1.Node) *blixardv1.Node {
 	if h := n.Host; h != nil {
 		c.Host = &blixardv1.HostState{
 			BootId: h.BootId, Epoch: h.Epoch, EpochState: h.EpochState, Suspect: h.Suspect, Facts: h.Facts,
-			Instances: h.Instances, Revision: h.Revision, Sequence: h.Sequence, LongestLeaseMs: h.LongestLeaseMs,
+			Instances: h.Instances, Revision: h.Revision, Sequence: h.Sequence,
 			PrepareRevision: h.PrepareRevision, RefusedBoots: slices.Clone(h.RefusedBoots), SilentSince: h.SilentSince,
 			HeardRevision: h.HeardRevision,
 		}

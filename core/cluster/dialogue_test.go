@@ -90,7 +90,14 @@ func (d *driver) line(t *testing.T, td *datadriven.TestData) string {
 		d.report(vm.Placement.NodeId, o)
 	case "fence":
 		n := d.NodeByName(name)
-		d.apply(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{NodeId: n.Id, Epoch: n.Host.Epoch, Term: d.term, Long: arg(td, "long", "") != ""}}})
+		d.apply(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{WaitedNs: int64(number(td, "waited_ms", 1<<40)) * 1e6, NodeId: n.Id, Epoch: n.Host.Epoch, Term: d.term, Long: arg(td, "long", "") != ""}}})
+	case "settings":
+		resp = d.request(&blixardv1.Command{Principal: "alice", Op: &blixardv1.Command_SetSettings{SetSettings: &blixardv1.SetSettingsOp{Settings: &blixardv1.Settings{
+			LeaseMs: uint32(number(td, "lease", 0)), RenewMs: uint32(number(td, "renew", 0)), LongLeaseMs: uint32(number(td, "long", 0)),
+			VcpuOvercommitMilli: uint32(number(td, "overcommit", 0)), Level: uint32(number(td, "level", 0)),
+		}}}})
+	case "leases":
+		return d.leases()
 	case "get": // as a reader sees it
 		vm := d.Shown(d.VM(name))
 		return fmt.Sprintf("on %s, %s %s: %s\n", vm.GetPlacement().GetNode(), phaseText(vm.Status.Phase), vm.Status.Reason, vm.Status.Message)
@@ -149,6 +156,22 @@ func (d *driver) show() (out string) {
 			where = fmt.Sprintf("on %s (epoch %d, %s)", d.Node(p.NodeId).Name, p.Epoch, strings.TrimPrefix(p.Lease.String(), "LEASE_CLASS_"))
 		}
 		out += fmt.Sprintf("%s: %s, %s %s\n", vm.Name, where, strings.TrimPrefix(vm.Status.Phase.String(), "PHASE_"), vm.Status.Reason)
+		return true
+	})
+	return out
+}
+
+// leases are what every VM may live under, what it should, and each host's windows.
+func (d *driver) leases() (out string) {
+	d.VMs("", func(vm *blixardv1.VM) bool {
+		if p := vm.Placement; p != nil {
+			class := func(c blixardv1.LeaseClass) string { return strings.TrimPrefix(c.String(), "LEASE_CLASS_") }
+			out += fmt.Sprintf("%s: %s %d ms, should be %s %d ms\n", vm.Name, class(p.Lease), p.LeaseMs, class(p.TargetLease), p.TargetLeaseMs)
+		}
+		return true
+	})
+	d.Nodes(func(n *blixardv1.Node) bool {
+		out += fmt.Sprintf("%s: windows %d ms and %d ms\n", n.Name, d.WindowOf(n, false)/1e6, d.WindowOf(n, true)/1e6)
 		return true
 	})
 	return out

@@ -7,7 +7,9 @@ import (
 
 // fence ends an epoch: its proposer has granted it nothing for the whole
 // window, and granted nothing since it proposed. An entry that a later leader
-// appended proves neither, so only the proposer's own term counts.
+// appended proves neither, so only the proposer's own term counts. What came into
+// the log since it proposed may have loosened a lease: then it has not waited
+// long enough, and proposes again.
 //
 // The short window releases what lives under a SHORT lease. What waits stays
 // where it is, unreachable. The long window releases, of that, only what its
@@ -15,6 +17,9 @@ import (
 func (s *State) fence(e *entry, op *blixardv1.FenceOp) *blixardv1.Response {
 	old := s.Node(op.NodeId)
 	if op.Term != e.term && !mutant.On("FenceOfOldTerm") || old.GetHost() == nil || old.Host.Epoch != op.Epoch {
+		return nil
+	}
+	if op.WaitedNs < s.WindowOf(old, op.Long) && !mutant.On("FenceBeforeWindow") {
 		return nil
 	}
 	n := clone(old)
@@ -27,7 +32,7 @@ func (s *State) fence(e *entry, op *blixardv1.FenceOp) *blixardv1.Response {
 	}
 	n.Host.EpochState, n.Host.HeardRevision = to, e.index
 	if n.Host.SilentSince == nil { // a new leader, whom it has never asked
-		n.Host.SilentSince = e.timeBefore(Window(s.meta.Settings, max(n.Host.LongestLeaseMs, s.meta.Settings.GetLeaseMs())))
+		n.Host.SilentSince = e.timeBefore(s.WindowOf(n, false))
 	}
 	var placed []*blixardv1.VM
 	s.Placed(n.Id, func(vm *blixardv1.VM) bool {
@@ -62,4 +67,22 @@ func (s *State) gone(n *blixardv1.Node, class blixardv1.LeaseClass) bool {
 			mutant.On("ConsentSkipsWindow") && n.Host.EpochState >= blixardv1.EpochState_EPOCH_STATE_FENCED
 	}
 	return false
+}
+
+// WindowOf is how long after its last grant, in nanoseconds of the granter's clock,
+// nothing can be alive on a host of what its epoch's short fence releases, or, if
+// long, of anything that has a lease. It grows when a lease is loosened, and
+// shrinks when the host has acknowledged that one is shorter.
+func (s *State) WindowOf(n *blixardv1.Node, long bool) int64 {
+	longest := s.meta.Settings.GetLeaseMs()
+	if long {
+		longest = max(longest, s.meta.Settings.GetLongLeaseMs())
+	}
+	s.Placed(n.Id, func(vm *blixardv1.VM) bool {
+		if long || vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT {
+			longest = max(longest, vm.Placement.LeaseMs)
+		}
+		return true
+	})
+	return Window(s.meta.Settings, longest)
 }

@@ -33,7 +33,7 @@ func (s *State) hostBoot(e *entry, op *blixardv1.HostBootOp) *blixardv1.Response
 	n := clone(old)
 	h = n.Host
 	h.BootId, h.Epoch, h.EpochState = op.BootId, h.Epoch+1, blixardv1.EpochState_EPOCH_STATE_ACTIVE
-	h.Suspect, h.SilentSince, h.Sequence, h.LongestLeaseMs = false, nil, 0, 0
+	h.Suspect, h.SilentSince, h.Sequence = false, nil, 0
 	h.HeardRevision = e.index
 	if op.Facts != nil {
 		h.Facts = op.Facts
@@ -119,13 +119,12 @@ func (s *State) newEpoch(e *entry, n *blixardv1.Node, reboot bool) {
 		vm = clone(vm)
 		vm.Placement.Epoch = n.Host.Epoch
 		if reboot {
-			vm.Placement.TargetLease = s.leaseFor(vm, n)
-			vm.Placement.Lease = vm.Placement.TargetLease
+			vm.Placement.Lease, vm.Placement.LeaseMs = 0, 0
+			s.target(vm, n)
 		}
 		if !vm.Deleting {
 			s.setPhase(e, vm, blixardv1.Phase_PHASE_PENDING, "HostReturned", "its host has a new epoch and has not reported yet")
 		}
-		s.boundBy(n, vm)
 		s.assign(e, vm, nil)
 	}
 	n.Host.Revision = e.index

@@ -29,7 +29,7 @@ func (s *State) mayLose(n *blixardv1.Node) *blixardv1.Response {
 				"turn its machine off and wait until 'blixard node list' says that it is fenced, "+again+"; a node that can still be asked goes by 'blixard cluster remove' without --lost")
 		}
 		return refuse(code, fmt.Sprintf("%s was heard of too lately: what runs there may still have a lease", n.Name),
-			fmt.Sprintf("wait until 'blixard node list' says that it is fenced, at most %s after it was last heard of; %s", s.windowText(h.LongestLeaseMs), again))
+			fmt.Sprintf("wait until 'blixard node list' says that it is fenced, at most %s after it was last heard of; %s", windowText(s.WindowOf(n, false)), again))
 	}
 	var long []string
 	s.Placed(n.Id, func(vm *blixardv1.VM) bool {
@@ -40,14 +40,14 @@ func (s *State) mayLose(n *blixardv1.Node) *blixardv1.Response {
 	})
 	if len(long) > 0 && !mutant.On("LostUnderLongLease") {
 		return refuse(code, fmt.Sprintf("%s may still run %s, under the long lease", n.Name, some(long)),
-			fmt.Sprintf("wait until the lease has surely ended, at most %s after the host was last heard of; %s", s.windowText(s.meta.Settings.GetLongLeaseMs()), again))
+			fmt.Sprintf("wait until the lease has surely ended, at most %s after the host was last heard of; %s", windowText(s.WindowOf(n, true)), again))
 	}
 	return nil
 }
 
-// windowText is the window of a lease in words.
-func (s *State) windowText(leaseMs uint32) string {
-	seconds := Window(s.meta.Settings, max(leaseMs, s.meta.Settings.GetLeaseMs()))/1e9 + 1
+// windowText is a window, of nanoseconds, in words.
+func windowText(window int64) string {
+	seconds := window/1e9 + 1
 	if seconds > 600 {
 		return fmt.Sprintf("%d minutes", seconds/60+1)
 	}

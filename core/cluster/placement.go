@@ -146,8 +146,7 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 		Hypervisor:  blixardv1.Hypervisor(hv),
 		Vcpus:       uint32(n.MilliCPU / 1000), MemoryMib: n.MemoryMiB, DiskMib: n.DiskMiB,
 	}
-	vm.Placement.TargetLease = s.leaseFor(vm, node)
-	vm.Placement.Lease = vm.Placement.TargetLease
+	s.target(vm, node)
 	vm.AssignmentRevision = e.index
 	vm.Status = &blixardv1.VMStatus{
 		Phase: blixardv1.Phase_PHASE_PENDING, Reason: "Placed", ChangeTime: e.time(),
@@ -155,7 +154,6 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 	}
 	s.hold(node, vm, +1)
 	node.Host.Revision = e.index
-	s.boundBy(node, vm)
 	s.put(nodeKey(id), node)
 	s.prepare(e, vm)
 	s.put(vmKey(vm.Name), vm)
@@ -175,13 +173,6 @@ func (s *State) hold(node *blixardv1.Node, vm *blixardv1.VM, sign int) {
 		return
 	}
 	a.Vcpus, a.MemoryMib, a.DiskMib, h.Instances = a.Vcpus-p.Vcpus, a.MemoryMib-p.MemoryMib, a.DiskMib-p.DiskMib, h.Instances-1
-}
-
-// boundBy keeps the host's longest short lease: its short window counts from it.
-func (s *State) boundBy(node *blixardv1.Node, vm *blixardv1.VM) {
-	if vm.Placement.TargetLease == blixardv1.LeaseClass_LEASE_CLASS_SHORT {
-		node.Host.LongestLeaseMs = max(node.Host.LongestLeaseMs, s.leaseMs(vm, blixardv1.LeaseClass_LEASE_CLASS_SHORT))
-	}
 }
 
 // leaseFor is the class that a VM should have on a host, as things stand.
@@ -207,9 +198,7 @@ func (s *State) leaseMs(vm *blixardv1.VM, class blixardv1.LeaseClass) uint32 {
 	return 0
 }
 
-// retarget gives every placed VM the lease class that it should have now. What
-// is loosened counts as loose at once; what is tightened, only when its host
-// has acknowledged.
+// retarget gives every placed VM the lease that it should have now.
 func (s *State) retarget(e *entry) {
 	var placed []*blixardv1.VM
 	s.placed.Scan(func(k string, _ struct{}) bool {
@@ -219,14 +208,42 @@ func (s *State) retarget(e *entry) {
 	for _, vm := range placed {
 		node := s.Node(vm.Placement.NodeId)
 		want := s.leaseFor(vm, node)
-		if want == vm.Placement.TargetLease {
+		if want == vm.Placement.TargetLease && s.leaseMs(vm, want) == vm.Placement.TargetLeaseMs {
 			continue
 		}
 		vm, node = clone(vm), clone(node)
-		vm.Placement.TargetLease = want
-		vm.Placement.Lease = min(vm.Placement.Lease, want)
-		s.boundBy(node, vm)
+		s.target(vm, node)
 		s.assign(e, vm, node)
+	}
+}
+
+// target gives the VM, the caller's own copy, the lease that it should have on its
+// host. What is loosened by that, in class or length, counts as loose at once;
+// what is tightened, only when the host has acknowledged it.
+func (s *State) target(vm *blixardv1.VM, node *blixardv1.Node) {
+	p := vm.Placement
+	p.TargetLease = s.leaseFor(vm, node)
+	p.TargetLeaseMs = s.leaseMs(vm, p.TargetLease)
+	if p.Lease == 0 || p.Lease > p.TargetLease {
+		p.Lease = p.TargetLease
+	}
+	p.LeaseMs = max(p.LeaseMs, p.TargetLeaseMs)
+	if mutant.On("ShorterAtOnce") {
+		p.LeaseMs = p.TargetLeaseMs
+	}
+}
+
+// tighten takes a host's word for the lease under which the VM, the caller's own
+// copy, lives at most. It counts only if the host knew the newest assignment: an
+// older one may be loosened again after it was sent.
+func tighten(vm *blixardv1.VM, o *blixardv1.Observation) {
+	p := vm.Placement
+	if o.AssignmentRevision < vm.AssignmentRevision || o.Lease < p.TargetLease {
+		return
+	}
+	p.Lease = p.TargetLease
+	if o.LeaseMs <= p.TargetLeaseMs {
+		p.LeaseMs = p.TargetLeaseMs
 	}
 }
 

@@ -54,13 +54,7 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 		return
 	}
 	vm = copyVM(vm)
-	p = vm.Placement
-	// An acknowledgement of a tighter lease counts only if the host knew the
-	// newest assignment: an older one may be loosened again after it was sent.
-	if current && o.Lease >= p.TargetLease && p.Lease < p.TargetLease {
-		p.Lease = p.TargetLease
-		s.boundBy(n, vm)
-	}
+	tighten(vm, o)
 	st := &blixardv1.VMStatus{
 		Phase: o.Phase, Reason: o.Reason, Message: o.Message, Attempt: o.Attempt,
 		ExitCode: o.ExitCode, Failures: o.Failures, ChangeTime: e.time(), Sequence: o.Sequence,

@@ -16,7 +16,7 @@ func (d *driver) bootAs(node uint64, boot, machine string) {
 }
 
 func (d *driver) fenceHost(node uint64, long bool) {
-	d.apply(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{
+	d.apply(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{WaitedNs: 1 << 60,
 		NodeId: node, Epoch: d.Node(node).Host.Epoch, Term: d.term, Long: long,
 	}}})
 }

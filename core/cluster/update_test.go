@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"math"
 	"strings"
 	"testing"
 
@@ -96,7 +97,7 @@ func TestRunnerIsRecordedAndMoves(t *testing.T) {
 		t.Fatal(vm.Runner)
 	}
 	n := d.Node(home)
-	d.apply(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{NodeId: home, Epoch: n.Host.Epoch, Term: d.term}}})
+	d.apply(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{WaitedNs: math.MaxInt64, NodeId: home, Epoch: n.Host.Epoch, Term: d.term}}})
 	vm = d.VM("web")
 	if vm.Placement == nil || vm.Placement.NodeId == home {
 		t.Fatal("it was not placed again", vm)
@@ -112,7 +113,7 @@ func TestRunnerIsRecordedAndMoves(t *testing.T) {
 	f := facts()
 	f.Nix = true
 	d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{NodeId: home, BootId: "b", Epoch: d.Node(home).Host.Epoch, Facts: f}}})
-	d.apply(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{NodeId: second, Epoch: d.Node(second).Host.Epoch, Term: d.term}}})
+	d.apply(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{WaitedNs: math.MaxInt64, NodeId: second, Epoch: d.Node(second).Host.Epoch, Term: d.term}}})
 	if got := d.VM("web").GetPlacement().GetNodeId(); got != home {
 		t.Errorf("placed on node %d, and node %d has the runner", got, home)
 	}

@@ -220,10 +220,30 @@ func oldFence(s *sim.Story) {
 	s.Order(sim.Create, "a", sim.ReplaceVM())
 	_, host := s.Runs("a")
 	node := s.View().NodeByName(host.Name)
-	s.Forge(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{
+	s.Forge(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{WaitedNs: 1 << 60,
 		NodeId: node.Id, Epoch: node.Host.Epoch, Term: s.Term() - 1,
 	}}})
 	s.Pass(20 * time.Second)
+}
+
+// The fence of a leader that has not waited for what may live there by now.
+func hastyFence(s *sim.Story) {
+	s.Order(sim.Create, "a", sim.ReplaceVM())
+	_, host := s.Runs("a")
+	node := s.View().NodeByName(host.Name)
+	s.Forge(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{
+		NodeId: node.Id, Epoch: node.Host.Epoch, Term: s.Term(), WaitedNs: int64(5 * time.Second),
+	}}})
+	s.Pass(20 * time.Second)
+}
+
+// The leases are made shorter while a host that holds a longer one hears nothing.
+func shorter(s *sim.Story) {
+	s.Order(sim.Create, "a", sim.ReplaceVM())
+	_, host := s.Runs("a")
+	s.Strike(sim.Isolate{Node: host.N(), For: time.Minute})
+	s.Strike(sim.Settle{Lease: 4 * time.Second, Renew: time.Second, Long: time.Minute})
+	s.Pass(40 * time.Second)
 }
 
 // Its owner gives up a VM that waits for its host, while it runs there.

@@ -234,6 +234,14 @@ var All = []Mutant{
 		Caught: []string{twoCopies, placed}, Story: granterByBelief, Config: oneMoreHost,
 	},
 	{
+		Name: "FenceBeforeWindow", What: "a fence counts however long its proposer has waited",
+		Caught: []string{twoCopies, placed}, Story: hastyFence,
+	},
+	{
+		Name: "ShorterAtOnce", What: "a lease that is made shorter counts before its host knows",
+		Caught: []string{twoCopies, placed}, Story: shorter,
+	},
+	{
 		Name: "FenceOfOldTerm", What: "a fence counts in whatever term it was appended",
 		Caught: []string{twoCopies, placed}, Story: oldFence,
 	},

@@ -952,6 +952,103 @@ func (x *SetPinsResponse) GetPins() *Pins {
 	return nil
 }
 
+type UpdateSettingsRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Empty fields stay as they are. The level is nobody's to set.
+	Settings      *Settings `protobuf:"bytes,2,opt,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateSettingsRequest) Reset() {
+	*x = UpdateSettingsRequest{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateSettingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateSettingsRequest) ProtoMessage() {}
+
+func (x *UpdateSettingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateSettingsRequest.ProtoReflect.Descriptor instead.
+func (*UpdateSettingsRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *UpdateSettingsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UpdateSettingsRequest) GetSettings() *Settings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+type UpdateSettingsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Settings      *Settings              `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateSettingsResponse) Reset() {
+	*x = UpdateSettingsResponse{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateSettingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateSettingsResponse) ProtoMessage() {}
+
+func (x *UpdateSettingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateSettingsResponse.ProtoReflect.Descriptor instead.
+func (*UpdateSettingsResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *UpdateSettingsResponse) GetSettings() *Settings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
 var File_blixard_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_blixard_v1_cluster_proto_rawDesc = "" +
@@ -1031,7 +1128,13 @@ const file_blixard_v1_cluster_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12$\n" +
 	"\x04pins\x18\x02 \x01(\v2\x10.blixard.v1.PinsR\x04pins\"7\n" +
 	"\x0fSetPinsResponse\x12$\n" +
-	"\x04pins\x18\x01 \x01(\v2\x10.blixard.v1.PinsR\x04pins2\xf6\x03\n" +
+	"\x04pins\x18\x01 \x01(\v2\x10.blixard.v1.PinsR\x04pins\"h\n" +
+	"\x15UpdateSettingsRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x120\n" +
+	"\bsettings\x18\x02 \x01(\v2\x14.blixard.v1.SettingsR\bsettings\"J\n" +
+	"\x16UpdateSettingsResponse\x120\n" +
+	"\bsettings\x18\x01 \x01(\v2\x14.blixard.v1.SettingsR\bsettings2\xcf\x04\n" +
 	"\x0eClusterService\x12D\n" +
 	"\x06Status\x12\x19.blixard.v1.StatusRequest\x1a\x1a.blixard.v1.StatusResponse\"\x03\x90\x02\x01\x129\n" +
 	"\x04Init\x12\x17.blixard.v1.InitRequest\x1a\x18.blixard.v1.InitResponse\x129\n" +
@@ -1039,7 +1142,8 @@ const file_blixard_v1_cluster_proto_rawDesc = "" +
 	"\tAddMember\x12\x1c.blixard.v1.AddMemberRequest\x1a\x1d.blixard.v1.AddMemberResponse\x12Q\n" +
 	"\fRemoveMember\x12\x1f.blixard.v1.RemoveMemberRequest\x1a .blixard.v1.RemoveMemberResponse\x12G\n" +
 	"\aGetPins\x12\x1a.blixard.v1.GetPinsRequest\x1a\x1b.blixard.v1.GetPinsResponse\"\x03\x90\x02\x01\x12B\n" +
-	"\aSetPins\x12\x1a.blixard.v1.SetPinsRequest\x1a\x1b.blixard.v1.SetPinsResponseB7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
+	"\aSetPins\x12\x1a.blixard.v1.SetPinsRequest\x1a\x1b.blixard.v1.SetPinsResponse\x12W\n" +
+	"\x0eUpdateSettings\x12!.blixard.v1.UpdateSettingsRequest\x1a\".blixard.v1.UpdateSettingsResponseB7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
 
 var (
 	file_blixard_v1_cluster_proto_rawDescOnce sync.Once
@@ -1053,54 +1157,60 @@ func file_blixard_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_blixard_v1_cluster_proto_rawDescData
 }
 
-var file_blixard_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_blixard_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_blixard_v1_cluster_proto_goTypes = []any{
-	(*Settings)(nil),             // 0: blixard.v1.Settings
-	(*StatusRequest)(nil),        // 1: blixard.v1.StatusRequest
-	(*StatusResponse)(nil),       // 2: blixard.v1.StatusResponse
-	(*InitRequest)(nil),          // 3: blixard.v1.InitRequest
-	(*InitResponse)(nil),         // 4: blixard.v1.InitResponse
-	(*JoinRequest)(nil),          // 5: blixard.v1.JoinRequest
-	(*JoinResponse)(nil),         // 6: blixard.v1.JoinResponse
-	(*AddMemberRequest)(nil),     // 7: blixard.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),    // 8: blixard.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),  // 9: blixard.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil), // 10: blixard.v1.RemoveMemberResponse
-	(*GetPinsRequest)(nil),       // 11: blixard.v1.GetPinsRequest
-	(*GetPinsResponse)(nil),      // 12: blixard.v1.GetPinsResponse
-	(*SetPinsRequest)(nil),       // 13: blixard.v1.SetPinsRequest
-	(*SetPinsResponse)(nil),      // 14: blixard.v1.SetPinsResponse
-	(*Node)(nil),                 // 15: blixard.v1.Node
-	(*Pins)(nil),                 // 16: blixard.v1.Pins
+	(*Settings)(nil),               // 0: blixard.v1.Settings
+	(*StatusRequest)(nil),          // 1: blixard.v1.StatusRequest
+	(*StatusResponse)(nil),         // 2: blixard.v1.StatusResponse
+	(*InitRequest)(nil),            // 3: blixard.v1.InitRequest
+	(*InitResponse)(nil),           // 4: blixard.v1.InitResponse
+	(*JoinRequest)(nil),            // 5: blixard.v1.JoinRequest
+	(*JoinResponse)(nil),           // 6: blixard.v1.JoinResponse
+	(*AddMemberRequest)(nil),       // 7: blixard.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),      // 8: blixard.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),    // 9: blixard.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),   // 10: blixard.v1.RemoveMemberResponse
+	(*GetPinsRequest)(nil),         // 11: blixard.v1.GetPinsRequest
+	(*GetPinsResponse)(nil),        // 12: blixard.v1.GetPinsResponse
+	(*SetPinsRequest)(nil),         // 13: blixard.v1.SetPinsRequest
+	(*SetPinsResponse)(nil),        // 14: blixard.v1.SetPinsResponse
+	(*UpdateSettingsRequest)(nil),  // 15: blixard.v1.UpdateSettingsRequest
+	(*UpdateSettingsResponse)(nil), // 16: blixard.v1.UpdateSettingsResponse
+	(*Node)(nil),                   // 17: blixard.v1.Node
+	(*Pins)(nil),                   // 18: blixard.v1.Pins
 }
 var file_blixard_v1_cluster_proto_depIdxs = []int32{
-	15, // 0: blixard.v1.StatusResponse.nodes:type_name -> blixard.v1.Node
+	17, // 0: blixard.v1.StatusResponse.nodes:type_name -> blixard.v1.Node
 	0,  // 1: blixard.v1.StatusResponse.settings:type_name -> blixard.v1.Settings
 	0,  // 2: blixard.v1.InitRequest.settings:type_name -> blixard.v1.Settings
-	15, // 3: blixard.v1.AddMemberResponse.servers:type_name -> blixard.v1.Node
-	15, // 4: blixard.v1.RemoveMemberResponse.node:type_name -> blixard.v1.Node
-	16, // 5: blixard.v1.GetPinsResponse.pins:type_name -> blixard.v1.Pins
-	16, // 6: blixard.v1.SetPinsRequest.pins:type_name -> blixard.v1.Pins
-	16, // 7: blixard.v1.SetPinsResponse.pins:type_name -> blixard.v1.Pins
-	1,  // 8: blixard.v1.ClusterService.Status:input_type -> blixard.v1.StatusRequest
-	3,  // 9: blixard.v1.ClusterService.Init:input_type -> blixard.v1.InitRequest
-	5,  // 10: blixard.v1.ClusterService.Join:input_type -> blixard.v1.JoinRequest
-	7,  // 11: blixard.v1.ClusterService.AddMember:input_type -> blixard.v1.AddMemberRequest
-	9,  // 12: blixard.v1.ClusterService.RemoveMember:input_type -> blixard.v1.RemoveMemberRequest
-	11, // 13: blixard.v1.ClusterService.GetPins:input_type -> blixard.v1.GetPinsRequest
-	13, // 14: blixard.v1.ClusterService.SetPins:input_type -> blixard.v1.SetPinsRequest
-	2,  // 15: blixard.v1.ClusterService.Status:output_type -> blixard.v1.StatusResponse
-	4,  // 16: blixard.v1.ClusterService.Init:output_type -> blixard.v1.InitResponse
-	6,  // 17: blixard.v1.ClusterService.Join:output_type -> blixard.v1.JoinResponse
-	8,  // 18: blixard.v1.ClusterService.AddMember:output_type -> blixard.v1.AddMemberResponse
-	10, // 19: blixard.v1.ClusterService.RemoveMember:output_type -> blixard.v1.RemoveMemberResponse
-	12, // 20: blixard.v1.ClusterService.GetPins:output_type -> blixard.v1.GetPinsResponse
-	14, // 21: blixard.v1.ClusterService.SetPins:output_type -> blixard.v1.SetPinsResponse
-	15, // [15:22] is the sub-list for method output_type
-	8,  // [8:15] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	17, // 3: blixard.v1.AddMemberResponse.servers:type_name -> blixard.v1.Node
+	17, // 4: blixard.v1.RemoveMemberResponse.node:type_name -> blixard.v1.Node
+	18, // 5: blixard.v1.GetPinsResponse.pins:type_name -> blixard.v1.Pins
+	18, // 6: blixard.v1.SetPinsRequest.pins:type_name -> blixard.v1.Pins
+	18, // 7: blixard.v1.SetPinsResponse.pins:type_name -> blixard.v1.Pins
+	0,  // 8: blixard.v1.UpdateSettingsRequest.settings:type_name -> blixard.v1.Settings
+	0,  // 9: blixard.v1.UpdateSettingsResponse.settings:type_name -> blixard.v1.Settings
+	1,  // 10: blixard.v1.ClusterService.Status:input_type -> blixard.v1.StatusRequest
+	3,  // 11: blixard.v1.ClusterService.Init:input_type -> blixard.v1.InitRequest
+	5,  // 12: blixard.v1.ClusterService.Join:input_type -> blixard.v1.JoinRequest
+	7,  // 13: blixard.v1.ClusterService.AddMember:input_type -> blixard.v1.AddMemberRequest
+	9,  // 14: blixard.v1.ClusterService.RemoveMember:input_type -> blixard.v1.RemoveMemberRequest
+	11, // 15: blixard.v1.ClusterService.GetPins:input_type -> blixard.v1.GetPinsRequest
+	13, // 16: blixard.v1.ClusterService.SetPins:input_type -> blixard.v1.SetPinsRequest
+	15, // 17: blixard.v1.ClusterService.UpdateSettings:input_type -> blixard.v1.UpdateSettingsRequest
+	2,  // 18: blixard.v1.ClusterService.Status:output_type -> blixard.v1.StatusResponse
+	4,  // 19: blixard.v1.ClusterService.Init:output_type -> blixard.v1.InitResponse
+	6,  // 20: blixard.v1.ClusterService.Join:output_type -> blixard.v1.JoinResponse
+	8,  // 21: blixard.v1.ClusterService.AddMember:output_type -> blixard.v1.AddMemberResponse
+	10, // 22: blixard.v1.ClusterService.RemoveMember:output_type -> blixard.v1.RemoveMemberResponse
+	12, // 23: blixard.v1.ClusterService.GetPins:output_type -> blixard.v1.GetPinsResponse
+	14, // 24: blixard.v1.ClusterService.SetPins:output_type -> blixard.v1.SetPinsResponse
+	16, // 25: blixard.v1.ClusterService.UpdateSettings:output_type -> blixard.v1.UpdateSettingsResponse
+	18, // [18:26] is the sub-list for method output_type
+	10, // [10:18] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_cluster_proto_init() }
@@ -1116,7 +1226,7 @@ func file_blixard_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_cluster_proto_rawDesc), len(file_blixard_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

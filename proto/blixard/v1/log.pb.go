@@ -134,6 +134,7 @@ type Command struct {
 	//	*Command_Clone
 	//	*Command_Pause
 	//	*Command_Level
+	//	*Command_SetSettings
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -409,6 +410,15 @@ func (x *Command) GetLevel() *LevelOp {
 	return nil
 }
 
+func (x *Command) GetSetSettings() *SetSettingsOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_SetSettings); ok {
+			return x.SetSettings
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -501,6 +511,10 @@ type Command_Level struct {
 	Level *LevelOp `protobuf:"bytes,31,opt,name=level,proto3,oneof"`
 }
 
+type Command_SetSettings struct {
+	SetSettings *SetSettingsOp `protobuf:"bytes,32,opt,name=set_settings,json=setSettings,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Op() {}
 
 func (*Command_CreateVm) isCommand_Op() {}
@@ -544,6 +558,8 @@ func (*Command_Clone) isCommand_Op() {}
 func (*Command_Pause) isCommand_Op() {}
 
 func (*Command_Level) isCommand_Op() {}
+
+func (*Command_SetSettings) isCommand_Op() {}
 
 // LevelOp says which binary a node runs now. The level of the cluster is the least
 // that any member knows, and never goes back.
@@ -985,6 +1001,51 @@ func (x *SetPinsOp) GetPins() *Pins {
 	return nil
 }
 
+type SetSettingsOp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty fields stay as they are.
+	Settings      *Settings `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetSettingsOp) Reset() {
+	*x = SetSettingsOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetSettingsOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetSettingsOp) ProtoMessage() {}
+
+func (x *SetSettingsOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetSettingsOp.ProtoReflect.Descriptor instead.
+func (*SetSettingsOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SetSettingsOp) GetSettings() *Settings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
 type DeleteVMOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -995,7 +1056,7 @@ type DeleteVMOp struct {
 
 func (x *DeleteVMOp) Reset() {
 	*x = DeleteVMOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[8]
+	mi := &file_blixard_v1_log_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1068,7 @@ func (x *DeleteVMOp) String() string {
 func (*DeleteVMOp) ProtoMessage() {}
 
 func (x *DeleteVMOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[8]
+	mi := &file_blixard_v1_log_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1081,7 @@ func (x *DeleteVMOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVMOp.ProtoReflect.Descriptor instead.
 func (*DeleteVMOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{8}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DeleteVMOp) GetName() string {
@@ -1048,7 +1109,7 @@ type PowerOp struct {
 
 func (x *PowerOp) Reset() {
 	*x = PowerOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[9]
+	mi := &file_blixard_v1_log_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1121,7 @@ func (x *PowerOp) String() string {
 func (*PowerOp) ProtoMessage() {}
 
 func (x *PowerOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[9]
+	mi := &file_blixard_v1_log_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1134,7 @@ func (x *PowerOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOp.ProtoReflect.Descriptor instead.
 func (*PowerOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PowerOp) GetName() string {
@@ -1107,7 +1168,7 @@ type PauseOp struct {
 
 func (x *PauseOp) Reset() {
 	*x = PauseOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[10]
+	mi := &file_blixard_v1_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1180,7 @@ func (x *PauseOp) String() string {
 func (*PauseOp) ProtoMessage() {}
 
 func (x *PauseOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[10]
+	mi := &file_blixard_v1_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1193,7 @@ func (x *PauseOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseOp.ProtoReflect.Descriptor instead.
 func (*PauseOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PauseOp) GetName() string {
@@ -1159,7 +1220,7 @@ type CordonOp struct {
 
 func (x *CordonOp) Reset() {
 	*x = CordonOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[11]
+	mi := &file_blixard_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1232,7 @@ func (x *CordonOp) String() string {
 func (*CordonOp) ProtoMessage() {}
 
 func (x *CordonOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[11]
+	mi := &file_blixard_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1245,7 @@ func (x *CordonOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonOp.ProtoReflect.Descriptor instead.
 func (*CordonOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CordonOp) GetName() string {
@@ -1214,7 +1275,7 @@ type AddNodeOp struct {
 
 func (x *AddNodeOp) Reset() {
 	*x = AddNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[12]
+	mi := &file_blixard_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1226,7 +1287,7 @@ func (x *AddNodeOp) String() string {
 func (*AddNodeOp) ProtoMessage() {}
 
 func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[12]
+	mi := &file_blixard_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1239,7 +1300,7 @@ func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeOp.ProtoReflect.Descriptor instead.
 func (*AddNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AddNodeOp) GetName() string {
@@ -1289,7 +1350,7 @@ type RemoveNodeOp struct {
 
 func (x *RemoveNodeOp) Reset() {
 	*x = RemoveNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	mi := &file_blixard_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1301,7 +1362,7 @@ func (x *RemoveNodeOp) String() string {
 func (*RemoveNodeOp) ProtoMessage() {}
 
 func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	mi := &file_blixard_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1314,7 +1375,7 @@ func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeOp.ProtoReflect.Descriptor instead.
 func (*RemoveNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RemoveNodeOp) GetName() string {
@@ -1345,7 +1406,7 @@ type HostBootOp struct {
 
 func (x *HostBootOp) Reset() {
 	*x = HostBootOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1418,7 @@ func (x *HostBootOp) String() string {
 func (*HostBootOp) ProtoMessage() {}
 
 func (x *HostBootOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1431,7 @@ func (x *HostBootOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostBootOp.ProtoReflect.Descriptor instead.
 func (*HostBootOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HostBootOp) GetNodeId() uint64 {
@@ -1418,7 +1479,7 @@ type HostReportOp struct {
 
 func (x *HostReportOp) Reset() {
 	*x = HostReportOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1491,7 @@ func (x *HostReportOp) String() string {
 func (*HostReportOp) ProtoMessage() {}
 
 func (x *HostReportOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1504,7 @@ func (x *HostReportOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReportOp.ProtoReflect.Descriptor instead.
 func (*HostReportOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HostReportOp) GetNodeId() uint64 {
@@ -1498,7 +1559,7 @@ type Prepared struct {
 
 func (x *Prepared) Reset() {
 	*x = Prepared{}
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1510,7 +1571,7 @@ func (x *Prepared) String() string {
 func (*Prepared) ProtoMessage() {}
 
 func (x *Prepared) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1523,7 +1584,7 @@ func (x *Prepared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepared.ProtoReflect.Descriptor instead.
 func (*Prepared) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Prepared) GetUid() string {
@@ -1565,14 +1626,16 @@ type Observation struct {
 	BuiltGeneration uint32 `protobuf:"varint,14,opt,name=built_generation,json=builtGeneration,proto3" json:"built_generation,omitempty"`
 	BuildMessage    string `protobuf:"bytes,15,opt,name=build_message,json=buildMessage,proto3" json:"build_message,omitempty"`
 	// Of built_generation; its nodes are empty.
-	Runner        *Runner `protobuf:"bytes,16,opt,name=runner,proto3" json:"runner,omitempty"`
+	Runner *Runner `protobuf:"bytes,16,opt,name=runner,proto3" json:"runner,omitempty"`
+	// Length of that lease, milliseconds; never shorter than the truth.
+	LeaseMs       uint32 `protobuf:"varint,17,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +1647,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +1660,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Observation) GetUid() string {
@@ -1712,6 +1775,13 @@ func (x *Observation) GetRunner() *Runner {
 	return nil
 }
 
+func (x *Observation) GetLeaseMs() uint32 {
+	if x != nil {
+		return x.LeaseMs
+	}
+	return 0
+}
+
 type SuspectOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -1723,7 +1793,7 @@ type SuspectOp struct {
 
 func (x *SuspectOp) Reset() {
 	*x = SuspectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +1805,7 @@ func (x *SuspectOp) String() string {
 func (*SuspectOp) ProtoMessage() {}
 
 func (x *SuspectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +1818,7 @@ func (x *SuspectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectOp.ProtoReflect.Descriptor instead.
 func (*SuspectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SuspectOp) GetNodeId() uint64 {
@@ -1785,7 +1855,7 @@ type CloneOp struct {
 
 func (x *CloneOp) Reset() {
 	*x = CloneOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +1867,7 @@ func (x *CloneOp) String() string {
 func (*CloneOp) ProtoMessage() {}
 
 func (x *CloneOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +1880,7 @@ func (x *CloneOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneOp.ProtoReflect.Descriptor instead.
 func (*CloneOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CloneOp) GetNodeId() uint64 {
@@ -1834,21 +1904,24 @@ func (x *CloneOp) GetEpoch() uint64 {
 	return 0
 }
 
-// FenceOp ends an epoch. Apply ignores it unless the entry's own term is term.
+// FenceOp ends an epoch. Apply ignores it unless the entry's own term is term, and
+// unless its proposer has waited for the window of all that may live there.
 type FenceOp struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	NodeId uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	Epoch  uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Term   uint64                 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
 	// Also the long window has passed.
-	Long          bool `protobuf:"varint,4,opt,name=long,proto3" json:"long,omitempty"`
+	Long bool `protobuf:"varint,4,opt,name=long,proto3" json:"long,omitempty"`
+	// How long the epoch was granted nothing, at least, nanoseconds.
+	WaitedNs      int64 `protobuf:"varint,5,opt,name=waited_ns,json=waitedNs,proto3" json:"waited_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FenceOp) Reset() {
 	*x = FenceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +1933,7 @@ func (x *FenceOp) String() string {
 func (*FenceOp) ProtoMessage() {}
 
 func (x *FenceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +1946,7 @@ func (x *FenceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceOp.ProtoReflect.Descriptor instead.
 func (*FenceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FenceOp) GetNodeId() uint64 {
@@ -1904,6 +1977,13 @@ func (x *FenceOp) GetLong() bool {
 	return false
 }
 
+func (x *FenceOp) GetWaitedNs() int64 {
+	if x != nil {
+		return x.WaitedNs
+	}
+	return 0
+}
+
 type AnnounceOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
@@ -1916,7 +1996,7 @@ type AnnounceOp struct {
 
 func (x *AnnounceOp) Reset() {
 	*x = AnnounceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2008,7 @@ func (x *AnnounceOp) String() string {
 func (*AnnounceOp) ProtoMessage() {}
 
 func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2021,7 @@ func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceOp.ProtoReflect.Descriptor instead.
 func (*AnnounceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AnnounceOp) GetDigest() string {
@@ -1982,7 +2062,7 @@ type TagOp struct {
 
 func (x *TagOp) Reset() {
 	*x = TagOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1994,7 +2074,7 @@ func (x *TagOp) String() string {
 func (*TagOp) ProtoMessage() {}
 
 func (x *TagOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2007,7 +2087,7 @@ func (x *TagOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagOp.ProtoReflect.Descriptor instead.
 func (*TagOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TagOp) GetDigest() string {
@@ -2033,7 +2113,7 @@ type CollectOp struct {
 
 func (x *CollectOp) Reset() {
 	*x = CollectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2045,7 +2125,7 @@ func (x *CollectOp) String() string {
 func (*CollectOp) ProtoMessage() {}
 
 func (x *CollectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2058,7 +2138,7 @@ func (x *CollectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectOp.ProtoReflect.Descriptor instead.
 func (*CollectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 // PlaceOp goes on placing what waits, when one entry could not place everything.
@@ -2070,7 +2150,7 @@ type PlaceOp struct {
 
 func (x *PlaceOp) Reset() {
 	*x = PlaceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2162,7 @@ func (x *PlaceOp) String() string {
 func (*PlaceOp) ProtoMessage() {}
 
 func (x *PlaceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2175,7 @@ func (x *PlaceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOp.ProtoReflect.Descriptor instead.
 func (*PlaceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 // Error is a refusal, in words: what, why, what to do next. It is also the
@@ -2114,7 +2194,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2126,7 +2206,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2139,7 +2219,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Error) GetCode() ErrorCode {
@@ -2179,6 +2259,7 @@ type Response struct {
 	//	*Response_Vm
 	//	*Response_Node
 	//	*Response_Artifact
+	//	*Response_Settings
 	Result        isResponse_Result `protobuf_oneof:"result"`
 	Revision      uint64            `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2187,7 +2268,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2199,7 +2280,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2212,7 +2293,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Response) GetError() *Error {
@@ -2256,6 +2337,15 @@ func (x *Response) GetArtifact() *ArtifactRecord {
 	return nil
 }
 
+func (x *Response) GetSettings() *Settings {
+	if x != nil {
+		if x, ok := x.Result.(*Response_Settings); ok {
+			return x.Settings
+		}
+	}
+	return nil
+}
+
 func (x *Response) GetRevision() uint64 {
 	if x != nil {
 		return x.Revision
@@ -2279,11 +2369,17 @@ type Response_Artifact struct {
 	Artifact *ArtifactRecord `protobuf:"bytes,4,opt,name=artifact,proto3,oneof"`
 }
 
+type Response_Settings struct {
+	Settings *Settings `protobuf:"bytes,6,opt,name=settings,proto3,oneof"`
+}
+
 func (*Response_Vm) isResponse_Result() {}
 
 func (*Response_Node) isResponse_Result() {}
 
 func (*Response_Artifact) isResponse_Result() {}
+
+func (*Response_Settings) isResponse_Result() {}
 
 // Request is one remembered mutation.
 // History is the specs that a VM had before, a record beside the VM's own: that
@@ -2299,7 +2395,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2311,7 +2407,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2324,7 +2420,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *History) GetVm() string {
@@ -2355,7 +2451,7 @@ type DedupeRecord struct {
 
 func (x *DedupeRecord) Reset() {
 	*x = DedupeRecord{}
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2367,7 +2463,7 @@ func (x *DedupeRecord) String() string {
 func (*DedupeRecord) ProtoMessage() {}
 
 func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2380,7 +2476,7 @@ func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeRecord.ProtoReflect.Descriptor instead.
 func (*DedupeRecord) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DedupeRecord) GetKey() string {
@@ -2429,7 +2525,7 @@ type DedupeFloor struct {
 
 func (x *DedupeFloor) Reset() {
 	*x = DedupeFloor{}
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2441,7 +2537,7 @@ func (x *DedupeFloor) String() string {
 func (*DedupeFloor) ProtoMessage() {}
 
 func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2454,7 +2550,7 @@ func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeFloor.ProtoReflect.Descriptor instead.
 func (*DedupeFloor) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DedupeFloor) GetPrincipal() string {
@@ -2488,7 +2584,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2500,7 +2596,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2513,7 +2609,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -2595,7 +2691,7 @@ type Meta struct {
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2607,7 +2703,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2620,7 +2716,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Meta) GetClusterId() string {
@@ -2731,7 +2827,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2743,7 +2839,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2756,7 +2852,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Snapshot) GetRecords() []*Record {
@@ -2776,7 +2872,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2788,7 +2884,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2801,7 +2897,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Record) GetKey() []byte {
@@ -2823,7 +2919,7 @@ var File_blixard_v1_log_proto protoreflect.FileDescriptor
 const file_blixard_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"\x14blixard/v1/log.proto\x12\n" +
-	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\x87\n" +
+	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xc7\n" +
 	"\n" +
 	"\aCommand\x12\x1f\n" +
 	"\vlogged_time\x18\x01 \x01(\x04R\n" +
@@ -2858,7 +2954,8 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\bset_pins\x18\x1c \x01(\v2\x15.blixard.v1.SetPinsOpH\x00R\asetPins\x12+\n" +
 	"\x05clone\x18\x1d \x01(\v2\x13.blixard.v1.CloneOpH\x00R\x05clone\x12+\n" +
 	"\x05pause\x18\x1e \x01(\v2\x13.blixard.v1.PauseOpH\x00R\x05pause\x12+\n" +
-	"\x05level\x18\x1f \x01(\v2\x13.blixard.v1.LevelOpH\x00R\x05levelB\x04\n" +
+	"\x05level\x18\x1f \x01(\v2\x13.blixard.v1.LevelOpH\x00R\x05level\x12>\n" +
+	"\fset_settings\x18  \x01(\v2\x19.blixard.v1.SetSettingsOpH\x00R\vsetSettingsB\x04\n" +
 	"\x02op\"8\n" +
 	"\aLevelOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
@@ -2895,7 +2992,9 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\arestart\x18\x04 \x01(\bR\arestartB\v\n" +
 	"\t_prebuild\"1\n" +
 	"\tSetPinsOp\x12$\n" +
-	"\x04pins\x18\x01 \x01(\v2\x10.blixard.v1.PinsR\x04pins\"2\n" +
+	"\x04pins\x18\x01 \x01(\v2\x10.blixard.v1.PinsR\x04pins\"A\n" +
+	"\rSetSettingsOp\x120\n" +
+	"\bsettings\x18\x01 \x01(\v2\x14.blixard.v1.SettingsR\bsettings\"2\n" +
 	"\n" +
 	"DeleteVMOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
@@ -2935,7 +3034,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\bPrepared\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1d\n" +
 	"\n" +
-	"store_path\x18\x02 \x01(\tR\tstorePath\"\xc2\x04\n" +
+	"store_path\x18\x02 \x01(\tR\tstorePath\"\xdd\x04\n" +
 	"\vObservation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x129\n" +
 	"\vincarnation\x18\x02 \x01(\v2\x17.blixard.v1.IncarnationR\vincarnation\x12\x18\n" +
@@ -2953,7 +3052,8 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x0fspec_generation\x18\r \x01(\rR\x0especGeneration\x12)\n" +
 	"\x10built_generation\x18\x0e \x01(\rR\x0fbuiltGeneration\x12#\n" +
 	"\rbuild_message\x18\x0f \x01(\tR\fbuildMessage\x12*\n" +
-	"\x06runner\x18\x10 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\"T\n" +
+	"\x06runner\x18\x10 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12\x19\n" +
+	"\blease_ms\x18\x11 \x01(\rR\aleaseMs\"T\n" +
 	"\tSuspectOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
@@ -2961,12 +3061,13 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\aCloneOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"`\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"}\n" +
 	"\aFenceOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04term\x18\x03 \x01(\x04R\x04term\x12\x12\n" +
-	"\x04long\x18\x04 \x01(\bR\x04long\"e\n" +
+	"\x04long\x18\x04 \x01(\bR\x04long\x12\x1b\n" +
+	"\twaited_ns\x18\x05 \x01(\x03R\bwaitedNs\"e\n" +
 	"\n" +
 	"AnnounceOp\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
@@ -2982,12 +3083,13 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\x0e2\x15.blixard.v1.ErrorCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
 	"\x06advice\x18\x03 \x01(\tR\x06advice\x12\x14\n" +
-	"\x05field\x18\x04 \x01(\tR\x05field\"\xdd\x01\n" +
+	"\x05field\x18\x04 \x01(\tR\x05field\"\x91\x02\n" +
 	"\bResponse\x12'\n" +
 	"\x05error\x18\x01 \x01(\v2\x11.blixard.v1.ErrorR\x05error\x12 \n" +
 	"\x02vm\x18\x02 \x01(\v2\x0e.blixard.v1.VMH\x00R\x02vm\x12&\n" +
 	"\x04node\x18\x03 \x01(\v2\x10.blixard.v1.NodeH\x00R\x04node\x128\n" +
-	"\bartifact\x18\x04 \x01(\v2\x1a.blixard.v1.ArtifactRecordH\x00R\bartifact\x12\x1a\n" +
+	"\bartifact\x18\x04 \x01(\v2\x1a.blixard.v1.ArtifactRecordH\x00R\bartifact\x122\n" +
+	"\bsettings\x18\x06 \x01(\v2\x14.blixard.v1.SettingsH\x00R\bsettings\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x04R\brevisionB\b\n" +
 	"\x06result\"S\n" +
 	"\aHistory\x12\x0e\n" +
@@ -3068,7 +3170,7 @@ func file_blixard_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_blixard_v1_log_proto_goTypes = []any{
 	(ErrorCode)(0),         // 0: blixard.v1.ErrorCode
 	(*Command)(nil),        // 1: blixard.v1.Command
@@ -3079,96 +3181,100 @@ var file_blixard_v1_log_proto_goTypes = []any{
 	(*RollbackVMOp)(nil),   // 6: blixard.v1.RollbackVMOp
 	(*BuildVMOp)(nil),      // 7: blixard.v1.BuildVMOp
 	(*SetPinsOp)(nil),      // 8: blixard.v1.SetPinsOp
-	(*DeleteVMOp)(nil),     // 9: blixard.v1.DeleteVMOp
-	(*PowerOp)(nil),        // 10: blixard.v1.PowerOp
-	(*PauseOp)(nil),        // 11: blixard.v1.PauseOp
-	(*CordonOp)(nil),       // 12: blixard.v1.CordonOp
-	(*AddNodeOp)(nil),      // 13: blixard.v1.AddNodeOp
-	(*RemoveNodeOp)(nil),   // 14: blixard.v1.RemoveNodeOp
-	(*HostBootOp)(nil),     // 15: blixard.v1.HostBootOp
-	(*HostReportOp)(nil),   // 16: blixard.v1.HostReportOp
-	(*Prepared)(nil),       // 17: blixard.v1.Prepared
-	(*Observation)(nil),    // 18: blixard.v1.Observation
-	(*SuspectOp)(nil),      // 19: blixard.v1.SuspectOp
-	(*CloneOp)(nil),        // 20: blixard.v1.CloneOp
-	(*FenceOp)(nil),        // 21: blixard.v1.FenceOp
-	(*AnnounceOp)(nil),     // 22: blixard.v1.AnnounceOp
-	(*TagOp)(nil),          // 23: blixard.v1.TagOp
-	(*CollectOp)(nil),      // 24: blixard.v1.CollectOp
-	(*PlaceOp)(nil),        // 25: blixard.v1.PlaceOp
-	(*Error)(nil),          // 26: blixard.v1.Error
-	(*Response)(nil),       // 27: blixard.v1.Response
-	(*History)(nil),        // 28: blixard.v1.History
-	(*DedupeRecord)(nil),   // 29: blixard.v1.DedupeRecord
-	(*DedupeFloor)(nil),    // 30: blixard.v1.DedupeFloor
-	(*Event)(nil),          // 31: blixard.v1.Event
-	(*Meta)(nil),           // 32: blixard.v1.Meta
-	(*Snapshot)(nil),       // 33: blixard.v1.Snapshot
-	(*Record)(nil),         // 34: blixard.v1.Record
-	(*Settings)(nil),       // 35: blixard.v1.Settings
-	(*VMSpec)(nil),         // 36: blixard.v1.VMSpec
-	(*Pins)(nil),           // 37: blixard.v1.Pins
-	(*HostFacts)(nil),      // 38: blixard.v1.HostFacts
-	(*Incarnation)(nil),    // 39: blixard.v1.Incarnation
-	(Phase)(0),             // 40: blixard.v1.Phase
-	(LeaseClass)(0),        // 41: blixard.v1.LeaseClass
-	(*Runner)(nil),         // 42: blixard.v1.Runner
-	(*VM)(nil),             // 43: blixard.v1.VM
-	(*Node)(nil),           // 44: blixard.v1.Node
-	(*ArtifactRecord)(nil), // 45: blixard.v1.ArtifactRecord
-	(*Generation)(nil),     // 46: blixard.v1.Generation
+	(*SetSettingsOp)(nil),  // 9: blixard.v1.SetSettingsOp
+	(*DeleteVMOp)(nil),     // 10: blixard.v1.DeleteVMOp
+	(*PowerOp)(nil),        // 11: blixard.v1.PowerOp
+	(*PauseOp)(nil),        // 12: blixard.v1.PauseOp
+	(*CordonOp)(nil),       // 13: blixard.v1.CordonOp
+	(*AddNodeOp)(nil),      // 14: blixard.v1.AddNodeOp
+	(*RemoveNodeOp)(nil),   // 15: blixard.v1.RemoveNodeOp
+	(*HostBootOp)(nil),     // 16: blixard.v1.HostBootOp
+	(*HostReportOp)(nil),   // 17: blixard.v1.HostReportOp
+	(*Prepared)(nil),       // 18: blixard.v1.Prepared
+	(*Observation)(nil),    // 19: blixard.v1.Observation
+	(*SuspectOp)(nil),      // 20: blixard.v1.SuspectOp
+	(*CloneOp)(nil),        // 21: blixard.v1.CloneOp
+	(*FenceOp)(nil),        // 22: blixard.v1.FenceOp
+	(*AnnounceOp)(nil),     // 23: blixard.v1.AnnounceOp
+	(*TagOp)(nil),          // 24: blixard.v1.TagOp
+	(*CollectOp)(nil),      // 25: blixard.v1.CollectOp
+	(*PlaceOp)(nil),        // 26: blixard.v1.PlaceOp
+	(*Error)(nil),          // 27: blixard.v1.Error
+	(*Response)(nil),       // 28: blixard.v1.Response
+	(*History)(nil),        // 29: blixard.v1.History
+	(*DedupeRecord)(nil),   // 30: blixard.v1.DedupeRecord
+	(*DedupeFloor)(nil),    // 31: blixard.v1.DedupeFloor
+	(*Event)(nil),          // 32: blixard.v1.Event
+	(*Meta)(nil),           // 33: blixard.v1.Meta
+	(*Snapshot)(nil),       // 34: blixard.v1.Snapshot
+	(*Record)(nil),         // 35: blixard.v1.Record
+	(*Settings)(nil),       // 36: blixard.v1.Settings
+	(*VMSpec)(nil),         // 37: blixard.v1.VMSpec
+	(*Pins)(nil),           // 38: blixard.v1.Pins
+	(*HostFacts)(nil),      // 39: blixard.v1.HostFacts
+	(*Incarnation)(nil),    // 40: blixard.v1.Incarnation
+	(Phase)(0),             // 41: blixard.v1.Phase
+	(LeaseClass)(0),        // 42: blixard.v1.LeaseClass
+	(*Runner)(nil),         // 43: blixard.v1.Runner
+	(*VM)(nil),             // 44: blixard.v1.VM
+	(*Node)(nil),           // 45: blixard.v1.Node
+	(*ArtifactRecord)(nil), // 46: blixard.v1.ArtifactRecord
+	(*Generation)(nil),     // 47: blixard.v1.Generation
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
 	3,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
 	4,  // 1: blixard.v1.Command.create_vm:type_name -> blixard.v1.CreateVMOp
-	9,  // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
-	10, // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
-	12, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
-	13, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
-	14, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
-	15, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
-	16, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
-	19, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
-	21, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
-	22, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
-	23, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
-	24, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
-	25, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
+	10, // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
+	11, // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
+	13, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
+	14, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
+	15, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
+	16, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
+	17, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
+	20, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
+	22, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
+	23, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
+	24, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
+	25, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
+	26, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
 	5,  // 15: blixard.v1.Command.update_vm:type_name -> blixard.v1.UpdateVMOp
 	6,  // 16: blixard.v1.Command.rollback_vm:type_name -> blixard.v1.RollbackVMOp
 	7,  // 17: blixard.v1.Command.build_vm:type_name -> blixard.v1.BuildVMOp
 	8,  // 18: blixard.v1.Command.set_pins:type_name -> blixard.v1.SetPinsOp
-	20, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
-	11, // 20: blixard.v1.Command.pause:type_name -> blixard.v1.PauseOp
+	21, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
+	12, // 20: blixard.v1.Command.pause:type_name -> blixard.v1.PauseOp
 	2,  // 21: blixard.v1.Command.level:type_name -> blixard.v1.LevelOp
-	35, // 22: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
-	13, // 23: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
-	36, // 24: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
-	36, // 25: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
-	37, // 26: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
-	38, // 27: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
-	18, // 28: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
-	38, // 29: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
-	17, // 30: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
-	39, // 31: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
-	40, // 32: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
-	41, // 33: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
-	42, // 34: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
-	0,  // 35: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
-	26, // 36: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	43, // 37: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	44, // 38: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	45, // 39: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	46, // 40: blixard.v1.History.generations:type_name -> blixard.v1.Generation
-	27, // 41: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
-	35, // 42: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	37, // 43: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
-	34, // 44: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	9,  // 22: blixard.v1.Command.set_settings:type_name -> blixard.v1.SetSettingsOp
+	36, // 23: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
+	14, // 24: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
+	37, // 25: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
+	37, // 26: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
+	38, // 27: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
+	36, // 28: blixard.v1.SetSettingsOp.settings:type_name -> blixard.v1.Settings
+	39, // 29: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
+	19, // 30: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
+	39, // 31: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
+	18, // 32: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
+	40, // 33: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
+	41, // 34: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
+	42, // 35: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
+	43, // 36: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
+	0,  // 37: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
+	27, // 38: blixard.v1.Response.error:type_name -> blixard.v1.Error
+	44, // 39: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	45, // 40: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	46, // 41: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	36, // 42: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
+	47, // 43: blixard.v1.History.generations:type_name -> blixard.v1.Generation
+	28, // 44: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
+	36, // 45: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	38, // 46: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	35, // 47: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	48, // [48:48] is the sub-list for method output_type
+	48, // [48:48] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }
@@ -3203,12 +3309,14 @@ func file_blixard_v1_log_proto_init() {
 		(*Command_Clone)(nil),
 		(*Command_Pause)(nil),
 		(*Command_Level)(nil),
+		(*Command_SetSettings)(nil),
 	}
 	file_blixard_v1_log_proto_msgTypes[6].OneofWrappers = []any{}
-	file_blixard_v1_log_proto_msgTypes[26].OneofWrappers = []any{
+	file_blixard_v1_log_proto_msgTypes[27].OneofWrappers = []any{
 		(*Response_Vm)(nil),
 		(*Response_Node)(nil),
 		(*Response_Artifact)(nil),
+		(*Response_Settings)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3216,7 +3324,7 @@ func file_blixard_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_log_proto_rawDesc), len(file_blixard_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -443,8 +443,6 @@ type HostState struct {
 	Revision uint64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Sequence of the last report of this epoch that was applied.
 	Sequence uint64 `protobuf:"varint,9,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// Longest short lease that any instance here had in this epoch, milliseconds.
-	LongestLeaseMs uint32 `protobuf:"varint,10,opt,name=longest_lease_ms,json=longestLeaseMs,proto3" json:"longest_lease_ms,omitempty"`
 	// Log index of the last change to the runners that it holds ready.
 	PrepareRevision uint64 `protobuf:"varint,11,opt,name=prepare_revision,json=prepareRevision,proto3" json:"prepare_revision,omitempty"`
 	// Boots that asked for leases in vain, the newest few, as "EVENT BOOT": each
@@ -548,13 +546,6 @@ func (x *HostState) GetRevision() uint64 {
 func (x *HostState) GetSequence() uint64 {
 	if x != nil {
 		return x.Sequence
-	}
-	return 0
-}
-
-func (x *HostState) GetLongestLeaseMs() uint32 {
-	if x != nil {
-		return x.LongestLeaseMs
 	}
 	return 0
 }
@@ -1126,7 +1117,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"hypervisor\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x10\n" +
 	"\x03kvm\x18\x03 \x01(\bR\x03kvm\x12:\n" +
-	"\fcapabilities\x18\x04 \x03(\x0e2\x16.blixard.v1.CapabilityR\fcapabilities\"\xa5\x04\n" +
+	"\fcapabilities\x18\x04 \x03(\x0e2\x16.blixard.v1.CapabilityR\fcapabilities\"\x81\x04\n" +
 	"\tHostState\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x127\n" +
@@ -1137,13 +1128,12 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\tallocated\x18\x06 \x01(\v2\x15.blixard.v1.ResourcesR\tallocated\x12\x1c\n" +
 	"\tinstances\x18\a \x01(\rR\tinstances\x12\x1a\n" +
 	"\brevision\x18\b \x01(\x04R\brevision\x12\x1a\n" +
-	"\bsequence\x18\t \x01(\x04R\bsequence\x12(\n" +
-	"\x10longest_lease_ms\x18\n" +
-	" \x01(\rR\x0elongestLeaseMs\x12)\n" +
+	"\bsequence\x18\t \x01(\x04R\bsequence\x12)\n" +
 	"\x10prepare_revision\x18\v \x01(\x04R\x0fprepareRevision\x12#\n" +
 	"\rrefused_boots\x18\f \x03(\tR\frefusedBoots\x12=\n" +
 	"\fsilent_since\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\vsilentSince\x12%\n" +
-	"\x0eheard_revision\x18\x0e \x01(\x04R\rheardRevision\"\xab\x02\n" +
+	"\x0eheard_revision\x18\x0e \x01(\x04R\rheardRevisionJ\x04\b\n" +
+	"\x10\v\"\xab\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +

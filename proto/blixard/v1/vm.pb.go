@@ -2102,7 +2102,12 @@ type Placement struct {
 	MemoryMib uint64 `protobuf:"varint,8,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
 	DiskMib   uint64 `protobuf:"varint,9,opt,name=disk_mib,json=diskMib,proto3" json:"disk_mib,omitempty"`
 	// Name of that node.
-	Node          string `protobuf:"bytes,10,opt,name=node,proto3" json:"node,omitempty"`
+	Node string `protobuf:"bytes,10,opt,name=node,proto3" json:"node,omitempty"`
+	// The longest lease under which the instance may be living now, milliseconds.
+	// Its host must acknowledge a shorter one first.
+	LeaseMs uint32 `protobuf:"varint,11,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	// The length that target_lease should have, milliseconds; 0 for NONE.
+	TargetLeaseMs uint32 `protobuf:"varint,12,opt,name=target_lease_ms,json=targetLeaseMs,proto3" json:"target_lease_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2205,6 +2210,20 @@ func (x *Placement) GetNode() string {
 		return x.Node
 	}
 	return ""
+}
+
+func (x *Placement) GetLeaseMs() uint32 {
+	if x != nil {
+		return x.LeaseMs
+	}
+	return 0
+}
+
+func (x *Placement) GetTargetLeaseMs() uint32 {
+	if x != nil {
+		return x.TargetLeaseMs
+	}
+	return 0
 }
 
 // VMStatus is what its host last reported.
@@ -4328,7 +4347,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\x04R\x05index\"\xfa\x02\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\"\xbd\x03\n" +
 	"\tPlacement\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x129\n" +
@@ -4343,7 +4362,9 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"memory_mib\x18\b \x01(\x04R\tmemoryMib\x12\x19\n" +
 	"\bdisk_mib\x18\t \x01(\x04R\adiskMib\x12\x12\n" +
 	"\x04node\x18\n" +
-	" \x01(\tR\x04node\"\x8a\x03\n" +
+	" \x01(\tR\x04node\x12\x19\n" +
+	"\blease_ms\x18\v \x01(\rR\aleaseMs\x12&\n" +
+	"\x0ftarget_lease_ms\x18\f \x01(\rR\rtargetLeaseMs\"\x8a\x03\n" +
 	"\bVMStatus\x12'\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x11.blixard.v1.PhaseR\x05phase\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +

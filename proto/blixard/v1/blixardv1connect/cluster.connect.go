@@ -49,6 +49,9 @@ const (
 	ClusterServiceGetPinsProcedure = "/blixard.v1.ClusterService/GetPins"
 	// ClusterServiceSetPinsProcedure is the fully-qualified name of the ClusterService's SetPins RPC.
 	ClusterServiceSetPinsProcedure = "/blixard.v1.ClusterService/SetPins"
+	// ClusterServiceUpdateSettingsProcedure is the fully-qualified name of the ClusterService's
+	// UpdateSettings RPC.
+	ClusterServiceUpdateSettingsProcedure = "/blixard.v1.ClusterService/UpdateSettings"
 )
 
 // ClusterServiceClient is a client for the blixard.v1.ClusterService service.
@@ -69,6 +72,10 @@ type ClusterServiceClient interface {
 	// SetPins changes that. VMs that exist keep theirs until they are updated, or
 	// built with refresh.
 	SetPins(context.Context, *connect.Request[v1.SetPinsRequest]) (*connect.Response[v1.SetPinsResponse], error)
+	// UpdateSettings changes the constants of a cluster that runs. What is shortened
+	// counts for a VM's host once it has acknowledged it, what is made longer at
+	// once. FAILED_PRECONDITION: a VM, or what is placed on a host, is in the way.
+	UpdateSettings(context.Context, *connect.Request[v1.UpdateSettingsRequest]) (*connect.Response[v1.UpdateSettingsResponse], error)
 }
 
 // NewClusterServiceClient constructs a client for the blixard.v1.ClusterService service. By
@@ -126,18 +133,25 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(clusterServiceMethods.ByName("SetPins")),
 			connect.WithClientOptions(opts...),
 		),
+		updateSettings: connect.NewClient[v1.UpdateSettingsRequest, v1.UpdateSettingsResponse](
+			httpClient,
+			baseURL+ClusterServiceUpdateSettingsProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("UpdateSettings")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // clusterServiceClient implements ClusterServiceClient.
 type clusterServiceClient struct {
-	status       *connect.Client[v1.StatusRequest, v1.StatusResponse]
-	init         *connect.Client[v1.InitRequest, v1.InitResponse]
-	join         *connect.Client[v1.JoinRequest, v1.JoinResponse]
-	addMember    *connect.Client[v1.AddMemberRequest, v1.AddMemberResponse]
-	removeMember *connect.Client[v1.RemoveMemberRequest, v1.RemoveMemberResponse]
-	getPins      *connect.Client[v1.GetPinsRequest, v1.GetPinsResponse]
-	setPins      *connect.Client[v1.SetPinsRequest, v1.SetPinsResponse]
+	status         *connect.Client[v1.StatusRequest, v1.StatusResponse]
+	init           *connect.Client[v1.InitRequest, v1.InitResponse]
+	join           *connect.Client[v1.JoinRequest, v1.JoinResponse]
+	addMember      *connect.Client[v1.AddMemberRequest, v1.AddMemberResponse]
+	removeMember   *connect.Client[v1.RemoveMemberRequest, v1.RemoveMemberResponse]
+	getPins        *connect.Client[v1.GetPinsRequest, v1.GetPinsResponse]
+	setPins        *connect.Client[v1.SetPinsRequest, v1.SetPinsResponse]
+	updateSettings *connect.Client[v1.UpdateSettingsRequest, v1.UpdateSettingsResponse]
 }
 
 // Status calls blixard.v1.ClusterService.Status.
@@ -175,6 +189,11 @@ func (c *clusterServiceClient) SetPins(ctx context.Context, req *connect.Request
 	return c.setPins.CallUnary(ctx, req)
 }
 
+// UpdateSettings calls blixard.v1.ClusterService.UpdateSettings.
+func (c *clusterServiceClient) UpdateSettings(ctx context.Context, req *connect.Request[v1.UpdateSettingsRequest]) (*connect.Response[v1.UpdateSettingsResponse], error) {
+	return c.updateSettings.CallUnary(ctx, req)
+}
+
 // ClusterServiceHandler is an implementation of the blixard.v1.ClusterService service.
 type ClusterServiceHandler interface {
 	// Status never needs a quorum: it says what this node knows.
@@ -193,6 +212,10 @@ type ClusterServiceHandler interface {
 	// SetPins changes that. VMs that exist keep theirs until they are updated, or
 	// built with refresh.
 	SetPins(context.Context, *connect.Request[v1.SetPinsRequest]) (*connect.Response[v1.SetPinsResponse], error)
+	// UpdateSettings changes the constants of a cluster that runs. What is shortened
+	// counts for a VM's host once it has acknowledged it, what is made longer at
+	// once. FAILED_PRECONDITION: a VM, or what is placed on a host, is in the way.
+	UpdateSettings(context.Context, *connect.Request[v1.UpdateSettingsRequest]) (*connect.Response[v1.UpdateSettingsResponse], error)
 }
 
 // NewClusterServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -246,6 +269,12 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(clusterServiceMethods.ByName("SetPins")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceUpdateSettingsHandler := connect.NewUnaryHandler(
+		ClusterServiceUpdateSettingsProcedure,
+		svc.UpdateSettings,
+		connect.WithSchema(clusterServiceMethods.ByName("UpdateSettings")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/blixard.v1.ClusterService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ClusterServiceStatusProcedure:
@@ -262,6 +291,8 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 			clusterServiceGetPinsHandler.ServeHTTP(w, r)
 		case ClusterServiceSetPinsProcedure:
 			clusterServiceSetPinsHandler.ServeHTTP(w, r)
+		case ClusterServiceUpdateSettingsProcedure:
+			clusterServiceUpdateSettingsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -297,4 +328,8 @@ func (UnimplementedClusterServiceHandler) GetPins(context.Context, *connect.Requ
 
 func (UnimplementedClusterServiceHandler) SetPins(context.Context, *connect.Request[v1.SetPinsRequest]) (*connect.Response[v1.SetPinsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.ClusterService.SetPins is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) UpdateSettings(context.Context, *connect.Request[v1.UpdateSettingsRequest]) (*connect.Response[v1.UpdateSettingsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.ClusterService.UpdateSettings is not implemented"))
 }

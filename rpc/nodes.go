@@ -48,6 +48,9 @@ func (s nodes) get(ctx context.Context, m *blixardv1.NodeServiceGetRequest) (*bl
 			"'blixard node list' shows those there are")
 	}
 	out := &blixardv1.NodeServiceGetResponse{Node: n}
+	if n.Drain != nil {
+		out.Moves = view.DrainMoves(n, false)
+	}
 	view.Placed(n.Id, func(vm *blixardv1.VM) bool {
 		out.Vms = append(out.Vms, vm.Name)
 		return true
@@ -72,4 +75,39 @@ func (s nodes) cordon(ctx context.Context, givenID, name string, cordoned bool) 
 	resp, id, err := s.mutate(ctx, givenID, &blixardv1.Command{Op: &blixardv1.Command_Cordon{
 		Cordon: &blixardv1.CordonOp{Name: name, Cordoned: cordoned}}})
 	return resp.GetNode(), id, err
+}
+
+func (s nodes) Drain(ctx context.Context, req *connect.Request[blixardv1.NodeServiceDrainRequest]) (*connect.Response[blixardv1.NodeServiceDrainResponse], error) {
+	out, id, err := s.drain(ctx, req.Msg)
+	return answer(out, id, err)
+}
+
+func (s nodes) drain(ctx context.Context, m *blixardv1.NodeServiceDrainRequest) (*blixardv1.NodeServiceDrainResponse, string, error) {
+	if err := check(cluster.ValidateName(m.Name)); err != nil {
+		return nil, "", err
+	}
+	op := &blixardv1.DrainOp{Name: m.Name, Parallel: m.Parallel, StopLocal: m.StopLocal}
+	if m.ValidateOnly {
+		view, err := s.read(ctx, false)
+		if err != nil {
+			return nil, "", err
+		}
+		if err := check(view.MayDrain(op)); err != nil {
+			return nil, "", err
+		}
+		n := view.NodeByName(m.Name)
+		return &blixardv1.NodeServiceDrainResponse{Node: n, Moves: view.DrainMoves(n, m.StopLocal)}, "", nil
+	}
+	resp, id, err := s.mutate(ctx, m.RequestId, &blixardv1.Command{Op: &blixardv1.Command_Drain{Drain: op}})
+	return &blixardv1.NodeServiceDrainResponse{Node: resp.GetNode()}, id, err
+}
+
+func (s nodes) Restore(ctx context.Context, req *connect.Request[blixardv1.NodeServiceRestoreRequest]) (*connect.Response[blixardv1.NodeServiceRestoreResponse], error) {
+	m := req.Msg
+	if err := check(cluster.ValidateName(m.Name)); err != nil {
+		return answer[blixardv1.NodeServiceRestoreResponse](nil, "", err)
+	}
+	resp, id, err := s.mutate(ctx, m.RequestId, &blixardv1.Command{Op: &blixardv1.Command_RestoreNode{
+		RestoreNode: &blixardv1.RestoreNodeOp{Name: m.Name}}})
+	return answer(&blixardv1.NodeServiceRestoreResponse{Node: resp.GetNode()}, id, err)
 }

@@ -38,6 +38,8 @@ const (
 	AddMember
 	Cordon
 	Uncordon
+	Drain
+	Restore
 	RemoveMember
 	LoseMember
 	SetSettings
@@ -46,7 +48,7 @@ const (
 
 var verbNames = [...]string{
 	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "PauseVM", "ResumeVM", "AddMember", "Cordon", "Uncordon",
-	"RemoveMember", "LoseMember", "SetSettings", "Announce",
+	"Drain", "Restore", "RemoveMember", "LoseMember", "SetSettings", "Announce",
 }
 
 func (v Verb) String() string { return verbNames[v] }
@@ -67,7 +69,8 @@ type Operation struct {
 	Return  int64
 	Unknown bool
 	machine *Machine // of AddMember
-	key     string   // principal and request id of a mutation
+	drain   *blixardv1.DrainOp
+	key     string // principal and request id of a mutation
 
 	// What came of it.
 	Error    *blixardv1.Error
@@ -273,6 +276,10 @@ func (c *client) request(op *Operation) core.Request {
 		cmd.Op = &blixardv1.Command_Pause{Pause: &blixardv1.PauseOp{Name: op.Name, Paused: op.Verb == PauseVM}}
 	case Cordon, Uncordon:
 		cmd.Op = &blixardv1.Command_Cordon{Cordon: &blixardv1.CordonOp{Name: op.Name, Cordoned: op.Verb == Cordon}}
+	case Drain:
+		cmd.Op = &blixardv1.Command_Drain{Drain: op.drain}
+	case Restore:
+		cmd.Op = &blixardv1.Command_RestoreNode{RestoreNode: &blixardv1.RestoreNodeOp{Name: op.Name}}
 	case RemoveMember, LoseMember:
 		cmd.Op = &blixardv1.Command_RemoveNode{RemoveNode: &blixardv1.RemoveNodeOp{Name: op.Name, Lost: op.Verb == LoseMember}}
 	case SetSettings:

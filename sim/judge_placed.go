@@ -94,6 +94,9 @@ func (j *judgePlaced) wants(w *World, m *Machine, d *vmDir) bool {
 	i := d.guest.instance
 	vm := w.judges.newest.vm(i.UID)
 	p := vm.GetPlacement()
-	return p != nil && vm.Run && !vm.Deleting && vm.RunGeneration == d.gen && !w.judges.specs.mayRenew(vm, d) && w.byID(p.NodeId) == m &&
+	return p != nil && vm.Run && !vm.Deleting && !p.Leaving && !p.Held && asked(vm) == d.gen && !w.judges.specs.mayRenew(vm, d) && w.byID(p.NodeId) == m &&
 		p.Incarnation.GetIndex() == i.Index && p.Incarnation.GetGeneration() == i.Generation
 }
+
+// asked counts the runs that were asked for, by a VM's user or for its host's sake.
+func asked(vm *blixardv1.VM) uint32 { return vm.GetRunGeneration() + vm.GetPlacement().GetStarts() }

@@ -48,7 +48,7 @@ func (j *judgePolicy) forked(w *World, g *guest) {
 	// A spec that it falls back on runs as the run before, whatever was asked for:
 	// the run that was asked for is still to come.
 	vm := n.vm(g.instance.UID)
-	asked := vm.GetRunGeneration()
+	asked := asked(vm)
 	j.runs[g.instance.UID] = asked
 	if !ok || o.asked != asked || asked > o.run || o.instance.Index != g.instance.Index || o.run != g.dir.gen || o.spec != g.dir.spec {
 		return

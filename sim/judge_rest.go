@@ -123,9 +123,11 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 	switch {
 	case vm.Deleting:
 		return "is still being deleted; " + at
-	case !vm.Run:
+	case w.undrained(v, vm) != "":
+		return w.undrained(v, vm) + "; " + at
+	case !vm.Run, vm.Placement.GetHeld():
 		if n != 0 || st.GetPhase() != blixardv1.Phase_PHASE_STOPPED {
-			return "is stopped by its user; " + at
+			return "is stopped by its user, or for its host's drain; " + at
 		}
 	case vm.Placement == nil:
 		if !w.explained(v, vm) {

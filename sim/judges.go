@@ -13,6 +13,7 @@ type judges struct {
 	states      judgeStates
 	capacity    judgeCapacity
 	copies      judgeCopies
+	drains      judgeDrains
 	leaders     judgeLeaders
 	leases      judgeLeases
 	levels      judgeLevels
@@ -31,7 +32,7 @@ type judges struct {
 
 // JudgeNames are all judges there are.
 var JudgeNames = []string{
-	"acknowledged", "artifacts", "capacity", "copies", "histories", "leaders", "leases", "levels", "logs", "placed", "policy", "quorum", "rest", "roots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
+	"acknowledged", "artifacts", "capacity", "copies", "drains", "histories", "leaders", "leases", "levels", "logs", "placed", "policy", "quorum", "rest", "roots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
 }
 
 func (j *judges) reset() {

@@ -19,7 +19,7 @@ import (
 // acknowledged (see mayLose), and it does not start a node again whose identity
 // has lost its memory: such a machine comes back under a new id.
 
-func init() { register(Join{}, Leave{}, Replace{}, Corrupt{}, Cordoned{}) }
+func init() { register(Join{}, Leave{}, Replace{}, Corrupt{}, Cordoned{}, Drained{}) }
 
 // keeper is who looks after one machine.
 type keeper struct {
@@ -330,6 +330,42 @@ func (f Cordoned) strike(w *World) bool {
 		k.ask(&Operation{Verb: Cordon, Name: name}, func(*Operation) {
 			k.after(f.For, func() {
 				k.ask(&Operation{Verb: Uncordon, Name: name}, func(*Operation) { k.done() })
+			})
+		})
+	})
+}
+
+// Drained empties a machine, Parallel VMs at a time; what waits for it is stopped
+// there if Local is 1. For 0 it stays so, else it is restored after a while.
+type Drained struct {
+	Node            N
+	Parallel, Local int
+	For             time.Duration
+}
+
+func (Drained) draw(d dice) Fault {
+	f := Drained{d.node(), 1 + d.IntN(3), d.IntN(2), d.time()}
+	if d.IntN(4) == 0 {
+		f.For = 0
+	}
+	return f
+}
+
+func (f Drained) strike(w *World) bool {
+	m := w.node(f.Node)
+	if m == nil || !m.member || !m.Host {
+		return false
+	}
+	k, name := m.keeper, m.called
+	return k.start(func() {
+		op := &blixardv1.DrainOp{Name: name, Parallel: uint32(f.Parallel), StopLocal: f.Local == 1}
+		k.ask(&Operation{Verb: Drain, Name: name, drain: op}, func(*Operation) {
+			if f.For == 0 {
+				k.done()
+				return
+			}
+			k.after(f.For, func() {
+				k.ask(&Operation{Verb: Restore, Name: name}, func(*Operation) { k.done() })
 			})
 		})
 	})

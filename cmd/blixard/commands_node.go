@@ -36,7 +36,7 @@ func (c *NodeGetCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	}
 	err = s.show(g, r.Msg, func() table {
 		tab := nodeTable([]*blixardv1.Node{r.Msg.GetNode()}, time.Now())
-		tab.notes = hostNotes(r.Msg.GetNode().GetHost().GetFacts())
+		tab.notes = append(drainNotes(r.Msg), hostNotes(r.Msg.GetNode().GetHost().GetFacts())...)
 		return tab
 	})
 	if err == nil && (g.Output == "table" || g.Output == "wide") && len(r.Msg.GetVms()) > 0 {

@@ -254,6 +254,8 @@ type NodeCmd struct {
 	Get      NodeGetCmd      `cmd:"" help:"Show one node."`
 	Cordon   NodeCordonCmd   `cmd:"" help:"Keep new VMs off nodes; those on them stay."`
 	Uncordon NodeUncordonCmd `cmd:"" help:"Let nodes take new VMs again."`
+	Drain    NodeDrainCmd    `cmd:"" help:"Move the VMs of nodes to others, and keep new ones off; it goes on without this command."`
+	Restore  NodeRestoreCmd  `cmd:"" help:"End a drain: nodes take VMs again, and what it stopped starts. Nothing is moved back."`
 }
 
 type NodeListCmd struct {
@@ -270,6 +272,17 @@ type NodeCordonCmd struct {
 }
 
 type NodeUncordonCmd struct {
+	Names []string `arg:"" name:"name" help:"Nodes."`
+}
+
+type NodeDrainCmd struct {
+	Names     []string `arg:"" name:"name" help:"Nodes."`
+	Parallel  uint32   `placeholder:"2" help:"VMs of a node that are under way at a time."`
+	StopLocal bool     `help:"Stop, until restore, VMs that wait for their host because of what their disks hold there; they are not moved."`
+	DryRun    bool     `help:"Change nothing, and say which VM would go where, or why not."`
+}
+
+type NodeRestoreCmd struct {
 	Names []string `arg:"" name:"name" help:"Nodes."`
 }
 

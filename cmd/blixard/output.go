@@ -256,7 +256,12 @@ func nodeStatus(n *blixardv1.Node) string {
 	default:
 		s = append(s, "Ready")
 	}
-	if n.GetCordoned() {
+	switch d := n.GetDrain(); {
+	case d.GetDone():
+		s = append(s, "Drained")
+	case d != nil:
+		s = append(s, "Draining")
+	case n.GetCordoned():
 		s = append(s, "Cordoned")
 	}
 	return strings.Join(s, ",")

@@ -120,6 +120,10 @@ func running(from *blixardv1.VM, later func(from, v *blixardv1.VM) bool) func(*b
 		case blixardv1.Phase_PHASE_PAUSED: // as its user wants it
 			return later && v.GetPaused(), nil
 		case blixardv1.Phase_PHASE_STOPPED:
+			if st.GetReason() == "HostDrained" {
+				return false, &failure{code: exitConflict, what: fmt.Sprintf("VM %s does not start", v.GetName()), why: st.GetMessage(),
+					next: "blixard node restore " + v.GetPlacement().GetNode()}
+			}
 			if later && !v.GetRun() {
 				return false, &failure{code: exitConflict, what: fmt.Sprintf("VM %s was stopped meanwhile", v.GetName())}
 			}

@@ -39,6 +39,7 @@ func (s *State) apply(term uint64, cmd *blixardv1.Command) *blixardv1.Response {
 	}
 	resp.Revision = e.index
 	s.placeMore(&e)
+	s.drainMore(&e)
 	s.remember(cmd, resp)
 	return resp
 }
@@ -75,6 +76,10 @@ func (s *State) do(e *entry) *blixardv1.Response {
 		return s.pause(e, op.Pause)
 	case *blixardv1.Command_Cordon:
 		return s.cordon(e, op.Cordon)
+	case *blixardv1.Command_Drain:
+		return s.drain(e, op.Drain)
+	case *blixardv1.Command_RestoreNode:
+		return s.restoreNode(e, op.RestoreNode)
 	case *blixardv1.Command_AddNode:
 		return s.addNode(e, op.AddNode)
 	case *blixardv1.Command_RemoveNode:

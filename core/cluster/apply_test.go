@@ -112,13 +112,14 @@ func (d *driver) possible() map[string]string {
 // lease was SHORT, or with its lost host once its window has passed.
 func (d *driver) step(t *rapid.T) {
 	before := d.possible()
+	leaving := d.leaving.Copy()
 	hosts := d.hostsByID()
 	node := rapid.SampledFrom(hosts).Draw(t, "node")
 	was := d.Node(node).Host.EpochState
 	name := rapid.SampledFrom([]string{"a", "b", "c", "d", "e"}).Draw(t, "vm")
 	vm := d.VM(name)
 	released := ""
-	switch kind := rapid.SampledFrom([]string{"create", "create", "delete", "power", "report", "removed", "fence", "stale fence", "long fence", "boot", "reboot", "suspect", "cordon", "add", "remove node", "lose node", "retry"}).Draw(t, "kind"); kind {
+	switch kind := rapid.SampledFrom([]string{"create", "create", "delete", "power", "report", "removed", "fence", "stale fence", "long fence", "boot", "reboot", "suspect", "cordon", "drain", "drain", "restore", "add", "remove node", "lose node", "retry"}).Draw(t, "kind"); kind {
 	case "create":
 		policy := rapid.SampledFrom([]blixardv1.OnHostLoss{1, 2}).Draw(t, "policy")
 		d.request(createOp(name, rapid.Uint64Range(32, 2000).Draw(t, "memory"), policy))
@@ -169,6 +170,13 @@ func (d *driver) step(t *rapid.T) {
 		d.request(&blixardv1.Command{Op: &blixardv1.Command_Cordon{Cordon: &blixardv1.CordonOp{
 			Name: d.Node(node).Name, Cordoned: rapid.Bool().Draw(t, "cordoned"),
 		}}})
+	case "drain":
+		parallel := uint32(rapid.IntRange(0, 3).Draw(t, "parallel"))
+		d.request(&blixardv1.Command{Op: &blixardv1.Command_Drain{Drain: &blixardv1.DrainOp{
+			Name: d.Node(node).Name, Parallel: parallel, StopLocal: rapid.Bool().Draw(t, "local"),
+		}}})
+	case "restore":
+		d.request(&blixardv1.Command{Op: &blixardv1.Command_RestoreNode{RestoreNode: &blixardv1.RestoreNodeOp{Name: d.Node(node).Name}}})
 	case "add":
 		if len(hosts) < 4 {
 			d.request(&blixardv1.Command{Op: &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{
@@ -194,6 +202,7 @@ func (d *driver) step(t *rapid.T) {
 			}
 		}
 	}
+	d.bounded(t, leaving.Keys())
 	after := d.possible()
 	for who, where := range before {
 		if _, still := after[who]; still {
@@ -214,6 +223,23 @@ func (d *driver) step(t *rapid.T) {
 			}
 		default:
 			t.Fatalf("%s (%s) was released by what releases nothing", who, where)
+		}
+	}
+}
+
+// bounded holds drains to their bound: whoever has begun to leave was allowed to
+// by the number of those under way.
+func (d *driver) bounded(t *rapid.T, before []string) {
+	fresh := map[uint64]bool{}
+	d.leaving.Scan(func(k, name string) bool {
+		if !slices.Contains(before, k) {
+			fresh[d.VM(name).Placement.NodeId] = true
+		}
+		return true
+	})
+	for id := range fresh {
+		if n, bound := d.underWay(id), int(d.Node(id).Drain.GetParallel()); n > bound {
+			t.Fatalf("%d are leaving %d, of which %d may", n, id, bound)
 		}
 	}
 }
@@ -271,12 +297,12 @@ func (d *driver) rebuilt(t *rapid.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if fresh.Hash() != d.Hash() || fresh.hostCount != d.hostCount || fresh.events != d.events {
+	if fresh.Hash() != d.Hash() || fresh.hostCount != d.hostCount || fresh.events != d.events || !slices.Equal(fresh.drained.Keys(), d.drained.Keys()) {
 		t.Fatalf("rebuilt: hash %x, %d hosts, %d events; was %x, %d, %d", fresh.Hash(), fresh.hostCount, fresh.events, d.Hash(), d.hostCount, d.events)
 	}
 	for name, pair := range map[string][2][]string{
 		"uids": {d.uids.Keys(), fresh.uids.Keys()}, "placed": {d.placed.Keys(), fresh.placed.Keys()},
-		"changes": {d.changes.Keys(), fresh.changes.Keys()}, "hosts": {d.hosts.Keys(), fresh.hosts.Keys()},
+		"changes": {d.changes.Keys(), fresh.changes.Keys()}, "hosts": {d.hosts.Keys(), fresh.hosts.Keys()}, "leaving": {d.leaving.Keys(), fresh.leaving.Keys()},
 		"pending": {d.pending.Keys(), fresh.pending.Keys()}, "revised": {d.revised.Keys(), fresh.revised.Keys()}, "old": {d.old.Keys(), fresh.old.Keys()}, "names": {d.names.Keys(), fresh.names.Keys()},
 	} {
 		if !slices.Equal(pair[0], pair[1]) {

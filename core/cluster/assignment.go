@@ -24,11 +24,11 @@ func (s *State) Assignments(node, from uint64) (to uint64, list []*blixardv1.Ass
 func (s *State) assignment(vm *blixardv1.VM) *blixardv1.Assignment {
 	a := &blixardv1.Assignment{
 		Uid: vm.Uid, Name: vm.Name, Incarnation: vm.Placement.Incarnation, Revision: vm.AssignmentRevision,
-		Spec: vm.Spec, Run: vm.Run, RunGeneration: vm.RunGeneration, Remove: vm.Deleting,
+		Spec: vm.Spec, Run: vm.Run && !vm.Placement.Held, RunGeneration: vm.RunGeneration + vm.Placement.Starts, Remove: removes(vm),
 		Lease: vm.Placement.TargetLease, LeaseMs: vm.Placement.TargetLeaseMs,
 		Hypervisor: vm.Placement.Hypervisor,
 	}
-	if vm.Deleting {
+	if a.Remove {
 		return a
 	}
 	a.Paused = vm.Paused

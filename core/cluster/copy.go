@@ -12,7 +12,7 @@ import (
 // and puts that.
 //
 // What nearly every entry copies shares with the record whatever is replaced as
-// a whole when it changes (a spec, pins, a status, facts). Its own are the message
+// a whole when it changes (a spec, pins, a status, facts, a drain). Its own are the message
 // itself, its lists, a VM's placement and runner, a host's state and ledger:
 // these may be changed in place. Who changes anything else uses clone.
 
@@ -30,6 +30,7 @@ func copyVM(vm *blixardv1.VM) *blixardv1.VM {
 		c.Placement = &blixardv1.Placement{
 			NodeId: p.NodeId, Epoch: p.Epoch, Incarnation: p.Incarnation, Lease: p.Lease, TargetLease: p.TargetLease,
 			Hypervisor: p.Hypervisor, Vcpus: p.Vcpus, MemoryMib: p.MemoryMib, DiskMib: p.DiskMib, Node: p.Node, LeaseMs: p.LeaseMs, TargetLeaseMs: p.TargetLeaseMs,
+			Leaving: p.Leaving, Held: p.Held, Starts: p.Starts,
 		}
 	}
 	return c
@@ -38,7 +39,7 @@ func copyVM(vm *blixardv1.VM) *blixardv1.VM {
 func copyNode(n *blixardv1.Node) *blixardv1.Node {
 	c := &blixardv1.Node{
 		Id: n.Id, Name: n.Name, Address: n.Address, Server: n.Server, Cordoned: n.Cordoned,
-		CreateTime: n.CreateTime, Revision: n.Revision, Level: n.Level,
+		CreateTime: n.CreateTime, Revision: n.Revision, Level: n.Level, Drain: n.Drain,
 	}
 	if h := n.Host; h != nil {
 		c.Host = &blixardv1.HostState{
@@ -59,7 +60,7 @@ func copyMeta(m *blixardv1.Meta) *blixardv1.Meta {
 		ClusterId: m.ClusterId, Generation: m.Generation, Settings: m.Settings, LoggedTime: m.LoggedTime,
 		Applied: m.Applied, AppliedTerm: m.AppliedTerm, PlaceMore: m.PlaceMore, PlaceAfter: m.PlaceAfter,
 		PlaceAgain: m.PlaceAgain, Voters: m.Voters, Learners: m.Learners, Pins: m.Pins,
-		RemovedFloor: m.RemovedFloor, EventFloor: m.EventFloor,
+		RemovedFloor: m.RemovedFloor, EventFloor: m.EventFloor, DrainMore: m.DrainMore,
 	}
 }
 

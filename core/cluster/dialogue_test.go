@@ -73,6 +73,12 @@ func (d *driver) line(t *testing.T, td *datadriven.TestData) string {
 		spec := cmd.GetCreateVm().Spec
 		spec.Vcpus, spec.Require = uint32(number(td, "vcpus", 1)), labels(arg(td, "require", ""))
 		spec.Priority = int32(number(td, "priority", 0))
+		switch arg(td, "restart", "") {
+		case "never":
+			spec.Restart = blixardv1.RestartPolicy_RESTART_POLICY_NEVER
+		case "on-failure":
+			spec.Restart = blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE
+		}
 		if arg(td, "wait", "") != "" {
 			spec.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT
 		}
@@ -83,6 +89,23 @@ func (d *driver) line(t *testing.T, td *datadriven.TestData) string {
 		resp = d.request(&blixardv1.Command{Op: &blixardv1.Command_Power{Power: &blixardv1.PowerOp{Name: name, Run: td.Cmd == "start"}}})
 	case "cordon", "uncordon":
 		resp = d.request(&blixardv1.Command{Op: &blixardv1.Command_Cordon{Cordon: &blixardv1.CordonOp{Name: name, Cordoned: td.Cmd == "cordon"}}})
+	case "drain":
+		resp = d.request(&blixardv1.Command{Op: &blixardv1.Command_Drain{Drain: &blixardv1.DrainOp{
+			Name: name, Parallel: uint32(number(td, "parallel", 0)), StopLocal: arg(td, "stop-local", "") != "",
+		}}})
+	case "restore":
+		resp = d.request(&blixardv1.Command{Op: &blixardv1.Command_RestoreNode{RestoreNode: &blixardv1.RestoreNodeOp{Name: name}}})
+	case "moves": // what a drain would do, or does
+		out := ""
+		for _, m := range d.DrainMoves(d.NodeByName(name), arg(td, "stop-local", "") != "") {
+			out += fmt.Sprintf("%s: %s %s: %s\n", m.Vm, strings.TrimPrefix(m.Step.String(), "DRAIN_STEP_"), m.Node, m.Message)
+		}
+		n := d.NodeByName(name)
+		return out + fmt.Sprintf("moved %d, done %t, cordoned %t\n", n.GetDrain().GetMoved(), n.GetDrain().GetDone(), n.Cordoned)
+	case "stopped", "exited", "stopping": // by its host's report
+		vm := d.VM(name)
+		o := seen(vm, map[string]blixardv1.Phase{"stopped": 7, "exited": 7, "stopping": 10}[td.Cmd])
+		d.report(vm.Placement.NodeId, o)
 	case "removed", "running":
 		vm := d.VM(name)
 		o := seen(vm, blixardv1.Phase_PHASE_RUNNING)

@@ -44,8 +44,8 @@ func (s *State) fence(e *entry, op *blixardv1.FenceOp) *blixardv1.Response {
 		switch {
 		case vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT, mutant.On("FenceReleasesLong"):
 			s.release(e, vm, n, "its host "+n.Name+" was lost and fenced")
-		case s.gone(n, vm.Placement.Lease) && vm.Deleting:
-			s.release(e, vm, n, "deleted; its host "+n.Name+" was lost for the long window")
+		case s.gone(n, vm.Placement.Lease) && removes(vm):
+			s.release(e, vm, n, "its host "+n.Name+" was lost for the long window while it removed it")
 		case !vm.Deleting && !op.Long:
 			vm = clone(vm)
 			s.setPhase(e, vm, blixardv1.Phase_PHASE_UNREACHABLE, "HostLost", "its host "+n.Name+" was lost; it may still run there, so it is not started elsewhere")

@@ -158,6 +158,9 @@ func (s *State) cordon(e *entry, op *blixardv1.CordonOp) *blixardv1.Response {
 	if old == nil {
 		return noNode(op.Name)
 	}
+	if old.Drain != nil && !op.Cordoned {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, op.Name+" is being drained", "'blixard node restore "+op.Name+"' ends that, and lets it take VMs again")
+	}
 	if old.Cordoned == op.Cordoned {
 		return nodeResponse(old)
 	}

@@ -88,6 +88,9 @@ func (s *State) reindexVM(o, n *blixardv1.VM) {
 		if waiting(o) {
 			s.pending.Delete(pendingKey(o))
 		}
+		if op.GetLeaving() {
+			s.leaving.Delete(be(op.NodeId) + pendingKey(o))
+		}
 		for _, id := range o.PreparedNodes {
 			s.ready.Delete(be(id) + o.Uid)
 		}
@@ -104,6 +107,9 @@ func (s *State) reindexVM(o, n *blixardv1.VM) {
 		}
 		if waiting(n) {
 			s.pending.Set(pendingKey(n), n.Name)
+		}
+		if np.GetLeaving() {
+			s.leaving.Set(be(np.NodeId)+pendingKey(n), n.Name)
 		}
 		if n.Runner != nil {
 			for _, id := range n.PreparedNodes {
@@ -132,6 +138,12 @@ func (s *State) reindexNode(o, n *blixardv1.Node) {
 	if (o.GetServer() != none || n.GetServer() != none) &&
 		(o.GetServer() != n.GetServer() || o.GetName() != n.GetName() || o.GetAddress() != n.GetAddress()) {
 		s.serversVersion++
+	}
+	switch was, is := o.GetDrain() != nil, n.GetDrain() != nil; {
+	case was && !is:
+		s.drained.Delete(o.Id)
+	case is && !was:
+		s.drained.Set(n.Id, struct{}{})
 	}
 	if o.GetHost() != nil {
 		s.hostCount--

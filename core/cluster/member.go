@@ -84,7 +84,7 @@ func (s *State) removeNode(e *entry, op *blixardv1.RemoveNodeOp) *blixardv1.Resp
 	} else if k := old.GetHost().GetInstances(); k > 0 {
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
 			fmt.Sprintf("%s placed on %s and may run there", count(k, "VM is", "VMs are"), op.Name),
-			"nothing moves them by itself: 'blixard node cordon "+op.Name+"' keeps new ones off, 'blixard node get "+op.Name+"' names them; delete them, and create again what should run elsewhere. Should the machine be lost for good: 'blixard cluster remove --lost "+op.Name+"'")
+			"'blixard node drain "+op.Name+"' moves them to other hosts, and says which cannot go: delete those, or wait for room. Should the machine be lost for good: 'blixard cluster remove --lost "+op.Name+"'")
 	}
 	server := old.Server != blixardv1.ServerState_SERVER_STATE_UNSPECIFIED
 	if server && old.Server != blixardv1.ServerState_SERVER_STATE_LEAVING && s.servers() == 1 {
@@ -98,7 +98,7 @@ func (s *State) removeNode(e *entry, op *blixardv1.RemoveNodeOp) *blixardv1.Resp
 	if op.Lost && n.Host != nil {
 		s.lose(e, n)
 	}
-	n.Host, n.Cordoned = nil, true
+	n.Host, n.Cordoned, n.Drain = nil, true, nil
 	s.event(e, "NodeRemoved", "", n.Name, "removed")
 	if server {
 		n.Server = blixardv1.ServerState_SERVER_STATE_LEAVING

@@ -266,6 +266,10 @@ func (s *State) release(e *entry, vm *blixardv1.VM, node *blixardv1.Node, why st
 	if mutant.On("CreditTwice") && !vm.Run {
 		s.hold(node, vm, -1)
 	}
+	if vm.Placement.Leaving && node.Drain != nil {
+		node.Drain = clone(node.Drain)
+		node.Drain.Moved++
+	}
 	vm = copyVM(vm)
 	vm.Placement = nil
 	s.event(e, "VMReleased", vm.Name, node.Name, "%s", why)
@@ -319,4 +323,7 @@ func (s *State) placeWaiting(e *entry, vm *blixardv1.VM) {
 }
 
 // freed says that something waiting may fit now: look at all of it again.
-func (s *State) freed() { s.meta.PlaceMore, s.meta.PlaceAfter = !mutant.On("NotFreed"), nil }
+func (s *State) freed() {
+	s.meta.PlaceMore, s.meta.PlaceAfter = !mutant.On("NotFreed"), nil
+	s.redrain()
+}

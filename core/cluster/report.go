@@ -48,8 +48,12 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 	}
 	current := o.AssignmentRevision >= vm.AssignmentRevision
 	if o.Removed {
-		if vm.Deleting && current {
+		switch {
+		case !current:
+		case vm.Deleting:
 			s.release(e, vm, n, "its host has removed it")
+		case p.Leaving:
+			s.release(e, vm, n, "it has left "+n.Name+", which is drained")
 		}
 		return
 	}
@@ -67,6 +71,7 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 		s.hold(n, vm, +1)
 		s.freed()
 	}
+	s.underDrain(n, vm, st)
 	if vm.Deleting {
 		st.Phase = blixardv1.Phase_PHASE_DELETING
 	}
@@ -74,6 +79,9 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 	s.put(vmKey(vm.Name), vm)
 	if mutant.On("ExitReleases") && o.Phase == blixardv1.Phase_PHASE_FAILED {
 		s.release(e, vm, n, "it has ended")
+	}
+	if mutant.On("DrainReleasesEarly") && p.Leaving && current && o.Phase == blixardv1.Phase_PHASE_DELETING {
+		s.release(e, vm, n, "it is leaving")
 	}
 }
 

@@ -35,6 +35,8 @@ type State struct {
 	idle    *btree.Map[string, string]   // unused since digest -> digest
 	ready   *btree.Map[string, struct{}] // node uid: runners held ready
 	revised *btree.Map[string, string]   // revision key -> key: VMs and nodes, the newest change last
+	drained *btree.Map[uint64, struct{}] // ids of nodes that are drained
+	leaving *btree.Map[string, string]   // node priority index -> name
 
 	hostCount      int
 	events         int
@@ -100,6 +102,8 @@ func New() *State {
 		idle:    btree.NewMap[string, string](0),
 		ready:   btree.NewMap[string, struct{}](0),
 		revised: btree.NewMap[string, string](0),
+		drained: btree.NewMap[uint64, struct{}](0),
+		leaving: btree.NewMap[string, string](0),
 		track:   true,
 	}
 }
@@ -112,7 +116,7 @@ func (s *State) Freeze() *State {
 	c.uids, c.names, c.server, c.placed = s.uids.Copy(), s.names.Copy(), s.server.Copy(), s.placed.Copy()
 	c.changes, c.hosts, c.pending = s.changes.Copy(), s.hosts.Copy(), s.pending.Copy()
 	c.old, c.idle, c.ready = s.old.Copy(), s.idle.Copy(), s.ready.Copy()
-	c.revised = s.revised.Copy()
+	c.revised, c.drained, c.leaving = s.revised.Copy(), s.drained.Copy(), s.leaving.Copy()
 	c.dirty, c.track = nil, false
 	return &c
 }

@@ -143,6 +143,10 @@ func (s *State) regenerate(e *entry, old *blixardv1.VM, next *blixardv1.Generati
 	}
 	node := s.Node(old.GetPlacement().GetNodeId())
 	if node != nil {
+		if old.Placement.Leaving && next.Spec.OnHostLoss == blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT {
+			return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
+				"the VM "+old.Name+" is just leaving "+node.Name+", which is drained, and cannot be told to wait for it any more", "try again when it runs elsewhere")
+		}
 		if resp := s.noRoom(old, node, next.Spec); resp != nil {
 			return resp
 		}

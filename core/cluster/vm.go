@@ -148,13 +148,14 @@ func (s *State) power(e *entry, op *blixardv1.PowerOp) *blixardv1.Response {
 	}
 	if op.Restart || op.Run {
 		vm.RunGeneration++
-		if ended(vm) { // how it ended is no answer to whoever waits for the start
+		if ended(vm) && !vm.Placement.GetHeld() { // how it ended is no answer to whoever waits for the start
 			s.setPhase(e, vm, blixardv1.Phase_PHASE_PENDING, "StartAsked", "its user asked for it to be started")
 		}
 	}
 	switch {
 	case vm.Placement != nil:
 		s.assign(e, vm, copyNode(s.Node(vm.Placement.NodeId)))
+		s.redrain()
 	case op.Run:
 		s.place(e, vm)
 	default:

@@ -384,6 +384,38 @@ func clone(s *sim.Story, steal int) {
 
 var spareHost = sim.Config{Servers: 3, Hosts: 1, Spares: 2}
 
+// A host with more VMs than may go at a time is drained, and restored.
+func drained(s *sim.Story) {
+	n1 := s.Machines()[0]
+	for _, m := range s.Machines()[1:] {
+		s.Order(sim.Cordon, m.Name, nil)
+	}
+	for _, name := range []string{"a", "b", "c", "d"} {
+		s.Order(sim.Create, name, sim.ReplaceVM())
+	}
+	s.Order(sim.Create, "keep", sim.WaitVM())
+	for _, name := range []string{"a", "b", "c", "d", "keep"} {
+		s.Runs(name)
+	}
+	for _, m := range s.Machines()[1:] {
+		s.Order(sim.Uncordon, m.Name, nil)
+	}
+	s.Strike(sim.Drained{Node: n1.N(), Parallel: 2, Local: 1, For: 2 * time.Minute})
+	s.Pass(100 * time.Second)
+	for _, name := range []string{"a", "b", "c", "d"} {
+		if _, host := s.Running(name); host == nil || host == n1 {
+			s.Fail(emptied, "%s does not run elsewhere", name)
+		}
+	}
+	if n, where := s.Live(s.View().VM("keep").GetUid()); n != 0 {
+		s.Fail(emptied, "keep runs on %v", where)
+	}
+	s.Pass(time.Minute)
+	if _, host := s.Running("keep"); host != n1 {
+		s.Fail(emptied, "keep does not run again")
+	}
+}
+
 // VMs come while hosts are cordoned, the emptiest among them.
 func cordon(s *sim.Story) {
 	s.Order(sim.Cordon, s.Machines()[1].Name, nil)

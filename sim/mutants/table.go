@@ -35,8 +35,11 @@ const (
 	beyond      = "no server applies beyond its level"
 	repeatable  = "the same seed gives the same run"
 	watched     = "a watcher knows what is there"
+	drains      = "a drain keeps to its bound"
+	drainsMay   = "a drain moves what it may"
 	// Of stories.
 	adopted = "what runs is taken over by a restarted daemon"
+	emptied = "a drained host is emptied, and restored"
 	stopped = "a stopped VM is stopped within its grace"
 )
 
@@ -167,6 +170,27 @@ var All = []Mutant{
 	{
 		Name: "MemoryIgnored", What: "placement does not look at memory",
 		Caught: []string{capacity},
+	},
+	// Drains.
+	{
+		Name: "DrainReleasesEarly", What: "a VM that leaves a drained host is placed elsewhere before the host has acknowledged",
+		Caught: []string{twoCopies, placed}, Story: drained,
+	},
+	{
+		Name: "DrainForgets", What: "a drain does not go on when something has become free",
+		Caught: []string{emptied}, Story: drained,
+	},
+	{
+		Name: "DrainUnbounded", What: "a drain moves all VMs at once",
+		Caught: []string{drains}, Story: drained,
+	},
+	{
+		Name: "DrainMovesLocal", What: "a drain moves VMs that wait for their host",
+		Caught: []string{drainsMay, volumes}, Story: drained,
+	},
+	{
+		Name: "HeldForEver", What: "what a drain has stopped does not start when its host is restored",
+		Caught: []string{emptied}, Story: drained,
 	},
 	{
 		Name: "CordonIgnored", What: "placement does not look whether a node is cordoned",

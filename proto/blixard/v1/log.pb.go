@@ -135,6 +135,8 @@ type Command struct {
 	//	*Command_Pause
 	//	*Command_Level
 	//	*Command_SetSettings
+	//	*Command_Drain
+	//	*Command_RestoreNode
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -419,6 +421,24 @@ func (x *Command) GetSetSettings() *SetSettingsOp {
 	return nil
 }
 
+func (x *Command) GetDrain() *DrainOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Drain); ok {
+			return x.Drain
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRestoreNode() *RestoreNodeOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RestoreNode); ok {
+			return x.RestoreNode
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -515,6 +535,14 @@ type Command_SetSettings struct {
 	SetSettings *SetSettingsOp `protobuf:"bytes,32,opt,name=set_settings,json=setSettings,proto3,oneof"`
 }
 
+type Command_Drain struct {
+	Drain *DrainOp `protobuf:"bytes,60,opt,name=drain,proto3,oneof"`
+}
+
+type Command_RestoreNode struct {
+	RestoreNode *RestoreNodeOp `protobuf:"bytes,61,opt,name=restore_node,json=restoreNode,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Op() {}
 
 func (*Command_CreateVm) isCommand_Op() {}
@@ -560,6 +588,10 @@ func (*Command_Pause) isCommand_Op() {}
 func (*Command_Level) isCommand_Op() {}
 
 func (*Command_SetSettings) isCommand_Op() {}
+
+func (*Command_Drain) isCommand_Op() {}
+
+func (*Command_RestoreNode) isCommand_Op() {}
 
 // LevelOp says which binary a node runs now. The level of the cluster is the least
 // that any member knows, and never goes back.
@@ -1262,6 +1294,110 @@ func (x *CordonOp) GetCordoned() bool {
 	return false
 }
 
+type DrainOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Parallel      uint32                 `protobuf:"varint,2,opt,name=parallel,proto3" json:"parallel,omitempty"`
+	StopLocal     bool                   `protobuf:"varint,3,opt,name=stop_local,json=stopLocal,proto3" json:"stop_local,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainOp) Reset() {
+	*x = DrainOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainOp) ProtoMessage() {}
+
+func (x *DrainOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainOp.ProtoReflect.Descriptor instead.
+func (*DrainOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DrainOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DrainOp) GetParallel() uint32 {
+	if x != nil {
+		return x.Parallel
+	}
+	return 0
+}
+
+func (x *DrainOp) GetStopLocal() bool {
+	if x != nil {
+		return x.StopLocal
+	}
+	return false
+}
+
+type RestoreNodeOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreNodeOp) Reset() {
+	*x = RestoreNodeOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreNodeOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreNodeOp) ProtoMessage() {}
+
+func (x *RestoreNodeOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreNodeOp.ProtoReflect.Descriptor instead.
+func (*RestoreNodeOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RestoreNodeOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type AddNodeOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1275,7 +1411,7 @@ type AddNodeOp struct {
 
 func (x *AddNodeOp) Reset() {
 	*x = AddNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1287,7 +1423,7 @@ func (x *AddNodeOp) String() string {
 func (*AddNodeOp) ProtoMessage() {}
 
 func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1300,7 +1436,7 @@ func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeOp.ProtoReflect.Descriptor instead.
 func (*AddNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AddNodeOp) GetName() string {
@@ -1350,7 +1486,7 @@ type RemoveNodeOp struct {
 
 func (x *RemoveNodeOp) Reset() {
 	*x = RemoveNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1362,7 +1498,7 @@ func (x *RemoveNodeOp) String() string {
 func (*RemoveNodeOp) ProtoMessage() {}
 
 func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1375,7 +1511,7 @@ func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeOp.ProtoReflect.Descriptor instead.
 func (*RemoveNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RemoveNodeOp) GetName() string {
@@ -1406,7 +1542,7 @@ type HostBootOp struct {
 
 func (x *HostBootOp) Reset() {
 	*x = HostBootOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1554,7 @@ func (x *HostBootOp) String() string {
 func (*HostBootOp) ProtoMessage() {}
 
 func (x *HostBootOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1567,7 @@ func (x *HostBootOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostBootOp.ProtoReflect.Descriptor instead.
 func (*HostBootOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HostBootOp) GetNodeId() uint64 {
@@ -1479,7 +1615,7 @@ type HostReportOp struct {
 
 func (x *HostReportOp) Reset() {
 	*x = HostReportOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1627,7 @@ func (x *HostReportOp) String() string {
 func (*HostReportOp) ProtoMessage() {}
 
 func (x *HostReportOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1640,7 @@ func (x *HostReportOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReportOp.ProtoReflect.Descriptor instead.
 func (*HostReportOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HostReportOp) GetNodeId() uint64 {
@@ -1559,7 +1695,7 @@ type Prepared struct {
 
 func (x *Prepared) Reset() {
 	*x = Prepared{}
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1707,7 @@ func (x *Prepared) String() string {
 func (*Prepared) ProtoMessage() {}
 
 func (x *Prepared) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1720,7 @@ func (x *Prepared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepared.ProtoReflect.Descriptor instead.
 func (*Prepared) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Prepared) GetUid() string {
@@ -1635,7 +1771,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +1783,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +1796,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Observation) GetUid() string {
@@ -1793,7 +1929,7 @@ type SuspectOp struct {
 
 func (x *SuspectOp) Reset() {
 	*x = SuspectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1805,7 +1941,7 @@ func (x *SuspectOp) String() string {
 func (*SuspectOp) ProtoMessage() {}
 
 func (x *SuspectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1818,7 +1954,7 @@ func (x *SuspectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectOp.ProtoReflect.Descriptor instead.
 func (*SuspectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SuspectOp) GetNodeId() uint64 {
@@ -1855,7 +1991,7 @@ type CloneOp struct {
 
 func (x *CloneOp) Reset() {
 	*x = CloneOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +2003,7 @@ func (x *CloneOp) String() string {
 func (*CloneOp) ProtoMessage() {}
 
 func (x *CloneOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +2016,7 @@ func (x *CloneOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneOp.ProtoReflect.Descriptor instead.
 func (*CloneOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CloneOp) GetNodeId() uint64 {
@@ -1921,7 +2057,7 @@ type FenceOp struct {
 
 func (x *FenceOp) Reset() {
 	*x = FenceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +2069,7 @@ func (x *FenceOp) String() string {
 func (*FenceOp) ProtoMessage() {}
 
 func (x *FenceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,7 +2082,7 @@ func (x *FenceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceOp.ProtoReflect.Descriptor instead.
 func (*FenceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FenceOp) GetNodeId() uint64 {
@@ -1996,7 +2132,7 @@ type AnnounceOp struct {
 
 func (x *AnnounceOp) Reset() {
 	*x = AnnounceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2144,7 @@ func (x *AnnounceOp) String() string {
 func (*AnnounceOp) ProtoMessage() {}
 
 func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2157,7 @@ func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceOp.ProtoReflect.Descriptor instead.
 func (*AnnounceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AnnounceOp) GetDigest() string {
@@ -2062,7 +2198,7 @@ type TagOp struct {
 
 func (x *TagOp) Reset() {
 	*x = TagOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2074,7 +2210,7 @@ func (x *TagOp) String() string {
 func (*TagOp) ProtoMessage() {}
 
 func (x *TagOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2087,7 +2223,7 @@ func (x *TagOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagOp.ProtoReflect.Descriptor instead.
 func (*TagOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *TagOp) GetDigest() string {
@@ -2113,7 +2249,7 @@ type CollectOp struct {
 
 func (x *CollectOp) Reset() {
 	*x = CollectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2125,7 +2261,7 @@ func (x *CollectOp) String() string {
 func (*CollectOp) ProtoMessage() {}
 
 func (x *CollectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2138,7 +2274,7 @@ func (x *CollectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectOp.ProtoReflect.Descriptor instead.
 func (*CollectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 // PlaceOp goes on placing what waits, when one entry could not place everything.
@@ -2150,7 +2286,7 @@ type PlaceOp struct {
 
 func (x *PlaceOp) Reset() {
 	*x = PlaceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2298,7 @@ func (x *PlaceOp) String() string {
 func (*PlaceOp) ProtoMessage() {}
 
 func (x *PlaceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2311,7 @@ func (x *PlaceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOp.ProtoReflect.Descriptor instead.
 func (*PlaceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 // Error is a refusal, in words: what, why, what to do next. It is also the
@@ -2194,7 +2330,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2342,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2355,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Error) GetCode() ErrorCode {
@@ -2268,7 +2404,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2416,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +2429,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Response) GetError() *Error {
@@ -2395,7 +2531,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2407,7 +2543,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2420,7 +2556,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *History) GetVm() string {
@@ -2451,7 +2587,7 @@ type DedupeRecord struct {
 
 func (x *DedupeRecord) Reset() {
 	*x = DedupeRecord{}
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +2599,7 @@ func (x *DedupeRecord) String() string {
 func (*DedupeRecord) ProtoMessage() {}
 
 func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +2612,7 @@ func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeRecord.ProtoReflect.Descriptor instead.
 func (*DedupeRecord) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DedupeRecord) GetKey() string {
@@ -2525,7 +2661,7 @@ type DedupeFloor struct {
 
 func (x *DedupeFloor) Reset() {
 	*x = DedupeFloor{}
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2537,7 +2673,7 @@ func (x *DedupeFloor) String() string {
 func (*DedupeFloor) ProtoMessage() {}
 
 func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2550,7 +2686,7 @@ func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeFloor.ProtoReflect.Descriptor instead.
 func (*DedupeFloor) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DedupeFloor) GetPrincipal() string {
@@ -2584,7 +2720,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2596,7 +2732,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2609,7 +2745,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -2683,15 +2819,17 @@ type Meta struct {
 	Pins     *Pins    `protobuf:"bytes,11,opt,name=pins,proto3" json:"pins,omitempty"`
 	// The newest removal, and the newest event, that was forgotten: who has seen
 	// less cannot be told all that he missed.
-	RemovedFloor  uint64 `protobuf:"varint,12,opt,name=removed_floor,json=removedFloor,proto3" json:"removed_floor,omitempty"`
-	EventFloor    uint64 `protobuf:"varint,13,opt,name=event_floor,json=eventFloor,proto3" json:"event_floor,omitempty"`
+	RemovedFloor uint64 `protobuf:"varint,12,opt,name=removed_floor,json=removedFloor,proto3" json:"removed_floor,omitempty"`
+	EventFloor   uint64 `protobuf:"varint,13,opt,name=event_floor,json=eventFloor,proto3" json:"event_floor,omitempty"`
+	// Nodes are drained, and something has changed for them.
+	DrainMore     bool `protobuf:"varint,60,opt,name=drain_more,json=drainMore,proto3" json:"drain_more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2703,7 +2841,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2716,7 +2854,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Meta) GetClusterId() string {
@@ -2817,6 +2955,13 @@ func (x *Meta) GetEventFloor() uint64 {
 	return 0
 }
 
+func (x *Meta) GetDrainMore() bool {
+	if x != nil {
+		return x.DrainMore
+	}
+	return false
+}
+
 // Snapshot is a whole state, as it travels to a server that is far behind.
 type Snapshot struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2827,7 +2972,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2839,7 +2984,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2852,7 +2997,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Snapshot) GetRecords() []*Record {
@@ -2872,7 +3017,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_blixard_v1_log_proto_msgTypes[34]
+	mi := &file_blixard_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2884,7 +3029,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[34]
+	mi := &file_blixard_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2897,7 +3042,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Record) GetKey() []byte {
@@ -2919,8 +3064,7 @@ var File_blixard_v1_log_proto protoreflect.FileDescriptor
 const file_blixard_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"\x14blixard/v1/log.proto\x12\n" +
-	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xc7\n" +
-	"\n" +
+	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xb4\v\n" +
 	"\aCommand\x12\x1f\n" +
 	"\vlogged_time\x18\x01 \x01(\x04R\n" +
 	"loggedTime\x12\x1b\n" +
@@ -2955,7 +3099,9 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x05clone\x18\x1d \x01(\v2\x13.blixard.v1.CloneOpH\x00R\x05clone\x12+\n" +
 	"\x05pause\x18\x1e \x01(\v2\x13.blixard.v1.PauseOpH\x00R\x05pause\x12+\n" +
 	"\x05level\x18\x1f \x01(\v2\x13.blixard.v1.LevelOpH\x00R\x05level\x12>\n" +
-	"\fset_settings\x18  \x01(\v2\x19.blixard.v1.SetSettingsOpH\x00R\vsetSettingsB\x04\n" +
+	"\fset_settings\x18  \x01(\v2\x19.blixard.v1.SetSettingsOpH\x00R\vsetSettings\x12+\n" +
+	"\x05drain\x18< \x01(\v2\x13.blixard.v1.DrainOpH\x00R\x05drain\x12>\n" +
+	"\frestore_node\x18= \x01(\v2\x19.blixard.v1.RestoreNodeOpH\x00R\vrestoreNodeB\x04\n" +
 	"\x02op\"8\n" +
 	"\aLevelOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
@@ -3008,7 +3154,14 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x06paused\x18\x02 \x01(\bR\x06paused\":\n" +
 	"\bCordonOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
-	"\bcordoned\x18\x02 \x01(\bR\bcordoned\"{\n" +
+	"\bcordoned\x18\x02 \x01(\bR\bcordoned\"X\n" +
+	"\aDrainOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bparallel\x18\x02 \x01(\rR\bparallel\x12\x1d\n" +
+	"\n" +
+	"stop_local\x18\x03 \x01(\bR\tstopLocal\"#\n" +
+	"\rRestoreNodeOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"{\n" +
 	"\tAddNodeOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x16\n" +
@@ -3113,7 +3266,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x02vm\x18\x04 \x01(\tR\x02vm\x12\x12\n" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\tR\amessage\x12\x1c\n" +
-	"\tprincipal\x18\a \x01(\tR\tprincipal\"\xd6\x03\n" +
+	"\tprincipal\x18\a \x01(\tR\tprincipal\"\xf5\x03\n" +
 	"\x04Meta\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
@@ -3137,7 +3290,9 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x04pins\x18\v \x01(\v2\x10.blixard.v1.PinsR\x04pins\x12#\n" +
 	"\rremoved_floor\x18\f \x01(\x04R\fremovedFloor\x12\x1f\n" +
 	"\vevent_floor\x18\r \x01(\x04R\n" +
-	"eventFloor\"8\n" +
+	"eventFloor\x12\x1d\n" +
+	"\n" +
+	"drain_more\x18< \x01(\bR\tdrainMore\"8\n" +
 	"\bSnapshot\x12,\n" +
 	"\arecords\x18\x01 \x03(\v2\x12.blixard.v1.RecordR\arecords\"0\n" +
 	"\x06Record\x12\x10\n" +
@@ -3170,7 +3325,7 @@ func file_blixard_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_blixard_v1_log_proto_goTypes = []any{
 	(ErrorCode)(0),         // 0: blixard.v1.ErrorCode
 	(*Command)(nil),        // 1: blixard.v1.Command
@@ -3186,40 +3341,42 @@ var file_blixard_v1_log_proto_goTypes = []any{
 	(*PowerOp)(nil),        // 11: blixard.v1.PowerOp
 	(*PauseOp)(nil),        // 12: blixard.v1.PauseOp
 	(*CordonOp)(nil),       // 13: blixard.v1.CordonOp
-	(*AddNodeOp)(nil),      // 14: blixard.v1.AddNodeOp
-	(*RemoveNodeOp)(nil),   // 15: blixard.v1.RemoveNodeOp
-	(*HostBootOp)(nil),     // 16: blixard.v1.HostBootOp
-	(*HostReportOp)(nil),   // 17: blixard.v1.HostReportOp
-	(*Prepared)(nil),       // 18: blixard.v1.Prepared
-	(*Observation)(nil),    // 19: blixard.v1.Observation
-	(*SuspectOp)(nil),      // 20: blixard.v1.SuspectOp
-	(*CloneOp)(nil),        // 21: blixard.v1.CloneOp
-	(*FenceOp)(nil),        // 22: blixard.v1.FenceOp
-	(*AnnounceOp)(nil),     // 23: blixard.v1.AnnounceOp
-	(*TagOp)(nil),          // 24: blixard.v1.TagOp
-	(*CollectOp)(nil),      // 25: blixard.v1.CollectOp
-	(*PlaceOp)(nil),        // 26: blixard.v1.PlaceOp
-	(*Error)(nil),          // 27: blixard.v1.Error
-	(*Response)(nil),       // 28: blixard.v1.Response
-	(*History)(nil),        // 29: blixard.v1.History
-	(*DedupeRecord)(nil),   // 30: blixard.v1.DedupeRecord
-	(*DedupeFloor)(nil),    // 31: blixard.v1.DedupeFloor
-	(*Event)(nil),          // 32: blixard.v1.Event
-	(*Meta)(nil),           // 33: blixard.v1.Meta
-	(*Snapshot)(nil),       // 34: blixard.v1.Snapshot
-	(*Record)(nil),         // 35: blixard.v1.Record
-	(*Settings)(nil),       // 36: blixard.v1.Settings
-	(*VMSpec)(nil),         // 37: blixard.v1.VMSpec
-	(*Pins)(nil),           // 38: blixard.v1.Pins
-	(*HostFacts)(nil),      // 39: blixard.v1.HostFacts
-	(*Incarnation)(nil),    // 40: blixard.v1.Incarnation
-	(Phase)(0),             // 41: blixard.v1.Phase
-	(LeaseClass)(0),        // 42: blixard.v1.LeaseClass
-	(*Runner)(nil),         // 43: blixard.v1.Runner
-	(*VM)(nil),             // 44: blixard.v1.VM
-	(*Node)(nil),           // 45: blixard.v1.Node
-	(*ArtifactRecord)(nil), // 46: blixard.v1.ArtifactRecord
-	(*Generation)(nil),     // 47: blixard.v1.Generation
+	(*DrainOp)(nil),        // 14: blixard.v1.DrainOp
+	(*RestoreNodeOp)(nil),  // 15: blixard.v1.RestoreNodeOp
+	(*AddNodeOp)(nil),      // 16: blixard.v1.AddNodeOp
+	(*RemoveNodeOp)(nil),   // 17: blixard.v1.RemoveNodeOp
+	(*HostBootOp)(nil),     // 18: blixard.v1.HostBootOp
+	(*HostReportOp)(nil),   // 19: blixard.v1.HostReportOp
+	(*Prepared)(nil),       // 20: blixard.v1.Prepared
+	(*Observation)(nil),    // 21: blixard.v1.Observation
+	(*SuspectOp)(nil),      // 22: blixard.v1.SuspectOp
+	(*CloneOp)(nil),        // 23: blixard.v1.CloneOp
+	(*FenceOp)(nil),        // 24: blixard.v1.FenceOp
+	(*AnnounceOp)(nil),     // 25: blixard.v1.AnnounceOp
+	(*TagOp)(nil),          // 26: blixard.v1.TagOp
+	(*CollectOp)(nil),      // 27: blixard.v1.CollectOp
+	(*PlaceOp)(nil),        // 28: blixard.v1.PlaceOp
+	(*Error)(nil),          // 29: blixard.v1.Error
+	(*Response)(nil),       // 30: blixard.v1.Response
+	(*History)(nil),        // 31: blixard.v1.History
+	(*DedupeRecord)(nil),   // 32: blixard.v1.DedupeRecord
+	(*DedupeFloor)(nil),    // 33: blixard.v1.DedupeFloor
+	(*Event)(nil),          // 34: blixard.v1.Event
+	(*Meta)(nil),           // 35: blixard.v1.Meta
+	(*Snapshot)(nil),       // 36: blixard.v1.Snapshot
+	(*Record)(nil),         // 37: blixard.v1.Record
+	(*Settings)(nil),       // 38: blixard.v1.Settings
+	(*VMSpec)(nil),         // 39: blixard.v1.VMSpec
+	(*Pins)(nil),           // 40: blixard.v1.Pins
+	(*HostFacts)(nil),      // 41: blixard.v1.HostFacts
+	(*Incarnation)(nil),    // 42: blixard.v1.Incarnation
+	(Phase)(0),             // 43: blixard.v1.Phase
+	(LeaseClass)(0),        // 44: blixard.v1.LeaseClass
+	(*Runner)(nil),         // 45: blixard.v1.Runner
+	(*VM)(nil),             // 46: blixard.v1.VM
+	(*Node)(nil),           // 47: blixard.v1.Node
+	(*ArtifactRecord)(nil), // 48: blixard.v1.ArtifactRecord
+	(*Generation)(nil),     // 49: blixard.v1.Generation
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
 	3,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
@@ -3227,54 +3384,56 @@ var file_blixard_v1_log_proto_depIdxs = []int32{
 	10, // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
 	11, // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
 	13, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
-	14, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
-	15, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
-	16, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
-	17, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
-	20, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
-	22, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
-	23, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
-	24, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
-	25, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
-	26, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
+	16, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
+	17, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
+	18, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
+	19, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
+	22, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
+	24, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
+	25, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
+	26, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
+	27, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
+	28, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
 	5,  // 15: blixard.v1.Command.update_vm:type_name -> blixard.v1.UpdateVMOp
 	6,  // 16: blixard.v1.Command.rollback_vm:type_name -> blixard.v1.RollbackVMOp
 	7,  // 17: blixard.v1.Command.build_vm:type_name -> blixard.v1.BuildVMOp
 	8,  // 18: blixard.v1.Command.set_pins:type_name -> blixard.v1.SetPinsOp
-	21, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
+	23, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
 	12, // 20: blixard.v1.Command.pause:type_name -> blixard.v1.PauseOp
 	2,  // 21: blixard.v1.Command.level:type_name -> blixard.v1.LevelOp
 	9,  // 22: blixard.v1.Command.set_settings:type_name -> blixard.v1.SetSettingsOp
-	36, // 23: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
-	14, // 24: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
-	37, // 25: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
-	37, // 26: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
-	38, // 27: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
-	36, // 28: blixard.v1.SetSettingsOp.settings:type_name -> blixard.v1.Settings
-	39, // 29: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
-	19, // 30: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
-	39, // 31: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
-	18, // 32: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
-	40, // 33: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
-	41, // 34: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
-	42, // 35: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
-	43, // 36: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
-	0,  // 37: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
-	27, // 38: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	44, // 39: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	45, // 40: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	46, // 41: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	36, // 42: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
-	47, // 43: blixard.v1.History.generations:type_name -> blixard.v1.Generation
-	28, // 44: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
-	36, // 45: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	38, // 46: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
-	35, // 47: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	48, // [48:48] is the sub-list for method output_type
-	48, // [48:48] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	14, // 23: blixard.v1.Command.drain:type_name -> blixard.v1.DrainOp
+	15, // 24: blixard.v1.Command.restore_node:type_name -> blixard.v1.RestoreNodeOp
+	38, // 25: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
+	16, // 26: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
+	39, // 27: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
+	39, // 28: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
+	40, // 29: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
+	38, // 30: blixard.v1.SetSettingsOp.settings:type_name -> blixard.v1.Settings
+	41, // 31: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
+	21, // 32: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
+	41, // 33: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
+	20, // 34: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
+	42, // 35: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
+	43, // 36: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
+	44, // 37: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
+	45, // 38: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
+	0,  // 39: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
+	29, // 40: blixard.v1.Response.error:type_name -> blixard.v1.Error
+	46, // 41: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	47, // 42: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	48, // 43: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	38, // 44: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
+	49, // 45: blixard.v1.History.generations:type_name -> blixard.v1.Generation
+	30, // 46: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
+	38, // 47: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	40, // 48: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	37, // 49: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }
@@ -3310,9 +3469,11 @@ func file_blixard_v1_log_proto_init() {
 		(*Command_Pause)(nil),
 		(*Command_Level)(nil),
 		(*Command_SetSettings)(nil),
+		(*Command_Drain)(nil),
+		(*Command_RestoreNode)(nil),
 	}
 	file_blixard_v1_log_proto_msgTypes[6].OneofWrappers = []any{}
-	file_blixard_v1_log_proto_msgTypes[27].OneofWrappers = []any{
+	file_blixard_v1_log_proto_msgTypes[29].OneofWrappers = []any{
 		(*Response_Vm)(nil),
 		(*Response_Node)(nil),
 		(*Response_Artifact)(nil),
@@ -3324,7 +3485,7 @@ func file_blixard_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_log_proto_rawDesc), len(file_blixard_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   35,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

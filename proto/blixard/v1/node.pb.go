@@ -137,6 +137,74 @@ func (ServerState) EnumDescriptor() ([]byte, []int) {
 	return file_blixard_v1_node_proto_rawDescGZIP(), []int{1}
 }
 
+// DrainStep is what a drain does with one VM.
+type DrainStep int32
+
+const (
+	DrainStep_DRAIN_STEP_UNSPECIFIED DrainStep = 0
+	// It is being stopped here, and then starts on another host.
+	DrainStep_DRAIN_STEP_MOVING DrainStep = 1
+	// Its turn comes.
+	DrainStep_DRAIN_STEP_NEXT DrainStep = 2
+	// No other host can take it now: it runs on until one can.
+	DrainStep_DRAIN_STEP_WAITS DrainStep = 3
+	// It waits for its host, and is not moved.
+	DrainStep_DRAIN_STEP_STAYS DrainStep = 4
+	// Likewise, and is being stopped where it is, or will be.
+	DrainStep_DRAIN_STEP_STOPPING DrainStep = 5
+	// Likewise, and nothing of it runs.
+	DrainStep_DRAIN_STEP_STOPPED DrainStep = 6
+)
+
+// Enum value maps for DrainStep.
+var (
+	DrainStep_name = map[int32]string{
+		0: "DRAIN_STEP_UNSPECIFIED",
+		1: "DRAIN_STEP_MOVING",
+		2: "DRAIN_STEP_NEXT",
+		3: "DRAIN_STEP_WAITS",
+		4: "DRAIN_STEP_STAYS",
+		5: "DRAIN_STEP_STOPPING",
+		6: "DRAIN_STEP_STOPPED",
+	}
+	DrainStep_value = map[string]int32{
+		"DRAIN_STEP_UNSPECIFIED": 0,
+		"DRAIN_STEP_MOVING":      1,
+		"DRAIN_STEP_NEXT":        2,
+		"DRAIN_STEP_WAITS":       3,
+		"DRAIN_STEP_STAYS":       4,
+		"DRAIN_STEP_STOPPING":    5,
+		"DRAIN_STEP_STOPPED":     6,
+	}
+)
+
+func (x DrainStep) Enum() *DrainStep {
+	p := new(DrainStep)
+	*p = x
+	return p
+}
+
+func (x DrainStep) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DrainStep) Descriptor() protoreflect.EnumDescriptor {
+	return file_blixard_v1_node_proto_enumTypes[2].Descriptor()
+}
+
+func (DrainStep) Type() protoreflect.EnumType {
+	return &file_blixard_v1_node_proto_enumTypes[2]
+}
+
+func (x DrainStep) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DrainStep.Descriptor instead.
+func (DrainStep) EnumDescriptor() ([]byte, []int) {
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{2}
+}
+
 // Resources of a host.
 type Resources struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -593,7 +661,9 @@ type Node struct {
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	Revision   uint64                 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Highest Settings.level that its binary can apply, as it last said.
-	Level         uint32 `protobuf:"varint,9,opt,name=level,proto3" json:"level,omitempty"`
+	Level uint32 `protobuf:"varint,9,opt,name=level,proto3" json:"level,omitempty"`
+	// Set while it is drained.
+	Drain         *Drain `protobuf:"bytes,60,opt,name=drain,proto3" json:"drain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -691,6 +761,166 @@ func (x *Node) GetLevel() uint32 {
 	return 0
 }
 
+func (x *Node) GetDrain() *Drain {
+	if x != nil {
+		return x.Drain
+	}
+	return nil
+}
+
+// Drain is the order to empty a node, and holds until Restore: a VM that can go
+// only later goes then.
+type Drain struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many VMs may be under way at a time.
+	Parallel uint32 `protobuf:"varint,1,opt,name=parallel,proto3" json:"parallel,omitempty"`
+	// VMs that wait for their host are stopped where they are, until Restore.
+	StopLocal bool                   `protobuf:"varint,2,opt,name=stop_local,json=stopLocal,proto3" json:"stop_local,omitempty"`
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// VMs that have left since.
+	Moved uint32 `protobuf:"varint,4,opt,name=moved,proto3" json:"moved,omitempty"`
+	// Nothing that could go elsewhere was left.
+	Done          bool `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drain) Reset() {
+	*x = Drain{}
+	mi := &file_blixard_v1_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drain) ProtoMessage() {}
+
+func (x *Drain) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drain.ProtoReflect.Descriptor instead.
+func (*Drain) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Drain) GetParallel() uint32 {
+	if x != nil {
+		return x.Parallel
+	}
+	return 0
+}
+
+func (x *Drain) GetStopLocal() bool {
+	if x != nil {
+		return x.StopLocal
+	}
+	return false
+}
+
+func (x *Drain) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *Drain) GetMoved() uint32 {
+	if x != nil {
+		return x.Moved
+	}
+	return 0
+}
+
+func (x *Drain) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+// DrainMove is one VM of a node that is drained.
+type DrainMove struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Vm    string                 `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	Step  DrainStep              `protobuf:"varint,2,opt,name=step,proto3,enum=blixard.v1.DrainStep" json:"step,omitempty"`
+	// Where it would be placed as things stand; empty for one that is stopped.
+	Node string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	// In words.
+	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainMove) Reset() {
+	*x = DrainMove{}
+	mi := &file_blixard_v1_node_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainMove) ProtoMessage() {}
+
+func (x *DrainMove) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_node_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainMove.ProtoReflect.Descriptor instead.
+func (*DrainMove) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *DrainMove) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+func (x *DrainMove) GetStep() DrainStep {
+	if x != nil {
+		return x.Step
+	}
+	return DrainStep_DRAIN_STEP_UNSPECIFIED
+}
+
+func (x *DrainMove) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DrainMove) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 type NodeServiceListRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stale         bool                   `protobuf:"varint,1,opt,name=stale,proto3" json:"stale,omitempty"`
@@ -700,7 +930,7 @@ type NodeServiceListRequest struct {
 
 func (x *NodeServiceListRequest) Reset() {
 	*x = NodeServiceListRequest{}
-	mi := &file_blixard_v1_node_proto_msgTypes[6]
+	mi := &file_blixard_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +942,7 @@ func (x *NodeServiceListRequest) String() string {
 func (*NodeServiceListRequest) ProtoMessage() {}
 
 func (x *NodeServiceListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[6]
+	mi := &file_blixard_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +955,7 @@ func (x *NodeServiceListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceListRequest.ProtoReflect.Descriptor instead.
 func (*NodeServiceListRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *NodeServiceListRequest) GetStale() bool {
@@ -745,7 +975,7 @@ type NodeServiceListResponse struct {
 
 func (x *NodeServiceListResponse) Reset() {
 	*x = NodeServiceListResponse{}
-	mi := &file_blixard_v1_node_proto_msgTypes[7]
+	mi := &file_blixard_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +987,7 @@ func (x *NodeServiceListResponse) String() string {
 func (*NodeServiceListResponse) ProtoMessage() {}
 
 func (x *NodeServiceListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[7]
+	mi := &file_blixard_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +1000,7 @@ func (x *NodeServiceListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceListResponse.ProtoReflect.Descriptor instead.
 func (*NodeServiceListResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NodeServiceListResponse) GetNodes() []*Node {
@@ -797,7 +1027,7 @@ type NodeServiceGetRequest struct {
 
 func (x *NodeServiceGetRequest) Reset() {
 	*x = NodeServiceGetRequest{}
-	mi := &file_blixard_v1_node_proto_msgTypes[8]
+	mi := &file_blixard_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +1039,7 @@ func (x *NodeServiceGetRequest) String() string {
 func (*NodeServiceGetRequest) ProtoMessage() {}
 
 func (x *NodeServiceGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[8]
+	mi := &file_blixard_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,7 +1052,7 @@ func (x *NodeServiceGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceGetRequest.ProtoReflect.Descriptor instead.
 func (*NodeServiceGetRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NodeServiceGetRequest) GetName() string {
@@ -843,14 +1073,16 @@ type NodeServiceGetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// Names of the VMs placed on it.
-	Vms           []string `protobuf:"bytes,2,rep,name=vms,proto3" json:"vms,omitempty"`
+	Vms []string `protobuf:"bytes,2,rep,name=vms,proto3" json:"vms,omitempty"`
+	// Of a node that is drained: what is left on it, in the order in which it goes.
+	Moves         []*DrainMove `protobuf:"bytes,60,rep,name=moves,proto3" json:"moves,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeServiceGetResponse) Reset() {
 	*x = NodeServiceGetResponse{}
-	mi := &file_blixard_v1_node_proto_msgTypes[9]
+	mi := &file_blixard_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +1094,7 @@ func (x *NodeServiceGetResponse) String() string {
 func (*NodeServiceGetResponse) ProtoMessage() {}
 
 func (x *NodeServiceGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[9]
+	mi := &file_blixard_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +1107,7 @@ func (x *NodeServiceGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceGetResponse.ProtoReflect.Descriptor instead.
 func (*NodeServiceGetResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NodeServiceGetResponse) GetNode() *Node {
@@ -892,6 +1124,13 @@ func (x *NodeServiceGetResponse) GetVms() []string {
 	return nil
 }
 
+func (x *NodeServiceGetResponse) GetMoves() []*DrainMove {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
 type CordonRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -902,7 +1141,7 @@ type CordonRequest struct {
 
 func (x *CordonRequest) Reset() {
 	*x = CordonRequest{}
-	mi := &file_blixard_v1_node_proto_msgTypes[10]
+	mi := &file_blixard_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -914,7 +1153,7 @@ func (x *CordonRequest) String() string {
 func (*CordonRequest) ProtoMessage() {}
 
 func (x *CordonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[10]
+	mi := &file_blixard_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -927,7 +1166,7 @@ func (x *CordonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonRequest.ProtoReflect.Descriptor instead.
 func (*CordonRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CordonRequest) GetRequestId() string {
@@ -953,7 +1192,7 @@ type CordonResponse struct {
 
 func (x *CordonResponse) Reset() {
 	*x = CordonResponse{}
-	mi := &file_blixard_v1_node_proto_msgTypes[11]
+	mi := &file_blixard_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1204,7 @@ func (x *CordonResponse) String() string {
 func (*CordonResponse) ProtoMessage() {}
 
 func (x *CordonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[11]
+	mi := &file_blixard_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1217,7 @@ func (x *CordonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonResponse.ProtoReflect.Descriptor instead.
 func (*CordonResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CordonResponse) GetNode() *Node {
@@ -998,7 +1237,7 @@ type UncordonRequest struct {
 
 func (x *UncordonRequest) Reset() {
 	*x = UncordonRequest{}
-	mi := &file_blixard_v1_node_proto_msgTypes[12]
+	mi := &file_blixard_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1010,7 +1249,7 @@ func (x *UncordonRequest) String() string {
 func (*UncordonRequest) ProtoMessage() {}
 
 func (x *UncordonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[12]
+	mi := &file_blixard_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1023,7 +1262,7 @@ func (x *UncordonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UncordonRequest.ProtoReflect.Descriptor instead.
 func (*UncordonRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UncordonRequest) GetRequestId() string {
@@ -1049,7 +1288,7 @@ type UncordonResponse struct {
 
 func (x *UncordonResponse) Reset() {
 	*x = UncordonResponse{}
-	mi := &file_blixard_v1_node_proto_msgTypes[13]
+	mi := &file_blixard_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1300,7 @@ func (x *UncordonResponse) String() string {
 func (*UncordonResponse) ProtoMessage() {}
 
 func (x *UncordonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[13]
+	mi := &file_blixard_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,10 +1313,238 @@ func (x *UncordonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UncordonResponse.ProtoReflect.Descriptor instead.
 func (*UncordonResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UncordonResponse) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+type NodeServiceDrainRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// 1 to 1000 VMs under way at a time; 0 means 2, or what the drain under way has.
+	Parallel uint32 `protobuf:"varint,3,opt,name=parallel,proto3" json:"parallel,omitempty"`
+	// Stop, where they are, the VMs that wait for their host; it stays so until Restore.
+	StopLocal bool `protobuf:"varint,4,opt,name=stop_local,json=stopLocal,proto3" json:"stop_local,omitempty"`
+	// Change nothing, and say what would go where.
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeServiceDrainRequest) Reset() {
+	*x = NodeServiceDrainRequest{}
+	mi := &file_blixard_v1_node_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeServiceDrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeServiceDrainRequest) ProtoMessage() {}
+
+func (x *NodeServiceDrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_node_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeServiceDrainRequest.ProtoReflect.Descriptor instead.
+func (*NodeServiceDrainRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *NodeServiceDrainRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *NodeServiceDrainRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NodeServiceDrainRequest) GetParallel() uint32 {
+	if x != nil {
+		return x.Parallel
+	}
+	return 0
+}
+
+func (x *NodeServiceDrainRequest) GetStopLocal() bool {
+	if x != nil {
+		return x.StopLocal
+	}
+	return false
+}
+
+func (x *NodeServiceDrainRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+type NodeServiceDrainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// As of NodeServiceGetResponse.
+	Moves         []*DrainMove `protobuf:"bytes,2,rep,name=moves,proto3" json:"moves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeServiceDrainResponse) Reset() {
+	*x = NodeServiceDrainResponse{}
+	mi := &file_blixard_v1_node_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeServiceDrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeServiceDrainResponse) ProtoMessage() {}
+
+func (x *NodeServiceDrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_node_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeServiceDrainResponse.ProtoReflect.Descriptor instead.
+func (*NodeServiceDrainResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *NodeServiceDrainResponse) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *NodeServiceDrainResponse) GetMoves() []*DrainMove {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+type NodeServiceRestoreRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeServiceRestoreRequest) Reset() {
+	*x = NodeServiceRestoreRequest{}
+	mi := &file_blixard_v1_node_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeServiceRestoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeServiceRestoreRequest) ProtoMessage() {}
+
+func (x *NodeServiceRestoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_node_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeServiceRestoreRequest.ProtoReflect.Descriptor instead.
+func (*NodeServiceRestoreRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *NodeServiceRestoreRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *NodeServiceRestoreRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type NodeServiceRestoreResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeServiceRestoreResponse) Reset() {
+	*x = NodeServiceRestoreResponse{}
+	mi := &file_blixard_v1_node_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeServiceRestoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeServiceRestoreResponse) ProtoMessage() {}
+
+func (x *NodeServiceRestoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_node_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeServiceRestoreResponse.ProtoReflect.Descriptor instead.
+func (*NodeServiceRestoreResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *NodeServiceRestoreResponse) GetNode() *Node {
 	if x != nil {
 		return x.Node
 	}
@@ -1133,7 +1600,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\rrefused_boots\x18\f \x03(\tR\frefusedBoots\x12=\n" +
 	"\fsilent_since\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\vsilentSince\x12%\n" +
 	"\x0eheard_revision\x18\x0e \x01(\x04R\rheardRevisionJ\x04\b\n" +
-	"\x10\v\"\xab\x02\n" +
+	"\x10\v\"\xd4\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1144,7 +1611,21 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\vcreate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12\x1a\n" +
 	"\brevision\x18\b \x01(\x04R\brevision\x12\x14\n" +
-	"\x05level\x18\t \x01(\rR\x05level\".\n" +
+	"\x05level\x18\t \x01(\rR\x05level\x12'\n" +
+	"\x05drain\x18< \x01(\v2\x11.blixard.v1.DrainR\x05drain\"\xa7\x01\n" +
+	"\x05Drain\x12\x1a\n" +
+	"\bparallel\x18\x01 \x01(\rR\bparallel\x12\x1d\n" +
+	"\n" +
+	"stop_local\x18\x02 \x01(\bR\tstopLocal\x129\n" +
+	"\n" +
+	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x14\n" +
+	"\x05moved\x18\x04 \x01(\rR\x05moved\x12\x12\n" +
+	"\x04done\x18\x05 \x01(\bR\x04done\"t\n" +
+	"\tDrainMove\x12\x0e\n" +
+	"\x02vm\x18\x01 \x01(\tR\x02vm\x12)\n" +
+	"\x04step\x18\x02 \x01(\x0e2\x15.blixard.v1.DrainStepR\x04step\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\".\n" +
 	"\x16NodeServiceListRequest\x12\x14\n" +
 	"\x05stale\x18\x01 \x01(\bR\x05stale\"]\n" +
 	"\x17NodeServiceListResponse\x12&\n" +
@@ -1152,10 +1633,11 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\"A\n" +
 	"\x15NodeServiceGetRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05stale\x18\x02 \x01(\bR\x05stale\"P\n" +
+	"\x05stale\x18\x02 \x01(\bR\x05stale\"}\n" +
 	"\x16NodeServiceGetResponse\x12$\n" +
 	"\x04node\x18\x01 \x01(\v2\x10.blixard.v1.NodeR\x04node\x12\x10\n" +
-	"\x03vms\x18\x02 \x03(\tR\x03vms\"B\n" +
+	"\x03vms\x18\x02 \x03(\tR\x03vms\x12+\n" +
+	"\x05moves\x18< \x03(\v2\x15.blixard.v1.DrainMoveR\x05moves\"B\n" +
 	"\rCordonRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -1167,6 +1649,23 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"8\n" +
 	"\x10UncordonResponse\x12$\n" +
+	"\x04node\x18\x01 \x01(\v2\x10.blixard.v1.NodeR\x04node\"\xac\x01\n" +
+	"\x17NodeServiceDrainRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
+	"\bparallel\x18\x03 \x01(\rR\bparallel\x12\x1d\n" +
+	"\n" +
+	"stop_local\x18\x04 \x01(\bR\tstopLocal\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"m\n" +
+	"\x18NodeServiceDrainResponse\x12$\n" +
+	"\x04node\x18\x01 \x01(\v2\x10.blixard.v1.NodeR\x04node\x12+\n" +
+	"\x05moves\x18\x02 \x03(\v2\x15.blixard.v1.DrainMoveR\x05moves\"N\n" +
+	"\x19NodeServiceRestoreRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"B\n" +
+	"\x1aNodeServiceRestoreResponse\x12$\n" +
 	"\x04node\x18\x01 \x01(\v2\x10.blixard.v1.NodeR\x04node*v\n" +
 	"\n" +
 	"EpochState\x12\x1b\n" +
@@ -1179,12 +1678,22 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\x14SERVER_STATE_JOINING\x10\x01\x12\x18\n" +
 	"\x14SERVER_STATE_LEARNER\x10\x02\x12\x16\n" +
 	"\x12SERVER_STATE_VOTER\x10\x03\x12\x18\n" +
-	"\x14SERVER_STATE_LEAVING\x10\x042\xbe\x02\n" +
+	"\x14SERVER_STATE_LEAVING\x10\x04*\xb0\x01\n" +
+	"\tDrainStep\x12\x1a\n" +
+	"\x16DRAIN_STEP_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11DRAIN_STEP_MOVING\x10\x01\x12\x13\n" +
+	"\x0fDRAIN_STEP_NEXT\x10\x02\x12\x14\n" +
+	"\x10DRAIN_STEP_WAITS\x10\x03\x12\x14\n" +
+	"\x10DRAIN_STEP_STAYS\x10\x04\x12\x17\n" +
+	"\x13DRAIN_STEP_STOPPING\x10\x05\x12\x16\n" +
+	"\x12DRAIN_STEP_STOPPED\x10\x062\xec\x03\n" +
 	"\vNodeService\x12T\n" +
 	"\x04List\x12\".blixard.v1.NodeServiceListRequest\x1a#.blixard.v1.NodeServiceListResponse\"\x03\x90\x02\x01\x12Q\n" +
 	"\x03Get\x12!.blixard.v1.NodeServiceGetRequest\x1a\".blixard.v1.NodeServiceGetResponse\"\x03\x90\x02\x01\x12?\n" +
 	"\x06Cordon\x12\x19.blixard.v1.CordonRequest\x1a\x1a.blixard.v1.CordonResponse\x12E\n" +
-	"\bUncordon\x12\x1b.blixard.v1.UncordonRequest\x1a\x1c.blixard.v1.UncordonResponseB7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
+	"\bUncordon\x12\x1b.blixard.v1.UncordonRequest\x1a\x1c.blixard.v1.UncordonResponse\x12R\n" +
+	"\x05Drain\x12#.blixard.v1.NodeServiceDrainRequest\x1a$.blixard.v1.NodeServiceDrainResponse\x12X\n" +
+	"\aRestore\x12%.blixard.v1.NodeServiceRestoreRequest\x1a&.blixard.v1.NodeServiceRestoreResponseB7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
 
 var (
 	file_blixard_v1_node_proto_rawDescOnce sync.Once
@@ -1198,61 +1707,79 @@ func file_blixard_v1_node_proto_rawDescGZIP() []byte {
 	return file_blixard_v1_node_proto_rawDescData
 }
 
-var file_blixard_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_blixard_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_blixard_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_blixard_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_blixard_v1_node_proto_goTypes = []any{
-	(EpochState)(0),                 // 0: blixard.v1.EpochState
-	(ServerState)(0),                // 1: blixard.v1.ServerState
-	(*Resources)(nil),               // 2: blixard.v1.Resources
-	(*HostFacts)(nil),               // 3: blixard.v1.HostFacts
-	(*KVM)(nil),                     // 4: blixard.v1.KVM
-	(*HypervisorFact)(nil),          // 5: blixard.v1.HypervisorFact
-	(*HostState)(nil),               // 6: blixard.v1.HostState
-	(*Node)(nil),                    // 7: blixard.v1.Node
-	(*NodeServiceListRequest)(nil),  // 8: blixard.v1.NodeServiceListRequest
-	(*NodeServiceListResponse)(nil), // 9: blixard.v1.NodeServiceListResponse
-	(*NodeServiceGetRequest)(nil),   // 10: blixard.v1.NodeServiceGetRequest
-	(*NodeServiceGetResponse)(nil),  // 11: blixard.v1.NodeServiceGetResponse
-	(*CordonRequest)(nil),           // 12: blixard.v1.CordonRequest
-	(*CordonResponse)(nil),          // 13: blixard.v1.CordonResponse
-	(*UncordonRequest)(nil),         // 14: blixard.v1.UncordonRequest
-	(*UncordonResponse)(nil),        // 15: blixard.v1.UncordonResponse
-	nil,                             // 16: blixard.v1.HostFacts.LabelsEntry
-	(Hypervisor)(0),                 // 17: blixard.v1.Hypervisor
-	(Capability)(0),                 // 18: blixard.v1.Capability
-	(*timestamppb.Timestamp)(nil),   // 19: google.protobuf.Timestamp
+	(EpochState)(0),                    // 0: blixard.v1.EpochState
+	(ServerState)(0),                   // 1: blixard.v1.ServerState
+	(DrainStep)(0),                     // 2: blixard.v1.DrainStep
+	(*Resources)(nil),                  // 3: blixard.v1.Resources
+	(*HostFacts)(nil),                  // 4: blixard.v1.HostFacts
+	(*KVM)(nil),                        // 5: blixard.v1.KVM
+	(*HypervisorFact)(nil),             // 6: blixard.v1.HypervisorFact
+	(*HostState)(nil),                  // 7: blixard.v1.HostState
+	(*Node)(nil),                       // 8: blixard.v1.Node
+	(*Drain)(nil),                      // 9: blixard.v1.Drain
+	(*DrainMove)(nil),                  // 10: blixard.v1.DrainMove
+	(*NodeServiceListRequest)(nil),     // 11: blixard.v1.NodeServiceListRequest
+	(*NodeServiceListResponse)(nil),    // 12: blixard.v1.NodeServiceListResponse
+	(*NodeServiceGetRequest)(nil),      // 13: blixard.v1.NodeServiceGetRequest
+	(*NodeServiceGetResponse)(nil),     // 14: blixard.v1.NodeServiceGetResponse
+	(*CordonRequest)(nil),              // 15: blixard.v1.CordonRequest
+	(*CordonResponse)(nil),             // 16: blixard.v1.CordonResponse
+	(*UncordonRequest)(nil),            // 17: blixard.v1.UncordonRequest
+	(*UncordonResponse)(nil),           // 18: blixard.v1.UncordonResponse
+	(*NodeServiceDrainRequest)(nil),    // 19: blixard.v1.NodeServiceDrainRequest
+	(*NodeServiceDrainResponse)(nil),   // 20: blixard.v1.NodeServiceDrainResponse
+	(*NodeServiceRestoreRequest)(nil),  // 21: blixard.v1.NodeServiceRestoreRequest
+	(*NodeServiceRestoreResponse)(nil), // 22: blixard.v1.NodeServiceRestoreResponse
+	nil,                                // 23: blixard.v1.HostFacts.LabelsEntry
+	(Hypervisor)(0),                    // 24: blixard.v1.Hypervisor
+	(Capability)(0),                    // 25: blixard.v1.Capability
+	(*timestamppb.Timestamp)(nil),      // 26: google.protobuf.Timestamp
 }
 var file_blixard_v1_node_proto_depIdxs = []int32{
-	2,  // 0: blixard.v1.HostFacts.capacity:type_name -> blixard.v1.Resources
-	5,  // 1: blixard.v1.HostFacts.hypervisors:type_name -> blixard.v1.HypervisorFact
-	16, // 2: blixard.v1.HostFacts.labels:type_name -> blixard.v1.HostFacts.LabelsEntry
-	4,  // 3: blixard.v1.HostFacts.kvm:type_name -> blixard.v1.KVM
-	17, // 4: blixard.v1.HypervisorFact.hypervisor:type_name -> blixard.v1.Hypervisor
-	18, // 5: blixard.v1.HypervisorFact.capabilities:type_name -> blixard.v1.Capability
+	3,  // 0: blixard.v1.HostFacts.capacity:type_name -> blixard.v1.Resources
+	6,  // 1: blixard.v1.HostFacts.hypervisors:type_name -> blixard.v1.HypervisorFact
+	23, // 2: blixard.v1.HostFacts.labels:type_name -> blixard.v1.HostFacts.LabelsEntry
+	5,  // 3: blixard.v1.HostFacts.kvm:type_name -> blixard.v1.KVM
+	24, // 4: blixard.v1.HypervisorFact.hypervisor:type_name -> blixard.v1.Hypervisor
+	25, // 5: blixard.v1.HypervisorFact.capabilities:type_name -> blixard.v1.Capability
 	0,  // 6: blixard.v1.HostState.epoch_state:type_name -> blixard.v1.EpochState
-	3,  // 7: blixard.v1.HostState.facts:type_name -> blixard.v1.HostFacts
-	2,  // 8: blixard.v1.HostState.allocated:type_name -> blixard.v1.Resources
-	19, // 9: blixard.v1.HostState.silent_since:type_name -> google.protobuf.Timestamp
+	4,  // 7: blixard.v1.HostState.facts:type_name -> blixard.v1.HostFacts
+	3,  // 8: blixard.v1.HostState.allocated:type_name -> blixard.v1.Resources
+	26, // 9: blixard.v1.HostState.silent_since:type_name -> google.protobuf.Timestamp
 	1,  // 10: blixard.v1.Node.server:type_name -> blixard.v1.ServerState
-	6,  // 11: blixard.v1.Node.host:type_name -> blixard.v1.HostState
-	19, // 12: blixard.v1.Node.create_time:type_name -> google.protobuf.Timestamp
-	7,  // 13: blixard.v1.NodeServiceListResponse.nodes:type_name -> blixard.v1.Node
-	7,  // 14: blixard.v1.NodeServiceGetResponse.node:type_name -> blixard.v1.Node
-	7,  // 15: blixard.v1.CordonResponse.node:type_name -> blixard.v1.Node
-	7,  // 16: blixard.v1.UncordonResponse.node:type_name -> blixard.v1.Node
-	8,  // 17: blixard.v1.NodeService.List:input_type -> blixard.v1.NodeServiceListRequest
-	10, // 18: blixard.v1.NodeService.Get:input_type -> blixard.v1.NodeServiceGetRequest
-	12, // 19: blixard.v1.NodeService.Cordon:input_type -> blixard.v1.CordonRequest
-	14, // 20: blixard.v1.NodeService.Uncordon:input_type -> blixard.v1.UncordonRequest
-	9,  // 21: blixard.v1.NodeService.List:output_type -> blixard.v1.NodeServiceListResponse
-	11, // 22: blixard.v1.NodeService.Get:output_type -> blixard.v1.NodeServiceGetResponse
-	13, // 23: blixard.v1.NodeService.Cordon:output_type -> blixard.v1.CordonResponse
-	15, // 24: blixard.v1.NodeService.Uncordon:output_type -> blixard.v1.UncordonResponse
-	21, // [21:25] is the sub-list for method output_type
-	17, // [17:21] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	7,  // 11: blixard.v1.Node.host:type_name -> blixard.v1.HostState
+	26, // 12: blixard.v1.Node.create_time:type_name -> google.protobuf.Timestamp
+	9,  // 13: blixard.v1.Node.drain:type_name -> blixard.v1.Drain
+	26, // 14: blixard.v1.Drain.start_time:type_name -> google.protobuf.Timestamp
+	2,  // 15: blixard.v1.DrainMove.step:type_name -> blixard.v1.DrainStep
+	8,  // 16: blixard.v1.NodeServiceListResponse.nodes:type_name -> blixard.v1.Node
+	8,  // 17: blixard.v1.NodeServiceGetResponse.node:type_name -> blixard.v1.Node
+	10, // 18: blixard.v1.NodeServiceGetResponse.moves:type_name -> blixard.v1.DrainMove
+	8,  // 19: blixard.v1.CordonResponse.node:type_name -> blixard.v1.Node
+	8,  // 20: blixard.v1.UncordonResponse.node:type_name -> blixard.v1.Node
+	8,  // 21: blixard.v1.NodeServiceDrainResponse.node:type_name -> blixard.v1.Node
+	10, // 22: blixard.v1.NodeServiceDrainResponse.moves:type_name -> blixard.v1.DrainMove
+	8,  // 23: blixard.v1.NodeServiceRestoreResponse.node:type_name -> blixard.v1.Node
+	11, // 24: blixard.v1.NodeService.List:input_type -> blixard.v1.NodeServiceListRequest
+	13, // 25: blixard.v1.NodeService.Get:input_type -> blixard.v1.NodeServiceGetRequest
+	15, // 26: blixard.v1.NodeService.Cordon:input_type -> blixard.v1.CordonRequest
+	17, // 27: blixard.v1.NodeService.Uncordon:input_type -> blixard.v1.UncordonRequest
+	19, // 28: blixard.v1.NodeService.Drain:input_type -> blixard.v1.NodeServiceDrainRequest
+	21, // 29: blixard.v1.NodeService.Restore:input_type -> blixard.v1.NodeServiceRestoreRequest
+	12, // 30: blixard.v1.NodeService.List:output_type -> blixard.v1.NodeServiceListResponse
+	14, // 31: blixard.v1.NodeService.Get:output_type -> blixard.v1.NodeServiceGetResponse
+	16, // 32: blixard.v1.NodeService.Cordon:output_type -> blixard.v1.CordonResponse
+	18, // 33: blixard.v1.NodeService.Uncordon:output_type -> blixard.v1.UncordonResponse
+	20, // 34: blixard.v1.NodeService.Drain:output_type -> blixard.v1.NodeServiceDrainResponse
+	22, // 35: blixard.v1.NodeService.Restore:output_type -> blixard.v1.NodeServiceRestoreResponse
+	30, // [30:36] is the sub-list for method output_type
+	24, // [24:30] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_node_proto_init() }
@@ -1266,8 +1793,8 @@ func file_blixard_v1_node_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_node_proto_rawDesc), len(file_blixard_v1_node_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   15,
+			NumEnums:      3,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -586,10 +586,11 @@ type Assignment struct {
 	Name        string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Incarnation *Incarnation           `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	// Log index of the last change.
-	Revision      uint64  `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
-	Spec          *VMSpec `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
-	Run           bool    `protobuf:"varint,6,opt,name=run,proto3" json:"run,omitempty"`
-	RunGeneration uint32  `protobuf:"varint,7,opt,name=run_generation,json=runGeneration,proto3" json:"run_generation,omitempty"`
+	Revision uint64  `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	Spec     *VMSpec `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	Run      bool    `protobuf:"varint,6,opt,name=run,proto3" json:"run,omitempty"`
+	// With Placement.starts.
+	RunGeneration uint32 `protobuf:"varint,7,opt,name=run_generation,json=runGeneration,proto3" json:"run_generation,omitempty"`
 	// Stop it, remove all of it, and acknowledge.
 	Remove bool       `protobuf:"varint,8,opt,name=remove,proto3" json:"remove,omitempty"`
 	Lease  LeaseClass `protobuf:"varint,9,opt,name=lease,proto3,enum=blixard.v1.LeaseClass" json:"lease,omitempty"`

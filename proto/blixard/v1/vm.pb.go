@@ -2108,6 +2108,13 @@ type Placement struct {
 	LeaseMs uint32 `protobuf:"varint,11,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
 	// The length that target_lease should have, milliseconds; 0 for NONE.
 	TargetLeaseMs uint32 `protobuf:"varint,12,opt,name=target_lease_ms,json=targetLeaseMs,proto3" json:"target_lease_ms,omitempty"`
+	// It is to leave this host for another one: here it is stopped and removed.
+	Leaving bool `protobuf:"varint,60,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	// It is kept stopped, because its host is drained and it cannot leave.
+	Held bool `protobuf:"varint,61,opt,name=held,proto3" json:"held,omitempty"`
+	// Starts that nobody asked of the VM itself; its host adds them to
+	// VM.run_generation.
+	Starts        uint32 `protobuf:"varint,62,opt,name=starts,proto3" json:"starts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2222,6 +2229,27 @@ func (x *Placement) GetLeaseMs() uint32 {
 func (x *Placement) GetTargetLeaseMs() uint32 {
 	if x != nil {
 		return x.TargetLeaseMs
+	}
+	return 0
+}
+
+func (x *Placement) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
+
+func (x *Placement) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *Placement) GetStarts() uint32 {
+	if x != nil {
+		return x.Starts
 	}
 	return 0
 }
@@ -4347,7 +4375,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\x04R\x05index\"\xbd\x03\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\"\x83\x04\n" +
 	"\tPlacement\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x129\n" +
@@ -4364,7 +4392,10 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x04node\x18\n" +
 	" \x01(\tR\x04node\x12\x19\n" +
 	"\blease_ms\x18\v \x01(\rR\aleaseMs\x12&\n" +
-	"\x0ftarget_lease_ms\x18\f \x01(\rR\rtargetLeaseMs\"\x8a\x03\n" +
+	"\x0ftarget_lease_ms\x18\f \x01(\rR\rtargetLeaseMs\x12\x18\n" +
+	"\aleaving\x18< \x01(\bR\aleaving\x12\x12\n" +
+	"\x04held\x18= \x01(\bR\x04held\x12\x16\n" +
+	"\x06starts\x18> \x01(\rR\x06starts\"\x8a\x03\n" +
 	"\bVMStatus\x12'\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x11.blixard.v1.PhaseR\x05phase\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +

@@ -41,6 +41,10 @@ const (
 	NodeServiceCordonProcedure = "/blixard.v1.NodeService/Cordon"
 	// NodeServiceUncordonProcedure is the fully-qualified name of the NodeService's Uncordon RPC.
 	NodeServiceUncordonProcedure = "/blixard.v1.NodeService/Uncordon"
+	// NodeServiceDrainProcedure is the fully-qualified name of the NodeService's Drain RPC.
+	NodeServiceDrainProcedure = "/blixard.v1.NodeService/Drain"
+	// NodeServiceRestoreProcedure is the fully-qualified name of the NodeService's Restore RPC.
+	NodeServiceRestoreProcedure = "/blixard.v1.NodeService/Restore"
 )
 
 // NodeServiceClient is a client for the blixard.v1.NodeService service.
@@ -50,6 +54,13 @@ type NodeServiceClient interface {
 	// Cordon keeps new VMs off a node; those on it stay.
 	Cordon(context.Context, *connect.Request[v1.CordonRequest]) (*connect.Response[v1.CordonResponse], error)
 	Uncordon(context.Context, *connect.Request[v1.UncordonRequest]) (*connect.Response[v1.UncordonResponse], error)
+	// Drain cordons a node and moves its VMs to other hosts, a few at a time: each
+	// is stopped, and starts elsewhere once nothing of it is left. It is accepted
+	// at once and goes on by itself; Get shows how far it is.
+	Drain(context.Context, *connect.Request[v1.NodeServiceDrainRequest]) (*connect.Response[v1.NodeServiceDrainResponse], error)
+	// Restore ends a drain: the node may get VMs again, and what the drain stopped
+	// in place starts again. Nothing is moved back.
+	Restore(context.Context, *connect.Request[v1.NodeServiceRestoreRequest]) (*connect.Response[v1.NodeServiceRestoreResponse], error)
 }
 
 // NewNodeServiceClient constructs a client for the blixard.v1.NodeService service. By default, it
@@ -89,6 +100,18 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("Uncordon")),
 			connect.WithClientOptions(opts...),
 		),
+		drain: connect.NewClient[v1.NodeServiceDrainRequest, v1.NodeServiceDrainResponse](
+			httpClient,
+			baseURL+NodeServiceDrainProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("Drain")),
+			connect.WithClientOptions(opts...),
+		),
+		restore: connect.NewClient[v1.NodeServiceRestoreRequest, v1.NodeServiceRestoreResponse](
+			httpClient,
+			baseURL+NodeServiceRestoreProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("Restore")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -98,6 +121,8 @@ type nodeServiceClient struct {
 	get      *connect.Client[v1.NodeServiceGetRequest, v1.NodeServiceGetResponse]
 	cordon   *connect.Client[v1.CordonRequest, v1.CordonResponse]
 	uncordon *connect.Client[v1.UncordonRequest, v1.UncordonResponse]
+	drain    *connect.Client[v1.NodeServiceDrainRequest, v1.NodeServiceDrainResponse]
+	restore  *connect.Client[v1.NodeServiceRestoreRequest, v1.NodeServiceRestoreResponse]
 }
 
 // List calls blixard.v1.NodeService.List.
@@ -120,6 +145,16 @@ func (c *nodeServiceClient) Uncordon(ctx context.Context, req *connect.Request[v
 	return c.uncordon.CallUnary(ctx, req)
 }
 
+// Drain calls blixard.v1.NodeService.Drain.
+func (c *nodeServiceClient) Drain(ctx context.Context, req *connect.Request[v1.NodeServiceDrainRequest]) (*connect.Response[v1.NodeServiceDrainResponse], error) {
+	return c.drain.CallUnary(ctx, req)
+}
+
+// Restore calls blixard.v1.NodeService.Restore.
+func (c *nodeServiceClient) Restore(ctx context.Context, req *connect.Request[v1.NodeServiceRestoreRequest]) (*connect.Response[v1.NodeServiceRestoreResponse], error) {
+	return c.restore.CallUnary(ctx, req)
+}
+
 // NodeServiceHandler is an implementation of the blixard.v1.NodeService service.
 type NodeServiceHandler interface {
 	List(context.Context, *connect.Request[v1.NodeServiceListRequest]) (*connect.Response[v1.NodeServiceListResponse], error)
@@ -127,6 +162,13 @@ type NodeServiceHandler interface {
 	// Cordon keeps new VMs off a node; those on it stay.
 	Cordon(context.Context, *connect.Request[v1.CordonRequest]) (*connect.Response[v1.CordonResponse], error)
 	Uncordon(context.Context, *connect.Request[v1.UncordonRequest]) (*connect.Response[v1.UncordonResponse], error)
+	// Drain cordons a node and moves its VMs to other hosts, a few at a time: each
+	// is stopped, and starts elsewhere once nothing of it is left. It is accepted
+	// at once and goes on by itself; Get shows how far it is.
+	Drain(context.Context, *connect.Request[v1.NodeServiceDrainRequest]) (*connect.Response[v1.NodeServiceDrainResponse], error)
+	// Restore ends a drain: the node may get VMs again, and what the drain stopped
+	// in place starts again. Nothing is moved back.
+	Restore(context.Context, *connect.Request[v1.NodeServiceRestoreRequest]) (*connect.Response[v1.NodeServiceRestoreResponse], error)
 }
 
 // NewNodeServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -162,6 +204,18 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(nodeServiceMethods.ByName("Uncordon")),
 		connect.WithHandlerOptions(opts...),
 	)
+	nodeServiceDrainHandler := connect.NewUnaryHandler(
+		NodeServiceDrainProcedure,
+		svc.Drain,
+		connect.WithSchema(nodeServiceMethods.ByName("Drain")),
+		connect.WithHandlerOptions(opts...),
+	)
+	nodeServiceRestoreHandler := connect.NewUnaryHandler(
+		NodeServiceRestoreProcedure,
+		svc.Restore,
+		connect.WithSchema(nodeServiceMethods.ByName("Restore")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/blixard.v1.NodeService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case NodeServiceListProcedure:
@@ -172,6 +226,10 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 			nodeServiceCordonHandler.ServeHTTP(w, r)
 		case NodeServiceUncordonProcedure:
 			nodeServiceUncordonHandler.ServeHTTP(w, r)
+		case NodeServiceDrainProcedure:
+			nodeServiceDrainHandler.ServeHTTP(w, r)
+		case NodeServiceRestoreProcedure:
+			nodeServiceRestoreHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -195,4 +253,12 @@ func (UnimplementedNodeServiceHandler) Cordon(context.Context, *connect.Request[
 
 func (UnimplementedNodeServiceHandler) Uncordon(context.Context, *connect.Request[v1.UncordonRequest]) (*connect.Response[v1.UncordonResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.NodeService.Uncordon is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) Drain(context.Context, *connect.Request[v1.NodeServiceDrainRequest]) (*connect.Response[v1.NodeServiceDrainResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.NodeService.Drain is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) Restore(context.Context, *connect.Request[v1.NodeServiceRestoreRequest]) (*connect.Response[v1.NodeServiceRestoreResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.NodeService.Restore is not implemented"))
 }

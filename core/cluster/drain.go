@@ -1,0 +1,380 @@
+package cluster
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/blixard/blixard/core/mutant"
+	"github.com/blixard/blixard/core/schedule"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// A drain empties a node by planned moves. All of it is in the state: the order
+// stands with the node, and each VM that is under way is marked in its placement.
+// So it goes on under any leader, and nobody has to remember anything.
+//
+//	placed ──► leaving ──► released by its host's acknowledgement ──► placed elsewhere
+//	  │
+//	  └──► held: it waits for its host, so it stays, stopped if that was asked for
+//
+// A VM is stopped only when another host could take it as things stand, what is
+// under way already included. What nobody can take runs on, and goes as soon as
+// somebody can: it is looked at again whenever something is freed. Room is not
+// reserved for the seconds of a move. Who loses it to another VM waits for a host
+// like any other, in the order of priority.
+
+const (
+	// defaultParallel is few: each move stops a VM, and a closure may travel.
+	defaultParallel = 2
+	maxParallel     = 1000
+)
+
+// removes says that a VM's host is to end it and to remove all of it.
+func removes(vm *blixardv1.VM) bool { return vm.Deleting || vm.Placement.GetLeaving() }
+
+// over says that a VM which should run has ended, and that its restart policy
+// leaves it so.
+func over(vm *blixardv1.VM) bool {
+	st := vm.GetStatus()
+	if !vm.Run || !ended(vm) || vm.Placement.GetHeld() || st.Reason == "BuildFailed" {
+		return false
+	}
+	switch vm.Spec.GetRestart() {
+	case blixardv1.RestartPolicy_RESTART_POLICY_NEVER:
+		return true
+	case blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE:
+		return st.Phase == blixardv1.Phase_PHASE_STOPPED
+	}
+	return false
+}
+
+// MayDrain says why a drain is refused; nil for one that is not.
+func (s *State) MayDrain(op *blixardv1.DrainOp) *blixardv1.Error {
+	switch n := s.NodeByName(op.Name); {
+	case op.Parallel > maxParallel:
+		return invalid("parallel", fmt.Sprintf("%d VMs at a time are too many", op.Parallel), fmt.Sprintf("give 1 to %d", maxParallel))
+	case n == nil:
+		return noNode(op.Name).Error
+	case n.Host == nil:
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, op.Name+" is no host, so there is nothing to drain", "").Error
+	}
+	return nil
+}
+
+func (s *State) drain(e *entry, op *blixardv1.DrainOp) *blixardv1.Response {
+	if err := s.MayDrain(op); err != nil {
+		return &blixardv1.Response{Error: err}
+	}
+	old := s.NodeByName(op.Name)
+	n := copyNode(old)
+	d := &blixardv1.Drain{Parallel: defaultParallel, StartTime: e.time()}
+	if old.Drain != nil {
+		d = clone(old.Drain)
+	}
+	if op.Parallel != 0 {
+		d.Parallel = op.Parallel
+	}
+	d.StopLocal = d.StopLocal || op.StopLocal
+	d.Done = false
+	if old.Drain == nil {
+		s.event(e, "NodeDraining", "", n.Name, "gets no new VM; those on it go to other hosts, %d at a time", d.Parallel)
+	}
+	n.Drain, n.Cordoned = d, true
+	s.put(nodeKey(n.Id), n)
+	s.meta.DrainMore = true
+	return nodeResponse(n)
+}
+
+// restoreNode ends a drain. What is under way goes on: its host may have removed
+// it already. What was held starts again, as another run: its end was our doing,
+// and no restart policy is asked about that.
+func (s *State) restoreNode(e *entry, op *blixardv1.RestoreNodeOp) *blixardv1.Response {
+	old := s.NodeByName(op.Name)
+	switch {
+	case old == nil:
+		return noNode(op.Name)
+	case old.Drain == nil && old.Cordoned:
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, op.Name+" is cordoned, and not drained", "'blixard node uncordon "+op.Name+"' lets it take VMs again")
+	case old.Drain == nil:
+		return nodeResponse(old)
+	}
+	n := copyNode(old)
+	n.Drain, n.Cordoned = nil, false
+	s.event(e, "NodeRestored", "", n.Name, "may get VMs again; nothing is moved back")
+	for _, vm := range s.placedByPriority(n.Id) {
+		if !vm.Placement.Held || mutant.On("HeldForEver") {
+			continue
+		}
+		vm = copyVM(vm)
+		vm.Placement.Held = false
+		if vm.Run {
+			vm.Placement.Starts++
+			s.setPhase(e, vm, blixardv1.Phase_PHASE_PENDING, "Restored", "its host was restored, and starts it again")
+		}
+		s.assign(e, vm, n)
+	}
+	s.put(nodeKey(n.Id), n)
+	s.freed()
+	return nodeResponse(n)
+}
+
+// redrain says that something has changed for nodes that are drained.
+func (s *State) redrain() { s.meta.DrainMore = s.drained.Len() > 0 && !mutant.On("DrainForgets") }
+
+// drainMore takes drains further. What waits for a host comes first: it does not
+// run, and what is drained does.
+func (s *State) drainMore(e *entry) {
+	if !s.meta.DrainMore || s.meta.PlaceMore {
+		return
+	}
+	s.meta.DrainMore = false
+	var r *room
+	for _, id := range s.drained.Keys() {
+		if n := s.Node(id); n.Host != nil && !silent(n) {
+			if r == nil {
+				r = s.room()
+			}
+			s.drainNode(e, n, r)
+		}
+	}
+}
+
+// drainNode sends off what may go now.
+func (s *State) drainNode(e *entry, n *blixardv1.Node, r *room) {
+	under, left := s.underWay(n.Id), 0
+	for _, vm := range s.placedByPriority(n.Id) {
+		switch stepOf(vm, n.Drain.StopLocal) {
+		case blixardv1.DrainStep_DRAIN_STEP_STOPPING:
+			if !vm.Placement.Held {
+				vm = copyVM(vm)
+				vm.Placement.Held = true
+				s.assign(e, vm, copyNode(s.Node(n.Id)))
+				s.event(e, "VMHeld", vm.Name, n.Name, "it is stopped where it is: its host is drained, and it waits for that")
+			}
+		case blixardv1.DrainStep_DRAIN_STEP_NEXT:
+			left++
+			if under >= int(n.Drain.Parallel) && !mutant.On("DrainUnbounded") {
+				continue
+			}
+			if vm.Run {
+				if _, _, ok := r.claim(vm); !ok {
+					continue
+				}
+			}
+			under++
+			vm = copyVM(vm)
+			vm.Placement.Leaving, vm.Placement.Held = true, false
+			s.assign(e, vm, copyNode(s.Node(n.Id)))
+			s.event(e, "VMMoving", vm.Name, n.Name, "it leaves its host, which is drained")
+		}
+	}
+	if done := under == 0 && left == 0; done != n.Drain.Done {
+		m := copyNode(s.Node(n.Id))
+		m.Drain = clone(m.Drain)
+		m.Drain.Done = done
+		s.put(nodeKey(m.Id), m)
+		if done {
+			s.event(e, "NodeDrained", "", m.Name, "nothing is left on it that could go elsewhere; %d have gone", m.Drain.Moved)
+		}
+	}
+}
+
+// stepOf is what a drain does with a VM of its node, the room elsewhere aside.
+func stepOf(vm *blixardv1.VM, stopLocal bool) blixardv1.DrainStep {
+	p := vm.Placement
+	phase := vm.GetStatus().GetPhase()
+	switch {
+	case vm.Deleting, p.Leaving:
+		return blixardv1.DrainStep_DRAIN_STEP_MOVING
+	case p.Held && phase == blixardv1.Phase_PHASE_STOPPED && vm.Spec.GetOnHostLoss() == blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT, over(vm):
+		return blixardv1.DrainStep_DRAIN_STEP_STOPPED
+	case vm.Spec.GetOnHostLoss() != blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT, mutant.On("DrainMovesLocal"):
+		return blixardv1.DrainStep_DRAIN_STEP_NEXT
+	case vm.Run && (stopLocal || p.Held):
+		return blixardv1.DrainStep_DRAIN_STEP_STOPPING
+	case !vm.Run && phase == blixardv1.Phase_PHASE_STOPPED:
+		return blixardv1.DrainStep_DRAIN_STEP_STOPPED
+	}
+	return blixardv1.DrainStep_DRAIN_STEP_STAYS
+}
+
+// placedByPriority are the VMs of a host in the order in which they would be
+// placed: highest priority first, then oldest.
+func (s *State) placedByPriority(node uint64) []*blixardv1.VM {
+	byKey := map[string]*blixardv1.VM{}
+	s.Placed(node, func(vm *blixardv1.VM) bool {
+		byKey[pendingKey(vm)] = vm
+		return true
+	})
+	var list []*blixardv1.VM
+	for _, k := range slices.Sorted(maps.Keys(byKey)) {
+		list = append(list, byKey[k])
+	}
+	return list
+}
+
+// underWay counts the VMs that are leaving a host.
+func (s *State) underWay(node uint64) (n int) {
+	prefix := be(node)
+	s.leaving.Ascend(prefix, func(k, _ string) bool {
+		if k[:8] != prefix {
+			return false
+		}
+		n++
+		return true
+	})
+	return n
+}
+
+// room is what hosts have left, less what VMs would take that are to be placed:
+// those that are under way already, and those that have claimed their part.
+type room struct {
+	s     *State
+	hosts []*schedule.Host // in the order of their keys
+	full  []schedule.Need  // needs for which nothing was left
+}
+
+// room is what is left beside some nodes.
+func (s *State) room(beside ...uint64) *room {
+	r := &room{s: s}
+	for h := range s.emptiestFirst() {
+		if !slices.Contains(beside, h.ID) {
+			r.hosts = append(r.hosts, h)
+		}
+	}
+	s.leaving.Scan(func(_, name string) bool {
+		if vm := s.VM(name); vm.Run && !vm.Deleting {
+			r.claim(vm)
+		}
+		return true
+	})
+	return r
+}
+
+// claim takes the room that a VM would be placed in, as place would choose it.
+func (r *room) claim(vm *blixardv1.VM) (h *schedule.Host, need schedule.Need, ok bool) {
+	need = r.s.needOf(vm)
+	if slices.ContainsFunc(r.full, func(f schedule.Need) bool { return noEasier(need, f) }) {
+		return nil, need, false
+	}
+	holds := vm.GetRunner().GetNodes()
+	id, _, ok := schedule.Choose(func(yield func(*schedule.Host) bool) {
+		for _, h := range r.hosts {
+			if slices.Contains(holds, h.ID) && !yield(h) {
+				return
+			}
+		}
+	}, need)
+	if !ok {
+		id, _, ok = schedule.Choose(slices.Values(r.hosts), need)
+	}
+	if !ok {
+		r.full = append(r.full, need)
+		return nil, need, false
+	}
+	i := slices.IndexFunc(r.hosts, func(h *schedule.Host) bool { return h.ID == id })
+	h = r.hosts[i]
+	h.Used = h.Used.Add(need.Resources)
+	h.Instances++
+	for ; i+1 < len(r.hosts) && r.hosts[i+1].Key() < h.Key(); i++ {
+		r.hosts[i], r.hosts[i+1] = r.hosts[i+1], r.hosts[i]
+	}
+	return h, need, true
+}
+
+// noEasier says that where nothing fits a need, nothing fits this one either.
+func noEasier(n, than schedule.Need) bool {
+	return n.MilliCPU >= than.MilliCPU && n.MemoryMiB >= than.MemoryMiB && n.DiskMiB >= than.DiskMiB &&
+		n.Nix == than.Nix && slices.Equal(n.Accept, than.Accept) && slices.Equal(n.Wants, than.Wants) && maps.Equal(n.Require, than.Require)
+}
+
+// DrainMoves says what becomes of each VM of a node while it is drained, or would
+// if it were, in the order in which they go.
+func (s *State) DrainMoves(n *blixardv1.Node, stopLocal bool) (list []*blixardv1.DrainMove) {
+	r := s.room(n.Id)
+	lost := ""
+	if n.GetHost() != nil && silent(n) {
+		lost = "; its host is not heard of" + silentSince(n)
+	}
+	for _, vm := range s.placedByPriority(n.Id) {
+		m := &blixardv1.DrainMove{Vm: vm.Name, Step: stepOf(vm, stopLocal || n.GetDrain().GetStopLocal())}
+		switch m.Step {
+		case blixardv1.DrainStep_DRAIN_STEP_MOVING:
+			m.Message = "it is being stopped there" + lost
+			if vm.Deleting {
+				m.Message = "it is being deleted" + lost
+			}
+		case blixardv1.DrainStep_DRAIN_STEP_NEXT:
+			if !vm.Run {
+				m.Message = "it is stopped, and gets a host when it is started" + lost
+				break
+			}
+			h, need, ok := r.claim(vm)
+			if ok {
+				m.Node, m.Message = s.Node(h.ID).Name, "it would go to "+s.Node(h.ID).Name+lost
+				break
+			}
+			m.Step, m.Message = blixardv1.DrainStep_DRAIN_STEP_WAITS, r.whyNot(n.Id, need)+lost
+		case blixardv1.DrainStep_DRAIN_STEP_STAYS:
+			m.Message = "it waits for its host (on_host_loss), and runs on; --stop-local stops it where it is"
+		case blixardv1.DrainStep_DRAIN_STEP_STOPPING:
+			m.Message = "it waits for its host, and is stopped where it is until 'blixard node restore " + n.Name + "'" + lost
+		case blixardv1.DrainStep_DRAIN_STEP_STOPPED:
+			m.Message = "it waits for its host, and is stopped"
+			if over(vm) {
+				m.Message = "it has ended, and its restart policy leaves it so"
+			}
+		}
+		list = append(list, m)
+	}
+	return list
+}
+
+// whyNot says why no host beside one has room, naming a few.
+func (r *room) whyNot(beside uint64, need schedule.Need) string {
+	left := map[uint64]*schedule.Host{}
+	for _, h := range r.hosts {
+		left[h.ID] = h
+	}
+	var why []string
+	others := 0
+	r.s.Nodes(func(n *blixardv1.Node) bool {
+		if n.Host == nil || n.Id == beside {
+			return true
+		}
+		if others++; len(why) == 3 {
+			return true
+		}
+		h := left[n.Id]
+		if h == nil {
+			h = scheduleHost(n, r.s.overcommit())
+		}
+		var words []string
+		for _, o := range schedule.Obstacles(nil, h, need) {
+			words = append(words, o.String())
+		}
+		why = append(why, n.Name+" "+strings.Join(words, " and "))
+		return true
+	})
+	if others == 0 {
+		return "there is no other host"
+	}
+	text := strings.Join(why, "; ")
+	if more := others - len(why); more > 0 {
+		text += fmt.Sprintf("; and %d more hosts", more)
+	}
+	return text
+}
+
+// underDrain has a VM's status say why its host ends it: the host does not know.
+func (s *State) underDrain(n *blixardv1.Node, vm *blixardv1.VM, st *blixardv1.VMStatus) {
+	switch p := vm.Placement; {
+	case p.Leaving && st.Phase == blixardv1.Phase_PHASE_DELETING:
+		st.Phase, st.Reason = blixardv1.Phase_PHASE_STOPPING, "Moving"
+		st.Message = "it leaves " + n.Name + ", which is drained, and starts on another host"
+	case p.Held && vm.Run && st.Phase == blixardv1.Phase_PHASE_STOPPED:
+		st.Reason, st.Message = "HostDrained", "its host "+n.Name+" is drained, and it waits for that: 'blixard node restore "+n.Name+"' starts it again"
+	}
+}

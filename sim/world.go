@@ -510,7 +510,7 @@ func (w *World) Found() {
 	}
 	first := w.machines[0]
 	id := core.Identity{
-		ClusterID: w.clusterID, Generation: 1, ID: 1, Name: first.Name, Address: first.address(), Server: true, Host: true,
+		ClusterID: w.clusterID, Generation: 1, ID: 1, Name: first.Name, Address: first.address(), Server: true, Host: first.Host,
 	}
 	b, err := core.Found(id, proto.CloneOf(w.settings), first.time())
 	if err != nil {

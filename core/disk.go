@@ -72,13 +72,7 @@ func putMessage(t Table, key []byte, m proto.Message) Op {
 
 // encode is deterministic: what the disk and the network see is the same for
 // the same seed.
-func encode(m proto.Message) []byte {
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
-	if err != nil {
-		panic(fmt.Sprintf("core: %T does not marshal: %v", m, err))
-	}
-	return b
-}
+func encode(m proto.Message) []byte { return blixardv1.Encode(m) }
 
 // Found returns the first batch of the first node of a new cluster.
 func Found(id Identity, settings *blixardv1.Settings, now Time) (Batch, error) {

@@ -18,6 +18,7 @@ const module = "github.com/blixard/blixard/"
 // place in the house yet.
 var may = map[string][]string{
 	"proto/blixard/v1": {}, "proto/blixard/v1/blixardv1connect": {"proto/blixard/v1"},
+	"proto/protoc-gen-go-wire": {},
 	// Pure. Planted bugs are asked for from below everything; in a program of
 	// production the answer is a constant, and nothing of the question is left.
 	"core/mutant":     {},

@@ -296,11 +296,7 @@ func (c *client) request(op *Operation) core.Request {
 			Name: op.Name, Address: m.address(), Server: m.Server, Host: m.Host, Level: m.level,
 		}}
 	}
-	b, err := canonical.Marshal(cmd)
-	if err != nil {
-		panic("sim: command does not marshal: " + err.Error())
-	}
-	sum := sha256.Sum256(b)
+	sum := sha256.Sum256(blixardv1.Encode(cmd))
 	cmd.PayloadHash, cmd.RequestId, cmd.Principal = sum[:], c.uuid(), fmt.Sprintf("client-%d", c.index)
 	in.Command = cmd
 	op.key = cmd.Principal + "\x00" + cmd.RequestId

@@ -104,7 +104,7 @@ func misheard(m *raftpb.Message) {
 		}
 		cmd.GetCreateVm().Spec.MemoryMib++
 		m.Entries[i] = proto.CloneOf(e)
-		m.Entries[i].Data, _ = canonical.Marshal(cmd)
+		m.Entries[i].Data = blixardv1.Encode(cmd)
 	}
 }
 
@@ -123,7 +123,7 @@ func (m *Machine) mutateBatch(b core.Batch) core.Batch {
 		for i, op := range b.Ops {
 			if hard := hardState(op); hard != nil {
 				hard.Vote = nil
-				b.Ops[i].Value, _ = canonical.Marshal(hard)
+				b.Ops[i].Value = blixardv1.Encode(hard)
 			}
 		}
 	case mutant.On("AppliedBeyondCommit") && !slices.ContainsFunc(b.Ops, func(op core.Op) bool { return op.Table == core.Log }):
@@ -186,10 +186,7 @@ func (w *World) Forge(cmd *blixardv1.Command) {
 	if l == nil {
 		return
 	}
-	b, err := canonical.Marshal(cmd)
-	if err != nil {
-		panic("sim: command does not marshal: " + err.Error())
-	}
-	cmd.RequestId, cmd.Principal, cmd.PayloadHash = w.operator.uuid(), "an old leader", b
+	cmd.PayloadHash = blixardv1.Encode(cmd)
+	cmd.RequestId, cmd.Principal = w.operator.uuid(), "an old leader"
 	l.daemon.ask(&ask{client: w.operator, request: core.Request{Command: cmd}})
 }

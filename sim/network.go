@@ -37,8 +37,6 @@ func newNetwork(r *rand.Rand) *network {
 	return &network{rand: r, cut: map[link]int{}, clog: map[link]int64{}, nonces: map[uint64]uint64{}, echo: map[N]time.Duration{}}
 }
 
-var canonical = proto.MarshalOptions{Deterministic: true}
-
 func (w *World) send(from *Machine, msg *core.Message) {
 	to := w.byAddress[msg.Address]
 	if to == nil { // the sender does not know yet where it is
@@ -46,10 +44,7 @@ func (w *World) send(from *Machine, msg *core.Message) {
 		return
 	}
 	if msg.State != nil {
-		b, err := canonical.Marshal(mutateSnapshot(from, snapshotOf(msg.State)))
-		if err != nil {
-			panic("sim: snapshot does not marshal: " + err.Error())
-		}
+		b := blixardv1.Encode(mutateSnapshot(from, snapshotOf(msg.State)))
 		w.fired("Snapshot")
 		w.say(from, fmt.Sprintf("sends a snapshot of %d bytes to %s", len(b), to.Name))
 		msg.Envelope.Snapshot = b
@@ -82,11 +77,7 @@ func wrap(msg *core.Message) *packet {
 	if msg.Raft != nil {
 		return &packet{msg: msg, sum: sumOf(msg)}
 	}
-	b, err := canonical.Marshal(msg.Envelope)
-	if err != nil {
-		panic("sim: envelope does not marshal: " + err.Error())
-	}
-	return &packet{encoded: b}
+	return &packet{encoded: blixardv1.Encode(msg.Envelope)}
 }
 
 // open is the message as its recipient gets it: its own.

@@ -42,12 +42,9 @@ func nixBuilt(a *blixardv1.Assignment) bool {
 
 // nixPath is what Nix calls the runner of a spec: the same on every machine.
 func nixPath(uid string, spec *blixardv1.VMSpec) string {
-	b, err := canonical.Marshal(&blixardv1.VMSpec{
+	b := blixardv1.Encode(&blixardv1.VMSpec{
 		Source: spec.Source, Vcpus: spec.Vcpus, MemoryMib: spec.MemoryMib, Hypervisor: spec.Hypervisor,
 	})
-	if err != nil {
-		panic("sim: spec does not marshal: " + err.Error())
-	}
 	sum := sha256.Sum256(append(b, uid...))
 	return "/nix/store/" + hex.EncodeToString(sum[:8])
 }

@@ -13,7 +13,7 @@ import (
 func (s *State) Encode() *blixardv1.Snapshot {
 	out := &blixardv1.Snapshot{Records: make([]*blixardv1.Record, 0, s.records.Len())}
 	s.records.Scan(func(k string, r record) bool {
-		out.Records = append(out.Records, &blixardv1.Record{Key: []byte(k), Value: encode(r.msg)})
+		out.Records = append(out.Records, &blixardv1.Record{Key: []byte(k), Value: blixardv1.Encode(r.msg)})
 		return true
 	})
 	return out
@@ -22,7 +22,7 @@ func (s *State) Encode() *blixardv1.Snapshot {
 // Record calls f for every record, in the order of the keys.
 func (s *State) Records(f func(key string, value []byte)) {
 	s.records.Scan(func(k string, r record) bool {
-		f(k, encode(r.msg))
+		f(k, blixardv1.Encode(r.msg))
 		return true
 	})
 }

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math/bits"
 	"strings"
 
@@ -81,7 +80,7 @@ func (c *Change) Artifact() (digest string, ok bool) { return strings.CutPrefix(
 // is changed again soon is never encoded at all. It is nil for a deletion.
 func (c *Change) Value() []byte {
 	if c.value == nil && c.Record != nil {
-		c.value = encode(c.Record)
+		c.value = blixardv1.Encode(c.Record)
 	}
 	return c.value
 }
@@ -167,17 +166,6 @@ func ascend[M proto.Message](s *State, prefix, after string, f func(M) bool) {
 	})
 }
 
-var marshal = proto.MarshalOptions{Deterministic: true}
-
-// encode is the same on every replica.
-func encode(m proto.Message) []byte {
-	b, err := marshal.Marshal(m)
-	if err != nil {
-		panic(fmt.Sprintf("cluster: a record of type %T does not marshal: %v", m, err))
-	}
-	return b
-}
-
 // put stores a record, which must not be changed afterwards, and keeps the
 // hash and the indexes true.
 func (s *State) put(key string, m proto.Message) {
@@ -228,7 +216,7 @@ func (s *State) Hash() uint64 {
 	}
 	sum, sums := uint64(0), make(map[string]record, s.records.Len())
 	s.records.Scan(func(key string, r record) bool {
-		r.hash = recordHash(key, encode(r.msg))
+		r.hash = recordHash(key, blixardv1.Encode(r.msg))
 		sum += r.hash
 		if s.track {
 			sums[key] = r

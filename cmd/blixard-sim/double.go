@@ -18,7 +18,8 @@ import (
 var other = []string{"GOMAXPROCS=3", "GOGC=30"}
 
 // double runs every seed in two processes, of two builds if another program is
-// given, and compares the hashes of all that happened.
+// given, and compares the hashes of all that happened. A promise that both break
+// is a failure as in any soak.
 func double(args []string) int {
 	f := flag.NewFlagSet("double", flag.ContinueOnError)
 	seeds := f.Uint64("seeds", 100, "how many seeds")
@@ -26,15 +27,12 @@ func double(args []string) int {
 	f.Uint64Var(&which.seed, "first", 1, "the first")
 	program := f.String("against", "", "the second process is of this program: another build of this one")
 	quiet := f.Bool("q", false, "show no progress")
+	report := f.String("report", "", "write what was seen into this file")
 	if f.Parse(args) != nil {
 		return 2
 	}
 	start, shown := time.Now(), time.Now()
-	type side struct {
-		second bool
-		r      sim.Result
-	}
-	results, ends, stop := make(chan side), make(chan error, 2), make(chan struct{})
+	results, ends, stop := make(chan sim.Result), make(chan error, 2), make(chan struct{})
 	for _, p := range []pool{
 		{which: *which, seeds: *seeds, jobs: 1, env: []string{"GOMAXPROCS=1"}},
 		{which: *which, seeds: *seeds, jobs: 1, env: other, program: *program},
@@ -42,7 +40,7 @@ func double(args []string) int {
 		go func() {
 			ends <- p.each(func(r sim.Result) bool {
 				select {
-				case results <- side{p.env[0] == other[0], r}:
+				case results <- r:
 					return true
 				case <-stop:
 					return false
@@ -51,9 +49,10 @@ func double(args []string) int {
 		}()
 	}
 	waiting := map[uint64]sim.Result{}
-	runs, simulated := 0, time.Duration(0)
+	t := newTotal()
 	var parted *sim.Result
 	var failed error
+	stopped := false
 	for open := 2; open > 0; {
 		select {
 		case err := <-ends:
@@ -61,24 +60,37 @@ func double(args []string) int {
 			if failed == nil {
 				failed = err
 			}
-		case s := <-results:
-			was, both := waiting[s.r.Seed]
+		case r := <-results:
+			was, both := waiting[r.Seed]
 			if !both {
-				waiting[s.r.Seed] = s.r
+				waiting[r.Seed] = r
 				continue
 			}
-			delete(waiting, s.r.Seed)
-			runs++
-			simulated += s.r.Simulated
-			if was.Hash != s.r.Hash && parted == nil {
-				parted = &s.r
+			delete(waiting, r.Seed)
+			t.add(r)
+			t.twice++
+			if r.Failure != nil {
+				fmt.Printf("BROKEN: seed %d, profile %s: %s\n", r.Seed, r.Profile, r.Failure.Promise)
+			}
+			if (was.Hash != r.Hash || (was.Failure == nil) != (r.Failure == nil)) && parted == nil {
+				parted = &r
+			}
+			if !stopped && (parted != nil || len(t.failed) >= mostFailures) {
+				stopped = true
 				close(stop)
 			}
 			if !*quiet && time.Since(shown) > 10*time.Second {
 				shown = time.Now()
-				fmt.Printf("%d of %d double runs, %v simulated twice, in %v\n", runs, *seeds, simulated.Round(time.Second), time.Since(start).Round(time.Second))
+				fmt.Printf("%d of %d double runs, %v simulated twice, in %v, %d failures\n",
+					t.runs, *seeds, t.simulated.Round(time.Second), time.Since(start).Round(time.Second), len(t.failed))
 			}
 		}
+	}
+	if *report != "" {
+		if err := writeReport(*report, &t, time.Since(start)); err != nil {
+			return fail(err)
+		}
+		fmt.Println("report:", *report)
 	}
 	switch {
 	case parted != nil:
@@ -87,7 +99,12 @@ func double(args []string) int {
 	case failed != nil:
 		return fail(failed)
 	}
-	fmt.Printf("%d double runs, %v simulated twice, in %v: the same hash in both, always\n", runs, simulated.Round(time.Second), time.Since(start).Round(time.Second))
+	fmt.Printf("%d double runs, %v simulated twice, in %v: the same hash in both, always; %d failures\n",
+		t.runs, t.simulated.Round(time.Second), time.Since(start).Round(time.Second), len(t.failed))
+	if len(t.failed) > 0 {
+		t.failed[0].Report(os.Stdout, commit())
+		return 1
+	}
 	return 0
 }
 

@@ -65,7 +65,7 @@ func (w *World) undrained(v *cluster.State, vm *blixardv1.VM) string {
 		}
 	case !vm.Run:
 		return "is stopped, and has not left its host, which is drained"
-	case !w.explained(v, vm):
+	case !w.explained(v, vm, false):
 		return fmt.Sprintf("has not left %s, which is drained, and another host has room", p.Node)
 	}
 	return ""

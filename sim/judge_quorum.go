@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,15 +22,7 @@ func judgeQuorum(w *World) {
 	if !w.writes("quorum") {
 		return
 	}
-	var why []string
-	limit := cmp.Or(w.cfg.Patience, restsWithin(w.settings))
-	for deadline := w.now + int64(limit); w.now < deadline && !w.over(); w.RunFor(time.Second) {
-		if why = w.unrest(); len(why) == 0 {
-			w.say(nil, "all rests that can")
-			return
-		}
-	}
-	w.fail("a quorum is enough", "%v after healing all but %s:\n  %s\n%s", limit, names(w.rest), strings.Join(why, "\n  "), w.describeNodes())
+	w.comesToRest("a quorum is enough", "healing all but "+names(w.rest))
 }
 
 // forEver is how long the rest stays broken: until all is healed.

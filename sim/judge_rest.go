@@ -3,6 +3,7 @@ package sim
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -21,25 +22,81 @@ const writesWithin = 30 * time.Second
 // restsWithin is the long window, after which the last lost epoch is replaced,
 // twice, because the leader that counts it may be a new one, and what backoff,
 // a slow boot, a stop's grace and a hung boot's end may take.
-func restsWithin(s *blixardv1.Settings) time.Duration {
-	return 2*time.Duration(cluster.Window(s, s.LongLeaseMs)) + 12*time.Minute
+func restsWithin(s *blixardv1.Settings) time.Duration { return leasesWithin(s) + 11*time.Minute }
+
+// leasesWithin is how long a host that is there, and hears and is heard, may have
+// no lease.
+func leasesWithin(s *blixardv1.Settings) time.Duration {
+	return 2*time.Duration(cluster.Window(s, s.LongLeaseMs)) + time.Minute
 }
+
+// placedWithin is how long a VM may wait while a host would take it.
+const placedWithin = time.Minute
 
 // judgeRest lets the healed world run until it rests.
 func judgeRest(w *World) {
 	w.judges.judged["rest"]++
-	if !w.writes("healed") {
-		return
+	if w.writes("healed") {
+		w.comesToRest("desired equals observed", "healing")
 	}
+}
+
+// comesToRest lets the world run until all rests that can. Some of that must come
+// about sooner than all of it.
+func (w *World) comesToRest(promise, healing string) {
 	var why []string
-	limit := cmp.Or(w.cfg.Patience, restsWithin(w.settings))
+	limit, wanting := cmp.Or(w.cfg.Patience, restsWithin(w.settings)), wanting{}
 	for deadline := w.now + int64(limit); w.now < deadline && !w.over(); w.RunFor(time.Second) {
 		if why = w.unrest(); len(why) == 0 {
-			w.say(nil, "the world is at rest")
+			w.say(nil, "all rests that can")
 			return
 		}
+		if long := wanting.look(w); long != "" {
+			w.fail(promise, "%s\n%s", long, w.describeNodes())
+		}
 	}
-	w.fail("desired equals observed", "%v after healing:\n  %s\n%s", limit, strings.Join(why, "\n  "), w.describeNodes())
+	w.fail(promise, "%v after %s:\n  %s\n%s", limit, healing, strings.Join(why, "\n  "), w.describeNodes())
+}
+
+// wanting is since when something has been missing that must not be missing for as
+// long as other things may.
+type wanting map[string]int64
+
+// look says what has been missing for too long without a break.
+func (s wanting) look(w *World) (long string) {
+	leader := w.Leader()
+	if leader == nil {
+		return ""
+	}
+	v := leader.daemon.node.View()
+	seen := map[string]bool{}
+	missing := func(what string, limit time.Duration) {
+		seen[what] = true
+		since, ok := s[what]
+		if !ok {
+			s[what], since = w.now, w.now
+		}
+		if long == "" && time.Duration(w.now-since) > limit {
+			long = fmt.Sprintf("for %v %s", limit, what)
+		}
+	}
+	for _, m := range w.machines {
+		n := v.Node(m.id)
+		if !m.member || !m.Host || n == nil || m.keeper.busy || slices.Contains(w.rest, m) {
+			continue
+		}
+		if m.daemon == nil || !m.daemon.node.Status().Granted || n.Host.GetSuspect() || n.Host.GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE {
+			missing(fmt.Sprintf("%s (boot %d) has no lease", m.Name, m.boots), leasesWithin(w.settings))
+		}
+	}
+	v.VMs("", func(vm *blixardv1.VM) bool {
+		if vm.Run && !vm.Deleting && vm.Placement == nil && !w.explained(v, vm, true) {
+			missing(fmt.Sprintf("VM %s (%s) waits, and a host has room", vm.Name, vm.Uid), placedWithin)
+		}
+		return true
+	})
+	maps.DeleteFunc(s, func(what string, _ int64) bool { return !seen[what] })
+	return long
 }
 
 // writes makes a VM, and says whether that came about as soon as is promised.
@@ -130,7 +187,7 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 			return "is stopped by its user, or for its host's drain; " + at
 		}
 	case vm.Placement == nil:
-		if !w.explained(v, vm) {
+		if !w.explained(v, vm, false) {
 			return "waits, and a host has room; " + at
 		}
 	case vm.Spec.Restart != blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS && n == 0:
@@ -164,16 +221,23 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 }
 
 // explained says that a VM which waits has nowhere to go: no host that may take
-// VMs and does not stay broken has room for it, by a naive sum.
-func (w *World) explained(v *cluster.State, vm *blixardv1.VM) bool {
-	ok := true
+// VMs and does not stay broken has room for it, by a naive sum. For the moment, a
+// host without a lease has none, and there must be room for any of its specs.
+func (w *World) explained(v *cluster.State, vm *blixardv1.VM, now bool) bool {
+	ok, vcpus, memory := true, vm.Spec.Vcpus, vm.Spec.MemoryMib
+	if now {
+		for _, g := range v.History(vm.Name) {
+			vcpus, memory = max(vcpus, g.Spec.Vcpus), max(memory, g.Spec.MemoryMib)
+		}
+	}
 	v.Nodes(func(n *blixardv1.Node) bool {
 		c, a := n.GetHost().GetFacts().GetCapacity(), n.GetHost().GetAllocated()
-		if n.Host == nil || n.Cordoned || n.Host.Suspect || slices.Contains(w.rest, w.byID(n.Id)) {
+		if n.Host == nil || n.Cordoned || n.Host.Suspect || slices.Contains(w.rest, w.byID(n.Id)) ||
+			now && n.Host.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE {
 			return true
 		}
-		fits := uint64(a.GetVcpus()+vm.Spec.Vcpus)*1000 <= uint64(c.GetVcpus())*uint64(v.Settings().GetVcpuOvercommitMilli()) &&
-			a.GetMemoryMib()+vm.Spec.MemoryMib <= c.GetMemoryMib()
+		fits := uint64(a.GetVcpus()+vcpus)*1000 <= uint64(c.GetVcpus())*uint64(v.Settings().GetVcpuOvercommitMilli()) &&
+			a.GetMemoryMib()+memory <= c.GetMemoryMib()
 		ok = ok && !fits
 		return true
 	})

@@ -42,7 +42,7 @@ func register(kinds ...drawable) {
 }
 
 func init() {
-	register(Isolate{}, Split{}, OneWay{}, Clog{}, Crash{}, Pause{}, Freeze{}, PowerLoss{}, ShimKill{}, ShimPause{}, GuestCrash{},
+	register(Isolate{}, Split{}, Bridge{}, Partial{}, OneWay{}, Clog{}, Capacity{}, Crash{}, Pause{}, Freeze{}, PowerLoss{}, ShimKill{}, ShimPause{}, GuestCrash{},
 		DiskSlow{}, DiskStall{}, DiskError{}, DiskFull{}, WallJump{})
 }
 
@@ -180,6 +180,48 @@ func (f Split) strike(w *World) bool {
 	return w.cutLinks(f, f.For, links)
 }
 
+// Bridge cuts the network in two but for one machine, which both sides reach.
+type Bridge struct {
+	Node N
+	Side int
+	For  time.Duration
+}
+
+func (Bridge) draw(d dice) Fault { return Bridge{d.node(), 2 * (1 + d.IntN(1<<d.machines)), d.time()} }
+
+func (f Bridge) strike(w *World) bool {
+	var links []link
+	for _, a := range w.machines {
+		for _, b := range w.machines {
+			if a.N() != f.Node && b.N() != f.Node && f.Side>>a.Index&1 != f.Side>>b.Index&1 {
+				links = append(links, link{a.Index, b.Index})
+			}
+		}
+	}
+	return w.cutLinks(f, f.For, links)
+}
+
+// Partial cuts a share of the links, each way by itself; Draw says which.
+type Partial struct {
+	Draw, Percent int
+	For           time.Duration
+}
+
+func (Partial) draw(d dice) Fault { return Partial{d.IntN(1000), 10 + d.IntN(60), d.time()} }
+
+func (f Partial) strike(w *World) bool {
+	r := chance{uint64(f.Draw)}.stream("partial")
+	var links []link
+	for _, a := range w.machines {
+		for _, b := range w.machines {
+			if a != b && r.IntN(100) < f.Percent {
+				links = append(links, link{a.Index, b.Index})
+			}
+		}
+	}
+	return w.cutLinks(f, f.For, links)
+}
+
 // OneWay loses everything that goes from one machine to another.
 type OneWay struct {
 	From, To N
@@ -215,6 +257,25 @@ func (Clog) draw(d dice) Fault { return Clog{d.node(), d.node(), d.time()} }
 func (f Clog) strike(w *World) bool {
 	w.net.clog[link{int(f.From), int(f.To)}] = w.now + int64(f.For)
 	return f.From != f.To
+}
+
+// Capacity lets so much of what a machine says pass in a second, and the rest
+// waits behind it.
+type Capacity struct {
+	Node N
+	KiB  int
+	For  time.Duration
+}
+
+func (Capacity) draw(d dice) Fault { return Capacity{d.node(), 1 << d.IntN(8), d.time()} }
+
+func (f Capacity) strike(w *World) bool {
+	if w.node(f.Node) == nil || w.net.narrow[int(f.Node)] != nil {
+		return false
+	}
+	w.net.narrow[int(f.Node)] = &pipe{perSecond: int64(f.KiB) << 10}
+	w.until(f, f.For, func() { delete(w.net.narrow, int(f.Node)) })
+	return true
 }
 
 // Crash kills a daemon; it is started again After.

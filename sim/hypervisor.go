@@ -165,6 +165,9 @@ func (d *Daemon) carryOut(o *orders, a vmm.Action) {
 	case vmm.Start:
 		d.startVM(a, dir)
 	case vmm.Stop:
+		if dir != nil && dir.guest != nil && d.apiHangs(a) {
+			return
+		}
 		if dir != nil && dir.guest != nil {
 			dir.guest.goOn()
 		}
@@ -190,7 +193,7 @@ func (d *Daemon) carryOut(o *orders, a vmm.Action) {
 			m.dirs.Delete(o.uid)
 			m.nix.hold(o.uid)
 			w.say(m, "files of VM "+o.uid+" are removed")
-			d.finish(o.uid, a.ID, "")
+			d.finish(o.uid, a.ID, m.lost())
 			m.notice(dir)
 		}
 	default:
@@ -261,6 +264,9 @@ func (d *Daemon) pauseVM(a vmm.Action, dir *vmDir) {
 		d.finish(a.Instance.UID, a.ID, "the hypervisor refused")
 		return
 	}
+	if d.apiHangs(a) {
+		return
+	}
 	if g := dir.guest; a.Verb == vmm.Pause {
 		g.pause()
 	} else {
@@ -268,7 +274,26 @@ func (d *Daemon) pauseVM(a vmm.Action, dir *vmDir) {
 	}
 	m.w.say(m, fmt.Sprintf("VM %s: %v", a.Instance, a.Verb))
 	m.notice(dir)
-	d.finish(a.Instance.UID, a.ID, "")
+	d.finish(a.Instance.UID, a.ID, m.lost())
+}
+
+// apiHangs: the hypervisor takes a word and does nothing about it, until whoever
+// said it waits no longer.
+func (d *Daemon) apiHangs(a vmm.Action) bool {
+	w := d.m.w
+	after, hangs := w.mishap("ApiHangs", d.m.place(), w.mix.ApiHangs, time.Second, 20*time.Second)
+	if hangs {
+		w.push(event{at: w.now + int64(after), kind: evSilent, m: d.m, life: d.life, n: a.ID, ref: d.work[a.Instance.UID]})
+	}
+	return hangs
+}
+
+// lost is what an adapter hears of what was done when the answer is lost.
+func (m *Machine) lost() string {
+	if _, lost := m.w.mishap("ReplyLost", m.place(), m.w.mix.ReplyLost, 0, 0); lost {
+		return "no answer: nobody knows whether it was done"
+	}
+	return ""
 }
 
 func (d *Daemon) killVM(o *orders, a vmm.Action, dir *vmDir) {
@@ -411,7 +436,7 @@ func (d *Daemon) silent(o *orders, id uint64) {
 		}
 		return
 	}
-	d.finish(o.uid, id, "the shim does not answer")
+	d.finish(o.uid, id, "no answer")
 }
 
 // extend writes the lease pages: lease.Page's rule, that a deadline which has

@@ -48,6 +48,9 @@ func (x *watcher) begin() {
 
 // later asks after a while.
 func (x *watcher) later(after time.Duration) {
+	if maybe(x.rand, 0.02) { // he is busy with something else
+		after += time.Duration(between(x.rand, time.Second, time.Minute))
+	}
 	x.w.push(event{at: x.w.now + int64(after) + tail(x.rand, 50*time.Millisecond, 10*time.Second), kind: evChore, ref: x.look})
 }
 

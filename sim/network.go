@@ -23,6 +23,8 @@ type network struct {
 	rand *rand.Rand
 	cut  map[link]int   // directed: >0 means that nothing passes
 	clog map[link]int64 // nothing arrives before this time
+	// narrow are the machines of which little passes, by number.
+	narrow map[int]*pipe
 	// seen, for a mutant: the last Sync's nonce of each host.
 	nonces map[uint64]uint64
 	// Of the faults in fault_old.go.
@@ -34,7 +36,7 @@ type network struct {
 type link struct{ from, to int }
 
 func newNetwork(r *rand.Rand) *network {
-	return &network{rand: r, cut: map[link]int{}, clog: map[link]int64{}, nonces: map[uint64]uint64{}, echo: map[N]time.Duration{}}
+	return &network{rand: r, cut: map[link]int{}, clog: map[link]int64{}, narrow: map[int]*pipe{}, nonces: map[uint64]uint64{}, echo: map[N]time.Duration{}}
 }
 
 func (w *World) send(from *Machine, msg *core.Message) {
@@ -72,6 +74,33 @@ type packet struct {
 	msg     *core.Message // with a message of Raft
 	sum     uint64        // of that
 }
+
+// size is about what a packet has on the wire.
+func (p *packet) size() int64 {
+	if p.msg == nil {
+		return int64(len(p.encoded))
+	}
+	n := 64 + len(p.msg.Envelope.GetSnapshot())
+	for _, e := range p.msg.Raft.GetEntries() {
+		n += 16 + len(e.Data)
+	}
+	return int64(n)
+}
+
+// pipe passes one packet after the other.
+type pipe struct{ perSecond, free int64 }
+
+// through says when a packet that comes now is through, and whether there is room
+// for it at all: what waits for longer than mostQueued is dropped at the door.
+func (p *pipe) through(now, size int64) (at int64, ok bool) {
+	if p.free > now+int64(mostQueued) {
+		return 0, false
+	}
+	p.free = max(p.free, now) + size*int64(time.Second)/p.perSecond
+	return p.free, true
+}
+
+const mostQueued = 10 * time.Second
 
 func wrap(msg *core.Message) *packet {
 	if msg.Raft != nil {
@@ -154,12 +183,20 @@ func (w *World) transmit(from, to *Machine, p *packet) bool {
 		w.film.letter(w.now, from, to, p, w.now, "dropped")
 		return false
 	}
+	through := w.now
+	if pipe := w.net.narrow[from.Index]; pipe != nil {
+		var room bool
+		if through, room = pipe.through(w.now, p.size()); !room {
+			w.film.letter(w.now, from, to, p, w.now, "dropped")
+			return false
+		}
+	}
 	copies := 1
 	if _, twice := w.mishap("Duplicate", way, mix.Duplicate, 0, 0); twice {
 		copies = 2
 	}
 	for range copies {
-		at := w.now + between(r, mix.Latency/2, mix.Latency) + tail(r, mix.Latency, 100*mix.Latency)
+		at := through + between(r, mix.Latency/2, mix.Latency) + tail(r, mix.Latency, 100*mix.Latency)
 		if late, ok := w.mishap("Late", way, mix.Late, 100*time.Millisecond, mix.Lateness); ok {
 			at += int64(late)
 		}

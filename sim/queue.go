@@ -49,7 +49,7 @@ const (
 
 var kindNames = [evLastKind]string{
 	"?", "tick", "receive", "peer lost", "snapshot sent", "wrote", "request", "request end", "observe",
-	"observed", "action", "extend", "silent", "durable", "boot", "shim", "look", "timer", "ready", "exit",
+	"observed", "action", "built", "prepare", "extend", "silent", "durable", "boot", "shim", "look", "timer", "ready", "exit",
 	"dead", "reap", "arrive", "power", "fault ends", "fault", "client", "ask", "answer", "give up", "joined", "wake", "chore",
 }
 

@@ -536,6 +536,9 @@ func (w *World) Found() {
 		w.fail("a cluster forms", "not all servers vote or not all hosts have an epoch after two minutes:\n%s", w.describeNodes())
 	}
 	for i := range w.mix.Files {
+		if w.over() {
+			return
+		}
 		if op := w.Do(&Operation{Verb: Announce, Name: fileName(i)}); !w.over() && (op.Unknown || op.Error != nil) {
 			w.fail("a file can be uploaded", "%v: %v", op, op.Error)
 		}

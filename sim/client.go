@@ -103,6 +103,7 @@ type client struct {
 	choice   *rand.Rand // what it wants, and when
 	luck     rand.PCG   // of the operation under way, so that leaving one out changes no other
 	rand     *rand.Rand // draws from luck
+	touched  string     // the VM of which it last wanted something else
 	wishes   []Ask      // for when it is no longer busy
 	skew     int64
 	lastUUID int64
@@ -169,7 +170,16 @@ func (c *client) next() {
 	}
 	m := c.w.mix
 	name := fmt.Sprintf("vm%d", c.choice.IntN(m.Names))
+	if maybe(c.choice, m.Fickle) && c.touched != "" {
+		name = c.touched
+	}
 	op := &Operation{Verb: drawVerb(c.choice), Name: name}
+	if maybe(c.choice, m.Renews) {
+		op.Verb = Update
+	}
+	if !op.Verb.reads() {
+		c.touched = name
+	}
 	if op.Verb == Create || op.Verb == Update {
 		op.Spec = drawSpec(c.choice, c.index, name, c.w.settings.GetLeaseMs(), c.w.mix.Files)
 	}
@@ -217,11 +227,11 @@ func drawSpec(r *rand.Rand, client int, name string, lease uint32, files int) *b
 	s.OnUpdate = pick(r, blixardv1.OnUpdate_ON_UPDATE_NEXT_START, blixardv1.OnUpdate_ON_UPDATE_RESTART)
 	s.Labels["revision"] = fmt.Sprint(r.Uint64()) // no two specs are equal
 	switch r.IntN(10) {
-	case 0:
+	case 0, 1:
 		s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_NEVER
-	case 1:
+	case 2, 3:
 		s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE
-	case 2:
+	case 4:
 		s.LeaseMs = lease + uint32(r.IntN(10))*1000
 	}
 	return s

@@ -54,7 +54,7 @@ func (m *Mix) only(names []string) {
 func Swarm(seed uint64) Config {
 	c := Config{Seed: seed, Profile: "swarm"}
 	r := chance{seed}.stream("swarm")
-	c.Servers = pick(r, 1, 3, 3, 3, 3, 5)
+	c.Servers = pick(r, 1, 1, 3, 3, 3, 3, 3, 3, 5, 5, 7)
 	c.Hosts = pick(r, 0, 0, 1, 2, 4)
 	c.Spares = pick(r, 0, 1, 2, 2)
 	mix := drawMix(r)
@@ -79,7 +79,7 @@ func Base(seed uint64) Config {
 	mix := Mix{
 		Latency: time.Millisecond, Drop: 0.01, Duplicate: 0.01, Late: 0.005, Lateness: 10 * time.Second,
 		ShimSlow: 0.005, ForkFails: 0.02, Deaf: 0.1, BootHangs: 0.02, BootSlow: 0.05, EarlyExit: 0.05, LateExit: 0.05,
-		SlowKill: 0.1, Zombie: 0.02, Disconnect: 0.02, BuildFails: 0.05, BuildSlow: 0.05, Collects: 0.1, Clients: 4, Names: 8, Think: time.Second,
+		SlowKill: 0.1, Zombie: 0.02, Disconnect: 0.02, BuildFails: 0.05, BuildSlow: 0.05, ApiHangs: 0.05, ReplyLost: 0.05, Collects: 0.1, Fickle: 0.1, Clients: 4, Names: 8, Think: time.Second,
 		Files: 2, Every: 6 * time.Second, Longest: 30 * time.Second, Safety: time.Minute, Weights: map[string]int{},
 	}
 	mix.Quorum = drawQuorum(seed)
@@ -122,13 +122,16 @@ type Mix struct {
 	Lateness  time.Duration
 	// Shims and guests, a chance each.
 	ShimSlow, ForkFails, Deaf, BootHangs, BootSlow, EarlyExit, LateExit, SlowKill, Zombie, Orphan float64
-	BuildFails, BuildSlow, PauseFails                                                             float64
+	BuildFails, BuildSlow, PauseFails, ApiHangs, ReplyLost                                        float64
 	Collects                                                                                      float64 // right after a build
 	// Clients.
 	Disconnect float64
 	Clients    int
 	Names      int
 	Think      time.Duration
+	// Fickle: a client's next wish is about what it has just changed. Renews: it is
+	// for another spec.
+	Fickle, Renews float64
 	// Loose: every other machine cannot hold a program that forks.
 	Loose bool
 	// Files that are uploaded, and that the VMs which Nix builds need.
@@ -193,6 +196,8 @@ func drawMix(r *rand.Rand) Mix {
 		}
 	}
 	m.PauseFails = rate(r, 0.3)
+	m.ApiHangs, m.ReplyLost = rate(weights.stream("API hangs"), 0.3), rate(weights.stream("replies lost"), 0.3)
+	m.Fickle, m.Renews = rate(weights.stream("fickle"), 0.8), rate(weights.stream("renews"), 0.5)
 	m.Collects = rate(weights.stream("collects"), 0.5)
 	m.Files = pick(weights.stream("files"), 0, 1, 3)
 	return m

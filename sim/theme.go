@@ -6,6 +6,7 @@ import "time"
 // where everything does now and then.
 var themes = []func(*Config){
 	Crashes, SlowDisksAndCrashes, ShortLog, Busy, BusyAndCrashes, LossyNetwork, SlowNetwork, DeafNetwork, ShortLives, SoonAtRest, QuorumOnly, Upgrades, Hangs, Deaf,
+	Crowded, Fickle, Renewals, Lagging,
 }
 
 // Crashes has daemons and machines die every second.
@@ -30,8 +31,10 @@ func ShortLog(c *Config) {
 	c.Servers = 3
 }
 
-// Busy has many clients.
-func Busy(c *Config) { c.Mix.Clients, c.Mix.Think = 8, 100*time.Millisecond }
+// Busy has many clients, for a minute at most.
+func Busy(c *Config) {
+	c.Mix.Clients, c.Mix.Think, c.Mix.Safety = 8, 100*time.Millisecond, time.Minute
+}
 
 // BusyAndCrashes has many clients ask servers that die.
 func BusyAndCrashes(c *Config) {
@@ -63,7 +66,7 @@ func DeafNetwork(c *Config) {
 
 // ShortLives has VMs end by themselves.
 func ShortLives(c *Config) {
-	Busy(c)
+	quiet(c)
 	c.Mix.EarlyExit, c.Mix.LateExit = 0.3, 0.6
 }
 
@@ -85,14 +88,52 @@ func Upgrades(c *Config) {
 	c.Mix.Longest = 20 * time.Second
 }
 
-// Hangs has no VM become ready at its first boot.
+// Hangs has no VM become ready at its first boot, and little else that ends one.
 func Hangs(c *Config) {
 	SoonAtRest(c)
+	quiet(c)
 	c.Mix.BootHangs = 1
+}
+
+// quiet has hosts keep their leases, and people leave VMs alone for a while.
+func quiet(c *Config) {
+	c.Mix.Weights = map[string]int{"Clog": 1, "DiskSlow": 1, "WallJump": 1}
+	c.Mix.Longest, c.Mix.Drop, c.Mix.Points = time.Second, 0, nil
+	c.Mix.Clients, c.Mix.Names, c.Mix.Think = 4, 16, 2*time.Second
+	c.Mix.Fickle, c.Mix.Renews = 0, 0
 }
 
 // Deaf has VMs ignore their power button.
 func Deaf(c *Config) {
 	SoonAtRest(c)
 	c.Mix.Deaf = 1
+}
+
+// Crowded has many want room on machines that have little.
+func Crowded(c *Config) {
+	Busy(c)
+	SoonAtRest(c)
+	c.Hosts, c.Mix.Small, c.Mix.Names = min(c.Hosts, 1), true, 16
+}
+
+// Fickle has people change their minds about what they have just asked for, before
+// its host has said a word about it.
+func Fickle(c *Config) {
+	Busy(c)
+	c.Mix.Clients, c.Mix.Fickle, c.Mix.Renews = 4, 0.8, 0
+	c.Mix.Late, c.Mix.Lateness = 0.2, 2*time.Second
+}
+
+// Renewals has people want another spec of the same few VMs again and again, and
+// about as often as that takes to build; what is told of it comes late at times.
+func Renewals(c *Config) {
+	c.Mix.Clients, c.Mix.Names, c.Mix.Think = 4, 4, 4*time.Second
+	c.Mix.Fickle, c.Mix.Renews, c.Mix.Late, c.Mix.Lateness = 0, 0.5, 0.1, 5*time.Second
+}
+
+// Lagging has servers fall behind while many ask them.
+func Lagging(c *Config) {
+	Busy(c)
+	c.Servers, c.Mix.Every, c.Mix.Longest = max(c.Servers, 3), time.Second, 5*time.Second
+	c.Mix.Weights = map[string]int{"Clog": 5, "DiskSlow": 3, "DiskStall": 3, "OneWay": 3, "Pause": 2, "Capacity": 3}
 }

@@ -19,6 +19,7 @@ import (
 func searchMutants(args []string) int {
 	f := flag.NewFlagSet("mutants", flag.ContinueOnError)
 	seeds := f.Int("seeds", 500, "the most seeds for one bug")
+	first := f.Uint64("first", 1, "the first of them")
 	jobs := f.Int("jobs", runtime.NumCPU(), "processes")
 	plain := f.Bool("plain", false, "only seeds as a soak has them: no stories, no worlds made for a bug")
 	few := f.Bool("few", false, "only the few that every CI run plants")
@@ -41,7 +42,7 @@ func searchMutants(args []string) int {
 		fmt.Fprintln(os.Stderr, "blixard-sim: there is no such mutant; sim/mutants/table.go has the names")
 		return 2
 	}
-	flags := []string{fmt.Sprint("-seeds=", *seeds), fmt.Sprint("-plain=", *plain)}
+	flags := []string{fmt.Sprint("-seeds=", *seeds), fmt.Sprint("-first=", *first), fmt.Sprint("-plain=", *plain)}
 	if *shrinks {
 		return shrinkMutants(list, *jobs, flags)
 	}
@@ -120,6 +121,7 @@ func search(name string, flags []string) mutants.Find {
 func oneMutant(args []string) int {
 	f := flag.NewFlagSet("mutant", flag.ContinueOnError)
 	seeds := f.Int("seeds", 500, "the most seeds")
+	first := f.Uint64("first", 1, "the first of them")
 	plain := f.Bool("plain", false, "only seeds as a soak has them")
 	if f.Parse(args) != nil || f.NArg() != 1 {
 		return 2
@@ -131,7 +133,7 @@ func oneMutant(args []string) int {
 	if *plain {
 		m = m.Seeds()
 	}
-	if json.NewEncoder(os.Stdout).Encode(m.Search(*seeds)) != nil {
+	if json.NewEncoder(os.Stdout).Encode(m.Search(*first, *seeds)) != nil {
 		return 1
 	}
 	return 0

@@ -40,9 +40,9 @@ func shrinkMutants(list []mutants.Mutant, jobs int, flags []string) int {
 			fmt.Printf("%-22s %-38s %7s %6d\n", m.Name, f.By, "a story", n)
 			continue
 		}
-		t, failed, err := record(&which{seed: uint64(f.Seeds), mutant: m.Name}, nil)
+		t, failed, err := record(&which{seed: f.Seed, mutant: m.Name}, nil)
 		if err != nil || failed.Failure == nil {
-			fmt.Printf("%-22s %-38s seed %d is not repeated when it is recorded: %v\n", m.Name, f.By, f.Seeds, err)
+			fmt.Printf("%-22s %-38s seed %d is not repeated when it is recorded: %v\n", m.Name, f.By, f.Seed, err)
 			continue
 		}
 		s := &shrinking{jobs: jobs, quiet: true, patience: 20 * time.Second, most: shrinkTime * time.Duration(jobs)}

@@ -35,7 +35,8 @@ type Find struct {
 	Text string
 	// OK: By is one of those that the table names.
 	OK        bool
-	Seeds     int // that it took; 0: a story
+	Seeds     int    // that it took; 0: a story
+	Seed      uint64 // the last of them
 	Simulated time.Duration
 	Wall      time.Duration
 }
@@ -76,8 +77,8 @@ func (m Mutant) Tell(planted bool) sim.Result {
 	return sim.Tell(cfg, m.Story)
 }
 
-// Search looks for a bug in its story, or in at most so many seeds.
-func (m Mutant) Search(seeds int) Find {
+// Search looks for a bug in its story, or in at most so many seeds from first on.
+func (m Mutant) Search(first uint64, seeds int) Find {
 	start := time.Now()
 	f := Find{Name: m.Name}
 	take := func(r sim.Result) bool {
@@ -92,13 +93,13 @@ func (m Mutant) Search(seeds int) Find {
 	if m.Story != nil {
 		take(m.Tell(true))
 	}
-	for seed := 1; m.Story == nil && seed <= seeds; seed++ {
-		f.Seeds = seed
+	for n := 1; m.Story == nil && n <= seeds; n++ {
+		f.Seeds, f.Seed = n, first+uint64(n)-1
 		run := sim.Run
 		if m.Twice {
 			run = sim.Twice
 		}
-		if take(run(m.World(uint64(seed), true))) {
+		if take(run(m.World(f.Seed, true))) {
 			break
 		}
 	}

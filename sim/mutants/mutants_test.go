@@ -45,7 +45,7 @@ func TestFewAreFound(t *testing.T) {
 	}
 	for _, m := range All {
 		if m.Few {
-			if f := m.Search(50); !f.OK {
+			if f := m.Search(1, 50); !f.OK {
 				t.Errorf("%s: %q, which is none of %q: %s", m.Name, f.By, m.Caught, f.Text)
 			}
 		}

@@ -117,9 +117,11 @@ func oldLeaderReads(s *sim.Story) {
 	old := s.Leader()
 	s.Strike(sim.Isolate{Node: old.N(), For: 20 * time.Second})
 	s.Strike(sim.Pause{Node: old.N(), For: 8 * time.Second})
+	goesOn := s.Now() + 8*time.Second
 	s.Until("another leader", 6*time.Second, func() bool { l := s.Leader(); return l != nil && l != old })
 	s.Order(sim.Delete, "a", nil)
 	s.Order(sim.Create, "b", sim.ReplaceVM())
+	s.Pass(goesOn - s.Now() - 2*time.Second) // who asks sooner has given up by then
 	for range 8 {
 		s.Ask(sim.Get, "a", nil)
 		s.Ask(sim.Get, "b", nil)
@@ -477,6 +479,8 @@ func twoServersLeave(s *sim.Story) {
 }
 
 var fiveServers = sim.Config{Servers: 5}
+
+var soonAtRest = sim.Config{Settings: &blixardv1.Settings{LongLeaseMs: 20_000}}
 
 // A paused VM crashes, and is started anew.
 func pausedCrashes(s *sim.Story) {

@@ -119,7 +119,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "StaleRead", What: "linearizable reads are answered from the server's own copy",
-		Caught: []string{histories},
+		Caught: []string{histories}, Harder: sim.Lagging,
 	},
 	{
 		Name: "LeaderReadsLocally", What: "who believes to lead answers reads at once",
@@ -165,11 +165,11 @@ var All = []Mutant{
 	},
 	{
 		Name: "BigFacts", What: "hosts claim twice the memory that they have",
-		Caught: []string{capacity}, Few: true,
+		Caught: []string{capacity}, Few: true, Harder: sim.Crowded,
 	},
 	{
 		Name: "MemoryIgnored", What: "placement does not look at memory",
-		Caught: []string{capacity},
+		Caught: []string{capacity}, Harder: sim.Crowded,
 	},
 	// Drains.
 	{
@@ -206,7 +206,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "NotFreed", What: "VMs that wait are not looked at when something is freed",
-		Caught: []string{atRest}, Harder: sim.SoonAtRest,
+		Caught: []string{atRest, quorum}, Harder: sim.Crowded,
 	},
 	{
 		Name: "MapOrder", What: "peers hear of a death in the order of a map",
@@ -291,11 +291,11 @@ var All = []Mutant{
 	},
 	{
 		Name: "FreedUnreported", What: "a deletion frees the name of a VM whose host has not reported it yet",
-		Caught: []string{placed, atRest},
+		Caught: []string{placed, atRest}, Harder: sim.Fickle,
 	},
 	{
 		Name: "ExitReleases", What: "the report that a VM has ended releases its placement",
-		Caught: []string{placed, twoCopies},
+		Caught: []string{placed, twoCopies}, Harder: sim.ShortLives,
 	},
 	{
 		Name: "CloneGranted", What: "a copy of a host is granted the epoch of the original",
@@ -352,11 +352,11 @@ var All = []Mutant{
 	},
 	{
 		Name: "PauseForgotten", What: "a paused VM that had to be started anew runs on",
-		Caught: []string{atRest}, Story: pausedCrashes,
+		Caught: []string{atRest}, Story: pausedCrashes, Config: soonAtRest,
 	},
 	{
 		Name: "HungForEver", What: "a VM that never becomes ready is left hanging",
-		Caught: []string{atRest}, Harder: sim.Hangs,
+		Caught: []string{atRest, quorum}, Harder: sim.Hangs,
 	},
 	{
 		Name: "KillLies", What: "a kill is reported as done while the VM lives",
@@ -377,23 +377,23 @@ var All = []Mutant{
 	},
 	{
 		Name: "StaleBuild", What: "what was built for a spec is taken for a newer one",
-		Caught: []string{builds},
+		Caught: []string{builds}, Harder: sim.Renewals,
 	},
 	{
 		Name: "RunnerKept", What: "an update keeps what was built of the spec before",
-		Caught: []string{builds},
+		Caught: []string{builds}, Harder: sim.Renewals,
 	},
 	{
 		Name: "OldBuildCounts", What: "what a host has built of an older spec is recorded as built of the newest",
-		Caught: []string{builds},
+		Caught: []string{builds}, Harder: sim.Renewals,
 	},
 	{
 		Name: "UnaskedRestart", What: "an update restarts a VM that was to go on until its next start",
-		Caught: []string{undisturbed},
+		Caught: []string{undisturbed}, Harder: sim.Renewals,
 	},
 	{
 		Name: "StoppedUnbuilt", What: "a VM is stopped for a newer spec that is not built yet",
-		Caught: []string{undisturbed},
+		Caught: []string{undisturbed}, Harder: sim.Renewals,
 	},
 	{
 		Name: "RollbackTooFar", What: "a rollback gives back the oldest spec that is kept",

@@ -17,7 +17,7 @@ func TestWhatServersPassOn(t *testing.T) {
 	internal := []string{"init", "host_boot", "host_report", "suspect", "fence", "collect", "place", "clone", "level"}
 	clients := []string{
 		"create_vm", "delete_vm", "power", "cordon", "add_node", "remove_node", "announce", "tag",
-		"update_vm", "rollback_vm", "build_vm", "set_pins", "pause", "set_settings", "drain", "restore_node",
+		"update_vm", "rollback_vm", "build_vm", "set_pins", "pause", "set_settings", "drain", "restore_node", "create_network", "delete_network",
 	}
 	ops := (&blixardv1.Command{}).ProtoReflect().Descriptor().Oneofs().ByName("op").Fields()
 	for i := range ops.Len() {

@@ -87,12 +87,13 @@ func (s *Server) Handler() http.Handler {
 	api := http.NewServeMux()
 	api.Handle(blixardv1connect.NewVMServiceHandler(vms{s}, opts))
 	api.Handle(blixardv1connect.NewNodeServiceHandler(nodes{s}, opts))
+	api.Handle(blixardv1connect.NewNetworkServiceHandler(networks{s}, opts))
 	api.Handle(blixardv1connect.NewClusterServiceHandler(members{s}, opts))
 	api.Handle(blixardv1connect.NewArtifactServiceHandler(artifacts{s}, opts))
 	api.Handle(blixardv1connect.NewWatchServiceHandler(watches{s}, opts))
 	names := []string{
 		blixardv1connect.VMServiceName, blixardv1connect.NodeServiceName,
-		blixardv1connect.ClusterServiceName, blixardv1connect.ArtifactServiceName,
+		blixardv1connect.NetworkServiceName, blixardv1connect.ClusterServiceName, blixardv1connect.ArtifactServiceName,
 		blixardv1connect.WatchServiceName,
 	}
 	mux := http.NewServeMux()

@@ -13,6 +13,9 @@
 //   - it waits for the power button, and powers off;
 //   - it answers a host on the agent's port (package vmm/guest/agent).
 //
+// With interfaces to configure, it echoes on TCP port 7, and greets whom it is
+// told to, a line each time that the greeting comes back.
+//
 // The console is an interface too: hosts, tests and people read these lines.
 //
 //	blixard-guest: up name=NAME uid=UID attempt=N
@@ -20,6 +23,8 @@
 //	blixard-guest: power button, shutting down
 //	blixard-guest: power button, ignored
 //	blixard-guest: shutting down, asked by the agent
+//	blixard-guest: net DEVICE ADDRESS/BITS
+//	blixard-guest: reached HOST:PORT
 //	blixard-guest: error: WHAT
 //
 // "up" is printed when the power button is watched: from then on a request to
@@ -76,8 +81,8 @@ func live(out *console, p boot.Params) {
 	go serveAgent(out, &agentState{params: p, shutdown: asked})
 
 	out.say("up name=%s uid=%s attempt=%d", p.Name, p.UID, p.Attempt)
-	if p.Net.Addr.IsValid() {
-		go serveNet(out, p.Net)
+	if nets := p.Nets.List(); len(nets) > 0 {
+		go serveNet(out, nets, p)
 	}
 
 	end := func(how func()) {

@@ -3,13 +3,11 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"time"
 	"unsafe"
 
@@ -18,23 +16,28 @@ import (
 	"github.com/blixard/blixard/vmm/guest/boot"
 )
 
-// serveNet gives the first network interface its address and echoes on TCP
-// port 7 for ever.
-func serveNet(out *console, n boot.Net) {
-	name, err := firstInterface()
-	if err == nil {
-		err = configure(name, n)
-	}
-	if err != nil {
-		out.say("error: network: %v", err)
-		return
-	}
+// serveNet gives the interfaces their addresses, and echoes on TCP port 7 for ever:
+// whoever reads that an address is there can reach the echo.
+func serveNet(out *console, nets []boot.Net, p boot.Params) {
 	l, err := net.Listen("tcp4", ":7")
 	if err != nil {
 		out.say("error: network: %v", err)
 		return
 	}
-	out.say("net %s %s", name, n.Addr)
+	for _, n := range nets {
+		name, err := interfaceOf(n)
+		if err == nil {
+			err = configure(name, n)
+		}
+		if err != nil {
+			out.say("error: network: %v", err)
+			continue
+		}
+		out.say("net %s %s", name, n.Addr)
+	}
+	if p.Dial != "" {
+		go greet(out, p)
+	}
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -48,15 +51,44 @@ func serveNet(out *console, n boot.Net) {
 	}
 }
 
-// firstInterface waits for an interface with hardware behind it.
-func firstInterface() (string, error) {
+// greet says its name to an echo, again and again.
+func greet(out *console, p boot.Params) {
+	once := func() error {
+		c, err := net.DialTimeout("tcp4", p.Dial, 3*time.Second)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+		word := []byte("greetings from " + p.Name)
+		if _, err := c.Write(word); err != nil {
+			return err
+		}
+		back := make([]byte, len(word))
+		if _, err := io.ReadFull(c, back); err != nil || string(back) != string(word) {
+			return fmt.Errorf("heard %q: %w", back, err)
+		}
+		return nil
+	}
+	for ; ; time.Sleep(p.Tick) {
+		if once() == nil { // it may not be there yet
+			out.say("reached %s", p.Dial)
+		}
+	}
+}
+
+// interfaceOf waits for the interface with a hardware address, or of a name.
+func interfaceOf(n boot.Net) (string, error) {
 	for wait := 5 * time.Millisecond; wait < 10*time.Second; wait *= 2 {
-		if found, _ := filepath.Glob("/sys/class/net/*/device"); len(found) > 0 {
-			return filepath.Base(filepath.Dir(found[0])), nil
+		all, _ := net.Interfaces()
+		for _, i := range all {
+			if n.MAC != "" && i.HardwareAddr.String() == n.MAC || n.MAC == "" && i.Name == n.Device {
+				return i.Name, nil
+			}
 		}
 		time.Sleep(wait)
 	}
-	return "", errors.New("no interface found, although blixard.ip is given")
+	return "", fmt.Errorf("there is no interface %s %s", n.Device, n.MAC)
 }
 
 // configure sets address, mask and route with the old ioctls: one small

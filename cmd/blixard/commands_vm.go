@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -99,7 +100,7 @@ func (s *session) showValid(vm *blixardv1.VM, done string) error {
 func (s *session) showVM(vm *blixardv1.VM, node string) error {
 	return s.show(s.g, vm, func() table {
 		t := vmTable([]*blixardv1.VM{vm}, func(*blixardv1.VM) string { return node }, time.Now())
-		t.notes = append(statusNotes(vm), buildNotes(vm, s.nodeNames(vm))...)
+		t.notes = slices.Concat(statusNotes(vm), buildNotes(vm, s.nodeNames(vm)), networkNotes(vm))
 		return t
 	})
 }

@@ -11,6 +11,7 @@ type CLI struct {
 	Cluster ClusterCmd `cmd:"" help:"Make, grow, shrink and look at a cluster."`
 	VM      VMCmd      `cmd:"" name:"vm" help:"Create virtual machines and rule their lives."`
 	Node    NodeCmd    `cmd:"" help:"Look at nodes, and say which may take new VMs."`
+	Network NetworkCmd `cmd:"" help:"Make the networks that VMs are plugged into."`
 	Events  EventsCmd  `cmd:"" help:"Show what happened: who, what, when and why."`
 	Modules ModulesCmd `cmd:"" help:"Write our NixOS and flake-parts modules into a folder (-o DIR)."`
 	Image   ImageCmd   `cmd:"" help:"Bring kernels, initrds and disks to the cluster."`
@@ -105,6 +106,34 @@ type ClusterPinsSetCmd struct {
 	Lock           *string `placeholder:"FILE" help:"A flake.lock with just these inputs, as nix flake lock makes it of what vm render writes; empty: the first build of a VM locks them."`
 }
 
+type NetworkCmd struct {
+	Create NetworkCreateCmd `cmd:"" help:"Make a network: a bridge on each host, and one pool of addresses."`
+	Get    NetworkGetCmd    `cmd:"" help:"Show one network, and which VM has which address."`
+	List   NetworkListCmd   `cmd:"" aliases:"ls" help:"List networks."`
+	Delete NetworkDeleteCmd `cmd:"" aliases:"rm" help:"Remove networks of which no VM has an address."`
+}
+
+type NetworkCreateCmd struct {
+	Name    string   `arg:"" help:"Its name."`
+	CIDR    string   `arg:"" name:"cidr" help:"Its addresses: 10.1.0.0/24."`
+	Gateway string   `placeholder:"ADDRESS" help:"The hosts' own address on it (the first)."`
+	Bridge  string   `placeholder:"NAME" help:"The bridge on every host; one that is there is used as it is (one that we make)."`
+	DNS     []string `name:"dns" placeholder:"ADDRESS" help:"A name server for its guests. May be repeated."`
+}
+
+type NetworkGetCmd struct {
+	Name  string `arg:"" help:"The network."`
+	Stale bool   `help:"From the asked server's own copy, which may lag."`
+}
+
+type NetworkListCmd struct {
+	Stale bool `help:"From the asked server's own copy, which may lag."`
+}
+
+type NetworkDeleteCmd struct {
+	Names []string `arg:"" name:"name" help:"Networks."`
+}
+
 type VMCmd struct {
 	Create   VMCreateCmd   `cmd:"" help:"Create a VM; it is placed and starts by itself."`
 	Get      VMGetCmd      `cmd:"" help:"Show one VM."`
@@ -144,6 +173,8 @@ type SpecFlags struct {
 	Initrd     string            `placeholder:"WHAT" help:"Likewise."`
 	Cmdline    *string           `placeholder:"TEXT" help:"Kernel arguments, appended to those that the runner needs."`
 	Disk       []string          `sep:"none" placeholder:"name=N,source=WHAT,size=MIB" help:"A disk of its own: name=N[,source=WHAT][,size=MIB][,ro]. May be repeated."`
+	Network    []string          `sep:"none" placeholder:"NAME[,ADDRESS]" help:"A network of the cluster that it is plugged into, or user: behind the hypervisor's own NAT. May be repeated; in an update, all of them."`
+	Port       []string          `short:"p" sep:"none" placeholder:"[ADDRESS:]HOST:GUEST[/udp]" help:"A port of its host that leads to one of the guest, by the user network. May be repeated; in an update, all of them."`
 	Process    bool              `help:"Run a program without any isolation: vm create NAME --process -- /bin/sleep 1000."`
 	Env        map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Environment of --process. May be repeated."`
 	Vcpus      *uint32           `placeholder:"N" help:"Virtual processors (1)."`

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -82,6 +84,9 @@ func (c *SpecFlags) change(d *draft, policyFlag, policy string) (err error) {
 		if s.StopGraceMs, err = milliseconds("--stop-grace", *c.StopGrace); err != nil {
 			return err
 		}
+	}
+	if err := c.networks(s); err != nil {
+		return err
 	}
 	if err := enumFlag(&s.Hypervisor, "--hypervisor", c.Hypervisor); err != nil {
 		return err
@@ -162,6 +167,74 @@ func (c *SpecFlags) image(d *draft) error {
 		i.Disks = append(i.Disks, disk)
 	}
 	return nil
+}
+
+// networks sets what a VM is plugged into. Ports make a user interface, if there is
+// none.
+func (c *SpecFlags) networks(s *blixardv1.VMSpec) error {
+	if len(c.Network) == 0 && len(c.Port) == 0 {
+		return nil
+	}
+	if len(c.Network) > 0 {
+		s.Networks = nil
+	}
+	for _, text := range c.Network {
+		name, address, _ := strings.Cut(text, ",")
+		n := &blixardv1.Interface{Kind: &blixardv1.Interface_Network{Network: name}, Address: address}
+		if name == userNetwork {
+			n.Kind = &blixardv1.Interface_User{User: &blixardv1.UserInterface{}}
+		}
+		s.Networks = append(s.Networks, n)
+	}
+	if len(c.Port) == 0 {
+		return nil
+	}
+	i := slices.IndexFunc(s.Networks, func(n *blixardv1.Interface) bool { return n.GetUser() != nil })
+	if i < 0 {
+		i = len(s.Networks)
+		s.Networks = append(s.Networks, &blixardv1.Interface{Kind: &blixardv1.Interface_User{User: &blixardv1.UserInterface{}}})
+	}
+	s.Networks[i].Ports = nil
+	for _, text := range c.Port {
+		p, err := parsePort(text)
+		if err != nil {
+			return usagef("--port %s: %v", text, err)
+		}
+		s.Networks[i].Ports = append(s.Networks[i].Ports, p)
+	}
+	return nil
+}
+
+// userNetwork is how --network says user: {}.
+const userNetwork = "user"
+
+// parsePort reads [ADDRESS:]HOST:GUEST[/tcp|/udp].
+func parsePort(text string) (*blixardv1.PortForward, error) {
+	p := &blixardv1.PortForward{}
+	rest, protocol, said := strings.Cut(text, "/")
+	switch {
+	case protocol == "udp":
+		p.Protocol = blixardv1.Protocol_PROTOCOL_UDP
+	case protocol == "tcp":
+		p.Protocol = blixardv1.Protocol_PROTOCOL_TCP
+	case said:
+		return nil, fmt.Errorf("%q is neither tcp nor udp", protocol)
+	}
+	words := strings.Split(rest, ":")
+	if len(words) == 3 {
+		p.Address, words = words[0], words[1:]
+	}
+	if len(words) != 2 {
+		return nil, errors.New("want [ADDRESS:]HOST:GUEST[/udp], such as 8080:80")
+	}
+	for i, to := range []*uint32{&p.HostPort, &p.GuestPort} {
+		n, err := strconv.ParseUint(words[i], 10, 16)
+		if err != nil || n == 0 {
+			return nil, fmt.Errorf("%q is no port", words[i])
+		}
+		*to = uint32(n)
+	}
+	return p, nil
 }
 
 // flake reads REF[#ATTR] as nix does. What is ours to read is packed; the rest is

@@ -56,6 +56,40 @@ process:
 	}
 }
 
+// A port is one word, and what a VM shows of itself can be read back.
+func TestParsePorts(t *testing.T) {
+	drafts, err := parseSpecs([]byte(`
+name: web
+image: {kernel: ./vmlinuz}
+networks:
+  - user: {}
+    ports: [8080:80, "127.0.0.1:53:5353/udp", {host_port: 1, guest_port: 2}]
+  - {network: lan, address: 10.1.0.5, mac: 02:00:00:00:00:01}
+`), "f", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []*blixardv1.Interface{
+		{Kind: &blixardv1.Interface_User{User: &blixardv1.UserInterface{}}, Ports: []*blixardv1.PortForward{
+			{HostPort: 8080, GuestPort: 80}, {Address: "127.0.0.1", HostPort: 53, GuestPort: 5353, Protocol: blixardv1.Protocol_PROTOCOL_UDP}, {HostPort: 1, GuestPort: 2},
+		}},
+		{Kind: &blixardv1.Interface_Network{Network: "lan"}, Address: "10.1.0.5", Mac: "02:00:00:00:00:01"},
+	}
+	if !proto.Equal(&blixardv1.VMSpec{Networks: drafts[0].spec.Networks}, &blixardv1.VMSpec{Networks: want}) {
+		t.Errorf("got %v", drafts[0].spec.Networks)
+	}
+	for in, want := range map[string]string{"80": "want [ADDRESS:]HOST:GUEST", "0:80": "no port", "80:70000": "no port", "80:80/sctp": "neither tcp nor udp"} {
+		if _, err := parseSpecs([]byte("name: a\nnetworks: [{user: {}, ports: ['"+in+"']}]"), "f", ""); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", in, err)
+		}
+	}
+	spec := &blixardv1.VMSpec{}
+	flags := SpecFlags{Network: []string{"lan,10.1.0.5"}, Port: []string{"8080:80"}}
+	if err := flags.networks(spec); err != nil || len(spec.Networks) != 2 || spec.Networks[0].Address != "10.1.0.5" || spec.Networks[1].GetUser() == nil || spec.Networks[1].Ports[0].HostPort != 8080 {
+		t.Error(err, spec.Networks)
+	}
+}
+
 func TestParseSpecsRefuses(t *testing.T) {
 	for in, want := range map[string]string{
 		"":                                  "holds no VM",

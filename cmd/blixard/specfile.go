@@ -21,9 +21,9 @@ import (
 )
 
 // A spec file is YAML: in each document a name, and the fields of VMSpec as the
-// API names them. Two things are easier than there: an enum is written as on the
-// command line (restart: on-failure), and an artifact as one word (kernel:
-// ./vmlinuz), a path being relative to the file. What nobody knows is refused,
+// API names them. Some things are easier than there: an enum is written as on the
+// command line (restart: on-failure), an artifact as one word (kernel:
+// ./vmlinuz), a path being relative to the file, and a port as 8080:80. What nobody knows is refused,
 // with its line: a typing error must not make another VM than was meant.
 
 const maxSpecFile = 4 << 20
@@ -231,6 +231,10 @@ var mostBytes = map[protoreflect.FullName]int64{
 	(&blixardv1.Flake{}).ProtoReflect().Descriptor().FullName():       nixflake.MaxPacked,
 }
 
+func isPort(f protoreflect.FieldDescriptor) bool {
+	return f.Message() != nil && f.Message().FullName() == (&blixardv1.PortForward{}).ProtoReflect().Descriptor().FullName()
+}
+
 func isArtifact(f protoreflect.FieldDescriptor) bool {
 	return f.Message() != nil && f.Message().FullName() == (&blixardv1.Artifact{}).ProtoReflect().Descriptor().FullName()
 }
@@ -241,6 +245,14 @@ func (r *specReader) list(n *yaml.Node, l protoreflect.List, f protoreflect.Fiel
 	}
 	for i, e := range n.Content {
 		at := fmt.Sprintf("%s[%d]", path, i)
+		if isPort(f) && e.Kind == yaml.ScalarNode {
+			p, err := parsePort(e.Value)
+			if err != nil {
+				return r.fail(e, "%s: %q: %v", at, e.Value, err)
+			}
+			l.Append(protoreflect.ValueOfMessage(p.ProtoReflect()))
+			continue
+		}
 		if f.Message() != nil {
 			if err := r.message(e, l.AppendMutable().Message(), at+"."); err != nil {
 				return err

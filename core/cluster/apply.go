@@ -114,6 +114,10 @@ func (s *State) do(e *entry) *blixardv1.Response {
 		return s.setPins(e, op.SetPins)
 	case *blixardv1.Command_SetSettings:
 		return s.setSettings(e, op.SetSettings)
+	case *blixardv1.Command_CreateNetwork:
+		return s.createNetwork(e, op.CreateNetwork)
+	case *blixardv1.Command_DeleteNetwork:
+		return s.deleteNetwork(e, op.DeleteNetwork)
 	}
 	return refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "this server does not know the operation", "upgrade it")
 }

@@ -32,6 +32,7 @@ func (s *State) assignment(vm *blixardv1.VM) *blixardv1.Assignment {
 		return a
 	}
 	a.Paused = vm.Paused
+	a.Interfaces = s.interfaces(vm)
 	a.SpecGeneration, a.RestartWhenBuilt, a.Pins, a.Fresh = vm.SpecGeneration, vm.RestartWhenBuilt, vm.Pins, vm.Fresh
 	a.Fallback = s.fallback(vm)
 	if a.Runner = vm.Runner; a.Runner == nil {

@@ -21,7 +21,7 @@ func copyVM(vm *blixardv1.VM) *blixardv1.VM {
 		Name: vm.Name, Uid: vm.Uid, Spec: vm.Spec, Run: vm.Run, RunGeneration: vm.RunGeneration, Deleting: vm.Deleting,
 		Status: vm.Status, CreateTime: vm.CreateTime, Revision: vm.Revision, AssignmentRevision: vm.AssignmentRevision,
 		SpecGeneration: vm.SpecGeneration, Pins: vm.Pins, RestartWhenBuilt: vm.RestartWhenBuilt, Fresh: vm.Fresh, Paused: vm.Paused,
-		PreparedNodes: slices.Clone(vm.PreparedNodes),
+		PreparedNodes: slices.Clone(vm.PreparedNodes), Attachments: slices.Clone(vm.Attachments),
 	}
 	if vm.Runner != nil {
 		c.Runner = clone(vm.Runner)
@@ -31,6 +31,7 @@ func copyVM(vm *blixardv1.VM) *blixardv1.VM {
 			NodeId: p.NodeId, Epoch: p.Epoch, Incarnation: p.Incarnation, Lease: p.Lease, TargetLease: p.TargetLease,
 			Hypervisor: p.Hypervisor, Vcpus: p.Vcpus, MemoryMib: p.MemoryMib, DiskMib: p.DiskMib, Node: p.Node, LeaseMs: p.LeaseMs, TargetLeaseMs: p.TargetLeaseMs,
 			Leaving: p.Leaving, Held: p.Held, Starts: p.Starts,
+			Ports: slices.Clone(p.Ports),
 		}
 	}
 	return c

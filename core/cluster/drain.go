@@ -234,12 +234,13 @@ type room struct {
 	s     *State
 	hosts []*schedule.Host // in the order of their keys
 	full  []schedule.Need  // needs for which nothing was left
+	ports map[uint64][]schedule.Taken
 }
 
 // room is what is left beside some nodes.
 func (s *State) room(beside ...uint64) *room {
-	r := &room{s: s}
-	for h := range s.emptiestFirst() {
+	r := &room{s: s, ports: map[uint64][]schedule.Taken{}}
+	for h := range s.emptiestFirst(schedule.Need{}) {
 		if !slices.Contains(beside, h.ID) {
 			r.hosts = append(r.hosts, h)
 		}
@@ -259,6 +260,7 @@ func (r *room) claim(vm *blixardv1.VM) (h *schedule.Host, need schedule.Need, ok
 	if slices.ContainsFunc(r.full, func(f schedule.Need) bool { return noEasier(need, f) }) {
 		return nil, need, false
 	}
+	r.lookForPorts(need, vm.Uid)
 	holds := vm.GetRunner().GetNodes()
 	id, _, ok := schedule.Choose(func(yield func(*schedule.Host) bool) {
 		for _, h := range r.hosts {
@@ -278,16 +280,36 @@ func (r *room) claim(vm *blixardv1.VM) (h *schedule.Host, need schedule.Need, ok
 	h = r.hosts[i]
 	h.Used = h.Used.Add(need.Resources)
 	h.Instances++
+	for _, p := range need.Ports {
+		r.ports[id] = append(r.ports[id], schedule.Taken{Port: p, By: vm.Name})
+	}
 	for ; i+1 < len(r.hosts) && r.hosts[i+1].Key() < h.Key(); i++ {
 		r.hosts[i], r.hosts[i+1] = r.hosts[i+1], r.hosts[i]
 	}
 	return h, need, true
 }
 
+// lookForPorts tells the hosts which of the ports that are needed somebody has
+// there, or has claimed.
+func (r *room) lookForPorts(need schedule.Need, uid string) {
+	for _, h := range r.hosts {
+		if h.Taken = nil; len(need.Ports) == 0 {
+			continue
+		}
+		r.s.portsTaken(h, need, uid)
+		for _, t := range r.ports[h.ID] {
+			if slices.Contains(need.Ports, t.Port) {
+				h.Taken = append(h.Taken, t)
+			}
+		}
+	}
+}
+
 // noEasier says that where nothing fits a need, nothing fits this one either.
 func noEasier(n, than schedule.Need) bool {
 	return n.MilliCPU >= than.MilliCPU && n.MemoryMiB >= than.MemoryMiB && n.DiskMiB >= than.DiskMiB &&
-		n.Nix == than.Nix && slices.Equal(n.Accept, than.Accept) && slices.Equal(n.Wants, than.Wants) && maps.Equal(n.Require, than.Require)
+		n.Nix == than.Nix && (n.Bridges || !than.Bridges) &&
+		!slices.ContainsFunc(than.Ports, func(p schedule.Port) bool { return !slices.Contains(n.Ports, p) }) && slices.Equal(n.Accept, than.Accept) && slices.Equal(n.Wants, than.Wants) && maps.Equal(n.Require, than.Require)
 }
 
 // DrainMoves says what becomes of each VM of a node while it is drained, or would

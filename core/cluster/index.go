@@ -22,12 +22,18 @@ func (s *State) reindex(old, now proto.Message) {
 		o, _ := old.(*blixardv1.VM)
 		n, _ := now.(*blixardv1.VM)
 		s.reindexVM(o, n)
+		s.reindexAttachments(o, n)
+		s.reindexPorts(o, n)
 		s.revise(vmPrefix+cmp.Or(n.GetName(), o.GetName()), o != nil, n != nil, o.GetRevision(), n.GetRevision())
 	case *blixardv1.Node:
 		o, _ := old.(*blixardv1.Node)
 		n, _ := now.(*blixardv1.Node)
 		s.reindexNode(o, n)
 		s.revise(nodeKey(cmp.Or(n.GetId(), o.GetId())), o != nil, n != nil, o.GetRevision(), n.GetRevision())
+	case *blixardv1.ClusterNetwork:
+		o, _ := old.(*blixardv1.ClusterNetwork)
+		n, _ := now.(*blixardv1.ClusterNetwork)
+		s.reindexNetwork(o, n)
 	case *blixardv1.DedupeRecord:
 		if o, _ := old.(*blixardv1.DedupeRecord); o != nil {
 			s.old.Delete(be(o.LoggedTime) + be(o.Index))

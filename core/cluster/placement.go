@@ -20,6 +20,7 @@ func scheduleHost(n *blixardv1.Node, overcommitMilli uint64) *schedule.Host {
 	host.Cordoned, host.Suspect = n.Cordoned, h.GetSuspect()
 	host.Away = h.GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE || f == nil
 	host.NoKVM = f.GetKvm() != nil && !f.Kvm.Usable
+	host.Bridges = f.GetBridges()
 	for _, hv := range f.GetHypervisors() {
 		host.Hypervisors = append(host.Hypervisors, schedule.Hypervisor{ID: int32(hv.Hypervisor), Can: uint64(doneBy(hv))})
 	}
@@ -78,6 +79,12 @@ func need(spec *blixardv1.VMSpec) schedule.Need {
 		n.DiskMiB += d.GetSizeMib()
 	}
 	n.DiskMiB += nixosDiskMiB(spec.GetNixos())
+	for _, p := range hostPorts(spec) {
+		n.Ports = append(n.Ports, schedulePort(p))
+	}
+	for _, w := range spec.GetNetworks() {
+		n.Bridges = n.Bridges || w.GetNetwork() != ""
+	}
 	wants := wanted(spec)
 	for _, c := range wants.List() {
 		n.Wants = append(n.Wants, schedule.Want{Bit: uint64(hypervisor.Of(c)), Name: hypervisor.Name(c)})
@@ -113,12 +120,32 @@ func (s *State) needOf(vm *blixardv1.VM) schedule.Need {
 	return n
 }
 
-func (s *State) emptiestFirst() iter.Seq[*schedule.Host] {
+// emptiestFirst are the hosts that may get a VM, as it sees them.
+func (s *State) emptiestFirst(n schedule.Need) iter.Seq[*schedule.Host] {
 	return func(yield func(*schedule.Host) bool) {
 		overcommit := s.overcommit()
 		s.hosts.Scan(func(_ string, id uint64) bool {
-			return yield(scheduleHost(s.Node(id), overcommit))
+			h := scheduleHost(s.Node(id), overcommit)
+			s.portsTaken(h, n, "")
+			return yield(h)
 		})
+	}
+}
+
+func schedulePort(p *blixardv1.HostPort) schedule.Port {
+	return schedule.Port{Number: uint16(p.Port), UDP: p.Protocol == blixardv1.Protocol_PROTOCOL_UDP}
+}
+
+// portsTaken tells a host which of the ports that a VM needs another VM has there.
+func (s *State) portsTaken(h *schedule.Host, n schedule.Need, uid string) {
+	for _, p := range n.Ports {
+		key := &blixardv1.HostPort{Port: uint32(p.Number), Protocol: blixardv1.Protocol_PROTOCOL_TCP}
+		if p.UDP {
+			key.Protocol = blixardv1.Protocol_PROTOCOL_UDP
+		}
+		if by, taken := s.ports.Get(portKey(h.ID, key)); taken && by != uid && !mutant.On("PortsIgnored") {
+			h.Taken = append(h.Taken, schedule.Taken{Port: p, By: s.VMByUID(by).GetName()})
+		}
 	}
 }
 
@@ -129,7 +156,7 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 	// Where its runner is, nothing needs to be copied.
 	id, hv, ok := schedule.Choose(slices.Values(s.holdersOf(vm)), n)
 	if !ok {
-		id, hv, ok = schedule.Choose(s.emptiestFirst(), n)
+		id, hv, ok = schedule.Choose(s.emptiestFirst(n), n)
 	}
 	if !ok {
 		vm.Status = &blixardv1.VMStatus{
@@ -144,7 +171,7 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 		NodeId: id, Node: node.Name, Epoch: node.Host.Epoch,
 		Incarnation: &blixardv1.Incarnation{Generation: s.meta.Generation, Index: e.index},
 		Hypervisor:  blixardv1.Hypervisor(hv),
-		Vcpus:       uint32(n.MilliCPU / 1000), MemoryMib: n.MemoryMiB, DiskMib: n.DiskMiB,
+		Vcpus:       uint32(n.MilliCPU / 1000), MemoryMib: n.MemoryMiB, DiskMib: n.DiskMiB, Ports: hostPorts(vm.Spec),
 	}
 	s.target(vm, node)
 	vm.AssignmentRevision = e.index
@@ -316,7 +343,8 @@ func (s *State) placeMore(e *entry) {
 }
 
 func (s *State) placeWaiting(e *entry, vm *blixardv1.VM) {
-	if _, _, ok := schedule.Choose(s.emptiestFirst(), s.needOf(vm)); !ok && vm.GetStatus().GetReason() == "NoHostFits" {
+	n := s.needOf(vm)
+	if _, _, ok := schedule.Choose(s.emptiestFirst(n), n); !ok && vm.GetStatus().GetReason() == "NoHostFits" {
 		return // nothing new to say
 	}
 	s.place(e, copyVM(vm))

@@ -97,7 +97,7 @@ func (s *State) prepare(e *entry, vm *blixardv1.VM) {
 	}
 	if vm.Runner != nil && vm.Placement != nil {
 		n := need(vm.Spec)
-		for h := range s.emptiestFirst() {
+		for h := range s.emptiestFirst(schedule.Need{}) {
 			if len(nodes) >= want {
 				break
 			}

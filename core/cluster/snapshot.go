@@ -75,6 +75,8 @@ func decode(key string, value []byte) (proto.Message, error) {
 		m = &blixardv1.Meta{}
 	case removedPrefix:
 		m = &blixardv1.Removed{}
+	case networkPrefix:
+		m = &blixardv1.ClusterNetwork{}
 	case nodePrefix:
 		m = &blixardv1.Node{}
 	case vmPrefix:

@@ -37,6 +37,11 @@ type State struct {
 	drained *btree.Map[uint64, struct{}] // ids of nodes that are drained
 	leaving *btree.Map[string, string]   // node priority index -> name
 
+	free      *btree.Map[string, uint32] // network, first free address -> the last of that run
+	addresses *btree.Map[string, string] // network, address -> uid that has it
+	macs      *btree.Map[string, string] // mac -> uid that has it
+	ports     *btree.Map[string, string] // node, port -> uid that has it
+
 	hostCount      int
 	events         int
 	buried         int
@@ -103,7 +108,9 @@ func New() *State {
 		revised: btree.NewMap[string, string](0),
 		drained: btree.NewMap[uint64, struct{}](0),
 		leaving: btree.NewMap[string, string](0),
-		track:   true,
+		free:    btree.NewMap[string, uint32](0), addresses: btree.NewMap[string, string](0),
+		macs: btree.NewMap[string, string](0), ports: btree.NewMap[string, string](0),
+		track: true,
 	}
 }
 
@@ -116,6 +123,7 @@ func (s *State) Freeze() *State {
 	c.changes, c.hosts, c.pending = s.changes.Copy(), s.hosts.Copy(), s.pending.Copy()
 	c.old, c.idle, c.ready = s.old.Copy(), s.idle.Copy(), s.ready.Copy()
 	c.revised, c.drained, c.leaving = s.revised.Copy(), s.drained.Copy(), s.leaving.Copy()
+	c.free, c.addresses, c.macs, c.ports = s.free.Copy(), s.addresses.Copy(), s.macs.Copy(), s.ports.Copy()
 	c.dirty, c.track = nil, false
 	return &c
 }
@@ -127,6 +135,7 @@ const (
 	floorPrefix    = "f/"
 	historyPrefix  = "h/"
 	metaKey        = "m"
+	networkPrefix  = "w/"
 	nodePrefix     = "n/"
 	removedPrefix  = "r/"
 	vmPrefix       = "v/"

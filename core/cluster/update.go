@@ -153,6 +153,9 @@ func (s *State) regenerate(e *entry, old *blixardv1.VM, next *blixardv1.Generati
 	}
 	vm.Spec, vm.Pins, vm.Runner, vm.Fresh, vm.RestartWhenBuilt = next.Spec, next.Pins, next.Runner, c.fresh, c.restart
 	vm.SpecGeneration = old.SpecGeneration + 1
+	if resp := s.attach(vm); resp != nil {
+		return resp
+	}
 	if c.validateOnly {
 		return vmResponse(vm)
 	}
@@ -193,6 +196,7 @@ func (s *State) reaccount(vm *blixardv1.VM, atLeast *blixardv1.Placement) {
 	p.Vcpus = max(vm.Spec.Vcpus, atLeast.GetVcpus())
 	p.MemoryMib = max(n.MemoryMiB, atLeast.GetMemoryMib())
 	p.DiskMib = max(n.DiskMiB, atLeast.GetDiskMib())
+	p.Ports = bothPorts(hostPorts(vm.Spec), atLeast.GetPorts())
 }
 
 // noRoom refuses a spec that the VM's host cannot take in the old one's place.
@@ -204,7 +208,9 @@ func (s *State) noRoom(vm *blixardv1.VM, node *blixardv1.Node, spec *blixardv1.V
 	h.Used.DiskMiB -= p.DiskMib
 	h.Away, h.Cordoned, h.Suspect = false, false, false // it is there already
 	var why []string
-	for _, o := range schedule.Obstacles(nil, h, need(spec)) {
+	n := need(spec)
+	s.portsTaken(h, n, vm.Uid)
+	for _, o := range schedule.Obstacles(nil, h, n) {
 		why = append(why, o.String())
 	}
 	if len(why) == 0 {
@@ -218,7 +224,7 @@ func (s *State) noRoom(vm *blixardv1.VM, node *blixardv1.Node, spec *blixardv1.V
 // sameBuild says whether two specs give the same thing to run.
 func sameBuild(a, b *blixardv1.VMSpec) bool {
 	built := func(s *blixardv1.VMSpec) *blixardv1.VMSpec {
-		return &blixardv1.VMSpec{Hypervisor: s.Hypervisor, Vcpus: s.Vcpus, MemoryMib: s.MemoryMib, Source: s.Source}
+		return &blixardv1.VMSpec{Hypervisor: s.Hypervisor, Vcpus: s.Vcpus, MemoryMib: s.MemoryMib, Source: s.Source, Networks: s.Networks}
 	}
 	return proto.Equal(built(a), built(b))
 }

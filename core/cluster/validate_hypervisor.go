@@ -42,6 +42,14 @@ func wantsOf(s *blixardv1.VMSpec) (list []want) {
 			add(blixardv1.Capability_CAPABILITY_USER_NETWORK, fmt.Sprintf("spec.nixos.networks[%d].user", i))
 		}
 	}
+	for i, n := range s.GetNetworks() {
+		switch n.GetKind().(type) {
+		case *blixardv1.Interface_Network:
+			add(blixardv1.Capability_CAPABILITY_NETWORKS, fmt.Sprintf("spec.networks[%d].network", i))
+		case *blixardv1.Interface_User:
+			add(blixardv1.Capability_CAPABILITY_USER_NETWORK, fmt.Sprintf("spec.networks[%d].user", i))
+		}
+	}
 	return list
 }
 

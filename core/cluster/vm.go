@@ -35,6 +35,9 @@ func (s *State) createVM(e *entry, op *blixardv1.CreateVMOp) *blixardv1.Response
 	if mutant.On("UidByName") {
 		vm.Uid = "1-" + op.Name
 	}
+	if resp := s.attach(vm); resp != nil {
+		return resp
+	}
 	if op.ValidateOnly {
 		return vmResponse(vm)
 	}
@@ -69,6 +72,11 @@ func (s *State) complete(spec *blixardv1.VMSpec) *blixardv1.VMSpec {
 			d.SizeMib = (d.Source.Size + 1<<20 - 1) >> 20
 		}
 	}
+	for _, n := range spec.GetNetworks() {
+		for _, p := range n.Ports {
+			p.Protocol = protocolOf(p)
+		}
+	}
 	if spec.OnHostLoss == blixardv1.OnHostLoss_ON_HOST_LOSS_UNSPECIFIED {
 		spec.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE
 		if slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly }) || nixosKeeps(spec.GetNixos()) {
@@ -92,6 +100,9 @@ func (s *State) deleteVM(e *entry, op *blixardv1.DeleteVMOp) *blixardv1.Response
 	}
 	vm = copyVM(vm)
 	vm.Deleting, vm.Run = true, false
+	if mutant.On("AddressFreedEarly") {
+		vm.Attachments = nil
+	}
 	s.setPhase(e, vm, blixardv1.Phase_PHASE_DELETING, "Deleting", "deleted by its user")
 	if vm.Placement == nil {
 		s.drop(e, vm)

@@ -21,6 +21,8 @@ const (
 	Lacks
 	Nix
 	Label
+	Bridges
+	Ports
 	CPU
 	Memory
 	Disk
@@ -31,6 +33,7 @@ type Obstacle struct {
 	Kind Kind
 	// Of CPU (thousandths), Memory and Disk (MiB): what is needed and what is free.
 	Need, Free uint64
+	// Of Ports: Want is the port, and Have the VM that has it.
 	// Of Label: the label, what it must be and what it is. Of Hypervisors, KVM and
 	// Lacks: Have is the kind of hypervisor, or the kinds, and Want what that does
 	// not do there.
@@ -59,6 +62,10 @@ func (o Obstacle) String() string {
 			return fmt.Sprintf("lacks the label %s=%s", o.Label, o.Want)
 		}
 		return fmt.Sprintf("has the label %s=%s, not %s", o.Label, o.Have, o.Want)
+	case Bridges:
+		return "cannot plug VMs into networks (it may not make bridges and taps)"
+	case Ports:
+		return fmt.Sprintf("its port %s leads to the VM %s", o.Want, o.Have)
 	case CPU:
 		return fmt.Sprintf("has %s vcpus free of the %s needed", milli(o.Free), milli(o.Need))
 	case Memory:
@@ -96,6 +103,12 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 	}
 	if len(need.Require) > 0 && !mutant.On("LabelsIgnored") {
 		to = labels(to, h, need)
+	}
+	if need.Bridges && !h.Bridges {
+		to = append(to, Obstacle{Kind: Bridges})
+	}
+	for _, t := range h.Taken {
+		to = append(to, Obstacle{Kind: Ports, Want: t.Port.String(), Have: t.By})
 	}
 	to = short(to, CPU, need.MilliCPU, h.Capacity.MilliCPU, h.Used.MilliCPU)
 	if !mutant.On("MemoryIgnored") {
@@ -151,4 +164,11 @@ func short(to []Obstacle, kind Kind, need, capacity, used uint64) []Obstacle {
 		to = append(to, Obstacle{Kind: kind, Need: need, Free: free})
 	}
 	return to
+}
+
+func (p Port) String() string {
+	if p.UDP {
+		return fmt.Sprintf("%d/udp", p.Number)
+	}
+	return fmt.Sprintf("%d/tcp", p.Number)
 }

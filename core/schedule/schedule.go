@@ -32,12 +32,28 @@ type Host struct {
 	NoKVM bool
 	// Nix: it can build NixOS systems.
 	Nix bool
+	// Bridges: it can plug VMs into networks.
+	Bridges bool
+	// Taken are the ports that the VM needs and another VM has there.
+	Taken []Taken
 	// Cordoned hosts keep what they have and get nothing new.
 	Cordoned bool
 	// Suspect hosts have missed their Syncs.
 	Suspect bool
 	// Away hosts hold no lease: not joined yet, fenced, or gone.
 	Away bool
+}
+
+// Port is one of a host's.
+type Port struct {
+	Number uint16
+	UDP    bool // or TCP
+}
+
+// Taken is a port that a VM has.
+type Taken struct {
+	Port
+	By string
 }
 
 // Choice is a kind of hypervisor that can run a VM.
@@ -73,6 +89,10 @@ type Need struct {
 	// Nix: it must be built first. What is built brings its hypervisor with it,
 	// so the host need not have the one that Accept says.
 	Nix bool
+	// Bridges: it is plugged into a network.
+	Bridges bool
+	// Ports of the host that lead to it.
+	Ports []Port
 	// Require are labels that the host must have with just these values.
 	Require map[string]string
 }

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -65,6 +66,7 @@ var conformance = []story{
 	{"pause and resume", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_PAUSE}, tellPause},
 	{"paused and stopped", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_PAUSE, blixardv1.Capability_CAPABILITY_POWER_BUTTON}, tellPausedStop},
 	{"volume", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_VOLUMES}, tellVolume},
+	{"user network", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_USER_NETWORK}, tellUserNetwork},
 }
 
 func TestConformance(t *testing.T) {
@@ -441,6 +443,62 @@ func tellVolume(t *testing.T, r rig) {
 	if _, err := os.Stat(path("blank")); err == nil {
 		t.Error("its disk is left")
 	}
+}
+
+// A port of the host leads to the guest's, and to nobody when the guest has ended.
+func tellUserNetwork(t *testing.T, r rig) {
+	i, a := instance("c-user", 1), r.vm("c-user", "")
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	l.Close()
+	a.Spec.Networks = []*blixardv1.Interface{{
+		Kind:  &blixardv1.Interface_User{User: &blixardv1.UserInterface{Restrict: true}},
+		Ports: []*blixardv1.PortForward{{Address: "127.0.0.1", HostPort: uint32(port), GuestPort: 7}},
+	}}
+	a.Interfaces = []*blixardv1.InterfaceConfig{{Mac: "02:00:00:00:00:07"}}
+	r.must(vmm.Start, i, a)
+	r.awaitConsole(i.UID, "net eth0 10.0.2.15/24")
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	if err := echoes(address); err != nil {
+		t.Error(err)
+	}
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	if err := echoes(address); err == nil {
+		t.Error("somebody answers still")
+	}
+	// A port that another program has is said in words.
+	if l, err = net.Listen("tcp4", address); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	i.Attempt = 2
+	r.must(vmm.Start, i, a)
+	if e := r.exit(i, BootFailed); !strings.Contains(e.Message, "host forwarding") {
+		t.Error(e)
+	}
+	r.must(vmm.Remove, i, nil)
+}
+
+// echoes says something to our guest's echo, and hears it.
+func echoes(address string) error {
+	c, err := net.DialTimeout("tcp4", address, 3*time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := c.Write([]byte("hello")); err != nil {
+		return err
+	}
+	b := make([]byte, 5)
+	if _, err := io.ReadFull(c, b); err != nil || string(b) != "hello" {
+		return fmt.Errorf("heard %q: %w", b, err)
+	}
+	return nil
 }
 
 // forget forgets what was seen.

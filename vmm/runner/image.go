@@ -111,7 +111,8 @@ func (m images) files(ctx context.Context, p place, a *blixardv1.Assignment, i s
 		}
 		b.disks = append(b.disks, disk{d.Name, diskPath(p.state, d.Name), d.ReadOnly})
 	}
-	return b, nil
+	b.nics, err = nicsOf(a)
+	return b, err
 }
 
 // clean removes what an attempt before has left: a socket that is there already
@@ -166,6 +167,9 @@ func (b boot) commandLine(words ...string) (string, error) {
 		words = append(words, w)
 	}
 	words = append(words, fmt.Sprintf("blixard.attempt=%d", b.instance.Attempt))
+	for _, n := range b.nics {
+		words = append(words, n.words.Words(b.name)...)
+	}
 	if b.cmdline != "" {
 		words = append(words, b.cmdline)
 	}

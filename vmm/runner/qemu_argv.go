@@ -26,6 +26,7 @@ type boot struct {
 	initrd    string // optional
 	cmdline   string // the user's
 	disks     []disk
+	nics      []nic
 	place     place
 }
 
@@ -75,6 +76,9 @@ func (m machine) argv(b boot) ([]string, error) {
 		argv = append(argv,
 			"-drive", fmt.Sprintf("id=d%d,file=%s,if=none,format=raw,cache=writeback,discard=unmap%s", i, escape(d.path), access),
 			"-device", fmt.Sprintf("virtio-blk-device,drive=d%d,serial=%s", i, escape(d.name)))
+	}
+	for i, n := range b.nics {
+		argv = append(argv, "-netdev", n.netdev(fmt.Sprintf("n%d", i)), "-device", fmt.Sprintf("virtio-net-device,netdev=n%d,mac=%s", i, n.mac))
 	}
 	argv = append(argv, "-kernel", b.kernel)
 	if b.initrd != "" {

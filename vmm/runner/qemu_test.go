@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 	guestboot "github.com/blixard/blixard/vmm/guest/boot"
@@ -69,6 +71,50 @@ func TestQEMUsCommandLine(t *testing.T) {
 	line := strings.Join(argv, " ")
 	if err != nil || !strings.Contains(line, "-accel kvm") || strings.Contains(line, "tsc") || strings.Contains(line, "mitigations") {
 		t.Errorf("with KVM: %s %v", line, err)
+	}
+}
+
+func TestQEMUsInterfaces(t *testing.T) {
+	user := &blixardv1.Interface_User{User: &blixardv1.UserInterface{}}
+	port := func(host, guest uint32) *blixardv1.PortForward {
+		return &blixardv1.PortForward{HostPort: host, GuestPort: guest}
+	}
+	udp := port(53, 5353)
+	udp.Address, udp.Protocol = "10.0.0.1", blixardv1.Protocol_PROTOCOL_UDP
+	a := &blixardv1.Assignment{
+		Spec:       &blixardv1.VMSpec{Networks: []*blixardv1.Interface{{Kind: user, Ports: []*blixardv1.PortForward{port(8080, 80), udp}}}},
+		Interfaces: []*blixardv1.InterfaceConfig{{Mac: "02:00:00:00:00:0A"}},
+	}
+	b := aBoot()
+	var err error
+	if b.nics, err = nicsOf(a); err != nil {
+		t.Fatal(err)
+	}
+	argv, err := machine{program: "q"}.argv(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := strings.Join(argv, " ")
+	for _, want := range []string{
+		"-netdev user,id=n0,ipv6=off,hostfwd=tcp::8080-:80,hostfwd=udp:10.0.0.1:53-:5353 -device virtio-net-device,netdev=n0,mac=02:00:00:00:00:0a",
+		"ip=10.0.2.15::10.0.2.2:255.255.255.0:web:eth0:off:10.0.2.3 ifname=eth0:02:00:00:00:00:0a",
+	} {
+		if !strings.Contains(line, want) {
+			t.Errorf("no %s in %s", want, line)
+		}
+	}
+	for want, spoil := range map[string]func(){
+		"no hardware address": func() { a.Interfaces[0].Mac = "x,y" },
+		"no address of this":  func() { a.Spec.Networks[0].Ports[1].Address = "1,hostfwd=" },
+		"no port":             func() { a.Spec.Networks[0].Ports[0].HostPort = 1 << 16 },
+		"another version":     func() { a.Interfaces = nil },
+	} {
+		kept := proto.CloneOf(a)
+		spoil()
+		if _, err := nicsOf(a); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+		a = kept
 	}
 }
 

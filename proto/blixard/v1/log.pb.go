@@ -137,6 +137,8 @@ type Command struct {
 	//	*Command_SetSettings
 	//	*Command_Drain
 	//	*Command_RestoreNode
+	//	*Command_CreateNetwork
+	//	*Command_DeleteNetwork
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -439,6 +441,24 @@ func (x *Command) GetRestoreNode() *RestoreNodeOp {
 	return nil
 }
 
+func (x *Command) GetCreateNetwork() *CreateNetworkOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_CreateNetwork); ok {
+			return x.CreateNetwork
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDeleteNetwork() *DeleteNetworkOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_DeleteNetwork); ok {
+			return x.DeleteNetwork
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -543,6 +563,14 @@ type Command_RestoreNode struct {
 	RestoreNode *RestoreNodeOp `protobuf:"bytes,61,opt,name=restore_node,json=restoreNode,proto3,oneof"`
 }
 
+type Command_CreateNetwork struct {
+	CreateNetwork *CreateNetworkOp `protobuf:"bytes,80,opt,name=create_network,json=createNetwork,proto3,oneof"`
+}
+
+type Command_DeleteNetwork struct {
+	DeleteNetwork *DeleteNetworkOp `protobuf:"bytes,81,opt,name=delete_network,json=deleteNetwork,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Op() {}
 
 func (*Command_CreateVm) isCommand_Op() {}
@@ -592,6 +620,10 @@ func (*Command_SetSettings) isCommand_Op() {}
 func (*Command_Drain) isCommand_Op() {}
 
 func (*Command_RestoreNode) isCommand_Op() {}
+
+func (*Command_CreateNetwork) isCommand_Op() {}
+
+func (*Command_DeleteNetwork) isCommand_Op() {}
 
 // LevelOp says which binary a node runs now. The level of the cluster is the least
 // that any member knows, and never goes back.
@@ -1242,6 +1274,102 @@ func (x *PauseOp) GetPaused() bool {
 	return false
 }
 
+type CreateNetworkOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Spec          *NetworkSpec           `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateNetworkOp) Reset() {
+	*x = CreateNetworkOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateNetworkOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateNetworkOp) ProtoMessage() {}
+
+func (x *CreateNetworkOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateNetworkOp.ProtoReflect.Descriptor instead.
+func (*CreateNetworkOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *CreateNetworkOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateNetworkOp) GetSpec() *NetworkSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type DeleteNetworkOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteNetworkOp) Reset() {
+	*x = DeleteNetworkOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteNetworkOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteNetworkOp) ProtoMessage() {}
+
+func (x *DeleteNetworkOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteNetworkOp.ProtoReflect.Descriptor instead.
+func (*DeleteNetworkOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DeleteNetworkOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type CordonOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1252,7 +1380,7 @@ type CordonOp struct {
 
 func (x *CordonOp) Reset() {
 	*x = CordonOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[12]
+	mi := &file_blixard_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1264,7 +1392,7 @@ func (x *CordonOp) String() string {
 func (*CordonOp) ProtoMessage() {}
 
 func (x *CordonOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[12]
+	mi := &file_blixard_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1277,7 +1405,7 @@ func (x *CordonOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonOp.ProtoReflect.Descriptor instead.
 func (*CordonOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CordonOp) GetName() string {
@@ -1305,7 +1433,7 @@ type DrainOp struct {
 
 func (x *DrainOp) Reset() {
 	*x = DrainOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1445,7 @@ func (x *DrainOp) String() string {
 func (*DrainOp) ProtoMessage() {}
 
 func (x *DrainOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1458,7 @@ func (x *DrainOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainOp.ProtoReflect.Descriptor instead.
 func (*DrainOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DrainOp) GetName() string {
@@ -1363,7 +1491,7 @@ type RestoreNodeOp struct {
 
 func (x *RestoreNodeOp) Reset() {
 	*x = RestoreNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +1503,7 @@ func (x *RestoreNodeOp) String() string {
 func (*RestoreNodeOp) ProtoMessage() {}
 
 func (x *RestoreNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +1516,7 @@ func (x *RestoreNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreNodeOp.ProtoReflect.Descriptor instead.
 func (*RestoreNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RestoreNodeOp) GetName() string {
@@ -1411,7 +1539,7 @@ type AddNodeOp struct {
 
 func (x *AddNodeOp) Reset() {
 	*x = AddNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1551,7 @@ func (x *AddNodeOp) String() string {
 func (*AddNodeOp) ProtoMessage() {}
 
 func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1564,7 @@ func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeOp.ProtoReflect.Descriptor instead.
 func (*AddNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AddNodeOp) GetName() string {
@@ -1486,7 +1614,7 @@ type RemoveNodeOp struct {
 
 func (x *RemoveNodeOp) Reset() {
 	*x = RemoveNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1626,7 @@ func (x *RemoveNodeOp) String() string {
 func (*RemoveNodeOp) ProtoMessage() {}
 
 func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1639,7 @@ func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeOp.ProtoReflect.Descriptor instead.
 func (*RemoveNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveNodeOp) GetName() string {
@@ -1542,7 +1670,7 @@ type HostBootOp struct {
 
 func (x *HostBootOp) Reset() {
 	*x = HostBootOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1554,7 +1682,7 @@ func (x *HostBootOp) String() string {
 func (*HostBootOp) ProtoMessage() {}
 
 func (x *HostBootOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1567,7 +1695,7 @@ func (x *HostBootOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostBootOp.ProtoReflect.Descriptor instead.
 func (*HostBootOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HostBootOp) GetNodeId() uint64 {
@@ -1615,7 +1743,7 @@ type HostReportOp struct {
 
 func (x *HostReportOp) Reset() {
 	*x = HostReportOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1627,7 +1755,7 @@ func (x *HostReportOp) String() string {
 func (*HostReportOp) ProtoMessage() {}
 
 func (x *HostReportOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1640,7 +1768,7 @@ func (x *HostReportOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReportOp.ProtoReflect.Descriptor instead.
 func (*HostReportOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HostReportOp) GetNodeId() uint64 {
@@ -1695,7 +1823,7 @@ type Prepared struct {
 
 func (x *Prepared) Reset() {
 	*x = Prepared{}
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1835,7 @@ func (x *Prepared) String() string {
 func (*Prepared) ProtoMessage() {}
 
 func (x *Prepared) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1848,7 @@ func (x *Prepared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepared.ProtoReflect.Descriptor instead.
 func (*Prepared) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Prepared) GetUid() string {
@@ -1771,7 +1899,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +1911,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +1924,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Observation) GetUid() string {
@@ -1929,7 +2057,7 @@ type SuspectOp struct {
 
 func (x *SuspectOp) Reset() {
 	*x = SuspectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1941,7 +2069,7 @@ func (x *SuspectOp) String() string {
 func (*SuspectOp) ProtoMessage() {}
 
 func (x *SuspectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1954,7 +2082,7 @@ func (x *SuspectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectOp.ProtoReflect.Descriptor instead.
 func (*SuspectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SuspectOp) GetNodeId() uint64 {
@@ -1991,7 +2119,7 @@ type CloneOp struct {
 
 func (x *CloneOp) Reset() {
 	*x = CloneOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2131,7 @@ func (x *CloneOp) String() string {
 func (*CloneOp) ProtoMessage() {}
 
 func (x *CloneOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2144,7 @@ func (x *CloneOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneOp.ProtoReflect.Descriptor instead.
 func (*CloneOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CloneOp) GetNodeId() uint64 {
@@ -2057,7 +2185,7 @@ type FenceOp struct {
 
 func (x *FenceOp) Reset() {
 	*x = FenceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2197,7 @@ func (x *FenceOp) String() string {
 func (*FenceOp) ProtoMessage() {}
 
 func (x *FenceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2210,7 @@ func (x *FenceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceOp.ProtoReflect.Descriptor instead.
 func (*FenceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FenceOp) GetNodeId() uint64 {
@@ -2132,7 +2260,7 @@ type AnnounceOp struct {
 
 func (x *AnnounceOp) Reset() {
 	*x = AnnounceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2272,7 @@ func (x *AnnounceOp) String() string {
 func (*AnnounceOp) ProtoMessage() {}
 
 func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2285,7 @@ func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceOp.ProtoReflect.Descriptor instead.
 func (*AnnounceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AnnounceOp) GetDigest() string {
@@ -2198,7 +2326,7 @@ type TagOp struct {
 
 func (x *TagOp) Reset() {
 	*x = TagOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2210,7 +2338,7 @@ func (x *TagOp) String() string {
 func (*TagOp) ProtoMessage() {}
 
 func (x *TagOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2223,7 +2351,7 @@ func (x *TagOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagOp.ProtoReflect.Descriptor instead.
 func (*TagOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TagOp) GetDigest() string {
@@ -2249,7 +2377,7 @@ type CollectOp struct {
 
 func (x *CollectOp) Reset() {
 	*x = CollectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2389,7 @@ func (x *CollectOp) String() string {
 func (*CollectOp) ProtoMessage() {}
 
 func (x *CollectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2402,7 @@ func (x *CollectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectOp.ProtoReflect.Descriptor instead.
 func (*CollectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 // PlaceOp goes on placing what waits, when one entry could not place everything.
@@ -2286,7 +2414,7 @@ type PlaceOp struct {
 
 func (x *PlaceOp) Reset() {
 	*x = PlaceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2298,7 +2426,7 @@ func (x *PlaceOp) String() string {
 func (*PlaceOp) ProtoMessage() {}
 
 func (x *PlaceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2311,7 +2439,7 @@ func (x *PlaceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOp.ProtoReflect.Descriptor instead.
 func (*PlaceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 // Error is a refusal, in words: what, why, what to do next. It is also the
@@ -2330,7 +2458,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +2470,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2483,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Error) GetCode() ErrorCode {
@@ -2396,6 +2524,7 @@ type Response struct {
 	//	*Response_Node
 	//	*Response_Artifact
 	//	*Response_Settings
+	//	*Response_Network
 	Result        isResponse_Result `protobuf_oneof:"result"`
 	Revision      uint64            `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2404,7 +2533,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2545,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2558,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Response) GetError() *Error {
@@ -2482,6 +2611,15 @@ func (x *Response) GetSettings() *Settings {
 	return nil
 }
 
+func (x *Response) GetNetwork() *ClusterNetwork {
+	if x != nil {
+		if x, ok := x.Result.(*Response_Network); ok {
+			return x.Network
+		}
+	}
+	return nil
+}
+
 func (x *Response) GetRevision() uint64 {
 	if x != nil {
 		return x.Revision
@@ -2509,6 +2647,10 @@ type Response_Settings struct {
 	Settings *Settings `protobuf:"bytes,6,opt,name=settings,proto3,oneof"`
 }
 
+type Response_Network struct {
+	Network *ClusterNetwork `protobuf:"bytes,80,opt,name=network,proto3,oneof"`
+}
+
 func (*Response_Vm) isResponse_Result() {}
 
 func (*Response_Node) isResponse_Result() {}
@@ -2516,6 +2658,8 @@ func (*Response_Node) isResponse_Result() {}
 func (*Response_Artifact) isResponse_Result() {}
 
 func (*Response_Settings) isResponse_Result() {}
+
+func (*Response_Network) isResponse_Result() {}
 
 // Request is one remembered mutation.
 // History is the specs that a VM had before, a record beside the VM's own: that
@@ -2531,7 +2675,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2543,7 +2687,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2556,7 +2700,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *History) GetVm() string {
@@ -2587,7 +2731,7 @@ type DedupeRecord struct {
 
 func (x *DedupeRecord) Reset() {
 	*x = DedupeRecord{}
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2599,7 +2743,7 @@ func (x *DedupeRecord) String() string {
 func (*DedupeRecord) ProtoMessage() {}
 
 func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2612,7 +2756,7 @@ func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeRecord.ProtoReflect.Descriptor instead.
 func (*DedupeRecord) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DedupeRecord) GetKey() string {
@@ -2661,7 +2805,7 @@ type DedupeFloor struct {
 
 func (x *DedupeFloor) Reset() {
 	*x = DedupeFloor{}
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2673,7 +2817,7 @@ func (x *DedupeFloor) String() string {
 func (*DedupeFloor) ProtoMessage() {}
 
 func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2686,7 +2830,7 @@ func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeFloor.ProtoReflect.Descriptor instead.
 func (*DedupeFloor) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DedupeFloor) GetPrincipal() string {
@@ -2720,7 +2864,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2732,7 +2876,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2745,7 +2889,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -2829,7 +2973,7 @@ type Meta struct {
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_blixard_v1_log_proto_msgTypes[34]
+	mi := &file_blixard_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2841,7 +2985,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[34]
+	mi := &file_blixard_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2854,7 +2998,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Meta) GetClusterId() string {
@@ -2972,7 +3116,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_blixard_v1_log_proto_msgTypes[35]
+	mi := &file_blixard_v1_log_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2984,7 +3128,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[35]
+	mi := &file_blixard_v1_log_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2997,7 +3141,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{35}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Snapshot) GetRecords() []*Record {
@@ -3017,7 +3161,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_blixard_v1_log_proto_msgTypes[36]
+	mi := &file_blixard_v1_log_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +3173,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[36]
+	mi := &file_blixard_v1_log_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +3186,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{36}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Record) GetKey() []byte {
@@ -3064,7 +3208,7 @@ var File_blixard_v1_log_proto protoreflect.FileDescriptor
 const file_blixard_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"\x14blixard/v1/log.proto\x12\n" +
-	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xb4\v\n" +
+	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x18blixard/v1/network.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xc0\f\n" +
 	"\aCommand\x12\x1f\n" +
 	"\vlogged_time\x18\x01 \x01(\x04R\n" +
 	"loggedTime\x12\x1b\n" +
@@ -3101,7 +3245,9 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x05level\x18\x1f \x01(\v2\x13.blixard.v1.LevelOpH\x00R\x05level\x12>\n" +
 	"\fset_settings\x18  \x01(\v2\x19.blixard.v1.SetSettingsOpH\x00R\vsetSettings\x12+\n" +
 	"\x05drain\x18< \x01(\v2\x13.blixard.v1.DrainOpH\x00R\x05drain\x12>\n" +
-	"\frestore_node\x18= \x01(\v2\x19.blixard.v1.RestoreNodeOpH\x00R\vrestoreNodeB\x04\n" +
+	"\frestore_node\x18= \x01(\v2\x19.blixard.v1.RestoreNodeOpH\x00R\vrestoreNode\x12D\n" +
+	"\x0ecreate_network\x18P \x01(\v2\x1b.blixard.v1.CreateNetworkOpH\x00R\rcreateNetwork\x12D\n" +
+	"\x0edelete_network\x18Q \x01(\v2\x1b.blixard.v1.DeleteNetworkOpH\x00R\rdeleteNetworkB\x04\n" +
 	"\x02op\"8\n" +
 	"\aLevelOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
@@ -3151,7 +3297,12 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\arestart\x18\x03 \x01(\bR\arestart\"5\n" +
 	"\aPauseOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06paused\x18\x02 \x01(\bR\x06paused\":\n" +
+	"\x06paused\x18\x02 \x01(\bR\x06paused\"R\n" +
+	"\x0fCreateNetworkOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
+	"\x04spec\x18\x02 \x01(\v2\x17.blixard.v1.NetworkSpecR\x04spec\"%\n" +
+	"\x0fDeleteNetworkOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\":\n" +
 	"\bCordonOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bcordoned\x18\x02 \x01(\bR\bcordoned\"X\n" +
@@ -3236,13 +3387,14 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\x0e2\x15.blixard.v1.ErrorCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
 	"\x06advice\x18\x03 \x01(\tR\x06advice\x12\x14\n" +
-	"\x05field\x18\x04 \x01(\tR\x05field\"\x91\x02\n" +
+	"\x05field\x18\x04 \x01(\tR\x05field\"\xc9\x02\n" +
 	"\bResponse\x12'\n" +
 	"\x05error\x18\x01 \x01(\v2\x11.blixard.v1.ErrorR\x05error\x12 \n" +
 	"\x02vm\x18\x02 \x01(\v2\x0e.blixard.v1.VMH\x00R\x02vm\x12&\n" +
 	"\x04node\x18\x03 \x01(\v2\x10.blixard.v1.NodeH\x00R\x04node\x128\n" +
 	"\bartifact\x18\x04 \x01(\v2\x1a.blixard.v1.ArtifactRecordH\x00R\bartifact\x122\n" +
-	"\bsettings\x18\x06 \x01(\v2\x14.blixard.v1.SettingsH\x00R\bsettings\x12\x1a\n" +
+	"\bsettings\x18\x06 \x01(\v2\x14.blixard.v1.SettingsH\x00R\bsettings\x126\n" +
+	"\anetwork\x18P \x01(\v2\x1a.blixard.v1.ClusterNetworkH\x00R\anetwork\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x04R\brevisionB\b\n" +
 	"\x06result\"S\n" +
 	"\aHistory\x12\x0e\n" +
@@ -3325,115 +3477,123 @@ func file_blixard_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_blixard_v1_log_proto_goTypes = []any{
-	(ErrorCode)(0),         // 0: blixard.v1.ErrorCode
-	(*Command)(nil),        // 1: blixard.v1.Command
-	(*LevelOp)(nil),        // 2: blixard.v1.LevelOp
-	(*InitOp)(nil),         // 3: blixard.v1.InitOp
-	(*CreateVMOp)(nil),     // 4: blixard.v1.CreateVMOp
-	(*UpdateVMOp)(nil),     // 5: blixard.v1.UpdateVMOp
-	(*RollbackVMOp)(nil),   // 6: blixard.v1.RollbackVMOp
-	(*BuildVMOp)(nil),      // 7: blixard.v1.BuildVMOp
-	(*SetPinsOp)(nil),      // 8: blixard.v1.SetPinsOp
-	(*SetSettingsOp)(nil),  // 9: blixard.v1.SetSettingsOp
-	(*DeleteVMOp)(nil),     // 10: blixard.v1.DeleteVMOp
-	(*PowerOp)(nil),        // 11: blixard.v1.PowerOp
-	(*PauseOp)(nil),        // 12: blixard.v1.PauseOp
-	(*CordonOp)(nil),       // 13: blixard.v1.CordonOp
-	(*DrainOp)(nil),        // 14: blixard.v1.DrainOp
-	(*RestoreNodeOp)(nil),  // 15: blixard.v1.RestoreNodeOp
-	(*AddNodeOp)(nil),      // 16: blixard.v1.AddNodeOp
-	(*RemoveNodeOp)(nil),   // 17: blixard.v1.RemoveNodeOp
-	(*HostBootOp)(nil),     // 18: blixard.v1.HostBootOp
-	(*HostReportOp)(nil),   // 19: blixard.v1.HostReportOp
-	(*Prepared)(nil),       // 20: blixard.v1.Prepared
-	(*Observation)(nil),    // 21: blixard.v1.Observation
-	(*SuspectOp)(nil),      // 22: blixard.v1.SuspectOp
-	(*CloneOp)(nil),        // 23: blixard.v1.CloneOp
-	(*FenceOp)(nil),        // 24: blixard.v1.FenceOp
-	(*AnnounceOp)(nil),     // 25: blixard.v1.AnnounceOp
-	(*TagOp)(nil),          // 26: blixard.v1.TagOp
-	(*CollectOp)(nil),      // 27: blixard.v1.CollectOp
-	(*PlaceOp)(nil),        // 28: blixard.v1.PlaceOp
-	(*Error)(nil),          // 29: blixard.v1.Error
-	(*Response)(nil),       // 30: blixard.v1.Response
-	(*History)(nil),        // 31: blixard.v1.History
-	(*DedupeRecord)(nil),   // 32: blixard.v1.DedupeRecord
-	(*DedupeFloor)(nil),    // 33: blixard.v1.DedupeFloor
-	(*Event)(nil),          // 34: blixard.v1.Event
-	(*Meta)(nil),           // 35: blixard.v1.Meta
-	(*Snapshot)(nil),       // 36: blixard.v1.Snapshot
-	(*Record)(nil),         // 37: blixard.v1.Record
-	(*Settings)(nil),       // 38: blixard.v1.Settings
-	(*VMSpec)(nil),         // 39: blixard.v1.VMSpec
-	(*Pins)(nil),           // 40: blixard.v1.Pins
-	(*HostFacts)(nil),      // 41: blixard.v1.HostFacts
-	(*Incarnation)(nil),    // 42: blixard.v1.Incarnation
-	(Phase)(0),             // 43: blixard.v1.Phase
-	(LeaseClass)(0),        // 44: blixard.v1.LeaseClass
-	(*Runner)(nil),         // 45: blixard.v1.Runner
-	(*VM)(nil),             // 46: blixard.v1.VM
-	(*Node)(nil),           // 47: blixard.v1.Node
-	(*ArtifactRecord)(nil), // 48: blixard.v1.ArtifactRecord
-	(*Generation)(nil),     // 49: blixard.v1.Generation
+	(ErrorCode)(0),          // 0: blixard.v1.ErrorCode
+	(*Command)(nil),         // 1: blixard.v1.Command
+	(*LevelOp)(nil),         // 2: blixard.v1.LevelOp
+	(*InitOp)(nil),          // 3: blixard.v1.InitOp
+	(*CreateVMOp)(nil),      // 4: blixard.v1.CreateVMOp
+	(*UpdateVMOp)(nil),      // 5: blixard.v1.UpdateVMOp
+	(*RollbackVMOp)(nil),    // 6: blixard.v1.RollbackVMOp
+	(*BuildVMOp)(nil),       // 7: blixard.v1.BuildVMOp
+	(*SetPinsOp)(nil),       // 8: blixard.v1.SetPinsOp
+	(*SetSettingsOp)(nil),   // 9: blixard.v1.SetSettingsOp
+	(*DeleteVMOp)(nil),      // 10: blixard.v1.DeleteVMOp
+	(*PowerOp)(nil),         // 11: blixard.v1.PowerOp
+	(*PauseOp)(nil),         // 12: blixard.v1.PauseOp
+	(*CreateNetworkOp)(nil), // 13: blixard.v1.CreateNetworkOp
+	(*DeleteNetworkOp)(nil), // 14: blixard.v1.DeleteNetworkOp
+	(*CordonOp)(nil),        // 15: blixard.v1.CordonOp
+	(*DrainOp)(nil),         // 16: blixard.v1.DrainOp
+	(*RestoreNodeOp)(nil),   // 17: blixard.v1.RestoreNodeOp
+	(*AddNodeOp)(nil),       // 18: blixard.v1.AddNodeOp
+	(*RemoveNodeOp)(nil),    // 19: blixard.v1.RemoveNodeOp
+	(*HostBootOp)(nil),      // 20: blixard.v1.HostBootOp
+	(*HostReportOp)(nil),    // 21: blixard.v1.HostReportOp
+	(*Prepared)(nil),        // 22: blixard.v1.Prepared
+	(*Observation)(nil),     // 23: blixard.v1.Observation
+	(*SuspectOp)(nil),       // 24: blixard.v1.SuspectOp
+	(*CloneOp)(nil),         // 25: blixard.v1.CloneOp
+	(*FenceOp)(nil),         // 26: blixard.v1.FenceOp
+	(*AnnounceOp)(nil),      // 27: blixard.v1.AnnounceOp
+	(*TagOp)(nil),           // 28: blixard.v1.TagOp
+	(*CollectOp)(nil),       // 29: blixard.v1.CollectOp
+	(*PlaceOp)(nil),         // 30: blixard.v1.PlaceOp
+	(*Error)(nil),           // 31: blixard.v1.Error
+	(*Response)(nil),        // 32: blixard.v1.Response
+	(*History)(nil),         // 33: blixard.v1.History
+	(*DedupeRecord)(nil),    // 34: blixard.v1.DedupeRecord
+	(*DedupeFloor)(nil),     // 35: blixard.v1.DedupeFloor
+	(*Event)(nil),           // 36: blixard.v1.Event
+	(*Meta)(nil),            // 37: blixard.v1.Meta
+	(*Snapshot)(nil),        // 38: blixard.v1.Snapshot
+	(*Record)(nil),          // 39: blixard.v1.Record
+	(*Settings)(nil),        // 40: blixard.v1.Settings
+	(*VMSpec)(nil),          // 41: blixard.v1.VMSpec
+	(*Pins)(nil),            // 42: blixard.v1.Pins
+	(*NetworkSpec)(nil),     // 43: blixard.v1.NetworkSpec
+	(*HostFacts)(nil),       // 44: blixard.v1.HostFacts
+	(*Incarnation)(nil),     // 45: blixard.v1.Incarnation
+	(Phase)(0),              // 46: blixard.v1.Phase
+	(LeaseClass)(0),         // 47: blixard.v1.LeaseClass
+	(*Runner)(nil),          // 48: blixard.v1.Runner
+	(*VM)(nil),              // 49: blixard.v1.VM
+	(*Node)(nil),            // 50: blixard.v1.Node
+	(*ArtifactRecord)(nil),  // 51: blixard.v1.ArtifactRecord
+	(*ClusterNetwork)(nil),  // 52: blixard.v1.ClusterNetwork
+	(*Generation)(nil),      // 53: blixard.v1.Generation
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
 	3,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
 	4,  // 1: blixard.v1.Command.create_vm:type_name -> blixard.v1.CreateVMOp
 	10, // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
 	11, // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
-	13, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
-	16, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
-	17, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
-	18, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
-	19, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
-	22, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
-	24, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
-	25, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
-	26, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
-	27, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
-	28, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
+	15, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
+	18, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
+	19, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
+	20, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
+	21, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
+	24, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
+	26, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
+	27, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
+	28, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
+	29, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
+	30, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
 	5,  // 15: blixard.v1.Command.update_vm:type_name -> blixard.v1.UpdateVMOp
 	6,  // 16: blixard.v1.Command.rollback_vm:type_name -> blixard.v1.RollbackVMOp
 	7,  // 17: blixard.v1.Command.build_vm:type_name -> blixard.v1.BuildVMOp
 	8,  // 18: blixard.v1.Command.set_pins:type_name -> blixard.v1.SetPinsOp
-	23, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
+	25, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
 	12, // 20: blixard.v1.Command.pause:type_name -> blixard.v1.PauseOp
 	2,  // 21: blixard.v1.Command.level:type_name -> blixard.v1.LevelOp
 	9,  // 22: blixard.v1.Command.set_settings:type_name -> blixard.v1.SetSettingsOp
-	14, // 23: blixard.v1.Command.drain:type_name -> blixard.v1.DrainOp
-	15, // 24: blixard.v1.Command.restore_node:type_name -> blixard.v1.RestoreNodeOp
-	38, // 25: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
-	16, // 26: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
-	39, // 27: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
-	39, // 28: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
-	40, // 29: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
-	38, // 30: blixard.v1.SetSettingsOp.settings:type_name -> blixard.v1.Settings
-	41, // 31: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
-	21, // 32: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
-	41, // 33: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
-	20, // 34: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
-	42, // 35: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
-	43, // 36: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
-	44, // 37: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
-	45, // 38: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
-	0,  // 39: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
-	29, // 40: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	46, // 41: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	47, // 42: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	48, // 43: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	38, // 44: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
-	49, // 45: blixard.v1.History.generations:type_name -> blixard.v1.Generation
-	30, // 46: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
-	38, // 47: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	40, // 48: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
-	37, // 49: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	50, // [50:50] is the sub-list for method output_type
-	50, // [50:50] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	16, // 23: blixard.v1.Command.drain:type_name -> blixard.v1.DrainOp
+	17, // 24: blixard.v1.Command.restore_node:type_name -> blixard.v1.RestoreNodeOp
+	13, // 25: blixard.v1.Command.create_network:type_name -> blixard.v1.CreateNetworkOp
+	14, // 26: blixard.v1.Command.delete_network:type_name -> blixard.v1.DeleteNetworkOp
+	40, // 27: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
+	18, // 28: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
+	41, // 29: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
+	41, // 30: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
+	42, // 31: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
+	40, // 32: blixard.v1.SetSettingsOp.settings:type_name -> blixard.v1.Settings
+	43, // 33: blixard.v1.CreateNetworkOp.spec:type_name -> blixard.v1.NetworkSpec
+	44, // 34: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
+	23, // 35: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
+	44, // 36: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
+	22, // 37: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
+	45, // 38: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
+	46, // 39: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
+	47, // 40: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
+	48, // 41: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
+	0,  // 42: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
+	31, // 43: blixard.v1.Response.error:type_name -> blixard.v1.Error
+	49, // 44: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	50, // 45: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	51, // 46: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	40, // 47: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
+	52, // 48: blixard.v1.Response.network:type_name -> blixard.v1.ClusterNetwork
+	53, // 49: blixard.v1.History.generations:type_name -> blixard.v1.Generation
+	32, // 50: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
+	40, // 51: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	42, // 52: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	39, // 53: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }
@@ -3443,6 +3603,7 @@ func file_blixard_v1_log_proto_init() {
 	}
 	file_blixard_v1_artifact_proto_init()
 	file_blixard_v1_cluster_proto_init()
+	file_blixard_v1_network_proto_init()
 	file_blixard_v1_node_proto_init()
 	file_blixard_v1_vm_proto_init()
 	file_blixard_v1_log_proto_msgTypes[0].OneofWrappers = []any{
@@ -3471,13 +3632,16 @@ func file_blixard_v1_log_proto_init() {
 		(*Command_SetSettings)(nil),
 		(*Command_Drain)(nil),
 		(*Command_RestoreNode)(nil),
+		(*Command_CreateNetwork)(nil),
+		(*Command_DeleteNetwork)(nil),
 	}
 	file_blixard_v1_log_proto_msgTypes[6].OneofWrappers = []any{}
-	file_blixard_v1_log_proto_msgTypes[29].OneofWrappers = []any{
+	file_blixard_v1_log_proto_msgTypes[31].OneofWrappers = []any{
 		(*Response_Vm)(nil),
 		(*Response_Node)(nil),
 		(*Response_Artifact)(nil),
 		(*Response_Settings)(nil),
+		(*Response_Network)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3485,7 +3649,7 @@ func file_blixard_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_log_proto_rawDesc), len(file_blixard_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   37,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

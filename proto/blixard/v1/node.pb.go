@@ -280,7 +280,9 @@ type HostFacts struct {
 	// It can build NixOS systems and flakes.
 	Nix bool `protobuf:"varint,8,opt,name=nix,proto3" json:"nix,omitempty"`
 	// Unset: nobody has looked.
-	Kvm           *KVM `protobuf:"bytes,9,opt,name=kvm,proto3" json:"kvm,omitempty"`
+	Kvm *KVM `protobuf:"bytes,9,opt,name=kvm,proto3" json:"kvm,omitempty"`
+	// It can make bridges and taps.
+	Bridges       bool `protobuf:"varint,80,opt,name=bridges,proto3" json:"bridges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -369,6 +371,13 @@ func (x *HostFacts) GetKvm() *KVM {
 		return x.Kvm
 	}
 	return nil
+}
+
+func (x *HostFacts) GetBridges() bool {
+	if x != nil {
+		return x.Bridges
+	}
+	return false
 }
 
 // KVM says whether hardware virtualisation is of use: it was tried.
@@ -1561,7 +1570,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12\x1d\n" +
 	"\n" +
 	"memory_mib\x18\x02 \x01(\x04R\tmemoryMib\x12\x19\n" +
-	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\x82\x03\n" +
+	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\x9c\x03\n" +
 	"\tHostFacts\x121\n" +
 	"\bcapacity\x18\x01 \x01(\v2\x15.blixard.v1.ResourcesR\bcapacity\x12<\n" +
 	"\vhypervisors\x18\x02 \x03(\v2\x1a.blixard.v1.HypervisorFactR\vhypervisors\x129\n" +
@@ -1571,7 +1580,8 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\vholds_forks\x18\x06 \x01(\bR\n" +
 	"holdsForks\x12\x10\n" +
 	"\x03nix\x18\b \x01(\bR\x03nix\x12!\n" +
-	"\x03kvm\x18\t \x01(\v2\x0f.blixard.v1.KVMR\x03kvm\x1a9\n" +
+	"\x03kvm\x18\t \x01(\v2\x0f.blixard.v1.KVMR\x03kvm\x12\x18\n" +
+	"\abridges\x18P \x01(\bR\abridges\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\a\x10\b\"/\n" +

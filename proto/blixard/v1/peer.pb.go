@@ -612,7 +612,9 @@ type Assignment struct {
 	// started in its stead if the VM has to be started meanwhile.
 	Fallback *Generation `protobuf:"bytes,19,opt,name=fallback,proto3" json:"fallback,omitempty"`
 	// Keep it where it is, once it runs.
-	Paused        bool `protobuf:"varint,20,opt,name=paused,proto3" json:"paused,omitempty"`
+	Paused bool `protobuf:"varint,20,opt,name=paused,proto3" json:"paused,omitempty"`
+	// Of spec.networks, one each.
+	Interfaces    []*InterfaceConfig `protobuf:"bytes,80,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -787,6 +789,110 @@ func (x *Assignment) GetPaused() bool {
 	return false
 }
 
+func (x *Assignment) GetInterfaces() []*InterfaceConfig {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+// InterfaceConfig is all that a host must know of one interface.
+type InterfaceConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Mac   string                 `protobuf:"bytes,1,opt,name=mac,proto3" json:"mac,omitempty"`
+	// Empty: a user interface.
+	Network string `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
+	// The bridge that its tap is plugged into, and the address with its length that
+	// the host has on it, when it makes it.
+	Bridge        string `protobuf:"bytes,3,opt,name=bridge,proto3" json:"bridge,omitempty"`
+	BridgeAddress string `protobuf:"bytes,4,opt,name=bridge_address,json=bridgeAddress,proto3" json:"bridge_address,omitempty"`
+	// The guest's, with its length: 10.1.0.5/24.
+	Address       string   `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
+	Gateway       string   `protobuf:"bytes,6,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Dns           []string `protobuf:"bytes,7,rep,name=dns,proto3" json:"dns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InterfaceConfig) Reset() {
+	*x = InterfaceConfig{}
+	mi := &file_blixard_v1_peer_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InterfaceConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InterfaceConfig) ProtoMessage() {}
+
+func (x *InterfaceConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_peer_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InterfaceConfig.ProtoReflect.Descriptor instead.
+func (*InterfaceConfig) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *InterfaceConfig) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *InterfaceConfig) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *InterfaceConfig) GetBridge() string {
+	if x != nil {
+		return x.Bridge
+	}
+	return ""
+}
+
+func (x *InterfaceConfig) GetBridgeAddress() string {
+	if x != nil {
+		return x.BridgeAddress
+	}
+	return ""
+}
+
+func (x *InterfaceConfig) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *InterfaceConfig) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *InterfaceConfig) GetDns() []string {
+	if x != nil {
+		return x.Dns
+	}
+	return nil
+}
+
 type ArtifactSource struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Artifact *Artifact              `protobuf:"bytes,1,opt,name=artifact,proto3" json:"artifact,omitempty"`
@@ -798,7 +904,7 @@ type ArtifactSource struct {
 
 func (x *ArtifactSource) Reset() {
 	*x = ArtifactSource{}
-	mi := &file_blixard_v1_peer_proto_msgTypes[5]
+	mi := &file_blixard_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +916,7 @@ func (x *ArtifactSource) String() string {
 func (*ArtifactSource) ProtoMessage() {}
 
 func (x *ArtifactSource) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_peer_proto_msgTypes[5]
+	mi := &file_blixard_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +929,7 @@ func (x *ArtifactSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArtifactSource.ProtoReflect.Descriptor instead.
 func (*ArtifactSource) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ArtifactSource) GetArtifact() *Artifact {
@@ -851,7 +957,7 @@ type Forward struct {
 
 func (x *Forward) Reset() {
 	*x = Forward{}
-	mi := &file_blixard_v1_peer_proto_msgTypes[6]
+	mi := &file_blixard_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +969,7 @@ func (x *Forward) String() string {
 func (*Forward) ProtoMessage() {}
 
 func (x *Forward) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_peer_proto_msgTypes[6]
+	mi := &file_blixard_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +982,7 @@ func (x *Forward) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forward.ProtoReflect.Descriptor instead.
 func (*Forward) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Forward) GetCommands() []*Command {
@@ -944,7 +1050,7 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\vPreparation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12*\n" +
 	"\x06runner\x18\x02 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xef\x05\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xac\x06\n" +
 	"\n" +
 	"Assignment\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
@@ -969,7 +1075,18 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x10runner_addresses\x18\x11 \x03(\tR\x0frunnerAddresses\x12\x14\n" +
 	"\x05fresh\x18\x12 \x01(\bR\x05fresh\x122\n" +
 	"\bfallback\x18\x13 \x01(\v2\x16.blixard.v1.GenerationR\bfallback\x12\x16\n" +
-	"\x06paused\x18\x14 \x01(\bR\x06paused\"`\n" +
+	"\x06paused\x18\x14 \x01(\bR\x06paused\x12;\n" +
+	"\n" +
+	"interfaces\x18P \x03(\v2\x1b.blixard.v1.InterfaceConfigR\n" +
+	"interfaces\"\xc2\x01\n" +
+	"\x0fInterfaceConfig\x12\x10\n" +
+	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x18\n" +
+	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x16\n" +
+	"\x06bridge\x18\x03 \x01(\tR\x06bridge\x12%\n" +
+	"\x0ebridge_address\x18\x04 \x01(\tR\rbridgeAddress\x12\x18\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\x12\x18\n" +
+	"\agateway\x18\x06 \x01(\tR\agateway\x12\x10\n" +
+	"\x03dns\x18\a \x03(\tR\x03dns\"`\n" +
 	"\x0eArtifactSource\x120\n" +
 	"\bartifact\x18\x01 \x01(\v2\x14.blixard.v1.ArtifactR\bartifact\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\":\n" +
@@ -988,57 +1105,59 @@ func file_blixard_v1_peer_proto_rawDescGZIP() []byte {
 	return file_blixard_v1_peer_proto_rawDescData
 }
 
-var file_blixard_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_blixard_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_blixard_v1_peer_proto_goTypes = []any{
-	(*Envelope)(nil),       // 0: blixard.v1.Envelope
-	(*Sync)(nil),           // 1: blixard.v1.Sync
-	(*Grant)(nil),          // 2: blixard.v1.Grant
-	(*Preparation)(nil),    // 3: blixard.v1.Preparation
-	(*Assignment)(nil),     // 4: blixard.v1.Assignment
-	(*ArtifactSource)(nil), // 5: blixard.v1.ArtifactSource
-	(*Forward)(nil),        // 6: blixard.v1.Forward
-	(*Observation)(nil),    // 7: blixard.v1.Observation
-	(*HostFacts)(nil),      // 8: blixard.v1.HostFacts
-	(*Prepared)(nil),       // 9: blixard.v1.Prepared
-	(*Settings)(nil),       // 10: blixard.v1.Settings
-	(*Node)(nil),           // 11: blixard.v1.Node
-	(*Runner)(nil),         // 12: blixard.v1.Runner
-	(*Incarnation)(nil),    // 13: blixard.v1.Incarnation
-	(*VMSpec)(nil),         // 14: blixard.v1.VMSpec
-	(LeaseClass)(0),        // 15: blixard.v1.LeaseClass
-	(Hypervisor)(0),        // 16: blixard.v1.Hypervisor
-	(*Pins)(nil),           // 17: blixard.v1.Pins
-	(*Generation)(nil),     // 18: blixard.v1.Generation
-	(*Artifact)(nil),       // 19: blixard.v1.Artifact
-	(*Command)(nil),        // 20: blixard.v1.Command
+	(*Envelope)(nil),        // 0: blixard.v1.Envelope
+	(*Sync)(nil),            // 1: blixard.v1.Sync
+	(*Grant)(nil),           // 2: blixard.v1.Grant
+	(*Preparation)(nil),     // 3: blixard.v1.Preparation
+	(*Assignment)(nil),      // 4: blixard.v1.Assignment
+	(*InterfaceConfig)(nil), // 5: blixard.v1.InterfaceConfig
+	(*ArtifactSource)(nil),  // 6: blixard.v1.ArtifactSource
+	(*Forward)(nil),         // 7: blixard.v1.Forward
+	(*Observation)(nil),     // 8: blixard.v1.Observation
+	(*HostFacts)(nil),       // 9: blixard.v1.HostFacts
+	(*Prepared)(nil),        // 10: blixard.v1.Prepared
+	(*Settings)(nil),        // 11: blixard.v1.Settings
+	(*Node)(nil),            // 12: blixard.v1.Node
+	(*Runner)(nil),          // 13: blixard.v1.Runner
+	(*Incarnation)(nil),     // 14: blixard.v1.Incarnation
+	(*VMSpec)(nil),          // 15: blixard.v1.VMSpec
+	(LeaseClass)(0),         // 16: blixard.v1.LeaseClass
+	(Hypervisor)(0),         // 17: blixard.v1.Hypervisor
+	(*Pins)(nil),            // 18: blixard.v1.Pins
+	(*Generation)(nil),      // 19: blixard.v1.Generation
+	(*Artifact)(nil),        // 20: blixard.v1.Artifact
+	(*Command)(nil),         // 21: blixard.v1.Command
 }
 var file_blixard_v1_peer_proto_depIdxs = []int32{
 	1,  // 0: blixard.v1.Envelope.sync:type_name -> blixard.v1.Sync
 	2,  // 1: blixard.v1.Envelope.grant:type_name -> blixard.v1.Grant
-	6,  // 2: blixard.v1.Envelope.forward:type_name -> blixard.v1.Forward
-	7,  // 3: blixard.v1.Sync.observations:type_name -> blixard.v1.Observation
-	8,  // 4: blixard.v1.Sync.facts:type_name -> blixard.v1.HostFacts
-	9,  // 5: blixard.v1.Sync.prepared:type_name -> blixard.v1.Prepared
-	10, // 6: blixard.v1.Grant.settings:type_name -> blixard.v1.Settings
+	7,  // 2: blixard.v1.Envelope.forward:type_name -> blixard.v1.Forward
+	8,  // 3: blixard.v1.Sync.observations:type_name -> blixard.v1.Observation
+	9,  // 4: blixard.v1.Sync.facts:type_name -> blixard.v1.HostFacts
+	10, // 5: blixard.v1.Sync.prepared:type_name -> blixard.v1.Prepared
+	11, // 6: blixard.v1.Grant.settings:type_name -> blixard.v1.Settings
 	4,  // 7: blixard.v1.Grant.assignments:type_name -> blixard.v1.Assignment
-	11, // 8: blixard.v1.Grant.servers:type_name -> blixard.v1.Node
+	12, // 8: blixard.v1.Grant.servers:type_name -> blixard.v1.Node
 	3,  // 9: blixard.v1.Grant.preparations:type_name -> blixard.v1.Preparation
-	12, // 10: blixard.v1.Preparation.runner:type_name -> blixard.v1.Runner
-	13, // 11: blixard.v1.Assignment.incarnation:type_name -> blixard.v1.Incarnation
-	14, // 12: blixard.v1.Assignment.spec:type_name -> blixard.v1.VMSpec
-	15, // 13: blixard.v1.Assignment.lease:type_name -> blixard.v1.LeaseClass
-	16, // 14: blixard.v1.Assignment.hypervisor:type_name -> blixard.v1.Hypervisor
-	5,  // 15: blixard.v1.Assignment.sources:type_name -> blixard.v1.ArtifactSource
-	17, // 16: blixard.v1.Assignment.pins:type_name -> blixard.v1.Pins
-	12, // 17: blixard.v1.Assignment.runner:type_name -> blixard.v1.Runner
-	18, // 18: blixard.v1.Assignment.fallback:type_name -> blixard.v1.Generation
-	19, // 19: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
-	20, // 20: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	13, // 10: blixard.v1.Preparation.runner:type_name -> blixard.v1.Runner
+	14, // 11: blixard.v1.Assignment.incarnation:type_name -> blixard.v1.Incarnation
+	15, // 12: blixard.v1.Assignment.spec:type_name -> blixard.v1.VMSpec
+	16, // 13: blixard.v1.Assignment.lease:type_name -> blixard.v1.LeaseClass
+	17, // 14: blixard.v1.Assignment.hypervisor:type_name -> blixard.v1.Hypervisor
+	6,  // 15: blixard.v1.Assignment.sources:type_name -> blixard.v1.ArtifactSource
+	18, // 16: blixard.v1.Assignment.pins:type_name -> blixard.v1.Pins
+	13, // 17: blixard.v1.Assignment.runner:type_name -> blixard.v1.Runner
+	19, // 18: blixard.v1.Assignment.fallback:type_name -> blixard.v1.Generation
+	5,  // 19: blixard.v1.Assignment.interfaces:type_name -> blixard.v1.InterfaceConfig
+	20, // 20: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
+	21, // 21: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_peer_proto_init() }
@@ -1062,7 +1181,7 @@ func file_blixard_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_peer_proto_rawDesc), len(file_blixard_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

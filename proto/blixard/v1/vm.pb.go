@@ -478,6 +478,57 @@ func (Phase) EnumDescriptor() ([]byte, []int) {
 	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{6}
 }
 
+// Protocol of a port.
+type Protocol int32
+
+const (
+	// Means PROTOCOL_TCP.
+	Protocol_PROTOCOL_UNSPECIFIED Protocol = 0
+	Protocol_PROTOCOL_TCP         Protocol = 1
+	Protocol_PROTOCOL_UDP         Protocol = 2
+)
+
+// Enum value maps for Protocol.
+var (
+	Protocol_name = map[int32]string{
+		0: "PROTOCOL_UNSPECIFIED",
+		1: "PROTOCOL_TCP",
+		2: "PROTOCOL_UDP",
+	}
+	Protocol_value = map[string]int32{
+		"PROTOCOL_UNSPECIFIED": 0,
+		"PROTOCOL_TCP":         1,
+		"PROTOCOL_UDP":         2,
+	}
+)
+
+func (x Protocol) Enum() *Protocol {
+	p := new(Protocol)
+	*p = x
+	return p
+}
+
+func (x Protocol) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Protocol) Descriptor() protoreflect.EnumDescriptor {
+	return file_blixard_v1_vm_proto_enumTypes[7].Descriptor()
+}
+
+func (Protocol) Type() protoreflect.EnumType {
+	return &file_blixard_v1_vm_proto_enumTypes[7]
+}
+
+func (x Protocol) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Protocol.Descriptor instead.
+func (Protocol) EnumDescriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{7}
+}
+
 // Artifact names content by its SHA-256.
 type Artifact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1596,7 +1647,9 @@ type VMSpec struct {
 	OnUpdate OnUpdate `protobuf:"varint,15,opt,name=on_update,json=onUpdate,proto3,enum=blixard.v1.OnUpdate" json:"on_update,omitempty"`
 	// Of nixos and flake: hosts, besides its own, that hold its runner ready, so
 	// that a move needs no copy; at most 16.
-	Prebuild      uint32 `protobuf:"varint,16,opt,name=prebuild,proto3" json:"prebuild,omitempty"`
+	Prebuild uint32 `protobuf:"varint,16,opt,name=prebuild,proto3" json:"prebuild,omitempty"`
+	// Of image; at most 8.
+	Networks      []*Interface `protobuf:"bytes,80,rep,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1758,6 +1811,13 @@ func (x *VMSpec) GetPrebuild() uint32 {
 	return 0
 }
 
+func (x *VMSpec) GetNetworks() []*Interface {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
 type isVMSpec_Source interface {
 	isVMSpec_Source()
 }
@@ -1786,6 +1846,371 @@ func (*VMSpec_Nixos) isVMSpec_Source() {}
 
 func (*VMSpec_Flake) isVMSpec_Source() {}
 
+// Interface is one network interface of an image VM. What NixOS VMs have is in
+// Nixos.networks.
+type Interface struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*Interface_User
+	//	*Interface_Network
+	Kind isInterface_Kind `protobuf_oneof:"kind"`
+	// Of a network: one of its addresses; empty: the lowest that is free. A VM keeps
+	// its address until nothing of the VM is left.
+	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	// As 02:00:00:00:00:01, unique in the cluster; empty: one is derived.
+	Mac string `protobuf:"bytes,4,opt,name=mac,proto3" json:"mac,omitempty"`
+	// Of user: ports of the host that lead to the guest.
+	Ports         []*PortForward `protobuf:"bytes,5,rep,name=ports,proto3" json:"ports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Interface) Reset() {
+	*x = Interface{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Interface) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Interface) ProtoMessage() {}
+
+func (x *Interface) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Interface.ProtoReflect.Descriptor instead.
+func (*Interface) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Interface) GetKind() isInterface_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Interface) GetUser() *UserInterface {
+	if x != nil {
+		if x, ok := x.Kind.(*Interface_User); ok {
+			return x.User
+		}
+	}
+	return nil
+}
+
+func (x *Interface) GetNetwork() string {
+	if x != nil {
+		if x, ok := x.Kind.(*Interface_Network); ok {
+			return x.Network
+		}
+	}
+	return ""
+}
+
+func (x *Interface) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Interface) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *Interface) GetPorts() []*PortForward {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+type isInterface_Kind interface {
+	isInterface_Kind()
+}
+
+type Interface_User struct {
+	// Behind the hypervisor's own NAT: it reaches out, and only ports reach in.
+	User *UserInterface `protobuf:"bytes,1,opt,name=user,proto3,oneof"`
+}
+
+type Interface_Network struct {
+	// The name of a network of the cluster.
+	Network string `protobuf:"bytes,2,opt,name=network,proto3,oneof"`
+}
+
+func (*Interface_User) isInterface_Kind() {}
+
+func (*Interface_Network) isInterface_Kind() {}
+
+// UserInterface reaches whatever QEMU can reach on its host, the host's own
+// loopback (10.0.2.2) included.
+type UserInterface struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It reaches nothing; ports still lead to it.
+	Restrict      bool `protobuf:"varint,1,opt,name=restrict,proto3" json:"restrict,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserInterface) Reset() {
+	*x = UserInterface{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserInterface) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserInterface) ProtoMessage() {}
+
+func (x *UserInterface) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserInterface.ProtoReflect.Descriptor instead.
+func (*UserInterface) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *UserInterface) GetRestrict() bool {
+	if x != nil {
+		return x.Restrict
+	}
+	return false
+}
+
+// PortForward is a port of the host that leads to one of the guest. One VM of a
+// host has it.
+type PortForward struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Address of the host; empty: all that it has.
+	Address       string   `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	HostPort      uint32   `protobuf:"varint,2,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
+	GuestPort     uint32   `protobuf:"varint,3,opt,name=guest_port,json=guestPort,proto3" json:"guest_port,omitempty"`
+	Protocol      Protocol `protobuf:"varint,4,opt,name=protocol,proto3,enum=blixard.v1.Protocol" json:"protocol,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortForward) Reset() {
+	*x = PortForward{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortForward) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortForward) ProtoMessage() {}
+
+func (x *PortForward) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortForward.ProtoReflect.Descriptor instead.
+func (*PortForward) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PortForward) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *PortForward) GetHostPort() uint32 {
+	if x != nil {
+		return x.HostPort
+	}
+	return 0
+}
+
+func (x *PortForward) GetGuestPort() uint32 {
+	if x != nil {
+		return x.GuestPort
+	}
+	return 0
+}
+
+func (x *PortForward) GetProtocol() Protocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return Protocol_PROTOCOL_UNSPECIFIED
+}
+
+// HostPort is a port of a host.
+type HostPort struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Port          uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	Protocol      Protocol               `protobuf:"varint,2,opt,name=protocol,proto3,enum=blixard.v1.Protocol" json:"protocol,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostPort) Reset() {
+	*x = HostPort{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostPort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostPort) ProtoMessage() {}
+
+func (x *HostPort) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostPort.ProtoReflect.Descriptor instead.
+func (*HostPort) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *HostPort) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *HostPort) GetProtocol() Protocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return Protocol_PROTOCOL_UNSPECIFIED
+}
+
+// Attachment is what an interface was given, and holds until nothing of its VM is
+// left.
+type Attachment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: a user interface, which needs no address.
+	Network string `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Mac     string `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
+	// The spec says just this address, or this mac.
+	FixedAddress  bool `protobuf:"varint,4,opt,name=fixed_address,json=fixedAddress,proto3" json:"fixed_address,omitempty"`
+	FixedMac      bool `protobuf:"varint,5,opt,name=fixed_mac,json=fixedMac,proto3" json:"fixed_mac,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attachment) Reset() {
+	*x = Attachment{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attachment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attachment) ProtoMessage() {}
+
+func (x *Attachment) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
+func (*Attachment) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Attachment) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *Attachment) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Attachment) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *Attachment) GetFixedAddress() bool {
+	if x != nil {
+		return x.FixedAddress
+	}
+	return false
+}
+
+func (x *Attachment) GetFixedMac() bool {
+	if x != nil {
+		return x.FixedMac
+	}
+	return false
+}
+
 // Pins are where the inputs of every NixOS VM's flake come from: set by the
 // operator for the whole cluster, and kept with each VM as they were when its
 // spec was given, so that a build repeats.
@@ -1805,7 +2230,7 @@ type Pins struct {
 
 func (x *Pins) Reset() {
 	*x = Pins{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	mi := &file_blixard_v1_vm_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1817,7 +2242,7 @@ func (x *Pins) String() string {
 func (*Pins) ProtoMessage() {}
 
 func (x *Pins) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	mi := &file_blixard_v1_vm_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1830,7 +2255,7 @@ func (x *Pins) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pins.ProtoReflect.Descriptor instead.
 func (*Pins) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Pins) GetNixpkgs() string {
@@ -1887,7 +2312,7 @@ type Runner struct {
 
 func (x *Runner) Reset() {
 	*x = Runner{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	mi := &file_blixard_v1_vm_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1899,7 +2324,7 @@ func (x *Runner) String() string {
 func (*Runner) ProtoMessage() {}
 
 func (x *Runner) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	mi := &file_blixard_v1_vm_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1912,7 +2337,7 @@ func (x *Runner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Runner.ProtoReflect.Descriptor instead.
 func (*Runner) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Runner) GetStorePath() string {
@@ -1964,7 +2389,7 @@ type Generation struct {
 
 func (x *Generation) Reset() {
 	*x = Generation{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	mi := &file_blixard_v1_vm_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2401,7 @@ func (x *Generation) String() string {
 func (*Generation) ProtoMessage() {}
 
 func (x *Generation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	mi := &file_blixard_v1_vm_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2414,7 @@ func (x *Generation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Generation.ProtoReflect.Descriptor instead.
 func (*Generation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Generation) GetSpecGeneration() uint32 {
@@ -2040,7 +2465,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	mi := &file_blixard_v1_vm_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2477,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	mi := &file_blixard_v1_vm_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2490,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Incarnation) GetGeneration() uint64 {
@@ -2114,14 +2539,16 @@ type Placement struct {
 	Held bool `protobuf:"varint,61,opt,name=held,proto3" json:"held,omitempty"`
 	// Starts that nobody asked of the VM itself; its host adds them to
 	// VM.run_generation.
-	Starts        uint32 `protobuf:"varint,62,opt,name=starts,proto3" json:"starts,omitempty"`
+	Starts uint32 `protobuf:"varint,62,opt,name=starts,proto3" json:"starts,omitempty"`
+	// Ports of that host that it has, in order.
+	Ports         []*HostPort `protobuf:"bytes,80,rep,name=ports,proto3" json:"ports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	mi := &file_blixard_v1_vm_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2133,7 +2560,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	mi := &file_blixard_v1_vm_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2146,7 +2573,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Placement) GetNodeId() uint64 {
@@ -2254,6 +2681,13 @@ func (x *Placement) GetStarts() uint32 {
 	return 0
 }
 
+func (x *Placement) GetPorts() []*HostPort {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
 // VMStatus is what its host last reported.
 type VMStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2283,7 +2717,7 @@ type VMStatus struct {
 
 func (x *VMStatus) Reset() {
 	*x = VMStatus{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[21]
+	mi := &file_blixard_v1_vm_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2295,7 +2729,7 @@ func (x *VMStatus) String() string {
 func (*VMStatus) ProtoMessage() {}
 
 func (x *VMStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[21]
+	mi := &file_blixard_v1_vm_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2308,7 +2742,7 @@ func (x *VMStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMStatus.ProtoReflect.Descriptor instead.
 func (*VMStatus) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *VMStatus) GetPhase() Phase {
@@ -2420,14 +2854,17 @@ type VM struct {
 	// The runner was asked to be built anew, from the newest of what it refers to.
 	Fresh bool `protobuf:"varint,18,opt,name=fresh,proto3" json:"fresh,omitempty"`
 	// Its user paused it: it is kept where it is, once it runs.
-	Paused        bool `protobuf:"varint,19,opt,name=paused,proto3" json:"paused,omitempty"`
+	Paused bool `protobuf:"varint,19,opt,name=paused,proto3" json:"paused,omitempty"`
+	// Of spec.networks, one each, in that order; and after them what interfaces of
+	// earlier specs were given, which is kept for when they come back.
+	Attachments   []*Attachment `protobuf:"bytes,80,rep,name=attachments,proto3" json:"attachments,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VM) Reset() {
 	*x = VM{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[22]
+	mi := &file_blixard_v1_vm_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2439,7 +2876,7 @@ func (x *VM) String() string {
 func (*VM) ProtoMessage() {}
 
 func (x *VM) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[22]
+	mi := &file_blixard_v1_vm_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2452,7 +2889,7 @@ func (x *VM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VM.ProtoReflect.Descriptor instead.
 func (*VM) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *VM) GetName() string {
@@ -2581,6 +3018,13 @@ func (x *VM) GetPaused() bool {
 	return false
 }
 
+func (x *VM) GetAttachments() []*Attachment {
+	if x != nil {
+		return x.Attachments
+	}
+	return nil
+}
+
 type CreateRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -2594,7 +3038,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[23]
+	mi := &file_blixard_v1_vm_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2606,7 +3050,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[23]
+	mi := &file_blixard_v1_vm_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2619,7 +3063,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CreateRequest) GetRequestId() string {
@@ -2659,7 +3103,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[24]
+	mi := &file_blixard_v1_vm_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +3115,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[24]
+	mi := &file_blixard_v1_vm_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2684,7 +3128,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateResponse) GetVm() *VM {
@@ -2705,7 +3149,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[25]
+	mi := &file_blixard_v1_vm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2717,7 +3161,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[25]
+	mi := &file_blixard_v1_vm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2730,7 +3174,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetRequest) GetName() string {
@@ -2760,7 +3204,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	mi := &file_blixard_v1_vm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2772,7 +3216,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	mi := &file_blixard_v1_vm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2785,7 +3229,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetResponse) GetVm() *VM {
@@ -2824,7 +3268,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +3280,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +3293,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListRequest) GetPageSize() uint32 {
@@ -2895,7 +3339,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[28]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2907,7 +3351,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[28]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2920,7 +3364,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListResponse) GetVms() []*VM {
@@ -2963,7 +3407,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[29]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3419,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[29]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3432,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeleteRequest) GetRequestId() string {
@@ -3021,7 +3465,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[30]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3033,7 +3477,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[30]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3046,7 +3490,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeleteResponse) GetVm() *VM {
@@ -3066,7 +3510,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[31]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3078,7 +3522,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[31]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3091,7 +3535,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StartRequest) GetRequestId() string {
@@ -3117,7 +3561,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3129,7 +3573,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3142,7 +3586,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StartResponse) GetVm() *VM {
@@ -3162,7 +3606,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3174,7 +3618,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3187,7 +3631,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StopRequest) GetRequestId() string {
@@ -3213,7 +3657,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3225,7 +3669,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3238,7 +3682,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StopResponse) GetVm() *VM {
@@ -3258,7 +3702,7 @@ type RestartRequest struct {
 
 func (x *RestartRequest) Reset() {
 	*x = RestartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3270,7 +3714,7 @@ func (x *RestartRequest) String() string {
 func (*RestartRequest) ProtoMessage() {}
 
 func (x *RestartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3283,7 +3727,7 @@ func (x *RestartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartRequest.ProtoReflect.Descriptor instead.
 func (*RestartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RestartRequest) GetRequestId() string {
@@ -3309,7 +3753,7 @@ type RestartResponse struct {
 
 func (x *RestartResponse) Reset() {
 	*x = RestartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3321,7 +3765,7 @@ func (x *RestartResponse) String() string {
 func (*RestartResponse) ProtoMessage() {}
 
 func (x *RestartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3334,7 +3778,7 @@ func (x *RestartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartResponse.ProtoReflect.Descriptor instead.
 func (*RestartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RestartResponse) GetVm() *VM {
@@ -3354,7 +3798,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3366,7 +3810,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3379,7 +3823,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PauseRequest) GetRequestId() string {
@@ -3405,7 +3849,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3417,7 +3861,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3430,7 +3874,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PauseResponse) GetVm() *VM {
@@ -3450,7 +3894,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3462,7 +3906,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3475,7 +3919,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ResumeRequest) GetRequestId() string {
@@ -3501,7 +3945,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3513,7 +3957,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3526,7 +3970,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ResumeResponse) GetVm() *VM {
@@ -3556,7 +4000,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3568,7 +4012,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3581,7 +4025,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *UpdateRequest) GetRequestId() string {
@@ -3642,7 +4086,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3654,7 +4098,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3667,7 +4111,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *UpdateResponse) GetVm() *VM {
@@ -3691,7 +4135,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3703,7 +4147,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3716,7 +4160,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RollbackRequest) GetRequestId() string {
@@ -3756,7 +4200,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3768,7 +4212,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3781,7 +4225,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RollbackResponse) GetVm() *VM {
@@ -3808,7 +4252,7 @@ type BuildRequest struct {
 
 func (x *BuildRequest) Reset() {
 	*x = BuildRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3820,7 +4264,7 @@ func (x *BuildRequest) String() string {
 func (*BuildRequest) ProtoMessage() {}
 
 func (x *BuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3833,7 +4277,7 @@ func (x *BuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildRequest.ProtoReflect.Descriptor instead.
 func (*BuildRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *BuildRequest) GetRequestId() string {
@@ -3880,7 +4324,7 @@ type BuildResponse struct {
 
 func (x *BuildResponse) Reset() {
 	*x = BuildResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3892,7 +4336,7 @@ func (x *BuildResponse) String() string {
 func (*BuildResponse) ProtoMessage() {}
 
 func (x *BuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3905,7 +4349,7 @@ func (x *BuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildResponse.ProtoReflect.Descriptor instead.
 func (*BuildResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *BuildResponse) GetVm() *VM {
@@ -3930,7 +4374,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3942,7 +4386,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3955,7 +4399,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *LogsRequest) GetName() string {
@@ -3997,7 +4441,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4009,7 +4453,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4022,7 +4466,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -4042,7 +4486,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4054,7 +4498,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4067,7 +4511,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ExplainRequest) GetName() string {
@@ -4101,7 +4545,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4113,7 +4557,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4126,7 +4570,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Verdict) GetNodeId() uint64 {
@@ -4184,7 +4628,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4196,7 +4640,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4209,7 +4653,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ExplainResponse) GetVm() *VM {
@@ -4317,7 +4761,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x03ref\x18\x01 \x01(\tH\x00R\x03ref\x12.\n" +
 	"\x06packed\x18\x02 \x01(\v2\x14.blixard.v1.ArtifactH\x00R\x06packed\x12\x1c\n" +
 	"\tattribute\x18\x03 \x01(\tR\tattributeB\x06\n" +
-	"\x04from\"\xb4\x06\n" +
+	"\x04from\"\xe7\x06\n" +
 	"\x06VMSpec\x126\n" +
 	"\n" +
 	"hypervisor\x18\x01 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
@@ -4339,14 +4783,40 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\rstop_grace_ms\x18\v \x01(\rR\vstopGraceMs\x12\x1a\n" +
 	"\bpriority\x18\f \x01(\x05R\bpriority\x121\n" +
 	"\ton_update\x18\x0f \x01(\x0e2\x14.blixard.v1.OnUpdateR\bonUpdate\x12\x1a\n" +
-	"\bprebuild\x18\x10 \x01(\rR\bprebuild\x1a9\n" +
+	"\bprebuild\x18\x10 \x01(\rR\bprebuild\x121\n" +
+	"\bnetworks\x18P \x03(\v2\x15.blixard.v1.InterfaceR\bnetworks\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
 	"\fRequireEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
-	"\x06source\"\x9f\x01\n" +
+	"\x06source\"\xbb\x01\n" +
+	"\tInterface\x12/\n" +
+	"\x04user\x18\x01 \x01(\v2\x19.blixard.v1.UserInterfaceH\x00R\x04user\x12\x1a\n" +
+	"\anetwork\x18\x02 \x01(\tH\x00R\anetwork\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x10\n" +
+	"\x03mac\x18\x04 \x01(\tR\x03mac\x12-\n" +
+	"\x05ports\x18\x05 \x03(\v2\x17.blixard.v1.PortForwardR\x05portsB\x06\n" +
+	"\x04kind\"+\n" +
+	"\rUserInterface\x12\x1a\n" +
+	"\brestrict\x18\x01 \x01(\bR\brestrict\"\x95\x01\n" +
+	"\vPortForward\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1b\n" +
+	"\thost_port\x18\x02 \x01(\rR\bhostPort\x12\x1d\n" +
+	"\n" +
+	"guest_port\x18\x03 \x01(\rR\tguestPort\x120\n" +
+	"\bprotocol\x18\x04 \x01(\x0e2\x14.blixard.v1.ProtocolR\bprotocol\"P\n" +
+	"\bHostPort\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x120\n" +
+	"\bprotocol\x18\x02 \x01(\x0e2\x14.blixard.v1.ProtocolR\bprotocol\"\x94\x01\n" +
+	"\n" +
+	"Attachment\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x10\n" +
+	"\x03mac\x18\x03 \x01(\tR\x03mac\x12#\n" +
+	"\rfixed_address\x18\x04 \x01(\bR\ffixedAddress\x12\x1b\n" +
+	"\tfixed_mac\x18\x05 \x01(\bR\bfixedMac\"\x9f\x01\n" +
 	"\x04Pins\x12\x18\n" +
 	"\anixpkgs\x18\x01 \x01(\tR\anixpkgs\x12\x1f\n" +
 	"\vflake_parts\x18\x02 \x01(\tR\n" +
@@ -4375,7 +4845,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\x04R\x05index\"\x83\x04\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\"\xaf\x04\n" +
 	"\tPlacement\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x129\n" +
@@ -4395,7 +4865,8 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x0ftarget_lease_ms\x18\f \x01(\rR\rtargetLeaseMs\x12\x18\n" +
 	"\aleaving\x18< \x01(\bR\aleaving\x12\x12\n" +
 	"\x04held\x18= \x01(\bR\x04held\x12\x16\n" +
-	"\x06starts\x18> \x01(\rR\x06starts\"\x8a\x03\n" +
+	"\x06starts\x18> \x01(\rR\x06starts\x12*\n" +
+	"\x05ports\x18P \x03(\v2\x14.blixard.v1.HostPortR\x05ports\"\x8a\x03\n" +
 	"\bVMStatus\x12'\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x11.blixard.v1.PhaseR\x05phase\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -4409,7 +4880,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x0fspec_generation\x18\t \x01(\rR\x0especGeneration\x12)\n" +
 	"\x10built_generation\x18\n" +
 	" \x01(\rR\x0fbuiltGeneration\x12#\n" +
-	"\rbuild_message\x18\v \x01(\tR\fbuildMessage\"\x98\x05\n" +
+	"\rbuild_message\x18\v \x01(\tR\fbuildMessage\"\xd2\x05\n" +
 	"\x02VM\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12&\n" +
@@ -4430,7 +4901,8 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x12restart_when_built\x18\x10 \x01(\bR\x10restartWhenBuilt\x12%\n" +
 	"\x0eprepared_nodes\x18\x11 \x03(\x04R\rpreparedNodes\x12\x14\n" +
 	"\x05fresh\x18\x12 \x01(\bR\x05fresh\x12\x16\n" +
-	"\x06paused\x18\x13 \x01(\bR\x06pausedJ\x04\b\x0f\x10\x10\"\x8f\x01\n" +
+	"\x06paused\x18\x13 \x01(\bR\x06paused\x128\n" +
+	"\vattachments\x18P \x03(\v2\x16.blixard.v1.AttachmentR\vattachmentsJ\x04\b\x0f\x10\x10\"\x8f\x01\n" +
 	"\rCreateRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -4612,7 +5084,11 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\fPHASE_FAILED\x10\b\x12\x15\n" +
 	"\x11PHASE_UNREACHABLE\x10\t\x12\x12\n" +
 	"\x0ePHASE_DELETING\x10\n" +
-	"2\x92\a\n" +
+	"*H\n" +
+	"\bProtocol\x12\x18\n" +
+	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fPROTOCOL_TCP\x10\x01\x12\x10\n" +
+	"\fPROTOCOL_UDP\x10\x022\x92\a\n" +
 	"\tVMService\x12?\n" +
 	"\x06Create\x12\x19.blixard.v1.CreateRequest\x1a\x1a.blixard.v1.CreateResponse\x12;\n" +
 	"\x03Get\x12\x16.blixard.v1.GetRequest\x1a\x17.blixard.v1.GetResponse\"\x03\x90\x02\x01\x12>\n" +
@@ -4641,8 +5117,8 @@ func file_blixard_v1_vm_proto_rawDescGZIP() []byte {
 	return file_blixard_v1_vm_proto_rawDescData
 }
 
-var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_blixard_v1_vm_proto_goTypes = []any{
 	(Hypervisor)(0),               // 0: blixard.v1.Hypervisor
 	(Capability)(0),               // 1: blixard.v1.Capability
@@ -4651,162 +5127,175 @@ var file_blixard_v1_vm_proto_goTypes = []any{
 	(OnUpdate)(0),                 // 4: blixard.v1.OnUpdate
 	(LeaseClass)(0),               // 5: blixard.v1.LeaseClass
 	(Phase)(0),                    // 6: blixard.v1.Phase
-	(*Artifact)(nil),              // 7: blixard.v1.Artifact
-	(*Image)(nil),                 // 8: blixard.v1.Image
-	(*Disk)(nil),                  // 9: blixard.v1.Disk
-	(*Process)(nil),               // 10: blixard.v1.Process
-	(*Nixos)(nil),                 // 11: blixard.v1.Nixos
-	(*Network)(nil),               // 12: blixard.v1.Network
-	(*Tap)(nil),                   // 13: blixard.v1.Tap
-	(*UserNetwork)(nil),           // 14: blixard.v1.UserNetwork
-	(*Volume)(nil),                // 15: blixard.v1.Volume
-	(*RootVolume)(nil),            // 16: blixard.v1.RootVolume
-	(*DataVolume)(nil),            // 17: blixard.v1.DataVolume
-	(*Share)(nil),                 // 18: blixard.v1.Share
-	(*NixosModule)(nil),           // 19: blixard.v1.NixosModule
-	(*Kernel)(nil),                // 20: blixard.v1.Kernel
-	(*Flake)(nil),                 // 21: blixard.v1.Flake
-	(*VMSpec)(nil),                // 22: blixard.v1.VMSpec
-	(*Pins)(nil),                  // 23: blixard.v1.Pins
-	(*Runner)(nil),                // 24: blixard.v1.Runner
-	(*Generation)(nil),            // 25: blixard.v1.Generation
-	(*Incarnation)(nil),           // 26: blixard.v1.Incarnation
-	(*Placement)(nil),             // 27: blixard.v1.Placement
-	(*VMStatus)(nil),              // 28: blixard.v1.VMStatus
-	(*VM)(nil),                    // 29: blixard.v1.VM
-	(*CreateRequest)(nil),         // 30: blixard.v1.CreateRequest
-	(*CreateResponse)(nil),        // 31: blixard.v1.CreateResponse
-	(*GetRequest)(nil),            // 32: blixard.v1.GetRequest
-	(*GetResponse)(nil),           // 33: blixard.v1.GetResponse
-	(*ListRequest)(nil),           // 34: blixard.v1.ListRequest
-	(*ListResponse)(nil),          // 35: blixard.v1.ListResponse
-	(*DeleteRequest)(nil),         // 36: blixard.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 37: blixard.v1.DeleteResponse
-	(*StartRequest)(nil),          // 38: blixard.v1.StartRequest
-	(*StartResponse)(nil),         // 39: blixard.v1.StartResponse
-	(*StopRequest)(nil),           // 40: blixard.v1.StopRequest
-	(*StopResponse)(nil),          // 41: blixard.v1.StopResponse
-	(*RestartRequest)(nil),        // 42: blixard.v1.RestartRequest
-	(*RestartResponse)(nil),       // 43: blixard.v1.RestartResponse
-	(*PauseRequest)(nil),          // 44: blixard.v1.PauseRequest
-	(*PauseResponse)(nil),         // 45: blixard.v1.PauseResponse
-	(*ResumeRequest)(nil),         // 46: blixard.v1.ResumeRequest
-	(*ResumeResponse)(nil),        // 47: blixard.v1.ResumeResponse
-	(*UpdateRequest)(nil),         // 48: blixard.v1.UpdateRequest
-	(*UpdateResponse)(nil),        // 49: blixard.v1.UpdateResponse
-	(*RollbackRequest)(nil),       // 50: blixard.v1.RollbackRequest
-	(*RollbackResponse)(nil),      // 51: blixard.v1.RollbackResponse
-	(*BuildRequest)(nil),          // 52: blixard.v1.BuildRequest
-	(*BuildResponse)(nil),         // 53: blixard.v1.BuildResponse
-	(*LogsRequest)(nil),           // 54: blixard.v1.LogsRequest
-	(*LogsResponse)(nil),          // 55: blixard.v1.LogsResponse
-	(*ExplainRequest)(nil),        // 56: blixard.v1.ExplainRequest
-	(*Verdict)(nil),               // 57: blixard.v1.Verdict
-	(*ExplainResponse)(nil),       // 58: blixard.v1.ExplainResponse
-	nil,                           // 59: blixard.v1.Process.EnvEntry
-	nil,                           // 60: blixard.v1.VMSpec.LabelsEntry
-	nil,                           // 61: blixard.v1.VMSpec.RequireEntry
-	nil,                           // 62: blixard.v1.ListRequest.LabelsEntry
-	nil,                           // 63: blixard.v1.ListResponse.NodesEntry
-	(*timestamppb.Timestamp)(nil), // 64: google.protobuf.Timestamp
+	(Protocol)(0),                 // 7: blixard.v1.Protocol
+	(*Artifact)(nil),              // 8: blixard.v1.Artifact
+	(*Image)(nil),                 // 9: blixard.v1.Image
+	(*Disk)(nil),                  // 10: blixard.v1.Disk
+	(*Process)(nil),               // 11: blixard.v1.Process
+	(*Nixos)(nil),                 // 12: blixard.v1.Nixos
+	(*Network)(nil),               // 13: blixard.v1.Network
+	(*Tap)(nil),                   // 14: blixard.v1.Tap
+	(*UserNetwork)(nil),           // 15: blixard.v1.UserNetwork
+	(*Volume)(nil),                // 16: blixard.v1.Volume
+	(*RootVolume)(nil),            // 17: blixard.v1.RootVolume
+	(*DataVolume)(nil),            // 18: blixard.v1.DataVolume
+	(*Share)(nil),                 // 19: blixard.v1.Share
+	(*NixosModule)(nil),           // 20: blixard.v1.NixosModule
+	(*Kernel)(nil),                // 21: blixard.v1.Kernel
+	(*Flake)(nil),                 // 22: blixard.v1.Flake
+	(*VMSpec)(nil),                // 23: blixard.v1.VMSpec
+	(*Interface)(nil),             // 24: blixard.v1.Interface
+	(*UserInterface)(nil),         // 25: blixard.v1.UserInterface
+	(*PortForward)(nil),           // 26: blixard.v1.PortForward
+	(*HostPort)(nil),              // 27: blixard.v1.HostPort
+	(*Attachment)(nil),            // 28: blixard.v1.Attachment
+	(*Pins)(nil),                  // 29: blixard.v1.Pins
+	(*Runner)(nil),                // 30: blixard.v1.Runner
+	(*Generation)(nil),            // 31: blixard.v1.Generation
+	(*Incarnation)(nil),           // 32: blixard.v1.Incarnation
+	(*Placement)(nil),             // 33: blixard.v1.Placement
+	(*VMStatus)(nil),              // 34: blixard.v1.VMStatus
+	(*VM)(nil),                    // 35: blixard.v1.VM
+	(*CreateRequest)(nil),         // 36: blixard.v1.CreateRequest
+	(*CreateResponse)(nil),        // 37: blixard.v1.CreateResponse
+	(*GetRequest)(nil),            // 38: blixard.v1.GetRequest
+	(*GetResponse)(nil),           // 39: blixard.v1.GetResponse
+	(*ListRequest)(nil),           // 40: blixard.v1.ListRequest
+	(*ListResponse)(nil),          // 41: blixard.v1.ListResponse
+	(*DeleteRequest)(nil),         // 42: blixard.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 43: blixard.v1.DeleteResponse
+	(*StartRequest)(nil),          // 44: blixard.v1.StartRequest
+	(*StartResponse)(nil),         // 45: blixard.v1.StartResponse
+	(*StopRequest)(nil),           // 46: blixard.v1.StopRequest
+	(*StopResponse)(nil),          // 47: blixard.v1.StopResponse
+	(*RestartRequest)(nil),        // 48: blixard.v1.RestartRequest
+	(*RestartResponse)(nil),       // 49: blixard.v1.RestartResponse
+	(*PauseRequest)(nil),          // 50: blixard.v1.PauseRequest
+	(*PauseResponse)(nil),         // 51: blixard.v1.PauseResponse
+	(*ResumeRequest)(nil),         // 52: blixard.v1.ResumeRequest
+	(*ResumeResponse)(nil),        // 53: blixard.v1.ResumeResponse
+	(*UpdateRequest)(nil),         // 54: blixard.v1.UpdateRequest
+	(*UpdateResponse)(nil),        // 55: blixard.v1.UpdateResponse
+	(*RollbackRequest)(nil),       // 56: blixard.v1.RollbackRequest
+	(*RollbackResponse)(nil),      // 57: blixard.v1.RollbackResponse
+	(*BuildRequest)(nil),          // 58: blixard.v1.BuildRequest
+	(*BuildResponse)(nil),         // 59: blixard.v1.BuildResponse
+	(*LogsRequest)(nil),           // 60: blixard.v1.LogsRequest
+	(*LogsResponse)(nil),          // 61: blixard.v1.LogsResponse
+	(*ExplainRequest)(nil),        // 62: blixard.v1.ExplainRequest
+	(*Verdict)(nil),               // 63: blixard.v1.Verdict
+	(*ExplainResponse)(nil),       // 64: blixard.v1.ExplainResponse
+	nil,                           // 65: blixard.v1.Process.EnvEntry
+	nil,                           // 66: blixard.v1.VMSpec.LabelsEntry
+	nil,                           // 67: blixard.v1.VMSpec.RequireEntry
+	nil,                           // 68: blixard.v1.ListRequest.LabelsEntry
+	nil,                           // 69: blixard.v1.ListResponse.NodesEntry
+	(*timestamppb.Timestamp)(nil), // 70: google.protobuf.Timestamp
 }
 var file_blixard_v1_vm_proto_depIdxs = []int32{
-	7,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
-	7,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
-	9,  // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
-	7,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
-	59, // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
-	12, // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
-	15, // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
-	18, // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
-	19, // 8: blixard.v1.Nixos.modules:type_name -> blixard.v1.NixosModule
-	20, // 9: blixard.v1.Nixos.kernel:type_name -> blixard.v1.Kernel
-	13, // 10: blixard.v1.Network.tap:type_name -> blixard.v1.Tap
-	14, // 11: blixard.v1.Network.user:type_name -> blixard.v1.UserNetwork
-	16, // 12: blixard.v1.Volume.root:type_name -> blixard.v1.RootVolume
-	17, // 13: blixard.v1.Volume.data:type_name -> blixard.v1.DataVolume
-	7,  // 14: blixard.v1.NixosModule.file:type_name -> blixard.v1.Artifact
-	7,  // 15: blixard.v1.Flake.packed:type_name -> blixard.v1.Artifact
+	8,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
+	8,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
+	10, // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
+	8,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
+	65, // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
+	13, // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
+	16, // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
+	19, // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
+	20, // 8: blixard.v1.Nixos.modules:type_name -> blixard.v1.NixosModule
+	21, // 9: blixard.v1.Nixos.kernel:type_name -> blixard.v1.Kernel
+	14, // 10: blixard.v1.Network.tap:type_name -> blixard.v1.Tap
+	15, // 11: blixard.v1.Network.user:type_name -> blixard.v1.UserNetwork
+	17, // 12: blixard.v1.Volume.root:type_name -> blixard.v1.RootVolume
+	18, // 13: blixard.v1.Volume.data:type_name -> blixard.v1.DataVolume
+	8,  // 14: blixard.v1.NixosModule.file:type_name -> blixard.v1.Artifact
+	8,  // 15: blixard.v1.Flake.packed:type_name -> blixard.v1.Artifact
 	0,  // 16: blixard.v1.VMSpec.hypervisor:type_name -> blixard.v1.Hypervisor
-	8,  // 17: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
-	10, // 18: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
-	11, // 19: blixard.v1.VMSpec.nixos:type_name -> blixard.v1.Nixos
-	21, // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
+	9,  // 17: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
+	11, // 18: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
+	12, // 19: blixard.v1.VMSpec.nixos:type_name -> blixard.v1.Nixos
+	22, // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
 	2,  // 21: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
 	3,  // 22: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
-	60, // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
-	61, // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
+	66, // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
+	67, // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
 	4,  // 25: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
-	7,  // 26: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
-	0,  // 27: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
-	22, // 28: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
-	23, // 29: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
-	24, // 30: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
-	64, // 31: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
-	26, // 32: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
-	5,  // 33: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
-	5,  // 34: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
-	0,  // 35: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
-	6,  // 36: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
-	64, // 37: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
-	22, // 38: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
-	27, // 39: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
-	28, // 40: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
-	64, // 41: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
-	23, // 42: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
-	24, // 43: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
-	22, // 44: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
-	29, // 45: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
-	29, // 46: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
-	25, // 47: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
-	62, // 48: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
-	29, // 49: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
-	63, // 50: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
-	29, // 51: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
-	29, // 52: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
-	29, // 53: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
-	29, // 54: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
-	29, // 55: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
-	29, // 56: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
-	22, // 57: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
-	29, // 58: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
-	29, // 59: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
-	29, // 60: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
-	29, // 61: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
-	57, // 62: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
-	30, // 63: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
-	32, // 64: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
-	34, // 65: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
-	36, // 66: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
-	38, // 67: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
-	40, // 68: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
-	42, // 69: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
-	44, // 70: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
-	46, // 71: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
-	48, // 72: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
-	50, // 73: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
-	52, // 74: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
-	54, // 75: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
-	56, // 76: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
-	31, // 77: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
-	33, // 78: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
-	35, // 79: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
-	37, // 80: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
-	39, // 81: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
-	41, // 82: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
-	43, // 83: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
-	45, // 84: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
-	47, // 85: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
-	49, // 86: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
-	51, // 87: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
-	53, // 88: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
-	55, // 89: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
-	58, // 90: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
-	77, // [77:91] is the sub-list for method output_type
-	63, // [63:77] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	24, // 26: blixard.v1.VMSpec.networks:type_name -> blixard.v1.Interface
+	25, // 27: blixard.v1.Interface.user:type_name -> blixard.v1.UserInterface
+	26, // 28: blixard.v1.Interface.ports:type_name -> blixard.v1.PortForward
+	7,  // 29: blixard.v1.PortForward.protocol:type_name -> blixard.v1.Protocol
+	7,  // 30: blixard.v1.HostPort.protocol:type_name -> blixard.v1.Protocol
+	8,  // 31: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
+	0,  // 32: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
+	23, // 33: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
+	29, // 34: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
+	30, // 35: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
+	70, // 36: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
+	32, // 37: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
+	5,  // 38: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
+	5,  // 39: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
+	0,  // 40: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
+	27, // 41: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
+	6,  // 42: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
+	70, // 43: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
+	23, // 44: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
+	33, // 45: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
+	34, // 46: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
+	70, // 47: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
+	29, // 48: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
+	30, // 49: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
+	28, // 50: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
+	23, // 51: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
+	35, // 52: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
+	35, // 53: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
+	31, // 54: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
+	68, // 55: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
+	35, // 56: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
+	69, // 57: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
+	35, // 58: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
+	35, // 59: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
+	35, // 60: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
+	35, // 61: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
+	35, // 62: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
+	35, // 63: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
+	23, // 64: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
+	35, // 65: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
+	35, // 66: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
+	35, // 67: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
+	35, // 68: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
+	63, // 69: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
+	36, // 70: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
+	38, // 71: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
+	40, // 72: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
+	42, // 73: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
+	44, // 74: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
+	46, // 75: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
+	48, // 76: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
+	50, // 77: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
+	52, // 78: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
+	54, // 79: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
+	56, // 80: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
+	58, // 81: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
+	60, // 82: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
+	62, // 83: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
+	37, // 84: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
+	39, // 85: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
+	41, // 86: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
+	43, // 87: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
+	45, // 88: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
+	47, // 89: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
+	49, // 90: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
+	51, // 91: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
+	53, // 92: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
+	55, // 93: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
+	57, // 94: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
+	59, // 95: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
+	61, // 96: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
+	64, // 97: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
+	84, // [84:98] is the sub-list for method output_type
+	70, // [70:84] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_vm_proto_init() }
@@ -4837,14 +5326,18 @@ func file_blixard_v1_vm_proto_init() {
 		(*VMSpec_Nixos)(nil),
 		(*VMSpec_Flake)(nil),
 	}
-	file_blixard_v1_vm_proto_msgTypes[45].OneofWrappers = []any{}
+	file_blixard_v1_vm_proto_msgTypes[16].OneofWrappers = []any{
+		(*Interface_User)(nil),
+		(*Interface_Network)(nil),
+	}
+	file_blixard_v1_vm_proto_msgTypes[50].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_vm_proto_rawDesc), len(file_blixard_v1_vm_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   57,
+			NumEnums:      8,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,7 +30,8 @@ type Params struct {
 	Attempt uint64        // blixard.attempt: which start of it
 	Tick    time.Duration // blixard.tick: between heartbeats; default 5s
 	Behave  Behaviour     // blixard.behave
-	Net     Net           // blixard.ip
+	Nets    Nets          // ip, ifname
+	Dial    string        // blixard.dial: HOST:PORT that the guest greets with each tick
 }
 
 // DefaultTick is the time between heartbeats unless told otherwise: under
@@ -39,13 +40,6 @@ const DefaultTick = 5 * time.Second
 
 // minTick keeps a slip of the pen from making the guest spin.
 const minTick = time.Millisecond
-
-// Net is how the guest's first network interface is configured.
-// The zero value leaves it alone.
-type Net struct {
-	Addr    netip.Prefix // IPv4
-	Gateway netip.Addr   // optional
-}
 
 // Parse reads our words in a kernel command line. On an error the Params
 // still hold every word that was right: a guest prefers to come up and
@@ -86,11 +80,14 @@ func (p *Params) set(key, value string) (err error) {
 		if b, err = parseBehaviour(value); err == nil {
 			p.Behave = b
 		}
-	case "blixard.ip":
-		var n Net
-		if n, err = parseNet(value); err == nil {
-			p.Net = n
+	case "blixard.dial":
+		if _, err = netip.ParseAddrPort(value); err == nil {
+			p.Dial = value
 		}
+	case "ip":
+		err = p.Nets.ip(value)
+	case "ifname":
+		err = p.Nets.ifname(value)
 	default:
 		if strings.HasPrefix(key, "blixard.") {
 			return errors.New("no such parameter")
@@ -112,8 +109,11 @@ func (p Params) Cmdline() (string, error) {
 		{"blixard.tick", tick.String()},
 		{"blixard.behave", p.Behave.String()},
 	}
-	if p.Net.Addr.IsValid() {
-		pairs = append(pairs, [2]string{"blixard.ip", p.Net.String()})
+	if p.Dial != "" {
+		pairs = append(pairs, [2]string{"blixard.dial", p.Dial})
+	}
+	for _, n := range p.Nets {
+		pairs = append(pairs, n.words()...)
 	}
 	out := make([]string, 0, len(pairs))
 	for _, kv := range pairs {
@@ -174,30 +174,4 @@ func parsePositive(s string) (time.Duration, error) {
 		return 0, fmt.Errorf("want at least %v", minTick)
 	}
 	return d, nil
-}
-
-func parseNet(s string) (Net, error) {
-	addr, gw, hasGW := strings.Cut(s, ",")
-	prefix, err := netip.ParsePrefix(addr)
-	if err != nil || !prefix.Addr().Is4() {
-		return Net{}, errors.New("want ADDR/PREFIX[,GATEWAY] in IPv4, such as 10.0.0.2/24,10.0.0.1")
-	}
-	n := Net{Addr: prefix}
-	if hasGW {
-		if n.Gateway, err = netip.ParseAddr(gw); err != nil || !n.Gateway.Is4() {
-			return Net{}, errors.New("want an IPv4 gateway after the comma")
-		}
-	}
-	return n, nil
-}
-
-// String is n as blixard.ip takes it.
-func (n Net) String() string {
-	if !n.Addr.IsValid() {
-		return ""
-	}
-	if n.Gateway.IsValid() {
-		return n.Addr.String() + "," + n.Gateway.String()
-	}
-	return n.Addr.String()
 }

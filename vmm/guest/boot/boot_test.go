@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -29,8 +30,11 @@ func TestParse(t *testing.T) {
 		{line: "blixard.behave=exit=3", want: Params{Tick: DefaultTick, Behave: Behaviour{Kind: Exit, Code: 3}}},
 		{line: "blixard.behave=crash-after=5s", want: Params{Tick: DefaultTick, Behave: Behaviour{Kind: CrashAfter, After: 5 * time.Second}}},
 		{
-			line: "blixard.ip=10.0.0.2/24,10.0.0.1",
-			want: Params{Tick: DefaultTick, Net: Net{Addr: netip.MustParsePrefix("10.0.0.2/24"), Gateway: netip.MustParseAddr("10.0.0.1")}},
+			line: "ip=10.0.0.2::10.0.0.1:255.255.255.0:web:eth0:off:10.0.0.9 ifname=eth0:02:00:00:00:00:0A ip=dhcp ip=10.9.0.7:::255.0.0.0::eth1:none",
+			want: Params{Tick: DefaultTick, Nets: Nets{
+				{Device: "eth0", MAC: "02:00:00:00:00:0a", Addr: netip.MustParsePrefix("10.0.0.2/24"), Gateway: netip.MustParseAddr("10.0.0.1"), DNS: [2]netip.Addr{netip.MustParseAddr("10.0.0.9")}},
+				{Device: "eth1", Addr: netip.MustParsePrefix("10.9.0.7/8")},
+			}},
 		},
 		// What is wrong is named, what is right still counts.
 		{line: "blixard.tick=0s blixard.name=a", want: Params{Name: "a", Tick: DefaultTick}, err: "blixard.tick=0s: want at least"},
@@ -39,8 +43,11 @@ func TestParse(t *testing.T) {
 		{line: "blixard.behave=exit=2", want: Params{Tick: DefaultTick}, err: "odd"},
 		{line: "blixard.behave=sing", want: Params{Tick: DefaultTick}, err: "want normal, deaf"},
 		{line: "blixard.behave=crash-after", want: Params{Tick: DefaultTick}, err: "want a duration"},
-		{line: "blixard.ip=fe80::1/64", want: Params{Tick: DefaultTick}, err: "IPv4"},
-		{line: "blixard.ip=10.0.0.2/24,", want: Params{Tick: DefaultTick}, err: "gateway"},
+		{line: "ip=10.0.0.2:::255.0.255.0::eth0:off", want: Params{Tick: DefaultTick}, err: "netmask"},
+		{line: "ip=10.0.0.2::x:255.0.0.0::eth0:off", want: Params{Tick: DefaultTick}, err: "gateway"},
+		{line: "ip=:::255.0.0.0::eth0:off", want: Params{Tick: DefaultTick}, err: "IPv4"},
+		{line: "ifname=eth0:02", want: Params{Tick: DefaultTick}, err: "DEVICE:MAC"},
+		{line: "blixard.dial=nowhere", want: Params{Tick: DefaultTick}, err: "blixard.dial"},
 		{line: "blixard.nmae=a", want: Params{Tick: DefaultTick}, err: "no such parameter"},
 	} {
 		got, err := Parse(c.line)
@@ -75,6 +82,17 @@ func TestRoundTrip(t *testing.T) {
 				{}, {Kind: Deaf}, {Kind: Exit}, {Kind: Exit, Code: 7}, {Kind: Panic},
 				{Kind: Reboot}, {Kind: Hang}, {Kind: CrashAfter, After: 1500 * time.Millisecond},
 			}).Draw(t, "behave"),
+		}
+		for i := range rapid.IntRange(0, MaxNets).Draw(t, "nets") {
+			octet := func(name string) byte { return rapid.Byte().Draw(t, name) }
+			p.Nets[i] = Net{
+				Device: fmt.Sprint("eth", i), Addr: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, octet("a"), octet("b")}), rapid.IntRange(1, 32).Draw(t, "bits")),
+			}
+			if rapid.Bool().Draw(t, "more") {
+				p.Nets[i].MAC = fmt.Sprintf("02:00:00:00:00:%02x", octet("mac"))
+				p.Nets[i].Gateway = netip.AddrFrom4([4]byte{10, 0, 0, octet("gateway")})
+				p.Nets[i].DNS[rapid.IntRange(0, 1).Draw(t, "dns")] = netip.AddrFrom4([4]byte{10, 0, 0, octet("server")})
+			}
 		}
 		line, err := p.Cmdline()
 		if err != nil {

@@ -1,0 +1,92 @@
+package runner
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	guestboot "github.com/blixard/blixard/vmm/guest/boot"
+)
+
+// nic is one network interface of a guest.
+type nic struct {
+	mac string
+	// user: it is behind the hypervisor's own NAT.
+	user     bool
+	restrict bool
+	ports    []*blixardv1.PortForward
+	// words have the guest configure it.
+	words guestboot.Net
+}
+
+// What QEMU's NAT gives its only guest.
+var userNet = guestboot.Net{
+	Addr: netip.MustParsePrefix("10.0.2.15/24"), Gateway: netip.MustParseAddr("10.0.2.2"), DNS: [2]netip.Addr{netip.MustParseAddr("10.0.2.3")},
+}
+
+// nicsOf are the interfaces of an assignment. What was accepted by another version
+// of us is still not believed. The first interface is the guest's way out: two
+// default routes would be one too many.
+func nicsOf(a *blixardv1.Assignment) (list []nic, err error) {
+	specs, configs := a.GetSpec().GetNetworks(), a.GetInterfaces()
+	if len(specs) != len(configs) || len(specs) > guestboot.MaxNets {
+		return nil, fmt.Errorf("the spec has %d interfaces, and %d were given what they need: the cluster runs another version of blixard", len(specs), len(configs))
+	}
+	for i, s := range specs {
+		c := configs[i]
+		hw, err := net.ParseMAC(c.Mac)
+		if err != nil || len(hw) != 6 {
+			return nil, fmt.Errorf("interface %d: %.40q is no hardware address", i, c.Mac)
+		}
+		n := nic{mac: hw.String(), ports: s.Ports}
+		switch k := s.Kind.(type) {
+		case *blixardv1.Interface_User:
+			n.user, n.restrict, n.words = true, k.User.GetRestrict(), userNet
+			if n.restrict {
+				n.words.Gateway = netip.Addr{}
+			}
+		default:
+			return nil, fmt.Errorf("interface %d is of a kind that this host does not know: upgrade it", i)
+		}
+		if n.words.Device, n.words.MAC = fmt.Sprintf("eth%d", i), n.mac; i > 0 {
+			n.words.Gateway = netip.Addr{}
+		}
+		for _, p := range s.Ports {
+			if err := checkForward(p); err != nil {
+				return nil, fmt.Errorf("interface %d: %w", i, err)
+			}
+		}
+		list = append(list, n)
+	}
+	return list, nil
+}
+
+func checkForward(p *blixardv1.PortForward) error {
+	if _, err := netip.ParseAddr(p.Address); err != nil && p.Address != "" || strings.Contains(p.Address, "%") {
+		return fmt.Errorf("%.40q is no address of this host", p.Address)
+	}
+	for _, n := range []uint32{p.HostPort, p.GuestPort} {
+		if n < 1 || n > 65535 {
+			return fmt.Errorf("%d is no port", n)
+		}
+	}
+	return nil
+}
+
+// netdev is QEMU's end of it.
+func (n nic) netdev(id string) string {
+	text := "user,id=" + id + ",ipv6=off"
+	if n.restrict {
+		text += ",restrict=on"
+	}
+	for _, p := range n.ports {
+		protocol := "tcp"
+		if p.Protocol == blixardv1.Protocol_PROTOCOL_UDP {
+			protocol = "udp"
+		}
+		text += fmt.Sprintf(",hostfwd=%s:%s:%d-:%d", protocol, p.Address, p.HostPort, p.GuestPort)
+	}
+	return text
+}

@@ -44,11 +44,12 @@ const (
 	LoseMember
 	SetSettings
 	Announce // a file that VMs may need: the name is what it holds
+	AddNetwork
 )
 
 var verbNames = [...]string{
 	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "PauseVM", "ResumeVM", "AddMember", "Cordon", "Uncordon",
-	"Drain", "Restore", "RemoveMember", "LoseMember", "SetSettings", "Announce",
+	"Drain", "Restore", "RemoveMember", "LoseMember", "SetSettings", "Announce", "AddNetwork",
 }
 
 func (v Verb) String() string { return verbNames[v] }
@@ -200,8 +201,27 @@ func drawVerb(r *rand.Rand) Verb {
 	return Get
 }
 
-// drawSpec of a VM. Whether Nix builds it is told by its name: an update changes
-// nothing about that.
+// theNetwork is there in worlds with files, and images are plugged into it.
+const theNetwork = "lan"
+
+// drawImage draws a VM that boots the first file, with interfaces on the network
+// and ports of its host, which others may have.
+func drawImage(r *rand.Rand, s *blixardv1.VMSpec) {
+	s.Source = &blixardv1.VMSpec_Image{Image: &blixardv1.Image{Kernel: fileOf(fileName(0))}}
+	s.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_QEMU
+	for range r.IntN(3) {
+		s.Networks = append(s.Networks, &blixardv1.Interface{Kind: &blixardv1.Interface_Network{Network: theNetwork}})
+	}
+	if r.IntN(2) == 0 {
+		port := &blixardv1.PortForward{HostPort: uint32(8000 + r.IntN(3)), GuestPort: 80}
+		s.Networks = append(s.Networks, &blixardv1.Interface{
+			Kind: &blixardv1.Interface_User{User: &blixardv1.UserInterface{}}, Ports: []*blixardv1.PortForward{port},
+		})
+	}
+}
+
+// drawSpec of a VM. What boots it is told by its name: an update changes nothing
+// about that.
 func drawSpec(r *rand.Rand, client int, name string, lease uint32, files int) *blixardv1.VMSpec {
 	s := &blixardv1.VMSpec{
 		Vcpus: uint32(1 + r.IntN(2)), MemoryMib: uint64(256 << r.IntN(4)),
@@ -223,6 +243,9 @@ func drawSpec(r *rand.Rand, client int, name string, lease uint32, files int) *b
 		s.Source = &blixardv1.VMSpec_Nixos{Nixos: &blixardv1.Nixos{Modules: modules}}
 		s.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR
 		s.Prebuild = uint32(r.IntN(3))
+	}
+	if files > 0 && (name[len(name)-1]-'0')%4 == 1 {
+		drawImage(r, s)
 	}
 	s.OnUpdate = pick(r, blixardv1.OnUpdate_ON_UPDATE_NEXT_START, blixardv1.OnUpdate_ON_UPDATE_RESTART)
 	s.Labels["revision"] = fmt.Sprint(r.Uint64()) // no two specs are equal
@@ -297,6 +320,8 @@ func (c *client) request(op *Operation) core.Request {
 	case Announce:
 		f := fileOf(op.Name)
 		cmd.Op = &blixardv1.Command_Announce{Announce: &blixardv1.AnnounceOp{Digest: f.Digest, Size: f.Size, NodeId: 1}}
+	case AddNetwork:
+		cmd.Op = &blixardv1.Command_CreateNetwork{CreateNetwork: &blixardv1.CreateNetworkOp{Name: op.Name, Spec: &blixardv1.NetworkSpec{Cidr: "10.0.0.0/16"}}}
 	case AddMember:
 		m := op.machine
 		if m == nil {

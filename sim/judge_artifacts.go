@@ -31,6 +31,9 @@ func (j *judgeArtifacts) look(w *World, v *cluster.State) {
 	w.judges.judged["artifacts"]++
 	needed := map[string]uint32{}
 	need := func(spec *blixardv1.VMSpec, pins *blixardv1.Pins) {
+		if k := spec.GetImage().GetKernel(); k != nil {
+			needed[k.Digest]++
+		}
 		for _, m := range spec.GetNixos().GetModules() {
 			if f := m.GetFile(); f != nil {
 				needed[f.Digest]++

@@ -9,6 +9,7 @@ import (
 // judges hold the world to its promises, each in a file of its own, whose head
 // says in one sentence what it holds true.
 type judges struct {
+	addresses   judgeAddresses
 	artifacts   judgeArtifacts
 	states      judgeStates
 	capacity    judgeCapacity
@@ -32,7 +33,7 @@ type judges struct {
 
 // JudgeNames are all judges there are.
 var JudgeNames = []string{
-	"acknowledged", "artifacts", "capacity", "copies", "drains", "histories", "leaders", "leases", "levels", "logs", "placed", "policy", "quorum", "rest", "roots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
+	"acknowledged", "addresses", "artifacts", "capacity", "copies", "drains", "histories", "leaders", "leases", "levels", "logs", "placed", "policy", "quorum", "rest", "roots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
 }
 
 func (j *judges) reset() {
@@ -45,6 +46,7 @@ func (j *judges) reset() {
 	j.leaders.of = map[uint64]string{}
 	j.copies.forks = map[shim.Instance]bool{}
 	j.specs = newJudgeSpecs()
+	j.addresses.of = map[string]string{}
 	j.policy.over, j.policy.runs = map[string]over{}, map[string]uint32{}
 }
 

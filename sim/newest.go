@@ -147,9 +147,11 @@ func (j *judges) follow(w *World, v *cluster.State, changes []cluster.Change) {
 			j.volumes.entry(w, n)
 			j.drains.entry(w, n)
 			j.specs.entry(w, n)
+			j.addresses.entry(w, n)
 		}
 		changes = changes[k:]
 	}
+	j.addresses.state(w, v)
 	known := n.vms != nil && n.index >= v.Revision()
 	if n.files && n.index == v.Revision() || !known {
 		j.artifacts.look(w, v)
@@ -167,4 +169,5 @@ func (j *judges) follow(w *World, v *cluster.State, changes []cluster.Change) {
 	j.levels.entry(w, n)
 	j.capacity.anew(w, n, v)
 	j.placed.all(w)
+	j.addresses.anew(w, n)
 }

@@ -34,6 +34,7 @@ type vmDir struct {
 	gen   uint32 // run generation of the order to start
 	spec  uint32 // and its spec's
 	nix   vmm.Runners
+	nets  []*blixardv1.InterfaceConfig
 
 	shim   *shimProc
 	guest  *guest
@@ -80,6 +81,7 @@ type guest struct {
 	life     uint64
 	instance shim.Instance
 	runner   string // what Nix built, that it was started with
+	nets     []*blixardv1.InterfaceConfig
 	ready    bool
 	deaf     bool
 	dying    bool
@@ -266,7 +268,7 @@ func (s *shimProc) fork() {
 		s.happened(shim.Input{Kind: shim.Forked, Err: "exec format error"})
 		return
 	}
-	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, forked: w.now}
+	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, nets: s.dir.nets, forked: w.now}
 	s.dir.guest = g
 	m.guests = append(m.guests, g)
 	w.say(m, fmt.Sprintf("VM %s runs", g.instance))

@@ -375,6 +375,7 @@ func (w *World) forked(g *guest) {
 	w.judges.policy.forked(w, g)
 	w.judges.volumes.forked(w, g)
 	w.judges.specs.forked(w, g)
+	w.judges.addresses.forked(w, g)
 }
 
 func (w *World) strike(e event) {
@@ -541,6 +542,11 @@ func (w *World) Found() {
 		}
 		if op := w.Do(&Operation{Verb: Announce, Name: fileName(i)}); !w.over() && (op.Unknown || op.Error != nil) {
 			w.fail("a file can be uploaded", "%v: %v", op, op.Error)
+		}
+	}
+	if w.mix.Files > 0 {
+		if op := w.Do(&Operation{Verb: AddNetwork, Name: theNetwork}); !w.over() && (op.Unknown || op.Error != nil) {
+			w.fail("a network can be made", "%v: %v", op, op.Error)
 		}
 	}
 }

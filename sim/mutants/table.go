@@ -18,6 +18,10 @@ const (
 	twoCopies   = "never two copies"
 	placed      = "a live VM is where it is placed"
 	mayBe       = "a VM is placed where it may be"
+	addressed   = "an address is one VM's"
+	hasAddress  = "what lives has its address"
+	inUse       = "addresses in use are those that VMs have"
+	ports       = "a port leads to one VM"
 	volumes     = "a VM that waits is not taken from its host"
 	roots       = "what runs keeps its root"
 	builds      = "what is built is what the spec says"
@@ -191,6 +195,23 @@ var All = []Mutant{
 	{
 		Name: "HeldForEver", What: "what a drain has stopped does not start when its host is restored",
 		Caught: []string{emptied}, Story: drained,
+	},
+	// Networks.
+	{
+		Name: "AddressTwice", What: "an address is given whether somebody has it or not",
+		Caught: []string{addressed},
+	},
+	{
+		Name: "AddressLeaked", What: "the addresses of a VM that is gone are not given back",
+		Caught: []string{inUse},
+	},
+	{
+		Name: "AddressFreedEarly", What: "the addresses of a VM are given back when it is to be deleted, while it lives",
+		Caught: []string{hasAddress},
+	},
+	{
+		Name: "PortsIgnored", What: "placement does not look whose a port is",
+		Caught: []string{ports},
 	},
 	{
 		Name: "CordonIgnored", What: "placement does not look whether a node is cordoned",

@@ -1,0 +1,127 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/blixard/blixard/core/cluster"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// An address, a mac and a port of a host are one VM's. What a VM was given stays
+// its own for as long as anything of it lives; and nothing is in use but what VMs
+// have.
+//
+// The judge keeps its own account, from the VMs' records alone.
+type judgeAddresses struct {
+	of map[string]string // "lan 10.0.0.2", "02:...", "node 3 port 8080/1" -> uid
+}
+
+const (
+	oneAddress = "an address is one VM's"
+	onePort    = "a port leads to one VM"
+	stillHas   = "what lives has its address"
+	inUse      = "addresses in use are those that VMs have"
+)
+
+// heldBy is what a VM's record says that it has.
+func heldBy(vm *blixardv1.VM) (list []string) {
+	for _, a := range vm.GetAttachments() {
+		list = append(list, a.Mac)
+		if a.Network != "" {
+			list = append(list, a.Network+" "+a.Address)
+		}
+	}
+	for _, p := range vm.GetPlacement().GetPorts() {
+		list = append(list, fmt.Sprintf("node %d port %d/%d", vm.Placement.NodeId, p.Port, p.Protocol))
+	}
+	return list
+}
+
+// entry looks at what one entry has changed.
+func (j *judgeAddresses) entry(w *World, n *newest) {
+	for _, c := range n.changed {
+		for _, what := range heldBy(c.was) {
+			delete(j.of, what)
+		}
+	}
+	for i, c := range n.changed {
+		last := !slices.ContainsFunc(n.changed[i+1:], func(later vmChange) bool { return later.name == c.name })
+		if last { // what an entry changes twice is what it leaves
+			j.take(w, n, c.is)
+		}
+		if c.was == nil || len(c.was.Attachments) == 0 {
+			continue
+		}
+		for _, m := range w.machines {
+			if d, ok := m.dirs.Get(c.was.Uid); ok && d.guest != nil {
+				j.look(w, d.guest)
+			}
+		}
+	}
+}
+
+// anew takes over a state of which not every entry was seen.
+func (j *judgeAddresses) anew(w *World, n *newest) {
+	j.of = map[string]string{}
+	for _, vm := range sorted(n.vms) {
+		j.take(w, n, vm)
+	}
+	w.guests(func(g *guest) { j.look(w, g) })
+}
+
+func (j *judgeAddresses) take(w *World, n *newest, vm *blixardv1.VM) {
+	for _, what := range heldBy(vm) {
+		w.judges.judged["addresses"]++
+		if by := j.of[what]; by != "" {
+			rule := oneAddress
+			if slices.ContainsFunc(vm.GetPlacement().GetPorts(), func(p *blixardv1.HostPort) bool {
+				return what == fmt.Sprintf("node %d port %d/%d", vm.Placement.NodeId, p.Port, p.Protocol)
+			}) {
+				rule = onePort
+			}
+			w.fail(rule, "index %d: %s is %s's, and was %s's", n.index, what, vm.Uid, by)
+		}
+		j.of[what] = vm.Uid
+	}
+}
+
+// state holds the cluster's own account to the judge's.
+func (j *judgeAddresses) state(w *World, v *cluster.State) {
+	have := uint32(0)
+	v.VMs("", func(vm *blixardv1.VM) bool {
+		for _, a := range vm.Attachments {
+			if a.Network == theNetwork {
+				have++
+			}
+		}
+		return true
+	})
+	if _, used := v.NetworkUse(theNetwork); used != have {
+		w.fail(inUse, "index %d: %d addresses of %s are in use, and VMs have %d", v.Revision(), used, theNetwork, have)
+	}
+}
+
+func (j *judgeAddresses) forked(w *World, g *guest) { j.look(w, g) }
+
+// look holds what a guest was started with to what its VM has.
+func (j *judgeAddresses) look(w *World, g *guest) {
+	n := &w.judges.newest
+	if n.vms == nil || g.orphan || w.givenUp[g.m.called] && g.dir.looser().class == blixardv1.LeaseClass_LEASE_CLASS_NONE {
+		return // as the judge of what is placed
+	}
+	for _, i := range g.nets {
+		w.judges.judged["addresses"]++
+		if by := j.of[i.Mac]; by != g.instance.UID {
+			w.fail(stillHas, "index %d: %s lives on %s with %s, which is %q's", n.index, g.instance, g.m.Name, i.Mac, by)
+		}
+		if i.Network == "" {
+			continue
+		}
+		address, _, _ := strings.Cut(i.Address, "/")
+		if by := j.of[i.Network+" "+address]; by != g.instance.UID {
+			w.fail(stillHas, "index %d: %s lives on %s with %s, which is %q's", n.index, g.instance, g.m.Name, address, by)
+		}
+	}
+}

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-6474) + uint(6474-len(file_blixard_v1_log_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-6819) + uint(6819-len(file_blixard_v1_log_proto_rawDesc))
 
 func (x *Command) sizeWire() (n int) {
 	if x == nil {
@@ -79,6 +79,10 @@ func (x *Command) sizeWire() (n int) {
 		n += 2 + protowire.SizeBytes(o.Drain.sizeWire())
 	case *Command_RestoreNode:
 		n += 2 + protowire.SizeBytes(o.RestoreNode.sizeWire())
+	case *Command_CreateNetwork:
+		n += 2 + protowire.SizeBytes(o.CreateNetwork.sizeWire())
+	case *Command_DeleteNetwork:
+		n += 2 + protowire.SizeBytes(o.DeleteNetwork.sizeWire())
 	}
 	return n + len(x.unknownFields)
 }
@@ -265,6 +269,20 @@ func (x *Command) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 490)
+	case *Command_CreateNetwork:
+		{
+			end := i
+			i = o.CreateNetwork.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 642)
+	case *Command_DeleteNetwork:
+		{
+			end := i
+			i = o.DeleteNetwork.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 650)
 	}
 	if len(x.PayloadHash) > 0 {
 		i = putBytes(b, i, x.PayloadHash)
@@ -700,6 +718,63 @@ func (x *PauseOp) writeWire(b []byte, i int) int {
 		i = putBool(b, i, x.Paused)
 		i = putVarint(b, i, 16)
 	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *CreateNetworkOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if x.Spec != nil {
+		n += 1 + protowire.SizeBytes(x.Spec.sizeWire())
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *CreateNetworkOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Spec != nil {
+		{
+			end := i
+			i = x.Spec.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 18)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *DeleteNetworkOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *DeleteNetworkOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
 	if len(x.Name) > 0 {
 		i = putString(b, i, x.Name)
 		i = putVarint(b, i, 10)
@@ -1463,6 +1538,8 @@ func (x *Response) sizeWire() (n int) {
 		n += 1 + protowire.SizeBytes(o.Artifact.sizeWire())
 	case *Response_Settings:
 		n += 1 + protowire.SizeBytes(o.Settings.sizeWire())
+	case *Response_Network:
+		n += 2 + protowire.SizeBytes(o.Network.sizeWire())
 	}
 	return n + len(x.unknownFields)
 }
@@ -1502,6 +1579,13 @@ func (x *Response) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 50)
+	case *Response_Network:
+		{
+			end := i
+			i = o.Network.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 642)
 	}
 	if x.Revision != 0 {
 		i = putVarint(b, i, uint64(x.Revision))

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-3976) + uint(3976-len(file_blixard_v1_node_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4002) + uint(4002-len(file_blixard_v1_node_proto_rawDesc))
 
 func (x *Resources) sizeWire() (n int) {
 	if x == nil {
@@ -75,6 +75,9 @@ func (x *HostFacts) sizeWire() (n int) {
 	if x.Kvm != nil {
 		n += 1 + protowire.SizeBytes(x.Kvm.sizeWire())
 	}
+	if x.Bridges {
+		n += 2 + 1
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -84,6 +87,10 @@ func (x *HostFacts) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Bridges {
+		i = putBool(b, i, x.Bridges)
+		i = putVarint(b, i, 640)
+	}
 	if x.Kvm != nil {
 		{
 			end := i

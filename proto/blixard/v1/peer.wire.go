@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_peer_proto_rawDesc)-2492) + uint(2492-len(file_blixard_v1_peer_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_peer_proto_rawDesc)-2750) + uint(2750-len(file_blixard_v1_peer_proto_rawDesc))
 
 func (x *Envelope) sizeWire() (n int) {
 	if x == nil {
@@ -473,6 +473,9 @@ func (x *Assignment) sizeWire() (n int) {
 	if x.Paused {
 		n += 2 + 1
 	}
+	for _, v := range x.Interfaces {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -482,6 +485,14 @@ func (x *Assignment) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	for k := len(x.Interfaces) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Interfaces[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 642)
+	}
 	if x.Paused {
 		i = putBool(b, i, x.Paused)
 		i = putVarint(b, i, 160)
@@ -584,6 +595,71 @@ func (x *Assignment) writeWire(b []byte, i int) int {
 	}
 	if len(x.Uid) > 0 {
 		i = putString(b, i, x.Uid)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *InterfaceConfig) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Mac) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Mac))
+	}
+	if len(x.Network) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Network))
+	}
+	if len(x.Bridge) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Bridge))
+	}
+	if len(x.BridgeAddress) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.BridgeAddress))
+	}
+	if len(x.Address) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Address))
+	}
+	if len(x.Gateway) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Gateway))
+	}
+	for _, v := range x.Dns {
+		n += 1 + protowire.SizeBytes(len(v))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *InterfaceConfig) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	for k := len(x.Dns) - 1; k >= 0; k-- {
+		i = putString(b, i, x.Dns[k])
+		i = putVarint(b, i, 58)
+	}
+	if len(x.Gateway) > 0 {
+		i = putString(b, i, x.Gateway)
+		i = putVarint(b, i, 50)
+	}
+	if len(x.Address) > 0 {
+		i = putString(b, i, x.Address)
+		i = putVarint(b, i, 42)
+	}
+	if len(x.BridgeAddress) > 0 {
+		i = putString(b, i, x.BridgeAddress)
+		i = putVarint(b, i, 34)
+	}
+	if len(x.Bridge) > 0 {
+		i = putString(b, i, x.Bridge)
+		i = putVarint(b, i, 26)
+	}
+	if len(x.Network) > 0 {
+		i = putString(b, i, x.Network)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.Mac) > 0 {
+		i = putString(b, i, x.Mac)
 		i = putVarint(b, i, 10)
 	}
 	return i

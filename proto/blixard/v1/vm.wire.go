@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-9767) + uint(9767-len(file_blixard_v1_vm_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-10614) + uint(10614-len(file_blixard_v1_vm_proto_rawDesc))
 
 func (x *Artifact) sizeWire() (n int) {
 	if x == nil {
@@ -672,6 +672,9 @@ func (x *VMSpec) sizeWire() (n int) {
 	if x.Prebuild != 0 {
 		n += 2 + protowire.SizeVarint(uint64(x.Prebuild))
 	}
+	for _, v := range x.Networks {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
 	switch o := x.Source.(type) {
 	case *VMSpec_Image:
 		n += 1 + protowire.SizeBytes(o.Image.sizeWire())
@@ -720,6 +723,14 @@ func (x *VMSpec) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 114)
+	}
+	for k := len(x.Networks) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Networks[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 642)
 	}
 	if x.Prebuild != 0 {
 		i = putVarint(b, i, uint64(x.Prebuild))
@@ -782,6 +793,213 @@ func (x *VMSpec) writeWire(b []byte, i int) int {
 	if x.Hypervisor != 0 {
 		i = putVarint(b, i, uint64(x.Hypervisor))
 		i = putVarint(b, i, 8)
+	}
+	return i
+}
+
+func (x *Interface) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Address) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Address))
+	}
+	if len(x.Mac) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Mac))
+	}
+	for _, v := range x.Ports {
+		n += 1 + protowire.SizeBytes(v.sizeWire())
+	}
+	switch o := x.Kind.(type) {
+	case *Interface_User:
+		n += 1 + protowire.SizeBytes(o.User.sizeWire())
+	case *Interface_Network:
+		n += 1 + protowire.SizeBytes(len(o.Network))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *Interface) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	switch o := x.Kind.(type) {
+	case *Interface_User:
+		{
+			end := i
+			i = o.User.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 10)
+	case *Interface_Network:
+		i = putString(b, i, o.Network)
+		i = putVarint(b, i, 18)
+	}
+	for k := len(x.Ports) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Ports[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 42)
+	}
+	if len(x.Mac) > 0 {
+		i = putString(b, i, x.Mac)
+		i = putVarint(b, i, 34)
+	}
+	if len(x.Address) > 0 {
+		i = putString(b, i, x.Address)
+		i = putVarint(b, i, 26)
+	}
+	return i
+}
+
+func (x *UserInterface) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Restrict {
+		n += 1 + 1
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *UserInterface) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Restrict {
+		i = putBool(b, i, x.Restrict)
+		i = putVarint(b, i, 8)
+	}
+	return i
+}
+
+func (x *PortForward) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Address) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Address))
+	}
+	if x.HostPort != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.HostPort))
+	}
+	if x.GuestPort != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.GuestPort))
+	}
+	if x.Protocol != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Protocol))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *PortForward) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Protocol != 0 {
+		i = putVarint(b, i, uint64(x.Protocol))
+		i = putVarint(b, i, 32)
+	}
+	if x.GuestPort != 0 {
+		i = putVarint(b, i, uint64(x.GuestPort))
+		i = putVarint(b, i, 24)
+	}
+	if x.HostPort != 0 {
+		i = putVarint(b, i, uint64(x.HostPort))
+		i = putVarint(b, i, 16)
+	}
+	if len(x.Address) > 0 {
+		i = putString(b, i, x.Address)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *HostPort) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Port != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Port))
+	}
+	if x.Protocol != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Protocol))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *HostPort) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Protocol != 0 {
+		i = putVarint(b, i, uint64(x.Protocol))
+		i = putVarint(b, i, 16)
+	}
+	if x.Port != 0 {
+		i = putVarint(b, i, uint64(x.Port))
+		i = putVarint(b, i, 8)
+	}
+	return i
+}
+
+func (x *Attachment) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Network) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Network))
+	}
+	if len(x.Address) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Address))
+	}
+	if len(x.Mac) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Mac))
+	}
+	if x.FixedAddress {
+		n += 1 + 1
+	}
+	if x.FixedMac {
+		n += 1 + 1
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *Attachment) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.FixedMac {
+		i = putBool(b, i, x.FixedMac)
+		i = putVarint(b, i, 40)
+	}
+	if x.FixedAddress {
+		i = putBool(b, i, x.FixedAddress)
+		i = putVarint(b, i, 32)
+	}
+	if len(x.Mac) > 0 {
+		i = putString(b, i, x.Mac)
+		i = putVarint(b, i, 26)
+	}
+	if len(x.Address) > 0 {
+		i = putString(b, i, x.Address)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.Network) > 0 {
+		i = putString(b, i, x.Network)
+		i = putVarint(b, i, 10)
 	}
 	return i
 }
@@ -1046,6 +1264,9 @@ func (x *Placement) sizeWire() (n int) {
 	if x.Starts != 0 {
 		n += 2 + protowire.SizeVarint(uint64(x.Starts))
 	}
+	for _, v := range x.Ports {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1055,6 +1276,14 @@ func (x *Placement) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	for k := len(x.Ports) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Ports[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 642)
+	}
 	if x.Starts != 0 {
 		i = putVarint(b, i, uint64(x.Starts))
 		i = putVarint(b, i, 496)
@@ -1281,6 +1510,9 @@ func (x *VM) sizeWire() (n int) {
 	if x.Paused {
 		n += 2 + 1
 	}
+	for _, v := range x.Attachments {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1290,6 +1522,14 @@ func (x *VM) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	for k := len(x.Attachments) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Attachments[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 642)
+	}
 	if x.Paused {
 		i = putBool(b, i, x.Paused)
 		i = putVarint(b, i, 152)

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -84,8 +85,6 @@ func Found(id Identity, settings *blixardv1.Settings, now Time) (Batch, error) {
 		return Batch{}, errors.New("the node that founds a cluster must be a server")
 	}
 	id.ID = cluster.FirstID
-	// The log begins after entry 1, which is the founding itself: who joins
-	// later cannot replay it and gets a snapshot.
 	state := cluster.New()
 	resp := state.Apply(1, 1, &blixardv1.Command{WallTime: now.Wall, Op: &blixardv1.Command_Init{Init: &blixardv1.InitOp{
 		ClusterId: id.ClusterID, Generation: id.Generation, Settings: settings,
@@ -95,13 +94,48 @@ func Found(id Identity, settings *blixardv1.Settings, now Time) (Batch, error) {
 		return Batch{}, fmt.Errorf("%s: %s", resp.Error.Message, resp.Error.Advice)
 	}
 	state.Reconfigure(2, 1, []uint64{id.ID}, nil)
-	b := Batch{Seq: 1, Ops: []Op{
+	return firstBatch(id, state), nil
+}
+
+// Restore returns the first batch of the node that founds the next generation of
+// a cluster, from the state of a backup, which becomes that of the generation. An
+// identity without an id is given a new one. Whatever else the disk holds is gone.
+func Restore(id Identity, backup *cluster.State, hostsOff bool, now Time) (Identity, Batch, error) {
+	if !id.Server {
+		return id, Batch{}, errors.New("the node that restores a cluster must be a server")
+	}
+	was, old := backup.Meta(), id.ID
+	index, term := was.Applied+cluster.RestoreGap, was.AppliedTerm+1
+	id.ClusterID, id.Generation, id.ID = was.ClusterId, was.Generation+1, cmp.Or(old, index)
+	resp := backup.Apply(index, term, &blixardv1.Command{
+		LoggedTime: was.LoggedTime, WallTime: now.Wall,
+		Op: &blixardv1.Command_Restore{Restore: &blixardv1.RestoreOp{HostsOff: hostsOff, NodeId: old, Node: &blixardv1.AddNodeOp{
+			Name: id.Name, Address: id.Address, Server: true, Host: id.Host, Level: cluster.Level,
+		}}},
+	})
+	if resp.Error != nil {
+		return id, Batch{}, fmt.Errorf("%s: %s", resp.Error.Message, resp.Error.Advice)
+	}
+	backup.Reconfigure(index+1, term, []uint64{id.ID}, nil)
+	return id, firstBatch(id, backup), nil
+}
+
+// firstBatch is all that a node's disk holds that begins with a state, as the only
+// voter. The log begins after it: who joins later gets a snapshot.
+func firstBatch(id Identity, state *cluster.State) Batch {
+	m := state.Meta()
+	b := Batch{Seq: 1, Ops: append(wipe(),
 		putIdentity(id),
-		putMessage(Meta, keyHardState, &raftpb.HardState{Term: proto.Uint64(1), Vote: proto.Uint64(id.ID), Commit: proto.Uint64(2)}),
+		putMessage(Meta, keyHardState, &raftpb.HardState{Term: proto.Uint64(m.AppliedTerm), Vote: proto.Uint64(id.ID), Commit: proto.Uint64(m.Applied)}),
 		putMessage(Meta, keyStart, startMeta(state)),
-	}}
+	)}
 	b.Ops = append(b.Ops, stateOps(state)...)
-	return b, nil
+	return b
+}
+
+// wipe takes away whatever a disk holds: of an earlier generation, if anything.
+func wipe() []Op {
+	return []Op{{Table: Meta, Range: true}, {Table: Log, Range: true}, {Table: State, Range: true}}
 }
 
 // Join returns the first batch of a node that a cluster has just admitted.
@@ -109,10 +143,10 @@ func Join(id Identity, servers []*blixardv1.Node) (Batch, error) {
 	if id.ID == 0 || id.ClusterID == "" {
 		return Batch{}, errors.New("the cluster gave no identity")
 	}
-	return Batch{Seq: 1, Ops: []Op{
+	return Batch{Seq: 1, Ops: append(wipe(),
 		putIdentity(id),
 		putMessage(Meta, keyServers, &blixardv1.Grant{Servers: servers}),
-	}}, nil
+	)}, nil
 }
 
 // startMeta says that the log begins after what the state has applied.

@@ -124,7 +124,10 @@ func (l *leader) grant(m *blixardv1.Sync) {
 		return
 	}
 	v := l.host(m.NodeId)
+	held := l.state.Held(n)
 	switch {
+	case held != "":
+		l.answer(m, &blixardv1.Grant{Refusal: held})
 	case h.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE:
 		why := "the host has no epoch yet"
 		if m.Facts != nil {

@@ -26,6 +26,7 @@ type leader struct {
 	touched map[uint64]struct{} // hosts whose record changed in this step
 	conf    int64               // when a change of the configuration was last proposed
 	chores  int64               // when placing or collecting was last proposed
+	settled int64               // when the end of the wait after a restore was
 	leveled map[uint64]int64    // when a node's level was last proposed
 }
 
@@ -111,6 +112,7 @@ func (l *leader) tick() {
 		return true
 	})
 	l.configure()
+	l.settle()
 	l.runs(l.id.ID, l.cfg.Level)
 	if l.now.Boot-l.chores >= second && (l.state.Meta().PlaceMore || l.state.CollectDue(l.loggedTime())) {
 		l.chores = l.now.Boot
@@ -173,6 +175,16 @@ func (l *leader) suspect(v *hostView, n *blixardv1.Node, suspect bool) {
 	l.propose(&blixardv1.Command{Op: &blixardv1.Command_Suspect{Suspect: &blixardv1.SuspectOp{
 		NodeId: n.Id, Epoch: n.Host.Epoch, Suspect: suspect,
 	}}})
+}
+
+// settle ends the wait after a restore, when this leader has seen all of it.
+func (l *leader) settle() {
+	waited := l.now.Boot - l.elected
+	if !l.state.Meta().Unsettled || l.now.Boot-l.settled < proposeHostAgain || waited < l.state.SettledAfter() {
+		return
+	}
+	l.settled = l.now.Boot
+	l.propose(&blixardv1.Command{Op: &blixardv1.Command_Settle{Settle: &blixardv1.SettleOp{Term: l.term, WaitedNs: waited}}})
 }
 
 // configureAgain is how long one change of the configuration is waited for.

@@ -31,6 +31,12 @@ type Backend interface {
 	Init(ctx context.Context, req *blixardv1.InitRequest) (*blixardv1.InitResponse, error)
 	// Join makes this node a member of the cluster of req.Server, by AddMember there.
 	Join(ctx context.Context, req *blixardv1.JoinRequest) (*blixardv1.JoinResponse, error)
+	// Restore makes this node the first of the next generation of the cluster whose
+	// state is given, which is the backend's from now on.
+	Restore(ctx context.Context, backup *cluster.State, opts *blixardv1.RestoreOptions) (*blixardv1.RestoreResponse, error)
+	// Rejoin makes this node a member of the present generation of its cluster, by
+	// Readmit at req.Server.
+	Rejoin(ctx context.Context, req *blixardv1.RejoinRequest) (*blixardv1.RejoinResponse, error)
 }
 
 // Blobs is this node's store of artifacts, by their digest.

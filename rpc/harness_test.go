@@ -161,6 +161,15 @@ func (n *node) Init(context.Context, *blixardv1.InitRequest) (*blixardv1.InitRes
 	return &blixardv1.InitResponse{ClusterId: "test", NodeId: n.id}, nil
 }
 
+func (n *node) Restore(_ context.Context, backup *cluster.State, opts *blixardv1.RestoreOptions) (*blixardv1.RestoreResponse, error) {
+	m := backup.Meta()
+	return &blixardv1.RestoreResponse{ClusterId: m.ClusterId, Generation: m.Generation + 1, WaitMs: uint64(len(opts.String()))}, nil
+}
+
+func (n *node) Rejoin(_ context.Context, req *blixardv1.RejoinRequest) (*blixardv1.RejoinResponse, error) {
+	return &blixardv1.RejoinResponse{Renamed: req.Server}, nil
+}
+
 func (n *node) Join(_ context.Context, req *blixardv1.JoinRequest) (*blixardv1.JoinResponse, error) {
 	return nil, errors.New("not here")
 }

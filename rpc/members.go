@@ -118,20 +118,26 @@ func (s members) addMember(ctx context.Context, m *blixardv1.AddMemberRequest) (
 	if err != nil {
 		return nil, id, err
 	}
-	// The entry was applied here, so this copy has the new node and its servers.
+	out, err := s.admitted(ctx, resp.GetNode())
+	return out, id, err
+}
+
+// admitted is what a node must know that was just admitted by an entry that was
+// applied here: this copy has the node, and its servers.
+func (s members) admitted(ctx context.Context, n *blixardv1.Node) (*blixardv1.AddMemberResponse, error) {
 	view, err := s.read(ctx, true)
 	if err != nil {
-		return nil, id, err
+		return nil, err
 	}
 	out := &blixardv1.AddMemberResponse{
-		ClusterId: view.Meta().GetClusterId(), Generation: view.Meta().GetGeneration(), NodeId: resp.GetNode().GetId(),
+		ClusterId: view.Meta().GetClusterId(), Generation: view.Meta().GetGeneration(), NodeId: n.GetId(), Name: n.GetName(),
 	}
 	for _, n := range nodesOf(view) {
 		if n.Server != blixardv1.ServerState_SERVER_STATE_UNSPECIFIED {
 			out.Servers = append(out.Servers, n)
 		}
 	}
-	return out, id, nil
+	return out, nil
 }
 
 func (s members) RemoveMember(ctx context.Context, req *connect.Request[blixardv1.RemoveMemberRequest]) (*connect.Response[blixardv1.RemoveMemberResponse], error) {

@@ -143,16 +143,7 @@ func (d *daemon) Join(ctx context.Context, req *blixardv1.JoinRequest) (*blixard
 		RequestId: requestID, Name: d.self.Name, Address: d.self.Address,
 		Server: d.self.Server, Host: d.self.Host, Level: cluster.Level}))
 	if err != nil {
-		detail, _ := rpc.Refused(err)
-		if detail == nil {
-			// Not UNAVAILABLE, which would say that this node could not be asked.
-			return nil, precondition(fmt.Sprintf("cannot ask %s to admit this node: %v", req.GetServer(), errors.Unwrap(err)),
-				"see that a server of the cluster listens there, with the same TLS or lack of it; then join again")
-		}
-		if detail.GetCode() == blixardv1.ErrorCode_ERROR_CODE_REQUEST_ID_EXPIRED {
-			os.Remove(d.joining())
-		}
-		return nil, &rpc.Refusal{Detail: detail}
+		return nil, d.notAdmitted(req.GetServer(), err)
 	}
 	id := d.self
 	id.ClusterID, id.Generation, id.ID = r.Msg.GetClusterId(), r.Msg.GetGeneration(), r.Msg.GetNodeId()
@@ -163,8 +154,21 @@ func (d *daemon) Join(ctx context.Context, req *blixardv1.JoinRequest) (*blixard
 	if err := d.enter(batch); err != nil {
 		return nil, err
 	}
-	os.Remove(d.joining())
 	return &blixardv1.JoinResponse{ClusterId: id.ClusterID, NodeId: id.ID}, nil
+}
+
+// notAdmitted says why a server did not take this node in.
+func (d *daemon) notAdmitted(server string, err error) error {
+	detail, _ := rpc.Refused(err)
+	if detail == nil {
+		// Not UNAVAILABLE, which would say that this node could not be asked.
+		return precondition(fmt.Sprintf("cannot ask %s to admit this node: %v", server, errors.Unwrap(err)),
+			"see that a server of the cluster listens there, with the same TLS or lack of it; then try again")
+	}
+	if detail.GetCode() == blixardv1.ErrorCode_ERROR_CODE_REQUEST_ID_EXPIRED {
+		os.Remove(d.joining())
+	}
+	return &rpc.Refusal{Detail: detail}
 }
 
 func (d *daemon) mayEnter() error {
@@ -202,8 +206,10 @@ func (d *daemon) enter(first core.Batch) error {
 	}
 	if err != nil {
 		d.fail(err)
+		return err
 	}
-	return err
+	os.Remove(d.joining())
+	return nil
 }
 
 // settled waits until the node knows a leader, so that what is asked next finds one.

@@ -50,7 +50,25 @@ type ClusterCmd struct {
 	Remove ClusterRemoveCmd `cmd:"" help:"Take a node out of the cluster."`
 	Pins   ClusterPinsCmd   `cmd:"" help:"Where NixOS VMs get nixpkgs and their other inputs."`
 
+	Backup  ClusterBackupCmd  `cmd:"" help:"Write what the cluster knows of its VMs into a file."`
+	Restore ClusterRestoreCmd `cmd:"" help:"Begin a cluster anew from a backup, when its servers are lost for good."`
+	Rejoin  ClusterRejoinCmd  `cmd:"" help:"Take a node that outlived its cluster into the restored one."`
+
 	Settings ClusterSettingsCmd `cmd:"" help:"The constants that every node agrees on: leases, overcommit."`
+}
+
+type ClusterBackupCmd struct {
+	File  string `arg:"" help:"The file to write, or - for the standard output."`
+	Stale bool   `help:"From the asked server's own copy: also where there is no quorum any more."`
+}
+
+type ClusterRestoreCmd struct {
+	File     string `arg:"" help:"What 'cluster backup' has written."`
+	HostsOff bool   `help:"Nothing of the old cluster is alive on any machine: do not wait for its leases to end. Asks first."`
+}
+
+type ClusterRejoinCmd struct {
+	To string `arg:"" name:"server" help:"host:port of any server of the restored cluster."`
 }
 
 type ClusterInitCmd struct {

@@ -118,6 +118,12 @@ func (s *State) do(e *entry) *blixardv1.Response {
 		return s.createNetwork(e, op.CreateNetwork)
 	case *blixardv1.Command_DeleteNetwork:
 		return s.deleteNetwork(e, op.DeleteNetwork)
+	case *blixardv1.Command_Restore:
+		return s.restore(e, op.Restore)
+	case *blixardv1.Command_Settle:
+		return s.settle(e, op.Settle)
+	case *blixardv1.Command_Readmit:
+		return s.readmit(e, op.Readmit)
 	}
 	return refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "this server does not know the operation", "upgrade it")
 }

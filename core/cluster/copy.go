@@ -61,7 +61,7 @@ func copyMeta(m *blixardv1.Meta) *blixardv1.Meta {
 		ClusterId: m.ClusterId, Generation: m.Generation, Settings: m.Settings, LoggedTime: m.LoggedTime,
 		Applied: m.Applied, AppliedTerm: m.AppliedTerm, PlaceMore: m.PlaceMore, PlaceAfter: m.PlaceAfter,
 		PlaceAgain: m.PlaceAgain, Voters: m.Voters, Learners: m.Learners, Pins: m.Pins,
-		RemovedFloor: m.RemovedFloor, EventFloor: m.EventFloor, DrainMore: m.DrainMore,
+		RemovedFloor: m.RemovedFloor, EventFloor: m.EventFloor, DrainMore: m.DrainMore, Restored: m.Restored, Unsettled: m.Unsettled,
 	}
 }
 

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 	"strings"
@@ -119,6 +120,38 @@ func (d *driver) line(t *testing.T, td *datadriven.TestData) string {
 			LeaseMs: uint32(number(td, "lease", 0)), RenewMs: uint32(number(td, "renew", 0)), LongLeaseMs: uint32(number(td, "long", 0)),
 			VcpuOvercommitMilli: uint32(number(td, "overcommit", 0)), Level: uint32(number(td, "level", 0)),
 		}}}})
+	case "restore-cluster": // from a backup of just now, on that node
+		var file bytes.Buffer
+		if err := d.WriteBackup(&file, &blixardv1.BackupHeader{}); err != nil {
+			t.Fatal(err)
+		}
+		_, s, err := ReadBackup(&file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.State, d.index, d.term = s, d.index+RestoreGap-1, d.term+1
+		resp = d.apply(&blixardv1.Command{Op: &blixardv1.Command_Restore{Restore: &blixardv1.RestoreOp{
+			HostsOff: arg(td, "hosts-off", "") != "", NodeId: number(td, "id", 0),
+			Node: &blixardv1.AddNodeOp{Name: name, Address: "b", Server: true, Host: true, Level: 1},
+		}}})
+		d.index++
+		id := resp.GetNode().GetId()
+		d.Reconfigure(d.index, d.term, []uint64{id}, nil)
+	case "settle":
+		resp = d.apply(&blixardv1.Command{Op: &blixardv1.Command_Settle{Settle: &blixardv1.SettleOp{Term: d.term, WaitedNs: int64(number(td, "waited_ms", 1<<40)) * 1e6}}})
+	case "readmit":
+		id := number(td, "id", 0)
+		resp = d.request(&blixardv1.Command{Op: &blixardv1.Command_Readmit{Readmit: &blixardv1.ReadmitOp{
+			NodeId: id, Generation: number(td, "generation", 1),
+			Node: &blixardv1.AddNodeOp{Name: name, Address: "c", Server: arg(td, "server", "") != "", Host: true, Level: 1},
+		}}})
+	case "nodes":
+		out := fmt.Sprintf("generation %d, unsettled %t, voters %d\n", d.Meta().Generation, d.Meta().Unsettled, len(d.Meta().Voters))
+		d.Nodes(func(n *blixardv1.Node) bool {
+			out += fmt.Sprintf("%s at %s: %s, %s\n", n.Name, n.Address, strings.TrimPrefix(n.Server.String(), "SERVER_STATE_"), strings.TrimPrefix(n.GetHost().GetEpochState().String(), "EPOCH_STATE_"))
+			return true
+		})
+		return out
 	case "leases":
 		return d.leases()
 	case "get": // as a reader sees it

@@ -50,6 +50,9 @@ func (s *State) summary(vm *blixardv1.VM, fits, hosts int) string {
 		if vm.Deleting || !vm.Run {
 			return "it is stopped and holds no host"
 		}
+		if s.Unsettled(vm) {
+			return vm.GetStatus().GetMessage()
+		}
 		return fmt.Sprintf("it waits for a host: %d of %d fit now", fits, hosts)
 	}
 	node := s.Node(p.NodeId)
@@ -58,6 +61,8 @@ func (s *State) summary(vm *blixardv1.VM, fits, hosts int) string {
 	switch {
 	case vm.Deleting:
 		text = "it is being deleted: " + s.deletionWaits(vm)
+	case s.Held(node) != "":
+		text += "; but " + s.Held(node)
 	case lost && p.Lease == blixardv1.LeaseClass_LEASE_CLASS_NONE:
 		text = fmt.Sprintf("its host %s is lost, not heard of%s, and it may still run there: no lease ends it; should the machine be lost for good, 'blixard cluster remove --lost %s'", node.GetName(), silentSince(node), node.GetName())
 	case lost:

@@ -48,6 +48,9 @@ func (s *State) hostBoot(e *entry, op *blixardv1.HostBootOp) *blixardv1.Response
 // MayNotBoot says why a boot gets no epoch although the one before is fenced:
 // something of the boot before may be alive. It is "" for one that may.
 func (s *State) MayNotBoot(n *blixardv1.Node, boot string, facts *blixardv1.HostFacts) string {
+	if why := s.Held(n); why != "" {
+		return why
+	}
 	h := n.GetHost()
 	was, is := h.GetFacts().GetMachine(), facts.GetMachine()
 	if h.GetEpoch() == 0 || h.BootId == boot || was != "" && was == is {

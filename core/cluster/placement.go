@@ -152,6 +152,14 @@ func (s *State) portsTaken(h *schedule.Host, n schedule.Need, uid string) {
 // place gives a waiting VM a host, if one fits, and says so in its status. The
 // VM is the caller's own copy, and is stored.
 func (s *State) place(e *entry, vm *blixardv1.VM) bool {
+	if s.Unsettled(vm) {
+		vm.Status = &blixardv1.VMStatus{
+			Phase: blixardv1.Phase_PHASE_PENDING, Reason: "Unsettled", ChangeTime: e.time(),
+			Message: "the cluster was restored from a backup, and this VM may still run where the backup does not know: it is started when the longest lease has surely ended",
+		}
+		s.put(vmKey(vm.Name), vm)
+		return false
+	}
 	n := s.needOf(vm)
 	// Where its runner is, nothing needs to be copied.
 	id, hv, ok := schedule.Choose(slices.Values(s.holdersOf(vm)), n)
@@ -343,6 +351,9 @@ func (s *State) placeMore(e *entry) {
 }
 
 func (s *State) placeWaiting(e *entry, vm *blixardv1.VM) {
+	if s.Unsettled(vm) && vm.GetStatus().GetReason() == "Unsettled" {
+		return
+	}
 	n := s.needOf(vm)
 	if _, _, ok := schedule.Choose(s.emptiestFirst(n), n); !ok && vm.GetStatus().GetReason() == "NoHostFits" {
 		return // nothing new to say

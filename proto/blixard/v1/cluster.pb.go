@@ -597,7 +597,9 @@ type AddMemberResponse struct {
 	Generation uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	NodeId     uint64                 `protobuf:"varint,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	// The servers, so that the new node can reach them.
-	Servers       []*Node `protobuf:"bytes,4,rep,name=servers,proto3" json:"servers,omitempty"`
+	Servers []*Node `protobuf:"bytes,4,rep,name=servers,proto3" json:"servers,omitempty"`
+	// What the cluster calls it.
+	Name          string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -658,6 +660,13 @@ func (x *AddMemberResponse) GetServers() []*Node {
 		return x.Servers
 	}
 	return nil
+}
+
+func (x *AddMemberResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
 }
 
 type RemoveMemberRequest struct {
@@ -1049,6 +1058,505 @@ func (x *UpdateSettingsResponse) GetSettings() *Settings {
 	return nil
 }
 
+type BackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The asked server's own copy, which may lag: also where there is no quorum.
+	Stale         bool `protobuf:"varint,1,opt,name=stale,proto3" json:"stale,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *BackupRequest) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+type BackupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupResponse) Reset() {
+	*x = BackupResponse{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupResponse) ProtoMessage() {}
+
+func (x *BackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
+func (*BackupResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *BackupResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type RestoreRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With the first part.
+	Options       *RestoreOptions `protobuf:"bytes,1,opt,name=options,proto3" json:"options,omitempty"`
+	Data          []byte          `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreRequest) Reset() {
+	*x = RestoreRequest{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreRequest) ProtoMessage() {}
+
+func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
+func (*RestoreRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RestoreRequest) GetOptions() *RestoreOptions {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+func (x *RestoreRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type RestoreOptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Somebody's word that nothing of the earlier generation is alive anywhere: else
+	// its VMs are started when their longest lease has surely ended.
+	HostsOff      bool `protobuf:"varint,1,opt,name=hosts_off,json=hostsOff,proto3" json:"hosts_off,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreOptions) Reset() {
+	*x = RestoreOptions{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreOptions) ProtoMessage() {}
+
+func (x *RestoreOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreOptions.ProtoReflect.Descriptor instead.
+func (*RestoreOptions) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RestoreOptions) GetHostsOff() bool {
+	if x != nil {
+		return x.HostsOff
+	}
+	return false
+}
+
+type RestoreResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId  string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Generation uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	NodeId     uint64                 `protobuf:"varint,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Vms        uint32                 `protobuf:"varint,4,opt,name=vms,proto3" json:"vms,omitempty"`
+	// Milliseconds until what the earlier generation made may be started.
+	WaitMs        uint64 `protobuf:"varint,5,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreResponse) Reset() {
+	*x = RestoreResponse{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreResponse) ProtoMessage() {}
+
+func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
+func (*RestoreResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RestoreResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *RestoreResponse) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *RestoreResponse) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *RestoreResponse) GetVms() uint32 {
+	if x != nil {
+		return x.Vms
+	}
+	return 0
+}
+
+func (x *RestoreResponse) GetWaitMs() uint64 {
+	if x != nil {
+		return x.WaitMs
+	}
+	return 0
+}
+
+type RejoinRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host:port of any server of the restored cluster.
+	Server        string `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RejoinRequest) Reset() {
+	*x = RejoinRequest{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RejoinRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RejoinRequest) ProtoMessage() {}
+
+func (x *RejoinRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RejoinRequest.ProtoReflect.Descriptor instead.
+func (*RejoinRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RejoinRequest) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+type RejoinResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId  string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Generation uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	NodeId     uint64                 `protobuf:"varint,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Its name, if that is another one now.
+	Renamed       string `protobuf:"bytes,4,opt,name=renamed,proto3" json:"renamed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RejoinResponse) Reset() {
+	*x = RejoinResponse{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RejoinResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RejoinResponse) ProtoMessage() {}
+
+func (x *RejoinResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RejoinResponse.ProtoReflect.Descriptor instead.
+func (*RejoinResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RejoinResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *RejoinResponse) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *RejoinResponse) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *RejoinResponse) GetRenamed() string {
+	if x != nil {
+		return x.Renamed
+	}
+	return ""
+}
+
+type ReadmitRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	NodeId        uint64                 `protobuf:"varint,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Generation    uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
+	Member        *AddMemberRequest      `protobuf:"bytes,5,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadmitRequest) Reset() {
+	*x = ReadmitRequest{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadmitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadmitRequest) ProtoMessage() {}
+
+func (x *ReadmitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadmitRequest.ProtoReflect.Descriptor instead.
+func (*ReadmitRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ReadmitRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ReadmitRequest) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *ReadmitRequest) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *ReadmitRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *ReadmitRequest) GetMember() *AddMemberRequest {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
+type ReadmitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Member        *AddMemberResponse     `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadmitResponse) Reset() {
+	*x = ReadmitResponse{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadmitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadmitResponse) ProtoMessage() {}
+
+func (x *ReadmitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadmitResponse.ProtoReflect.Descriptor instead.
+func (*ReadmitResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ReadmitResponse) GetMember() *AddMemberResponse {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
 var File_blixard_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_blixard_v1_cluster_proto_rawDesc = "" +
@@ -1103,7 +1611,7 @@ const file_blixard_v1_cluster_proto_rawDesc = "" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06server\x18\x04 \x01(\bR\x06server\x12\x12\n" +
 	"\x04host\x18\x05 \x01(\bR\x04host\x12\x14\n" +
-	"\x05level\x18\x06 \x01(\rR\x05level\"\x97\x01\n" +
+	"\x05level\x18\x06 \x01(\rR\x05level\"\xab\x01\n" +
 	"\x11AddMemberResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
@@ -1111,7 +1619,8 @@ const file_blixard_v1_cluster_proto_rawDesc = "" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x17\n" +
 	"\anode_id\x18\x03 \x01(\x04R\x06nodeId\x12*\n" +
-	"\aservers\x18\x04 \x03(\v2\x10.blixard.v1.NodeR\aservers\"\\\n" +
+	"\aservers\x18\x04 \x03(\v2\x10.blixard.v1.NodeR\aservers\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\"\\\n" +
 	"\x13RemoveMemberRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -1134,7 +1643,47 @@ const file_blixard_v1_cluster_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x120\n" +
 	"\bsettings\x18\x02 \x01(\v2\x14.blixard.v1.SettingsR\bsettings\"J\n" +
 	"\x16UpdateSettingsResponse\x120\n" +
-	"\bsettings\x18\x01 \x01(\v2\x14.blixard.v1.SettingsR\bsettings2\xcf\x04\n" +
+	"\bsettings\x18\x01 \x01(\v2\x14.blixard.v1.SettingsR\bsettings\"%\n" +
+	"\rBackupRequest\x12\x14\n" +
+	"\x05stale\x18\x01 \x01(\bR\x05stale\"$\n" +
+	"\x0eBackupResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"Z\n" +
+	"\x0eRestoreRequest\x124\n" +
+	"\aoptions\x18\x01 \x01(\v2\x1a.blixard.v1.RestoreOptionsR\aoptions\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"-\n" +
+	"\x0eRestoreOptions\x12\x1b\n" +
+	"\thosts_off\x18\x01 \x01(\bR\bhostsOff\"\x94\x01\n" +
+	"\x0fRestoreResponse\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\x04R\x06nodeId\x12\x10\n" +
+	"\x03vms\x18\x04 \x01(\rR\x03vms\x12\x17\n" +
+	"\await_ms\x18\x05 \x01(\x04R\x06waitMs\"'\n" +
+	"\rRejoinRequest\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\"\x82\x01\n" +
+	"\x0eRejoinResponse\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\x04R\x06nodeId\x12\x18\n" +
+	"\arenamed\x18\x04 \x01(\tR\arenamed\"\xbd\x01\n" +
+	"\x0eReadmitRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\x04R\x06nodeId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x04 \x01(\x04R\n" +
+	"generation\x124\n" +
+	"\x06member\x18\x05 \x01(\v2\x1c.blixard.v1.AddMemberRequestR\x06member\"H\n" +
+	"\x0fReadmitResponse\x125\n" +
+	"\x06member\x18\x01 \x01(\v2\x1d.blixard.v1.AddMemberResponseR\x06member2\xe2\x06\n" +
 	"\x0eClusterService\x12D\n" +
 	"\x06Status\x12\x19.blixard.v1.StatusRequest\x1a\x1a.blixard.v1.StatusResponse\"\x03\x90\x02\x01\x129\n" +
 	"\x04Init\x12\x17.blixard.v1.InitRequest\x1a\x18.blixard.v1.InitResponse\x129\n" +
@@ -1143,7 +1692,11 @@ const file_blixard_v1_cluster_proto_rawDesc = "" +
 	"\fRemoveMember\x12\x1f.blixard.v1.RemoveMemberRequest\x1a .blixard.v1.RemoveMemberResponse\x12G\n" +
 	"\aGetPins\x12\x1a.blixard.v1.GetPinsRequest\x1a\x1b.blixard.v1.GetPinsResponse\"\x03\x90\x02\x01\x12B\n" +
 	"\aSetPins\x12\x1a.blixard.v1.SetPinsRequest\x1a\x1b.blixard.v1.SetPinsResponse\x12W\n" +
-	"\x0eUpdateSettings\x12!.blixard.v1.UpdateSettingsRequest\x1a\".blixard.v1.UpdateSettingsResponseB7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
+	"\x0eUpdateSettings\x12!.blixard.v1.UpdateSettingsRequest\x1a\".blixard.v1.UpdateSettingsResponse\x12F\n" +
+	"\x06Backup\x12\x19.blixard.v1.BackupRequest\x1a\x1a.blixard.v1.BackupResponse\"\x03\x90\x02\x010\x01\x12D\n" +
+	"\aRestore\x12\x1a.blixard.v1.RestoreRequest\x1a\x1b.blixard.v1.RestoreResponse(\x01\x12?\n" +
+	"\x06Rejoin\x12\x19.blixard.v1.RejoinRequest\x1a\x1a.blixard.v1.RejoinResponse\x12B\n" +
+	"\aReadmit\x12\x1a.blixard.v1.ReadmitRequest\x1a\x1b.blixard.v1.ReadmitResponseB7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
 
 var (
 	file_blixard_v1_cluster_proto_rawDescOnce sync.Once
@@ -1157,7 +1710,7 @@ func file_blixard_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_blixard_v1_cluster_proto_rawDescData
 }
 
-var file_blixard_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_blixard_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_blixard_v1_cluster_proto_goTypes = []any{
 	(*Settings)(nil),               // 0: blixard.v1.Settings
 	(*StatusRequest)(nil),          // 1: blixard.v1.StatusRequest
@@ -1176,41 +1729,61 @@ var file_blixard_v1_cluster_proto_goTypes = []any{
 	(*SetPinsResponse)(nil),        // 14: blixard.v1.SetPinsResponse
 	(*UpdateSettingsRequest)(nil),  // 15: blixard.v1.UpdateSettingsRequest
 	(*UpdateSettingsResponse)(nil), // 16: blixard.v1.UpdateSettingsResponse
-	(*Node)(nil),                   // 17: blixard.v1.Node
-	(*Pins)(nil),                   // 18: blixard.v1.Pins
+	(*BackupRequest)(nil),          // 17: blixard.v1.BackupRequest
+	(*BackupResponse)(nil),         // 18: blixard.v1.BackupResponse
+	(*RestoreRequest)(nil),         // 19: blixard.v1.RestoreRequest
+	(*RestoreOptions)(nil),         // 20: blixard.v1.RestoreOptions
+	(*RestoreResponse)(nil),        // 21: blixard.v1.RestoreResponse
+	(*RejoinRequest)(nil),          // 22: blixard.v1.RejoinRequest
+	(*RejoinResponse)(nil),         // 23: blixard.v1.RejoinResponse
+	(*ReadmitRequest)(nil),         // 24: blixard.v1.ReadmitRequest
+	(*ReadmitResponse)(nil),        // 25: blixard.v1.ReadmitResponse
+	(*Node)(nil),                   // 26: blixard.v1.Node
+	(*Pins)(nil),                   // 27: blixard.v1.Pins
 }
 var file_blixard_v1_cluster_proto_depIdxs = []int32{
-	17, // 0: blixard.v1.StatusResponse.nodes:type_name -> blixard.v1.Node
+	26, // 0: blixard.v1.StatusResponse.nodes:type_name -> blixard.v1.Node
 	0,  // 1: blixard.v1.StatusResponse.settings:type_name -> blixard.v1.Settings
 	0,  // 2: blixard.v1.InitRequest.settings:type_name -> blixard.v1.Settings
-	17, // 3: blixard.v1.AddMemberResponse.servers:type_name -> blixard.v1.Node
-	17, // 4: blixard.v1.RemoveMemberResponse.node:type_name -> blixard.v1.Node
-	18, // 5: blixard.v1.GetPinsResponse.pins:type_name -> blixard.v1.Pins
-	18, // 6: blixard.v1.SetPinsRequest.pins:type_name -> blixard.v1.Pins
-	18, // 7: blixard.v1.SetPinsResponse.pins:type_name -> blixard.v1.Pins
+	26, // 3: blixard.v1.AddMemberResponse.servers:type_name -> blixard.v1.Node
+	26, // 4: blixard.v1.RemoveMemberResponse.node:type_name -> blixard.v1.Node
+	27, // 5: blixard.v1.GetPinsResponse.pins:type_name -> blixard.v1.Pins
+	27, // 6: blixard.v1.SetPinsRequest.pins:type_name -> blixard.v1.Pins
+	27, // 7: blixard.v1.SetPinsResponse.pins:type_name -> blixard.v1.Pins
 	0,  // 8: blixard.v1.UpdateSettingsRequest.settings:type_name -> blixard.v1.Settings
 	0,  // 9: blixard.v1.UpdateSettingsResponse.settings:type_name -> blixard.v1.Settings
-	1,  // 10: blixard.v1.ClusterService.Status:input_type -> blixard.v1.StatusRequest
-	3,  // 11: blixard.v1.ClusterService.Init:input_type -> blixard.v1.InitRequest
-	5,  // 12: blixard.v1.ClusterService.Join:input_type -> blixard.v1.JoinRequest
-	7,  // 13: blixard.v1.ClusterService.AddMember:input_type -> blixard.v1.AddMemberRequest
-	9,  // 14: blixard.v1.ClusterService.RemoveMember:input_type -> blixard.v1.RemoveMemberRequest
-	11, // 15: blixard.v1.ClusterService.GetPins:input_type -> blixard.v1.GetPinsRequest
-	13, // 16: blixard.v1.ClusterService.SetPins:input_type -> blixard.v1.SetPinsRequest
-	15, // 17: blixard.v1.ClusterService.UpdateSettings:input_type -> blixard.v1.UpdateSettingsRequest
-	2,  // 18: blixard.v1.ClusterService.Status:output_type -> blixard.v1.StatusResponse
-	4,  // 19: blixard.v1.ClusterService.Init:output_type -> blixard.v1.InitResponse
-	6,  // 20: blixard.v1.ClusterService.Join:output_type -> blixard.v1.JoinResponse
-	8,  // 21: blixard.v1.ClusterService.AddMember:output_type -> blixard.v1.AddMemberResponse
-	10, // 22: blixard.v1.ClusterService.RemoveMember:output_type -> blixard.v1.RemoveMemberResponse
-	12, // 23: blixard.v1.ClusterService.GetPins:output_type -> blixard.v1.GetPinsResponse
-	14, // 24: blixard.v1.ClusterService.SetPins:output_type -> blixard.v1.SetPinsResponse
-	16, // 25: blixard.v1.ClusterService.UpdateSettings:output_type -> blixard.v1.UpdateSettingsResponse
-	18, // [18:26] is the sub-list for method output_type
-	10, // [10:18] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	20, // 10: blixard.v1.RestoreRequest.options:type_name -> blixard.v1.RestoreOptions
+	7,  // 11: blixard.v1.ReadmitRequest.member:type_name -> blixard.v1.AddMemberRequest
+	8,  // 12: blixard.v1.ReadmitResponse.member:type_name -> blixard.v1.AddMemberResponse
+	1,  // 13: blixard.v1.ClusterService.Status:input_type -> blixard.v1.StatusRequest
+	3,  // 14: blixard.v1.ClusterService.Init:input_type -> blixard.v1.InitRequest
+	5,  // 15: blixard.v1.ClusterService.Join:input_type -> blixard.v1.JoinRequest
+	7,  // 16: blixard.v1.ClusterService.AddMember:input_type -> blixard.v1.AddMemberRequest
+	9,  // 17: blixard.v1.ClusterService.RemoveMember:input_type -> blixard.v1.RemoveMemberRequest
+	11, // 18: blixard.v1.ClusterService.GetPins:input_type -> blixard.v1.GetPinsRequest
+	13, // 19: blixard.v1.ClusterService.SetPins:input_type -> blixard.v1.SetPinsRequest
+	15, // 20: blixard.v1.ClusterService.UpdateSettings:input_type -> blixard.v1.UpdateSettingsRequest
+	17, // 21: blixard.v1.ClusterService.Backup:input_type -> blixard.v1.BackupRequest
+	19, // 22: blixard.v1.ClusterService.Restore:input_type -> blixard.v1.RestoreRequest
+	22, // 23: blixard.v1.ClusterService.Rejoin:input_type -> blixard.v1.RejoinRequest
+	24, // 24: blixard.v1.ClusterService.Readmit:input_type -> blixard.v1.ReadmitRequest
+	2,  // 25: blixard.v1.ClusterService.Status:output_type -> blixard.v1.StatusResponse
+	4,  // 26: blixard.v1.ClusterService.Init:output_type -> blixard.v1.InitResponse
+	6,  // 27: blixard.v1.ClusterService.Join:output_type -> blixard.v1.JoinResponse
+	8,  // 28: blixard.v1.ClusterService.AddMember:output_type -> blixard.v1.AddMemberResponse
+	10, // 29: blixard.v1.ClusterService.RemoveMember:output_type -> blixard.v1.RemoveMemberResponse
+	12, // 30: blixard.v1.ClusterService.GetPins:output_type -> blixard.v1.GetPinsResponse
+	14, // 31: blixard.v1.ClusterService.SetPins:output_type -> blixard.v1.SetPinsResponse
+	16, // 32: blixard.v1.ClusterService.UpdateSettings:output_type -> blixard.v1.UpdateSettingsResponse
+	18, // 33: blixard.v1.ClusterService.Backup:output_type -> blixard.v1.BackupResponse
+	21, // 34: blixard.v1.ClusterService.Restore:output_type -> blixard.v1.RestoreResponse
+	23, // 35: blixard.v1.ClusterService.Rejoin:output_type -> blixard.v1.RejoinResponse
+	25, // 36: blixard.v1.ClusterService.Readmit:output_type -> blixard.v1.ReadmitResponse
+	25, // [25:37] is the sub-list for method output_type
+	13, // [13:25] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_cluster_proto_init() }
@@ -1226,7 +1799,7 @@ func file_blixard_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_cluster_proto_rawDesc), len(file_blixard_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

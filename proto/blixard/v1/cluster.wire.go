@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_cluster_proto_rawDesc)-2581) + uint(2581-len(file_blixard_v1_cluster_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_cluster_proto_rawDesc)-3683) + uint(3683-len(file_blixard_v1_cluster_proto_rawDesc))
 
 func (x *Settings) sizeWire() (n int) {
 	if x == nil {
@@ -396,6 +396,9 @@ func (x *AddMemberResponse) sizeWire() (n int) {
 	for _, v := range x.Servers {
 		n += 1 + protowire.SizeBytes(v.sizeWire())
 	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -405,6 +408,10 @@ func (x *AddMemberResponse) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 42)
+	}
 	for k := len(x.Servers) - 1; k >= 0; k-- {
 		{
 			end := i
@@ -657,6 +664,311 @@ func (x *UpdateSettingsResponse) writeWire(b []byte, i int) int {
 		{
 			end := i
 			i = x.Settings.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *BackupRequest) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Stale {
+		n += 1 + 1
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *BackupRequest) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Stale {
+		i = putBool(b, i, x.Stale)
+		i = putVarint(b, i, 8)
+	}
+	return i
+}
+
+func (x *BackupResponse) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Data) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Data))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *BackupResponse) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if len(x.Data) > 0 {
+		i = putBytes(b, i, x.Data)
+		i = putVarint(b, i, uint64(len(x.Data)))
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *RestoreRequest) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Options != nil {
+		n += 1 + protowire.SizeBytes(x.Options.sizeWire())
+	}
+	if len(x.Data) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Data))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *RestoreRequest) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if len(x.Data) > 0 {
+		i = putBytes(b, i, x.Data)
+		i = putVarint(b, i, uint64(len(x.Data)))
+		i = putVarint(b, i, 18)
+	}
+	if x.Options != nil {
+		{
+			end := i
+			i = x.Options.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *RestoreOptions) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.HostsOff {
+		n += 1 + 1
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *RestoreOptions) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.HostsOff {
+		i = putBool(b, i, x.HostsOff)
+		i = putVarint(b, i, 8)
+	}
+	return i
+}
+
+func (x *RestoreResponse) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.ClusterId) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.ClusterId))
+	}
+	if x.Generation != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Generation))
+	}
+	if x.NodeId != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.NodeId))
+	}
+	if x.Vms != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Vms))
+	}
+	if x.WaitMs != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.WaitMs))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *RestoreResponse) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.WaitMs != 0 {
+		i = putVarint(b, i, uint64(x.WaitMs))
+		i = putVarint(b, i, 40)
+	}
+	if x.Vms != 0 {
+		i = putVarint(b, i, uint64(x.Vms))
+		i = putVarint(b, i, 32)
+	}
+	if x.NodeId != 0 {
+		i = putVarint(b, i, uint64(x.NodeId))
+		i = putVarint(b, i, 24)
+	}
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
+		i = putVarint(b, i, 16)
+	}
+	if len(x.ClusterId) > 0 {
+		i = putString(b, i, x.ClusterId)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *RejoinRequest) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Server) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Server))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *RejoinRequest) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if len(x.Server) > 0 {
+		i = putString(b, i, x.Server)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *RejoinResponse) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.ClusterId) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.ClusterId))
+	}
+	if x.Generation != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Generation))
+	}
+	if x.NodeId != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.NodeId))
+	}
+	if len(x.Renamed) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Renamed))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *RejoinResponse) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if len(x.Renamed) > 0 {
+		i = putString(b, i, x.Renamed)
+		i = putVarint(b, i, 34)
+	}
+	if x.NodeId != 0 {
+		i = putVarint(b, i, uint64(x.NodeId))
+		i = putVarint(b, i, 24)
+	}
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
+		i = putVarint(b, i, 16)
+	}
+	if len(x.ClusterId) > 0 {
+		i = putString(b, i, x.ClusterId)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *ReadmitRequest) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.RequestId) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.RequestId))
+	}
+	if len(x.ClusterId) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.ClusterId))
+	}
+	if x.NodeId != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.NodeId))
+	}
+	if x.Generation != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Generation))
+	}
+	if x.Member != nil {
+		n += 1 + protowire.SizeBytes(x.Member.sizeWire())
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *ReadmitRequest) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Member != nil {
+		{
+			end := i
+			i = x.Member.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 42)
+	}
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
+		i = putVarint(b, i, 32)
+	}
+	if x.NodeId != 0 {
+		i = putVarint(b, i, uint64(x.NodeId))
+		i = putVarint(b, i, 24)
+	}
+	if len(x.ClusterId) > 0 {
+		i = putString(b, i, x.ClusterId)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.RequestId) > 0 {
+		i = putString(b, i, x.RequestId)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *ReadmitResponse) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Member != nil {
+		n += 1 + protowire.SizeBytes(x.Member.sizeWire())
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *ReadmitResponse) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Member != nil {
+		{
+			end := i
+			i = x.Member.writeWire(b, i)
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 10)

@@ -9,6 +9,7 @@ package blixardv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -139,6 +140,9 @@ type Command struct {
 	//	*Command_RestoreNode
 	//	*Command_CreateNetwork
 	//	*Command_DeleteNetwork
+	//	*Command_Restore
+	//	*Command_Settle
+	//	*Command_Readmit
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -459,6 +463,33 @@ func (x *Command) GetDeleteNetwork() *DeleteNetworkOp {
 	return nil
 }
 
+func (x *Command) GetRestore() *RestoreOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Restore); ok {
+			return x.Restore
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSettle() *SettleOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Settle); ok {
+			return x.Settle
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReadmit() *ReadmitOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Readmit); ok {
+			return x.Readmit
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -571,6 +602,18 @@ type Command_DeleteNetwork struct {
 	DeleteNetwork *DeleteNetworkOp `protobuf:"bytes,81,opt,name=delete_network,json=deleteNetwork,proto3,oneof"`
 }
 
+type Command_Restore struct {
+	Restore *RestoreOp `protobuf:"bytes,33,opt,name=restore,proto3,oneof"`
+}
+
+type Command_Settle struct {
+	Settle *SettleOp `protobuf:"bytes,34,opt,name=settle,proto3,oneof"`
+}
+
+type Command_Readmit struct {
+	Readmit *ReadmitOp `protobuf:"bytes,35,opt,name=readmit,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Op() {}
 
 func (*Command_CreateVm) isCommand_Op() {}
@@ -624,6 +667,12 @@ func (*Command_RestoreNode) isCommand_Op() {}
 func (*Command_CreateNetwork) isCommand_Op() {}
 
 func (*Command_DeleteNetwork) isCommand_Op() {}
+
+func (*Command_Restore) isCommand_Op() {}
+
+func (*Command_Settle) isCommand_Op() {}
+
+func (*Command_Readmit) isCommand_Op() {}
 
 // LevelOp says which binary a node runs now. The level of the cluster is the least
 // that any member knows, and never goes back.
@@ -1065,6 +1114,187 @@ func (x *SetPinsOp) GetPins() *Pins {
 	return nil
 }
 
+// RestoreOp begins the next generation of a cluster, from the state of a backup. It
+// is in no log: the state that it makes is where the log begins.
+type RestoreOp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server that founds it.
+	Node *AddNodeOp `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Somebody's word that nothing of the earlier generation is alive anywhere.
+	HostsOff bool `protobuf:"varint,2,opt,name=hosts_off,json=hostsOff,proto3" json:"hosts_off,omitempty"`
+	// The node that it was in the earlier generation; 0: a new one.
+	NodeId        uint64 `protobuf:"varint,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreOp) Reset() {
+	*x = RestoreOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreOp) ProtoMessage() {}
+
+func (x *RestoreOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreOp.ProtoReflect.Descriptor instead.
+func (*RestoreOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RestoreOp) GetNode() *AddNodeOp {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *RestoreOp) GetHostsOff() bool {
+	if x != nil {
+		return x.HostsOff
+	}
+	return false
+}
+
+func (x *RestoreOp) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+// SettleOp ends the wait after a restore. Apply ignores it unless the entry's own
+// term is term, and unless its proposer has led for the long window.
+type SettleOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	WaitedNs      int64                  `protobuf:"varint,2,opt,name=waited_ns,json=waitedNs,proto3" json:"waited_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleOp) Reset() {
+	*x = SettleOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleOp) ProtoMessage() {}
+
+func (x *SettleOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleOp.ProtoReflect.Descriptor instead.
+func (*SettleOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SettleOp) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *SettleOp) GetWaitedNs() int64 {
+	if x != nil {
+		return x.WaitedNs
+	}
+	return 0
+}
+
+// ReadmitOp takes a node of an earlier generation into this one, as what it was.
+type ReadmitOp struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Whom it takes itself for.
+	Generation    uint64     `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Node          *AddNodeOp `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadmitOp) Reset() {
+	*x = ReadmitOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadmitOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadmitOp) ProtoMessage() {}
+
+func (x *ReadmitOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadmitOp.ProtoReflect.Descriptor instead.
+func (*ReadmitOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReadmitOp) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *ReadmitOp) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *ReadmitOp) GetNode() *AddNodeOp {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
 type SetSettingsOp struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty fields stay as they are.
@@ -1075,7 +1305,7 @@ type SetSettingsOp struct {
 
 func (x *SetSettingsOp) Reset() {
 	*x = SetSettingsOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[8]
+	mi := &file_blixard_v1_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1317,7 @@ func (x *SetSettingsOp) String() string {
 func (*SetSettingsOp) ProtoMessage() {}
 
 func (x *SetSettingsOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[8]
+	mi := &file_blixard_v1_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1330,7 @@ func (x *SetSettingsOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSettingsOp.ProtoReflect.Descriptor instead.
 func (*SetSettingsOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{8}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SetSettingsOp) GetSettings() *Settings {
@@ -1120,7 +1350,7 @@ type DeleteVMOp struct {
 
 func (x *DeleteVMOp) Reset() {
 	*x = DeleteVMOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[9]
+	mi := &file_blixard_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1132,7 +1362,7 @@ func (x *DeleteVMOp) String() string {
 func (*DeleteVMOp) ProtoMessage() {}
 
 func (x *DeleteVMOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[9]
+	mi := &file_blixard_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1145,7 +1375,7 @@ func (x *DeleteVMOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVMOp.ProtoReflect.Descriptor instead.
 func (*DeleteVMOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteVMOp) GetName() string {
@@ -1173,7 +1403,7 @@ type PowerOp struct {
 
 func (x *PowerOp) Reset() {
 	*x = PowerOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[10]
+	mi := &file_blixard_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1415,7 @@ func (x *PowerOp) String() string {
 func (*PowerOp) ProtoMessage() {}
 
 func (x *PowerOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[10]
+	mi := &file_blixard_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1428,7 @@ func (x *PowerOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOp.ProtoReflect.Descriptor instead.
 func (*PowerOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PowerOp) GetName() string {
@@ -1232,7 +1462,7 @@ type PauseOp struct {
 
 func (x *PauseOp) Reset() {
 	*x = PauseOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[11]
+	mi := &file_blixard_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1244,7 +1474,7 @@ func (x *PauseOp) String() string {
 func (*PauseOp) ProtoMessage() {}
 
 func (x *PauseOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[11]
+	mi := &file_blixard_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1257,7 +1487,7 @@ func (x *PauseOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseOp.ProtoReflect.Descriptor instead.
 func (*PauseOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PauseOp) GetName() string {
@@ -1284,7 +1514,7 @@ type CreateNetworkOp struct {
 
 func (x *CreateNetworkOp) Reset() {
 	*x = CreateNetworkOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[12]
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1526,7 @@ func (x *CreateNetworkOp) String() string {
 func (*CreateNetworkOp) ProtoMessage() {}
 
 func (x *CreateNetworkOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[12]
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1539,7 @@ func (x *CreateNetworkOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkOp.ProtoReflect.Descriptor instead.
 func (*CreateNetworkOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateNetworkOp) GetName() string {
@@ -1335,7 +1565,7 @@ type DeleteNetworkOp struct {
 
 func (x *DeleteNetworkOp) Reset() {
 	*x = DeleteNetworkOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1347,7 +1577,7 @@ func (x *DeleteNetworkOp) String() string {
 func (*DeleteNetworkOp) ProtoMessage() {}
 
 func (x *DeleteNetworkOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[13]
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1360,7 +1590,7 @@ func (x *DeleteNetworkOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkOp.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteNetworkOp) GetName() string {
@@ -1380,7 +1610,7 @@ type CordonOp struct {
 
 func (x *CordonOp) Reset() {
 	*x = CordonOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1392,7 +1622,7 @@ func (x *CordonOp) String() string {
 func (*CordonOp) ProtoMessage() {}
 
 func (x *CordonOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[14]
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1405,7 +1635,7 @@ func (x *CordonOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonOp.ProtoReflect.Descriptor instead.
 func (*CordonOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CordonOp) GetName() string {
@@ -1433,7 +1663,7 @@ type DrainOp struct {
 
 func (x *DrainOp) Reset() {
 	*x = DrainOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1445,7 +1675,7 @@ func (x *DrainOp) String() string {
 func (*DrainOp) ProtoMessage() {}
 
 func (x *DrainOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1458,7 +1688,7 @@ func (x *DrainOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainOp.ProtoReflect.Descriptor instead.
 func (*DrainOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DrainOp) GetName() string {
@@ -1491,7 +1721,7 @@ type RestoreNodeOp struct {
 
 func (x *RestoreNodeOp) Reset() {
 	*x = RestoreNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1733,7 @@ func (x *RestoreNodeOp) String() string {
 func (*RestoreNodeOp) ProtoMessage() {}
 
 func (x *RestoreNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1746,7 @@ func (x *RestoreNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreNodeOp.ProtoReflect.Descriptor instead.
 func (*RestoreNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RestoreNodeOp) GetName() string {
@@ -1539,7 +1769,7 @@ type AddNodeOp struct {
 
 func (x *AddNodeOp) Reset() {
 	*x = AddNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1781,7 @@ func (x *AddNodeOp) String() string {
 func (*AddNodeOp) ProtoMessage() {}
 
 func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1794,7 @@ func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeOp.ProtoReflect.Descriptor instead.
 func (*AddNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AddNodeOp) GetName() string {
@@ -1614,7 +1844,7 @@ type RemoveNodeOp struct {
 
 func (x *RemoveNodeOp) Reset() {
 	*x = RemoveNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +1856,7 @@ func (x *RemoveNodeOp) String() string {
 func (*RemoveNodeOp) ProtoMessage() {}
 
 func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +1869,7 @@ func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeOp.ProtoReflect.Descriptor instead.
 func (*RemoveNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RemoveNodeOp) GetName() string {
@@ -1670,7 +1900,7 @@ type HostBootOp struct {
 
 func (x *HostBootOp) Reset() {
 	*x = HostBootOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +1912,7 @@ func (x *HostBootOp) String() string {
 func (*HostBootOp) ProtoMessage() {}
 
 func (x *HostBootOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +1925,7 @@ func (x *HostBootOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostBootOp.ProtoReflect.Descriptor instead.
 func (*HostBootOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HostBootOp) GetNodeId() uint64 {
@@ -1743,7 +1973,7 @@ type HostReportOp struct {
 
 func (x *HostReportOp) Reset() {
 	*x = HostReportOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1755,7 +1985,7 @@ func (x *HostReportOp) String() string {
 func (*HostReportOp) ProtoMessage() {}
 
 func (x *HostReportOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1768,7 +1998,7 @@ func (x *HostReportOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReportOp.ProtoReflect.Descriptor instead.
 func (*HostReportOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *HostReportOp) GetNodeId() uint64 {
@@ -1823,7 +2053,7 @@ type Prepared struct {
 
 func (x *Prepared) Reset() {
 	*x = Prepared{}
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +2065,7 @@ func (x *Prepared) String() string {
 func (*Prepared) ProtoMessage() {}
 
 func (x *Prepared) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +2078,7 @@ func (x *Prepared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepared.ProtoReflect.Descriptor instead.
 func (*Prepared) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Prepared) GetUid() string {
@@ -1899,7 +2129,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2141,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2154,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Observation) GetUid() string {
@@ -2057,7 +2287,7 @@ type SuspectOp struct {
 
 func (x *SuspectOp) Reset() {
 	*x = SuspectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2299,7 @@ func (x *SuspectOp) String() string {
 func (*SuspectOp) ProtoMessage() {}
 
 func (x *SuspectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2312,7 @@ func (x *SuspectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectOp.ProtoReflect.Descriptor instead.
 func (*SuspectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SuspectOp) GetNodeId() uint64 {
@@ -2119,7 +2349,7 @@ type CloneOp struct {
 
 func (x *CloneOp) Reset() {
 	*x = CloneOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +2361,7 @@ func (x *CloneOp) String() string {
 func (*CloneOp) ProtoMessage() {}
 
 func (x *CloneOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +2374,7 @@ func (x *CloneOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneOp.ProtoReflect.Descriptor instead.
 func (*CloneOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CloneOp) GetNodeId() uint64 {
@@ -2185,7 +2415,7 @@ type FenceOp struct {
 
 func (x *FenceOp) Reset() {
 	*x = FenceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2197,7 +2427,7 @@ func (x *FenceOp) String() string {
 func (*FenceOp) ProtoMessage() {}
 
 func (x *FenceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2210,7 +2440,7 @@ func (x *FenceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceOp.ProtoReflect.Descriptor instead.
 func (*FenceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FenceOp) GetNodeId() uint64 {
@@ -2260,7 +2490,7 @@ type AnnounceOp struct {
 
 func (x *AnnounceOp) Reset() {
 	*x = AnnounceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2272,7 +2502,7 @@ func (x *AnnounceOp) String() string {
 func (*AnnounceOp) ProtoMessage() {}
 
 func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2285,7 +2515,7 @@ func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceOp.ProtoReflect.Descriptor instead.
 func (*AnnounceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AnnounceOp) GetDigest() string {
@@ -2326,7 +2556,7 @@ type TagOp struct {
 
 func (x *TagOp) Reset() {
 	*x = TagOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2338,7 +2568,7 @@ func (x *TagOp) String() string {
 func (*TagOp) ProtoMessage() {}
 
 func (x *TagOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2351,7 +2581,7 @@ func (x *TagOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagOp.ProtoReflect.Descriptor instead.
 func (*TagOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *TagOp) GetDigest() string {
@@ -2377,7 +2607,7 @@ type CollectOp struct {
 
 func (x *CollectOp) Reset() {
 	*x = CollectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2619,7 @@ func (x *CollectOp) String() string {
 func (*CollectOp) ProtoMessage() {}
 
 func (x *CollectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2632,7 @@ func (x *CollectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectOp.ProtoReflect.Descriptor instead.
 func (*CollectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 // PlaceOp goes on placing what waits, when one entry could not place everything.
@@ -2414,7 +2644,7 @@ type PlaceOp struct {
 
 func (x *PlaceOp) Reset() {
 	*x = PlaceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +2656,7 @@ func (x *PlaceOp) String() string {
 func (*PlaceOp) ProtoMessage() {}
 
 func (x *PlaceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +2669,7 @@ func (x *PlaceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOp.ProtoReflect.Descriptor instead.
 func (*PlaceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 // Error is a refusal, in words: what, why, what to do next. It is also the
@@ -2458,7 +2688,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +2700,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +2713,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Error) GetCode() ErrorCode {
@@ -2533,7 +2763,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2545,7 +2775,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2558,7 +2788,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Response) GetError() *Error {
@@ -2675,7 +2905,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +2917,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +2930,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *History) GetVm() string {
@@ -2731,7 +2961,7 @@ type DedupeRecord struct {
 
 func (x *DedupeRecord) Reset() {
 	*x = DedupeRecord{}
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2743,7 +2973,7 @@ func (x *DedupeRecord) String() string {
 func (*DedupeRecord) ProtoMessage() {}
 
 func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2756,7 +2986,7 @@ func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeRecord.ProtoReflect.Descriptor instead.
 func (*DedupeRecord) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DedupeRecord) GetKey() string {
@@ -2805,7 +3035,7 @@ type DedupeFloor struct {
 
 func (x *DedupeFloor) Reset() {
 	*x = DedupeFloor{}
-	mi := &file_blixard_v1_log_proto_msgTypes[34]
+	mi := &file_blixard_v1_log_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2817,7 +3047,7 @@ func (x *DedupeFloor) String() string {
 func (*DedupeFloor) ProtoMessage() {}
 
 func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[34]
+	mi := &file_blixard_v1_log_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2830,7 +3060,7 @@ func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeFloor.ProtoReflect.Descriptor instead.
 func (*DedupeFloor) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DedupeFloor) GetPrincipal() string {
@@ -2864,7 +3094,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blixard_v1_log_proto_msgTypes[35]
+	mi := &file_blixard_v1_log_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2876,7 +3106,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[35]
+	mi := &file_blixard_v1_log_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2889,7 +3119,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{35}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -2966,14 +3196,18 @@ type Meta struct {
 	RemovedFloor uint64 `protobuf:"varint,12,opt,name=removed_floor,json=removedFloor,proto3" json:"removed_floor,omitempty"`
 	EventFloor   uint64 `protobuf:"varint,13,opt,name=event_floor,json=eventFloor,proto3" json:"event_floor,omitempty"`
 	// Nodes are drained, and something has changed for them.
-	DrainMore     bool `protobuf:"varint,60,opt,name=drain_more,json=drainMore,proto3" json:"drain_more,omitempty"`
+	DrainMore bool `protobuf:"varint,60,opt,name=drain_more,json=drainMore,proto3" json:"drain_more,omitempty"`
+	// Of a restored cluster: the entry that restored it.
+	Restored uint64 `protobuf:"varint,16,opt,name=restored,proto3" json:"restored,omitempty"`
+	// Nothing that an earlier generation made is started, for it may still be alive.
+	Unsettled     bool `protobuf:"varint,17,opt,name=unsettled,proto3" json:"unsettled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_blixard_v1_log_proto_msgTypes[36]
+	mi := &file_blixard_v1_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2985,7 +3219,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[36]
+	mi := &file_blixard_v1_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2998,7 +3232,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{36}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Meta) GetClusterId() string {
@@ -3106,6 +3340,130 @@ func (x *Meta) GetDrainMore() bool {
 	return false
 }
 
+func (x *Meta) GetRestored() uint64 {
+	if x != nil {
+		return x.Restored
+	}
+	return 0
+}
+
+func (x *Meta) GetUnsettled() bool {
+	if x != nil {
+		return x.Unsettled
+	}
+	return false
+}
+
+// BackupHeader begins a backup of a cluster's state.
+type BackupHeader struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId  string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Generation uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Revision   uint64                 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	Level      uint32                 `protobuf:"varint,4,opt,name=level,proto3" json:"level,omitempty"`
+	Records    uint64                 `protobuf:"varint,5,opt,name=records,proto3" json:"records,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// The version of blixard that wrote it.
+	Version       string  `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	Nodes         []*Node `protobuf:"bytes,8,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Vms           uint32  `protobuf:"varint,9,opt,name=vms,proto3" json:"vms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupHeader) Reset() {
+	*x = BackupHeader{}
+	mi := &file_blixard_v1_log_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupHeader) ProtoMessage() {}
+
+func (x *BackupHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupHeader.ProtoReflect.Descriptor instead.
+func (*BackupHeader) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *BackupHeader) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *BackupHeader) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *BackupHeader) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *BackupHeader) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *BackupHeader) GetRecords() uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *BackupHeader) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *BackupHeader) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *BackupHeader) GetNodes() []*Node {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *BackupHeader) GetVms() uint32 {
+	if x != nil {
+		return x.Vms
+	}
+	return 0
+}
+
 // Snapshot is a whole state, as it travels to a server that is far behind.
 type Snapshot struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3116,7 +3474,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_blixard_v1_log_proto_msgTypes[37]
+	mi := &file_blixard_v1_log_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3128,7 +3486,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[37]
+	mi := &file_blixard_v1_log_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3141,7 +3499,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{37}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Snapshot) GetRecords() []*Record {
@@ -3161,7 +3519,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_blixard_v1_log_proto_msgTypes[38]
+	mi := &file_blixard_v1_log_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3173,7 +3531,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[38]
+	mi := &file_blixard_v1_log_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3186,7 +3544,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{38}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Record) GetKey() []byte {
@@ -3208,7 +3566,7 @@ var File_blixard_v1_log_proto protoreflect.FileDescriptor
 const file_blixard_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"\x14blixard/v1/log.proto\x12\n" +
-	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x18blixard/v1/network.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xc0\f\n" +
+	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x18blixard/v1/network.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\r\n" +
 	"\aCommand\x12\x1f\n" +
 	"\vlogged_time\x18\x01 \x01(\x04R\n" +
 	"loggedTime\x12\x1b\n" +
@@ -3247,7 +3605,10 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x05drain\x18< \x01(\v2\x13.blixard.v1.DrainOpH\x00R\x05drain\x12>\n" +
 	"\frestore_node\x18= \x01(\v2\x19.blixard.v1.RestoreNodeOpH\x00R\vrestoreNode\x12D\n" +
 	"\x0ecreate_network\x18P \x01(\v2\x1b.blixard.v1.CreateNetworkOpH\x00R\rcreateNetwork\x12D\n" +
-	"\x0edelete_network\x18Q \x01(\v2\x1b.blixard.v1.DeleteNetworkOpH\x00R\rdeleteNetworkB\x04\n" +
+	"\x0edelete_network\x18Q \x01(\v2\x1b.blixard.v1.DeleteNetworkOpH\x00R\rdeleteNetwork\x121\n" +
+	"\arestore\x18! \x01(\v2\x15.blixard.v1.RestoreOpH\x00R\arestore\x12.\n" +
+	"\x06settle\x18\" \x01(\v2\x14.blixard.v1.SettleOpH\x00R\x06settle\x121\n" +
+	"\areadmit\x18# \x01(\v2\x15.blixard.v1.ReadmitOpH\x00R\areadmitB\x04\n" +
 	"\x02op\"8\n" +
 	"\aLevelOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
@@ -3284,7 +3645,20 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\arestart\x18\x04 \x01(\bR\arestartB\v\n" +
 	"\t_prebuild\"1\n" +
 	"\tSetPinsOp\x12$\n" +
-	"\x04pins\x18\x01 \x01(\v2\x10.blixard.v1.PinsR\x04pins\"A\n" +
+	"\x04pins\x18\x01 \x01(\v2\x10.blixard.v1.PinsR\x04pins\"l\n" +
+	"\tRestoreOp\x12)\n" +
+	"\x04node\x18\x01 \x01(\v2\x15.blixard.v1.AddNodeOpR\x04node\x12\x1b\n" +
+	"\thosts_off\x18\x02 \x01(\bR\bhostsOff\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\x04R\x06nodeId\";\n" +
+	"\bSettleOp\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1b\n" +
+	"\twaited_ns\x18\x02 \x01(\x03R\bwaitedNs\"o\n" +
+	"\tReadmitOp\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12)\n" +
+	"\x04node\x18\x03 \x01(\v2\x15.blixard.v1.AddNodeOpR\x04node\"A\n" +
 	"\rSetSettingsOp\x120\n" +
 	"\bsettings\x18\x01 \x01(\v2\x14.blixard.v1.SettingsR\bsettings\"2\n" +
 	"\n" +
@@ -3418,7 +3792,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x02vm\x18\x04 \x01(\tR\x02vm\x12\x12\n" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\tR\amessage\x12\x1c\n" +
-	"\tprincipal\x18\a \x01(\tR\tprincipal\"\xf5\x03\n" +
+	"\tprincipal\x18\a \x01(\tR\tprincipal\"\xaf\x04\n" +
 	"\x04Meta\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
@@ -3444,7 +3818,23 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\vevent_floor\x18\r \x01(\x04R\n" +
 	"eventFloor\x12\x1d\n" +
 	"\n" +
-	"drain_more\x18< \x01(\bR\tdrainMore\"8\n" +
+	"drain_more\x18< \x01(\bR\tdrainMore\x12\x1a\n" +
+	"\brestored\x18\x10 \x01(\x04R\brestored\x12\x1c\n" +
+	"\tunsettled\x18\x11 \x01(\bR\tunsettled\"\xaa\x02\n" +
+	"\fBackupHeader\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x14\n" +
+	"\x05level\x18\x04 \x01(\rR\x05level\x12\x18\n" +
+	"\arecords\x18\x05 \x01(\x04R\arecords\x12;\n" +
+	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12\x18\n" +
+	"\aversion\x18\a \x01(\tR\aversion\x12&\n" +
+	"\x05nodes\x18\b \x03(\v2\x10.blixard.v1.NodeR\x05nodes\x12\x10\n" +
+	"\x03vms\x18\t \x01(\rR\x03vms\"8\n" +
 	"\bSnapshot\x12,\n" +
 	"\arecords\x18\x01 \x03(\v2\x12.blixard.v1.RecordR\arecords\"0\n" +
 	"\x06Record\x12\x10\n" +
@@ -3477,123 +3867,135 @@ func file_blixard_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_blixard_v1_log_proto_goTypes = []any{
-	(ErrorCode)(0),          // 0: blixard.v1.ErrorCode
-	(*Command)(nil),         // 1: blixard.v1.Command
-	(*LevelOp)(nil),         // 2: blixard.v1.LevelOp
-	(*InitOp)(nil),          // 3: blixard.v1.InitOp
-	(*CreateVMOp)(nil),      // 4: blixard.v1.CreateVMOp
-	(*UpdateVMOp)(nil),      // 5: blixard.v1.UpdateVMOp
-	(*RollbackVMOp)(nil),    // 6: blixard.v1.RollbackVMOp
-	(*BuildVMOp)(nil),       // 7: blixard.v1.BuildVMOp
-	(*SetPinsOp)(nil),       // 8: blixard.v1.SetPinsOp
-	(*SetSettingsOp)(nil),   // 9: blixard.v1.SetSettingsOp
-	(*DeleteVMOp)(nil),      // 10: blixard.v1.DeleteVMOp
-	(*PowerOp)(nil),         // 11: blixard.v1.PowerOp
-	(*PauseOp)(nil),         // 12: blixard.v1.PauseOp
-	(*CreateNetworkOp)(nil), // 13: blixard.v1.CreateNetworkOp
-	(*DeleteNetworkOp)(nil), // 14: blixard.v1.DeleteNetworkOp
-	(*CordonOp)(nil),        // 15: blixard.v1.CordonOp
-	(*DrainOp)(nil),         // 16: blixard.v1.DrainOp
-	(*RestoreNodeOp)(nil),   // 17: blixard.v1.RestoreNodeOp
-	(*AddNodeOp)(nil),       // 18: blixard.v1.AddNodeOp
-	(*RemoveNodeOp)(nil),    // 19: blixard.v1.RemoveNodeOp
-	(*HostBootOp)(nil),      // 20: blixard.v1.HostBootOp
-	(*HostReportOp)(nil),    // 21: blixard.v1.HostReportOp
-	(*Prepared)(nil),        // 22: blixard.v1.Prepared
-	(*Observation)(nil),     // 23: blixard.v1.Observation
-	(*SuspectOp)(nil),       // 24: blixard.v1.SuspectOp
-	(*CloneOp)(nil),         // 25: blixard.v1.CloneOp
-	(*FenceOp)(nil),         // 26: blixard.v1.FenceOp
-	(*AnnounceOp)(nil),      // 27: blixard.v1.AnnounceOp
-	(*TagOp)(nil),           // 28: blixard.v1.TagOp
-	(*CollectOp)(nil),       // 29: blixard.v1.CollectOp
-	(*PlaceOp)(nil),         // 30: blixard.v1.PlaceOp
-	(*Error)(nil),           // 31: blixard.v1.Error
-	(*Response)(nil),        // 32: blixard.v1.Response
-	(*History)(nil),         // 33: blixard.v1.History
-	(*DedupeRecord)(nil),    // 34: blixard.v1.DedupeRecord
-	(*DedupeFloor)(nil),     // 35: blixard.v1.DedupeFloor
-	(*Event)(nil),           // 36: blixard.v1.Event
-	(*Meta)(nil),            // 37: blixard.v1.Meta
-	(*Snapshot)(nil),        // 38: blixard.v1.Snapshot
-	(*Record)(nil),          // 39: blixard.v1.Record
-	(*Settings)(nil),        // 40: blixard.v1.Settings
-	(*VMSpec)(nil),          // 41: blixard.v1.VMSpec
-	(*Pins)(nil),            // 42: blixard.v1.Pins
-	(*NetworkSpec)(nil),     // 43: blixard.v1.NetworkSpec
-	(*HostFacts)(nil),       // 44: blixard.v1.HostFacts
-	(*Incarnation)(nil),     // 45: blixard.v1.Incarnation
-	(Phase)(0),              // 46: blixard.v1.Phase
-	(LeaseClass)(0),         // 47: blixard.v1.LeaseClass
-	(*Runner)(nil),          // 48: blixard.v1.Runner
-	(*VM)(nil),              // 49: blixard.v1.VM
-	(*Node)(nil),            // 50: blixard.v1.Node
-	(*ArtifactRecord)(nil),  // 51: blixard.v1.ArtifactRecord
-	(*ClusterNetwork)(nil),  // 52: blixard.v1.ClusterNetwork
-	(*Generation)(nil),      // 53: blixard.v1.Generation
+	(ErrorCode)(0),                // 0: blixard.v1.ErrorCode
+	(*Command)(nil),               // 1: blixard.v1.Command
+	(*LevelOp)(nil),               // 2: blixard.v1.LevelOp
+	(*InitOp)(nil),                // 3: blixard.v1.InitOp
+	(*CreateVMOp)(nil),            // 4: blixard.v1.CreateVMOp
+	(*UpdateVMOp)(nil),            // 5: blixard.v1.UpdateVMOp
+	(*RollbackVMOp)(nil),          // 6: blixard.v1.RollbackVMOp
+	(*BuildVMOp)(nil),             // 7: blixard.v1.BuildVMOp
+	(*SetPinsOp)(nil),             // 8: blixard.v1.SetPinsOp
+	(*RestoreOp)(nil),             // 9: blixard.v1.RestoreOp
+	(*SettleOp)(nil),              // 10: blixard.v1.SettleOp
+	(*ReadmitOp)(nil),             // 11: blixard.v1.ReadmitOp
+	(*SetSettingsOp)(nil),         // 12: blixard.v1.SetSettingsOp
+	(*DeleteVMOp)(nil),            // 13: blixard.v1.DeleteVMOp
+	(*PowerOp)(nil),               // 14: blixard.v1.PowerOp
+	(*PauseOp)(nil),               // 15: blixard.v1.PauseOp
+	(*CreateNetworkOp)(nil),       // 16: blixard.v1.CreateNetworkOp
+	(*DeleteNetworkOp)(nil),       // 17: blixard.v1.DeleteNetworkOp
+	(*CordonOp)(nil),              // 18: blixard.v1.CordonOp
+	(*DrainOp)(nil),               // 19: blixard.v1.DrainOp
+	(*RestoreNodeOp)(nil),         // 20: blixard.v1.RestoreNodeOp
+	(*AddNodeOp)(nil),             // 21: blixard.v1.AddNodeOp
+	(*RemoveNodeOp)(nil),          // 22: blixard.v1.RemoveNodeOp
+	(*HostBootOp)(nil),            // 23: blixard.v1.HostBootOp
+	(*HostReportOp)(nil),          // 24: blixard.v1.HostReportOp
+	(*Prepared)(nil),              // 25: blixard.v1.Prepared
+	(*Observation)(nil),           // 26: blixard.v1.Observation
+	(*SuspectOp)(nil),             // 27: blixard.v1.SuspectOp
+	(*CloneOp)(nil),               // 28: blixard.v1.CloneOp
+	(*FenceOp)(nil),               // 29: blixard.v1.FenceOp
+	(*AnnounceOp)(nil),            // 30: blixard.v1.AnnounceOp
+	(*TagOp)(nil),                 // 31: blixard.v1.TagOp
+	(*CollectOp)(nil),             // 32: blixard.v1.CollectOp
+	(*PlaceOp)(nil),               // 33: blixard.v1.PlaceOp
+	(*Error)(nil),                 // 34: blixard.v1.Error
+	(*Response)(nil),              // 35: blixard.v1.Response
+	(*History)(nil),               // 36: blixard.v1.History
+	(*DedupeRecord)(nil),          // 37: blixard.v1.DedupeRecord
+	(*DedupeFloor)(nil),           // 38: blixard.v1.DedupeFloor
+	(*Event)(nil),                 // 39: blixard.v1.Event
+	(*Meta)(nil),                  // 40: blixard.v1.Meta
+	(*BackupHeader)(nil),          // 41: blixard.v1.BackupHeader
+	(*Snapshot)(nil),              // 42: blixard.v1.Snapshot
+	(*Record)(nil),                // 43: blixard.v1.Record
+	(*Settings)(nil),              // 44: blixard.v1.Settings
+	(*VMSpec)(nil),                // 45: blixard.v1.VMSpec
+	(*Pins)(nil),                  // 46: blixard.v1.Pins
+	(*NetworkSpec)(nil),           // 47: blixard.v1.NetworkSpec
+	(*HostFacts)(nil),             // 48: blixard.v1.HostFacts
+	(*Incarnation)(nil),           // 49: blixard.v1.Incarnation
+	(Phase)(0),                    // 50: blixard.v1.Phase
+	(LeaseClass)(0),               // 51: blixard.v1.LeaseClass
+	(*Runner)(nil),                // 52: blixard.v1.Runner
+	(*VM)(nil),                    // 53: blixard.v1.VM
+	(*Node)(nil),                  // 54: blixard.v1.Node
+	(*ArtifactRecord)(nil),        // 55: blixard.v1.ArtifactRecord
+	(*ClusterNetwork)(nil),        // 56: blixard.v1.ClusterNetwork
+	(*Generation)(nil),            // 57: blixard.v1.Generation
+	(*timestamppb.Timestamp)(nil), // 58: google.protobuf.Timestamp
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
 	3,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
 	4,  // 1: blixard.v1.Command.create_vm:type_name -> blixard.v1.CreateVMOp
-	10, // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
-	11, // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
-	15, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
-	18, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
-	19, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
-	20, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
-	21, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
-	24, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
-	26, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
-	27, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
-	28, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
-	29, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
-	30, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
+	13, // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
+	14, // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
+	18, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
+	21, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
+	22, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
+	23, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
+	24, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
+	27, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
+	29, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
+	30, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
+	31, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
+	32, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
+	33, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
 	5,  // 15: blixard.v1.Command.update_vm:type_name -> blixard.v1.UpdateVMOp
 	6,  // 16: blixard.v1.Command.rollback_vm:type_name -> blixard.v1.RollbackVMOp
 	7,  // 17: blixard.v1.Command.build_vm:type_name -> blixard.v1.BuildVMOp
 	8,  // 18: blixard.v1.Command.set_pins:type_name -> blixard.v1.SetPinsOp
-	25, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
-	12, // 20: blixard.v1.Command.pause:type_name -> blixard.v1.PauseOp
+	28, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
+	15, // 20: blixard.v1.Command.pause:type_name -> blixard.v1.PauseOp
 	2,  // 21: blixard.v1.Command.level:type_name -> blixard.v1.LevelOp
-	9,  // 22: blixard.v1.Command.set_settings:type_name -> blixard.v1.SetSettingsOp
-	16, // 23: blixard.v1.Command.drain:type_name -> blixard.v1.DrainOp
-	17, // 24: blixard.v1.Command.restore_node:type_name -> blixard.v1.RestoreNodeOp
-	13, // 25: blixard.v1.Command.create_network:type_name -> blixard.v1.CreateNetworkOp
-	14, // 26: blixard.v1.Command.delete_network:type_name -> blixard.v1.DeleteNetworkOp
-	40, // 27: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
-	18, // 28: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
-	41, // 29: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
-	41, // 30: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
-	42, // 31: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
-	40, // 32: blixard.v1.SetSettingsOp.settings:type_name -> blixard.v1.Settings
-	43, // 33: blixard.v1.CreateNetworkOp.spec:type_name -> blixard.v1.NetworkSpec
-	44, // 34: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
-	23, // 35: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
-	44, // 36: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
-	22, // 37: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
-	45, // 38: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
-	46, // 39: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
-	47, // 40: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
-	48, // 41: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
-	0,  // 42: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
-	31, // 43: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	49, // 44: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	50, // 45: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	51, // 46: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	40, // 47: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
-	52, // 48: blixard.v1.Response.network:type_name -> blixard.v1.ClusterNetwork
-	53, // 49: blixard.v1.History.generations:type_name -> blixard.v1.Generation
-	32, // 50: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
-	40, // 51: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	42, // 52: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
-	39, // 53: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	54, // [54:54] is the sub-list for method output_type
-	54, // [54:54] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	12, // 22: blixard.v1.Command.set_settings:type_name -> blixard.v1.SetSettingsOp
+	19, // 23: blixard.v1.Command.drain:type_name -> blixard.v1.DrainOp
+	20, // 24: blixard.v1.Command.restore_node:type_name -> blixard.v1.RestoreNodeOp
+	16, // 25: blixard.v1.Command.create_network:type_name -> blixard.v1.CreateNetworkOp
+	17, // 26: blixard.v1.Command.delete_network:type_name -> blixard.v1.DeleteNetworkOp
+	9,  // 27: blixard.v1.Command.restore:type_name -> blixard.v1.RestoreOp
+	10, // 28: blixard.v1.Command.settle:type_name -> blixard.v1.SettleOp
+	11, // 29: blixard.v1.Command.readmit:type_name -> blixard.v1.ReadmitOp
+	44, // 30: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
+	21, // 31: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
+	45, // 32: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
+	45, // 33: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
+	46, // 34: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
+	21, // 35: blixard.v1.RestoreOp.node:type_name -> blixard.v1.AddNodeOp
+	21, // 36: blixard.v1.ReadmitOp.node:type_name -> blixard.v1.AddNodeOp
+	44, // 37: blixard.v1.SetSettingsOp.settings:type_name -> blixard.v1.Settings
+	47, // 38: blixard.v1.CreateNetworkOp.spec:type_name -> blixard.v1.NetworkSpec
+	48, // 39: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
+	26, // 40: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
+	48, // 41: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
+	25, // 42: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
+	49, // 43: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
+	50, // 44: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
+	51, // 45: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
+	52, // 46: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
+	0,  // 47: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
+	34, // 48: blixard.v1.Response.error:type_name -> blixard.v1.Error
+	53, // 49: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	54, // 50: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	55, // 51: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	44, // 52: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
+	56, // 53: blixard.v1.Response.network:type_name -> blixard.v1.ClusterNetwork
+	57, // 54: blixard.v1.History.generations:type_name -> blixard.v1.Generation
+	35, // 55: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
+	44, // 56: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	46, // 57: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	58, // 58: blixard.v1.BackupHeader.create_time:type_name -> google.protobuf.Timestamp
+	54, // 59: blixard.v1.BackupHeader.nodes:type_name -> blixard.v1.Node
+	43, // 60: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	61, // [61:61] is the sub-list for method output_type
+	61, // [61:61] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }
@@ -3634,9 +4036,12 @@ func file_blixard_v1_log_proto_init() {
 		(*Command_RestoreNode)(nil),
 		(*Command_CreateNetwork)(nil),
 		(*Command_DeleteNetwork)(nil),
+		(*Command_Restore)(nil),
+		(*Command_Settle)(nil),
+		(*Command_Readmit)(nil),
 	}
 	file_blixard_v1_log_proto_msgTypes[6].OneofWrappers = []any{}
-	file_blixard_v1_log_proto_msgTypes[31].OneofWrappers = []any{
+	file_blixard_v1_log_proto_msgTypes[34].OneofWrappers = []any{
 		(*Response_Vm)(nil),
 		(*Response_Node)(nil),
 		(*Response_Artifact)(nil),
@@ -3649,7 +4054,7 @@ func file_blixard_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_log_proto_rawDesc), len(file_blixard_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   39,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

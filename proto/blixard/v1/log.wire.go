@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-6819) + uint(6819-len(file_blixard_v1_log_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-7645) + uint(7645-len(file_blixard_v1_log_proto_rawDesc))
 
 func (x *Command) sizeWire() (n int) {
 	if x == nil {
@@ -83,6 +83,12 @@ func (x *Command) sizeWire() (n int) {
 		n += 2 + protowire.SizeBytes(o.CreateNetwork.sizeWire())
 	case *Command_DeleteNetwork:
 		n += 2 + protowire.SizeBytes(o.DeleteNetwork.sizeWire())
+	case *Command_Restore:
+		n += 2 + protowire.SizeBytes(o.Restore.sizeWire())
+	case *Command_Settle:
+		n += 2 + protowire.SizeBytes(o.Settle.sizeWire())
+	case *Command_Readmit:
+		n += 2 + protowire.SizeBytes(o.Readmit.sizeWire())
 	}
 	return n + len(x.unknownFields)
 }
@@ -283,6 +289,27 @@ func (x *Command) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 650)
+	case *Command_Restore:
+		{
+			end := i
+			i = o.Restore.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 266)
+	case *Command_Settle:
+		{
+			end := i
+			i = o.Settle.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 274)
+	case *Command_Readmit:
+		{
+			end := i
+			i = o.Readmit.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 282)
 	}
 	if len(x.PayloadHash) > 0 {
 		i = putBytes(b, i, x.PayloadHash)
@@ -597,6 +624,118 @@ func (x *SetPinsOp) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *RestoreOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Node != nil {
+		n += 1 + protowire.SizeBytes(x.Node.sizeWire())
+	}
+	if x.HostsOff {
+		n += 1 + 1
+	}
+	if x.NodeId != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.NodeId))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *RestoreOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.NodeId != 0 {
+		i = putVarint(b, i, uint64(x.NodeId))
+		i = putVarint(b, i, 24)
+	}
+	if x.HostsOff {
+		i = putBool(b, i, x.HostsOff)
+		i = putVarint(b, i, 16)
+	}
+	if x.Node != nil {
+		{
+			end := i
+			i = x.Node.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *SettleOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Term != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Term))
+	}
+	if x.WaitedNs != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.WaitedNs))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *SettleOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.WaitedNs != 0 {
+		i = putVarint(b, i, uint64(x.WaitedNs))
+		i = putVarint(b, i, 16)
+	}
+	if x.Term != 0 {
+		i = putVarint(b, i, uint64(x.Term))
+		i = putVarint(b, i, 8)
+	}
+	return i
+}
+
+func (x *ReadmitOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.NodeId != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.NodeId))
+	}
+	if x.Generation != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Generation))
+	}
+	if x.Node != nil {
+		n += 1 + protowire.SizeBytes(x.Node.sizeWire())
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *ReadmitOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Node != nil {
+		{
+			end := i
+			i = x.Node.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 26)
+	}
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
+		i = putVarint(b, i, 16)
+	}
+	if x.NodeId != 0 {
+		i = putVarint(b, i, uint64(x.NodeId))
+		i = putVarint(b, i, 8)
 	}
 	return i
 }
@@ -1841,6 +1980,12 @@ func (x *Meta) sizeWire() (n int) {
 	if x.PlaceAgain {
 		n += 1 + 1
 	}
+	if x.Restored != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.Restored))
+	}
+	if x.Unsettled {
+		n += 2 + 1
+	}
 	if x.DrainMore {
 		n += 2 + 1
 	}
@@ -1856,6 +2001,14 @@ func (x *Meta) writeWire(b []byte, i int) int {
 	if x.DrainMore {
 		i = putBool(b, i, x.DrainMore)
 		i = putVarint(b, i, 480)
+	}
+	if x.Unsettled {
+		i = putBool(b, i, x.Unsettled)
+		i = putVarint(b, i, 136)
+	}
+	if x.Restored != 0 {
+		i = putVarint(b, i, uint64(x.Restored))
+		i = putVarint(b, i, 128)
 	}
 	if x.PlaceAgain {
 		i = putBool(b, i, x.PlaceAgain)
@@ -1921,6 +2074,93 @@ func (x *Meta) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 26)
+	}
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
+		i = putVarint(b, i, 16)
+	}
+	if len(x.ClusterId) > 0 {
+		i = putString(b, i, x.ClusterId)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *BackupHeader) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.ClusterId) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.ClusterId))
+	}
+	if x.Generation != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Generation))
+	}
+	if x.Revision != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Revision))
+	}
+	if x.Level != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Level))
+	}
+	if x.Records != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Records))
+	}
+	if x.CreateTime != nil {
+		n += 1 + protowire.SizeBytes(sizeTimestamp(x.CreateTime))
+	}
+	if len(x.Version) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Version))
+	}
+	for _, v := range x.Nodes {
+		n += 1 + protowire.SizeBytes(v.sizeWire())
+	}
+	if x.Vms != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Vms))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *BackupHeader) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Vms != 0 {
+		i = putVarint(b, i, uint64(x.Vms))
+		i = putVarint(b, i, 72)
+	}
+	for k := len(x.Nodes) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Nodes[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 66)
+	}
+	if len(x.Version) > 0 {
+		i = putString(b, i, x.Version)
+		i = putVarint(b, i, 58)
+	}
+	if x.CreateTime != nil {
+		{
+			end := i
+			i = writeTimestamp(b, i, x.CreateTime)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 50)
+	}
+	if x.Records != 0 {
+		i = putVarint(b, i, uint64(x.Records))
+		i = putVarint(b, i, 40)
+	}
+	if x.Level != 0 {
+		i = putVarint(b, i, uint64(x.Level))
+		i = putVarint(b, i, 32)
+	}
+	if x.Revision != 0 {
+		i = putVarint(b, i, uint64(x.Revision))
+		i = putVarint(b, i, 24)
 	}
 	if x.Generation != 0 {
 		i = putVarint(b, i, uint64(x.Generation))

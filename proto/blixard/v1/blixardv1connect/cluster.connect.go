@@ -52,6 +52,14 @@ const (
 	// ClusterServiceUpdateSettingsProcedure is the fully-qualified name of the ClusterService's
 	// UpdateSettings RPC.
 	ClusterServiceUpdateSettingsProcedure = "/blixard.v1.ClusterService/UpdateSettings"
+	// ClusterServiceBackupProcedure is the fully-qualified name of the ClusterService's Backup RPC.
+	ClusterServiceBackupProcedure = "/blixard.v1.ClusterService/Backup"
+	// ClusterServiceRestoreProcedure is the fully-qualified name of the ClusterService's Restore RPC.
+	ClusterServiceRestoreProcedure = "/blixard.v1.ClusterService/Restore"
+	// ClusterServiceRejoinProcedure is the fully-qualified name of the ClusterService's Rejoin RPC.
+	ClusterServiceRejoinProcedure = "/blixard.v1.ClusterService/Rejoin"
+	// ClusterServiceReadmitProcedure is the fully-qualified name of the ClusterService's Readmit RPC.
+	ClusterServiceReadmitProcedure = "/blixard.v1.ClusterService/Readmit"
 )
 
 // ClusterServiceClient is a client for the blixard.v1.ClusterService service.
@@ -76,6 +84,19 @@ type ClusterServiceClient interface {
 	// counts for a VM's host once it has acknowledged it, what is made longer at
 	// once. FAILED_PRECONDITION: a VM, or what is placed on a host, is in the way.
 	UpdateSettings(context.Context, *connect.Request[v1.UpdateSettingsRequest]) (*connect.Response[v1.UpdateSettingsResponse], error)
+	// Backup returns the whole state, as a file for Restore: what VMs there are, and
+	// all that is known of them; no disks, no artifacts.
+	Backup(context.Context, *connect.Request[v1.BackupRequest]) (*connect.ServerStreamForClient[v1.BackupResponse], error)
+	// Restore makes this node the first server of the next generation of the cluster
+	// that a backup is of. It is in no cluster, or of an earlier generation of that
+	// one. FAILED_PRECONDITION: another server of an earlier generation still answers.
+	Restore(context.Context) *connect.ClientStreamForClient[v1.RestoreRequest, v1.RestoreResponse]
+	// Rejoin makes this node, which is of an earlier generation of a restored cluster,
+	// a member of the present one, as what it was. Its VMs keep their files.
+	Rejoin(context.Context, *connect.Request[v1.RejoinRequest]) (*connect.Response[v1.RejoinResponse], error)
+	// Readmit takes a node of an earlier generation into a restored cluster; the node
+	// itself calls it.
+	Readmit(context.Context, *connect.Request[v1.ReadmitRequest]) (*connect.Response[v1.ReadmitResponse], error)
 }
 
 // NewClusterServiceClient constructs a client for the blixard.v1.ClusterService service. By
@@ -139,6 +160,31 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(clusterServiceMethods.ByName("UpdateSettings")),
 			connect.WithClientOptions(opts...),
 		),
+		backup: connect.NewClient[v1.BackupRequest, v1.BackupResponse](
+			httpClient,
+			baseURL+ClusterServiceBackupProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Backup")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		restore: connect.NewClient[v1.RestoreRequest, v1.RestoreResponse](
+			httpClient,
+			baseURL+ClusterServiceRestoreProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Restore")),
+			connect.WithClientOptions(opts...),
+		),
+		rejoin: connect.NewClient[v1.RejoinRequest, v1.RejoinResponse](
+			httpClient,
+			baseURL+ClusterServiceRejoinProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Rejoin")),
+			connect.WithClientOptions(opts...),
+		),
+		readmit: connect.NewClient[v1.ReadmitRequest, v1.ReadmitResponse](
+			httpClient,
+			baseURL+ClusterServiceReadmitProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Readmit")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -152,6 +198,10 @@ type clusterServiceClient struct {
 	getPins        *connect.Client[v1.GetPinsRequest, v1.GetPinsResponse]
 	setPins        *connect.Client[v1.SetPinsRequest, v1.SetPinsResponse]
 	updateSettings *connect.Client[v1.UpdateSettingsRequest, v1.UpdateSettingsResponse]
+	backup         *connect.Client[v1.BackupRequest, v1.BackupResponse]
+	restore        *connect.Client[v1.RestoreRequest, v1.RestoreResponse]
+	rejoin         *connect.Client[v1.RejoinRequest, v1.RejoinResponse]
+	readmit        *connect.Client[v1.ReadmitRequest, v1.ReadmitResponse]
 }
 
 // Status calls blixard.v1.ClusterService.Status.
@@ -194,6 +244,26 @@ func (c *clusterServiceClient) UpdateSettings(ctx context.Context, req *connect.
 	return c.updateSettings.CallUnary(ctx, req)
 }
 
+// Backup calls blixard.v1.ClusterService.Backup.
+func (c *clusterServiceClient) Backup(ctx context.Context, req *connect.Request[v1.BackupRequest]) (*connect.ServerStreamForClient[v1.BackupResponse], error) {
+	return c.backup.CallServerStream(ctx, req)
+}
+
+// Restore calls blixard.v1.ClusterService.Restore.
+func (c *clusterServiceClient) Restore(ctx context.Context) *connect.ClientStreamForClient[v1.RestoreRequest, v1.RestoreResponse] {
+	return c.restore.CallClientStream(ctx)
+}
+
+// Rejoin calls blixard.v1.ClusterService.Rejoin.
+func (c *clusterServiceClient) Rejoin(ctx context.Context, req *connect.Request[v1.RejoinRequest]) (*connect.Response[v1.RejoinResponse], error) {
+	return c.rejoin.CallUnary(ctx, req)
+}
+
+// Readmit calls blixard.v1.ClusterService.Readmit.
+func (c *clusterServiceClient) Readmit(ctx context.Context, req *connect.Request[v1.ReadmitRequest]) (*connect.Response[v1.ReadmitResponse], error) {
+	return c.readmit.CallUnary(ctx, req)
+}
+
 // ClusterServiceHandler is an implementation of the blixard.v1.ClusterService service.
 type ClusterServiceHandler interface {
 	// Status never needs a quorum: it says what this node knows.
@@ -216,6 +286,19 @@ type ClusterServiceHandler interface {
 	// counts for a VM's host once it has acknowledged it, what is made longer at
 	// once. FAILED_PRECONDITION: a VM, or what is placed on a host, is in the way.
 	UpdateSettings(context.Context, *connect.Request[v1.UpdateSettingsRequest]) (*connect.Response[v1.UpdateSettingsResponse], error)
+	// Backup returns the whole state, as a file for Restore: what VMs there are, and
+	// all that is known of them; no disks, no artifacts.
+	Backup(context.Context, *connect.Request[v1.BackupRequest], *connect.ServerStream[v1.BackupResponse]) error
+	// Restore makes this node the first server of the next generation of the cluster
+	// that a backup is of. It is in no cluster, or of an earlier generation of that
+	// one. FAILED_PRECONDITION: another server of an earlier generation still answers.
+	Restore(context.Context, *connect.ClientStream[v1.RestoreRequest]) (*connect.Response[v1.RestoreResponse], error)
+	// Rejoin makes this node, which is of an earlier generation of a restored cluster,
+	// a member of the present one, as what it was. Its VMs keep their files.
+	Rejoin(context.Context, *connect.Request[v1.RejoinRequest]) (*connect.Response[v1.RejoinResponse], error)
+	// Readmit takes a node of an earlier generation into a restored cluster; the node
+	// itself calls it.
+	Readmit(context.Context, *connect.Request[v1.ReadmitRequest]) (*connect.Response[v1.ReadmitResponse], error)
 }
 
 // NewClusterServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -275,6 +358,31 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(clusterServiceMethods.ByName("UpdateSettings")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceBackupHandler := connect.NewServerStreamHandler(
+		ClusterServiceBackupProcedure,
+		svc.Backup,
+		connect.WithSchema(clusterServiceMethods.ByName("Backup")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceRestoreHandler := connect.NewClientStreamHandler(
+		ClusterServiceRestoreProcedure,
+		svc.Restore,
+		connect.WithSchema(clusterServiceMethods.ByName("Restore")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceRejoinHandler := connect.NewUnaryHandler(
+		ClusterServiceRejoinProcedure,
+		svc.Rejoin,
+		connect.WithSchema(clusterServiceMethods.ByName("Rejoin")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceReadmitHandler := connect.NewUnaryHandler(
+		ClusterServiceReadmitProcedure,
+		svc.Readmit,
+		connect.WithSchema(clusterServiceMethods.ByName("Readmit")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/blixard.v1.ClusterService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ClusterServiceStatusProcedure:
@@ -293,6 +401,14 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 			clusterServiceSetPinsHandler.ServeHTTP(w, r)
 		case ClusterServiceUpdateSettingsProcedure:
 			clusterServiceUpdateSettingsHandler.ServeHTTP(w, r)
+		case ClusterServiceBackupProcedure:
+			clusterServiceBackupHandler.ServeHTTP(w, r)
+		case ClusterServiceRestoreProcedure:
+			clusterServiceRestoreHandler.ServeHTTP(w, r)
+		case ClusterServiceRejoinProcedure:
+			clusterServiceRejoinHandler.ServeHTTP(w, r)
+		case ClusterServiceReadmitProcedure:
+			clusterServiceReadmitHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -332,4 +448,20 @@ func (UnimplementedClusterServiceHandler) SetPins(context.Context, *connect.Requ
 
 func (UnimplementedClusterServiceHandler) UpdateSettings(context.Context, *connect.Request[v1.UpdateSettingsRequest]) (*connect.Response[v1.UpdateSettingsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.ClusterService.UpdateSettings is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) Backup(context.Context, *connect.Request[v1.BackupRequest], *connect.ServerStream[v1.BackupResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.ClusterService.Backup is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) Restore(context.Context, *connect.ClientStream[v1.RestoreRequest]) (*connect.Response[v1.RestoreResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.ClusterService.Restore is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) Rejoin(context.Context, *connect.Request[v1.RejoinRequest]) (*connect.Response[v1.RejoinResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.ClusterService.Rejoin is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) Readmit(context.Context, *connect.Request[v1.ReadmitRequest]) (*connect.Response[v1.ReadmitResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.ClusterService.Readmit is not implemented"))
 }

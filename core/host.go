@@ -38,7 +38,8 @@ type host struct {
 	context vmm.Context
 
 	nonce   uint64
-	sent    map[uint64]int64 // when each Sync was sent
+	sent    map[uint64]int64 // when each Sync was sent that was not answered
+	oldest  uint64           // nonce that may be in sent
 	synced  int64            // when the last was
 	renewed int64            // when the last that asks for an answer was
 	granted int64            // when the last that was granted had been sent
@@ -74,7 +75,7 @@ func newHost(n *Node) *host {
 	h := &host{
 		Node: n, leases: map[uint32]int64{}, units: map[string]*vmm.Unit{},
 		sent: map[uint64]int64{}, told: map[string]*blixardv1.Observation{},
-		nonce: n.cfg.Seed, synced: n.now.Boot - defaultRenew, renewed: n.now.Boot - defaultRenew, sequence: uint64(n.now.Boot),
+		nonce: n.cfg.Seed, oldest: n.cfg.Seed, synced: n.now.Boot - defaultRenew, renewed: n.now.Boot - defaultRenew, sequence: uint64(n.now.Boot),
 	}
 	h.context = vmm.Context{Host: h.identity(), Deadline: h.deadline, NextID: h.nextAction}
 	return h
@@ -247,7 +248,7 @@ func (h *host) talk() {
 	}
 	h.nonce++
 	h.sent[h.nonce] = h.now.Boot
-	maps.DeleteFunc(h.sent, func(_ uint64, at int64) bool { return h.now.Boot-at > patience })
+	h.forgetSent()
 	s := &blixardv1.Sync{
 		NodeId: h.id.ID, BootId: h.cfg.BootID, Epoch: h.epoch, Nonce: h.nonce, Revision: h.revision,
 		Observations: h.unacknowledged(), Lapsed: h.lapsed, Address: h.id.Address,
@@ -258,6 +259,16 @@ func (h *host) talk() {
 		s.Facts = h.facts
 	}
 	h.send(Message{To: to, Address: h.address(to), Envelope: &blixardv1.Envelope{Body: &blixardv1.Envelope_Sync{Sync: s}}})
+}
+
+// forgetSent drops what was sent too long ago to be answered.
+func (h *host) forgetSent() {
+	for ; h.oldest != h.nonce; h.oldest++ {
+		if at, waits := h.sent[h.oldest]; waits && h.now.Boot-at <= patience {
+			return
+		}
+		delete(h.sent, h.oldest)
+	}
 }
 
 func (h *host) unacknowledged() []*blixardv1.Observation {

@@ -50,16 +50,16 @@ type frozen struct {
 // writer builds batches and knows what of them is durable.
 type writer struct {
 	seq    uint64
-	busy   bool             // a batch is under way
-	dirty  []cluster.Change // applied, not yet in a batch, oldest first
-	hard   *raftpb.HardState
-	since  int64  // when the oldest of dirty was applied
-	sent   uint64 // applied index of the batch under way or done
-	stable uint64 // applied index that is durable
-	start  uint64 // the log on disk begins after this entry
-	cut    uint64 // the batch under way moves start here; 0: not
-	extra  []Op   // to go with the next batch
-	keep   uint64 // entries of the log's tail
+	busy   bool              // a batch is under way
+	dirty  []cluster.Change  // applied, not yet in a batch, oldest first
+	hard   *raftpb.HardState // Raft's own, and so not to be changed
+	since  int64             // when the oldest of dirty was applied
+	sent   uint64            // applied index of the batch under way or done
+	stable uint64            // applied index that is durable
+	start  uint64            // the log on disk begins after this entry
+	cut    uint64            // the batch under way moves start here; 0: not
+	extra  []Op              // to go with the next batch
+	keep   uint64            // entries of the log's tail
 }
 
 // applied takes over what Apply changed.
@@ -146,9 +146,9 @@ func (w *writer) batch(ops []Op) *Batch {
 	ops = append(ops, w.extra...)
 	w.extra = nil
 	if w.hard != nil {
-		hard := proto.Clone(w.hard).(*raftpb.HardState)
-		hard.Commit = proto.Uint64(max(hard.GetCommit(), w.sent))
-		ops = append(ops, putMessage(Meta, keyHardState, hard))
+		ops = append(ops, putMessage(Meta, keyHardState, &raftpb.HardState{
+			Term: w.hard.Term, Vote: w.hard.Vote, Commit: proto.Uint64(max(w.hard.GetCommit(), w.sent)),
+		}))
 	}
 	w.seq++
 	w.busy = true

@@ -73,7 +73,7 @@ type Node struct {
 
 	// Of the step under way.
 	now  Time
-	out  *Output
+	out  Output
 	self []*blixardv1.Envelope // messages of one part to the other
 }
 
@@ -107,27 +107,26 @@ func Open(cfg Config, image Image, now Time) (*Node, error) {
 // blocks, takes no lock, starts no goroutine and reads no clock. After an error
 // the node is done: it must be opened again from its disk.
 func (n *Node) Step(now Time, in Input) (Output, error) {
-	out := Output{}
-	n.now, n.out = now, &out
+	n.now, n.out = now, Output{}
 	if err := n.take(in); err != nil {
-		return out, err
+		return n.out, err
 	}
 	for {
 		if n.server != nil {
 			if err := n.server.pump(); err != nil {
-				return out, err
+				return n.out, err
 			}
 			if l := n.server.leading; l != nil {
 				l.push()
 			}
 		} else if !n.keeper.busy && len(n.keeper.extra) > 0 {
-			out.Write = n.keeper.batch(nil)
+			n.out.Write = n.keeper.batch(nil)
 		}
 		if n.host != nil {
 			n.host.talk()
 		}
 		if len(n.self) == 0 {
-			return out, nil
+			return n.out, nil
 		}
 		e := n.self[0]
 		n.self = n.self[1:]

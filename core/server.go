@@ -199,7 +199,7 @@ func (s *server) persist(rd *raft.Ready) (ops []Op, err error) {
 	ops = s.writer.append(ops, rd.Entries, last)
 	if !raft.IsEmptyHardState(rd.HardState) {
 		vote := rd.HardState.GetTerm() != s.writer.hard.GetTerm() || rd.HardState.GetVote() != s.writer.hard.GetVote()
-		s.writer.hard = proto.Clone(rd.HardState).(*raftpb.HardState)
+		s.writer.hard = rd.HardState
 		if vote && len(ops) == 0 {
 			ops = []Op{putMessage(Meta, keyHardState, s.writer.hard)}
 		}

@@ -52,10 +52,8 @@ func (j *judgePlaced) chosen(w *World, n *newest, vm *blixardv1.VM) {
 }
 
 func (j *judgePlaced) of(w *World, uid string) {
-	for _, m := range w.machines {
-		if d, ok := m.dirs.Get(uid); ok && d.guest != nil {
-			j.look(w, d.guest, "lives")
-		}
+	for _, g := range w.running[uid] {
+		j.look(w, g, "lives")
 	}
 }
 

@@ -113,6 +113,9 @@ func (m *Machine) powerOff() {
 		d.shim, d.guest, d.zombie = nil, nil, nil
 		return true
 	})
+	for _, g := range m.guests {
+		m.w.stops(g)
+	}
 	m.guests = nil
 	clear(m.pages)
 	m.on, m.asleep = false, 0

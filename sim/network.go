@@ -128,8 +128,11 @@ func (p *packet) open() core.Receive {
 	if m.Snapshot != nil {
 		in.Raft.Snapshot = proto.CloneOf(m.Snapshot)
 	}
-	for _, e := range m.Entries {
-		in.Raft.Entries = append(in.Raft.Entries, &raftpb.Entry{Term: e.Term, Index: e.Index, Type: e.Type, Data: e.Data})
+	if len(m.Entries) > 0 {
+		in.Raft.Entries = make([]*raftpb.Entry, len(m.Entries))
+	}
+	for i, e := range m.Entries {
+		in.Raft.Entries[i] = &raftpb.Entry{Term: e.Term, Index: e.Index, Type: e.Type, Data: e.Data}
 	}
 	return in
 }

@@ -271,6 +271,7 @@ func (s *shimProc) fork() {
 	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, nets: s.dir.nets, forked: w.now}
 	s.dir.guest = g
 	m.guests = append(m.guests, g)
+	w.running[g.instance.UID] = append(w.running[g.instance.UID], g)
 	w.say(m, fmt.Sprintf("VM %s runs", g.instance))
 	w.forked(g)
 	judgeRoots(w, m)
@@ -397,6 +398,7 @@ func (g *guest) gone(st shim.Status) {
 	}
 	d.guest = nil
 	g.m.guests = slices.DeleteFunc(g.m.guests, func(o *guest) bool { return o == g })
+	g.m.w.stops(g)
 	g.m.w.say(g.m, fmt.Sprintf("VM %s is gone, code %d, signal %d", g.instance, st.Code, st.Signal))
 	g.status = st
 	if stays, ok := g.m.w.mishap("Zombie", g.m.place(), g.m.w.mix.Zombie, 0, time.Minute); ok {

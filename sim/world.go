@@ -45,6 +45,7 @@ type World struct {
 	stepping *Machine
 
 	machines  []*Machine
+	running   map[string][]*guest // all process tables together, by uid
 	byAddress map[string]*Machine
 	clusterID string
 	net       *network
@@ -89,7 +90,7 @@ func New(cfg Config) *World {
 	w := &World{
 		cfg: cfg, settings: cfg.Settings, mix: cfg.Mix, chance: chance{cfg.Seed},
 		byAddress: map[string]*Machine{}, broken: map[*ended]uint64{}, unpaused: map[int]int64{},
-		counts: map[string]int{}, givenUp: map[string]bool{}, record: cfg.Record || cfg.Script != nil, clusterID: "11111111-2222-4333-8444-555555555555",
+		counts: map[string]int{}, running: map[string][]*guest{}, givenUp: map[string]bool{}, record: cfg.Record || cfg.Script != nil, clusterID: "11111111-2222-4333-8444-555555555555",
 	}
 	w.trace.log = cfg.Log
 	w.entropy, w.nemesis, w.luck = w.chance.stream("entropy"), w.chance.stream("nemesis"), w.chance.stream("luck")
@@ -623,6 +624,14 @@ func (w *World) guests(f func(*guest)) {
 		for _, g := range m.guests {
 			f(g)
 		}
+	}
+}
+
+// stops takes a guest out of the index of those that run.
+func (w *World) stops(g *guest) {
+	uid := g.instance.UID
+	if w.running[uid] = slices.DeleteFunc(w.running[uid], func(o *guest) bool { return o == g }); len(w.running[uid]) == 0 {
+		delete(w.running, uid)
 	}
 }
 

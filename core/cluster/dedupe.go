@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"encoding/binary"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
@@ -55,14 +56,11 @@ func (s *State) remember(cmd *blixardv1.Command, resp *blixardv1.Response) {
 func (s *State) forget() {
 	window := uint64(s.meta.GetSettings().GetDedupeWindowMs()) * 1e6
 	for range 16 {
-		_, key, ok := s.old.Min()
-		if !ok {
+		age, key, ok := s.old.Min()
+		if !ok || loggedAt(age)+window >= s.meta.LoggedTime && s.old.Len() <= maxRemembered {
 			return
 		}
 		d := get[*blixardv1.DedupeRecord](s, key)
-		if d.LoggedTime+window >= s.meta.LoggedTime && s.old.Len() <= maxRemembered {
-			return
-		}
 		s.del(key)
 		principal, id := splitDedupeKey(d.Key)
 		if f := get[*blixardv1.DedupeFloor](s, floorPrefix+principal); f == nil || f.RequestId < id {
@@ -70,6 +68,11 @@ func (s *State) forget() {
 		}
 	}
 }
+
+// ageKey orders what is remembered: oldest first.
+func ageKey(d *blixardv1.DedupeRecord) string { return be(d.LoggedTime) + be(d.Index) }
+
+func loggedAt(age string) uint64 { return binary.BigEndian.Uint64([]byte(age[:8])) }
 
 func splitDedupeKey(key string) (principal, id string) {
 	i := bytes.LastIndexByte([]byte(key), 0)

@@ -36,10 +36,10 @@ func (s *State) reindex(old, now proto.Message) {
 		s.reindexNetwork(o, n)
 	case *blixardv1.DedupeRecord:
 		if o, _ := old.(*blixardv1.DedupeRecord); o != nil {
-			s.old.Delete(be(o.LoggedTime) + be(o.Index))
+			s.old.Delete(ageKey(o))
 		}
 		if n, _ := now.(*blixardv1.DedupeRecord); n != nil {
-			s.old.Set(be(n.LoggedTime)+be(n.Index), dedupePrefix+n.Key)
+			s.old.Set(ageKey(n), dedupePrefix+n.Key)
 		}
 	case *blixardv1.ArtifactRecord:
 		if o, _ := old.(*blixardv1.ArtifactRecord); unused(o) {

@@ -161,7 +161,8 @@ func (g generator) maps(f *protogen.Field, x string, write bool) {
 		return
 	}
 	g.P("if len(", x, ") > 0 {")
-	g.P("for _, k := range backward(", x, ") {")
+	g.P("var few [8]", kind(key), "")
+	g.P("for _, k := range backward(few[:0], ", x, ") {")
 	g.P("end := i")
 	g.field(value, x+"[k]", true)
 	g.field(key, "k", true)
@@ -170,6 +171,9 @@ func (g generator) maps(f *protogen.Field, x string, write bool) {
 	g.P("}")
 	g.P("}")
 }
+
+// kind is what a map's key is in Go.
+func kind(key *protogen.Field) string { return key.Desc.Kind().String() }
 
 func (g generator) packed(f *protogen.Field, x string, write bool) {
 	g.P("if len(", x, ") > 0 {")

@@ -116,7 +116,8 @@ func (x *HostFacts) writeWire(b []byte, i int) int {
 		i = putVarint(b, i, 34)
 	}
 	if len(x.Labels) > 0 {
-		for _, k := range backward(x.Labels) {
+		var few [8]string
+		for _, k := range backward(few[:0], x.Labels) {
 			end := i
 			i = putString(b, i, x.Labels[k])
 			i = putVarint(b, i, 18)

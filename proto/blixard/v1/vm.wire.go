@@ -164,7 +164,8 @@ func (x *Process) writeWire(b []byte, i int) int {
 	}
 	i = putBytes(b, i, x.unknownFields)
 	if len(x.Env) > 0 {
-		for _, k := range backward(x.Env) {
+		var few [8]string
+		for _, k := range backward(few[:0], x.Env) {
 			end := i
 			i = putString(b, i, x.Env[k])
 			i = putVarint(b, i, 18)
@@ -753,7 +754,8 @@ func (x *VMSpec) writeWire(b []byte, i int) int {
 		i = putVarint(b, i, 80)
 	}
 	if len(x.Require) > 0 {
-		for _, k := range backward(x.Require) {
+		var few [8]string
+		for _, k := range backward(few[:0], x.Require) {
 			end := i
 			i = putString(b, i, x.Require[k])
 			i = putVarint(b, i, 18)
@@ -764,7 +766,8 @@ func (x *VMSpec) writeWire(b []byte, i int) int {
 		}
 	}
 	if len(x.Labels) > 0 {
-		for _, k := range backward(x.Labels) {
+		var few [8]string
+		for _, k := range backward(few[:0], x.Labels) {
 			end := i
 			i = putString(b, i, x.Labels[k])
 			i = putVarint(b, i, 18)
@@ -1810,7 +1813,8 @@ func (x *ListRequest) writeWire(b []byte, i int) int {
 	}
 	i = putBytes(b, i, x.unknownFields)
 	if len(x.Labels) > 0 {
-		for _, k := range backward(x.Labels) {
+		var few [8]string
+		for _, k := range backward(few[:0], x.Labels) {
 			end := i
 			i = putString(b, i, x.Labels[k])
 			i = putVarint(b, i, 18)
@@ -1862,7 +1866,8 @@ func (x *ListResponse) writeWire(b []byte, i int) int {
 	}
 	i = putBytes(b, i, x.unknownFields)
 	if len(x.Nodes) > 0 {
-		for _, k := range backward(x.Nodes) {
+		var few [8]uint64
+		for _, k := range backward(few[:0], x.Nodes) {
 			end := i
 			i = putString(b, i, x.Nodes[k])
 			i = putVarint(b, i, 18)

@@ -3,7 +3,6 @@ package blixardv1
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"unicode/utf8"
 
@@ -103,7 +102,11 @@ func writeTimestamp(b []byte, i int, t *timestamppb.Timestamp) int {
 	return i
 }
 
-// backward are the keys of a map, the greatest first.
-func backward[K cmp.Ordered, V any](m map[K]V) []K {
-	return slices.SortedFunc(maps.Keys(m), func(a, b K) int { return cmp.Compare(b, a) })
+// backward appends the keys of a map, the greatest first.
+func backward[K cmp.Ordered, V any](keys []K, m map[K]V) []K {
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b K) int { return cmp.Compare(b, a) })
+	return keys
 }

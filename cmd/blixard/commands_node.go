@@ -87,6 +87,9 @@ func hostNotes(f *blixardv1.HostFacts) (notes []string) {
 		}
 		notes = append(notes, note)
 	}
+	if !f.GetBridges() {
+		notes = append(notes, "VMs cannot be plugged into networks here: the daemon may not make bridges and taps (CAP_NET_ADMIN, /dev/net/tun)")
+	}
 	if f.GetNix() {
 		notes = append(notes, "Nix is here: NixOS systems and flakes can be built")
 	} else {

@@ -41,7 +41,7 @@ func (s *State) createNetwork(e *entry, op *blixardv1.CreateNetworkOp) *blixardv
 		spec.Gateway = addressText(p.gateway)
 	}
 	if spec.Bridge == "" {
-		spec.Bridge = bridgeName(op.Name)
+		spec.Bridge = bridgeName(s.meta.ClusterId, op.Name)
 	}
 	var other string
 	s.Networks(func(n *blixardv1.ClusterNetwork) bool {
@@ -94,10 +94,11 @@ func (s *State) Addresses(network string, f func(address, vm string) bool) {
 }
 
 // bridgeName is the bridge of a network that names none: 13 characters that
-// differ from network to network, and from what else we make on a host.
-func bridgeName(network string) string {
+// differ from network to network, from cluster to cluster, and from what else we
+// make on a host.
+func bridgeName(cluster, network string) string {
 	const digits = "abcdefghijklmnopqrstuvwxyz234567"
-	h := recordHash(network, []byte("bridge"))
+	h := recordHash(cluster+" "+network, []byte("bridge"))
 	b := []byte("bb-----------")
 	for i := len(b) - 1; i > 1; i-- {
 		b[i], h = digits[h&31], h>>5

@@ -83,10 +83,15 @@ func link(dir, name, to string) error {
 
 const downPatience = 20 * time.Second
 
-// takeDown takes down, once, what the booted runner has set up on the host, when
-// nothing of the instance is alive any more. Both scripts do no harm when there
-// is nothing to take down.
+// takeDown takes down what was set up on the host for an instance, when nothing
+// of it is alive any more: its taps, and once what the booted runner has made.
+// Both scripts do no harm when there is nothing to take down.
 func (v *vm) takeDown() {
+	if v.rec != nil && v.rec.Plugs > 0 {
+		if err := v.h.links.Unplug(v.uid); err != nil {
+			v.h.cfg.Log.Warn("a VM is still plugged into its networks: that is done again when it is started or removed", "vm", v.rec.Instance, "err", err)
+		}
+	}
 	if v.rec == nil || v.rec.Nix == nil || !v.rec.Nix.Up {
 		return
 	}

@@ -85,6 +85,12 @@ func (d *cloud) argv(b boot) ([]string, error) {
 		}
 		argv = append(argv, word)
 	}
+	if len(b.nics) > 0 {
+		argv = append(argv, "--net")
+	}
+	for _, n := range b.nics {
+		argv = append(argv, "tap="+n.tap+",mac="+n.mac)
+	}
 	return argv, nil
 }
 

@@ -43,6 +43,8 @@ type rig struct {
 	ends map[string]vmm.Exit
 	// socket is where the hypervisor answers, in a VM's run directory; "": nowhere.
 	socket string
+	// real says that a guest really runs.
+	real bool
 	// button is what the guest calls its power button.
 	button string
 }
@@ -67,6 +69,7 @@ var conformance = []story{
 	{"paused and stopped", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_PAUSE, blixardv1.Capability_CAPABILITY_POWER_BUTTON}, tellPausedStop},
 	{"volume", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_VOLUMES}, tellVolume},
 	{"user network", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_USER_NETWORK}, tellUserNetwork},
+	{"network", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_NETWORKS}, tellNetwork},
 }
 
 func TestConformance(t *testing.T) {
@@ -112,7 +115,7 @@ func qemuRig(t *testing.T) rig {
 	b := newGuestBench(t)
 	return rig{
 		bench: b.bench, kind: hypervisor.Get(blixardv1.Hypervisor_HYPERVISOR_QEMU), button: "power button",
-		socket: qmpSocket,
+		socket: qmpSocket, real: true,
 		vm: func(uid, behave string) *blixardv1.Assignment {
 			cmdline := "blixard.tick=50ms"
 			if behave != "" {
@@ -151,7 +154,7 @@ func otherRig(t *testing.T, h blixardv1.Hypervisor) rig {
 	var kernel, initrd *blixardv1.Artifact
 	if program, err := exec.LookPath(k.Program); err == nil && kvm.Probe().Usable {
 		b := newGuestBench(t)
-		r.bench, kernel, initrd = b.bench, b.kernel, b.initrd
+		r.bench, kernel, initrd, r.real = b.bench, b.kernel, b.initrd, true
 		t.Logf("the real %s", program)
 	} else {
 		r.bench = fakeBench(t, h)
@@ -481,6 +484,78 @@ func tellUserNetwork(t *testing.T, r rig) {
 		t.Error(e)
 	}
 	r.must(vmm.Remove, i, nil)
+}
+
+// Two VMs on a bridge reach each other, and the host reaches them. What they were
+// plugged into goes with them, whoever ends them, and whether a daemon sees it.
+func tellNetwork(t *testing.T, r rig) {
+	if err := r.h.links.Able(); err != nil {
+		t.Skipf("no taps and bridges can be made here (root can): %v", err)
+	}
+	n := os.Getpid() % 250
+	bridge, addresses := fmt.Sprintf("bxt%d", os.Getpid()%1e6), []string{fmt.Sprintf("10.213.%d.2", n), fmt.Sprintf("10.213.%d.3", n)}
+	var vms []*blixardv1.Assignment
+	for k, uid := range []string{"c-net-a", "c-net-b"} {
+		a := r.vm(uid, "")
+		a.Spec.Networks = []*blixardv1.Interface{{Kind: &blixardv1.Interface_Network{Network: "lan"}}}
+		a.Interfaces = []*blixardv1.InterfaceConfig{{
+			Mac: fmt.Sprintf("02:00:00:00:%02x:%02x", n, k), Network: "lan", Bridge: bridge, BridgeAddress: fmt.Sprintf("10.213.%d.1/24", n),
+			Address: addresses[k] + "/24", Gateway: fmt.Sprintf("10.213.%d.1", n),
+		}}
+		vms = append(vms, a)
+	}
+	vms[1].Spec.GetImage().Cmdline += " blixard.dial=" + addresses[0] + ":7"
+	links := func(when string, want ...string) {
+		t.Helper()
+		var got []string
+		all, err := net.Interfaces()
+		for _, l := range all {
+			if l.Name == bridge || l.Name == r.h.links.Tap("c-net-a", 0) || l.Name == r.h.links.Tap("c-net-b", 0) {
+				got = append(got, l.Name)
+			}
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s there are %v, want %v (%v)", when, got, want, err)
+		}
+	}
+	a, b := instance("c-net-a", 1), instance("c-net-b", 1)
+	tapA, tapB := r.h.links.Tap(a.UID, 0), r.h.links.Tap(b.UID, 0)
+	links("at first")
+	r.must(vmm.Start, a, vms[0])
+	r.must(vmm.Start, b, vms[1])
+	r.awaitConsole(a.UID, "net eth0 "+addresses[0]+"/24")
+	r.awaitConsole(b.UID, "net eth0 "+addresses[1]+"/24")
+	links("plugged in,", bridge, tapA, tapB)
+	if r.real {
+		r.awaitConsole(b.UID, "reached "+addresses[0]+":7")
+		for _, address := range addresses {
+			if err := echoes(address + ":7"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	r.reopen()
+	r.ready(a)
+	links("with another daemon,", bridge, tapA, tapB)
+	kill9(t, r.hypervisor(a))
+	r.exit(a, Crashed)
+	links("one has crashed:", bridge, tapB)
+	a.Attempt = 2
+	r.must(vmm.Start, a, vms[0])
+	r.awaitConsole(a.UID, "attempt=2")
+	links("started again:", bridge, tapA, tapB)
+	r.h.Close()
+	kill9(t, r.state(b).Shim.PID) // while there is no daemon
+	r.open()
+	r.down(b)
+	links("one has died unseen:", bridge, tapA)
+	r.must(vmm.Remove, b, nil)
+	r.must(vmm.Kill, a, nil)
+	r.exit(a, Killed)
+	links("all have ended:")
+	r.must(vmm.Remove, a, nil)
 }
 
 // echoes says something to our guest's echo, and hears it.

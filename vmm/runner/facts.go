@@ -35,6 +35,11 @@ func (h *Host) discover() (*blixardv1.HostFacts, error) {
 		Capacity: capacity, Labels: h.cfg.Labels, Version: h.cfg.Version, Machine: machineID(),
 		HoldsForks: h.holds, Kvm: h.kvm(),
 	}
+	if err := h.links.Able(); err != nil {
+		h.cfg.Log.Info("VMs cannot be plugged into networks here", "why", err)
+	} else {
+		facts.Bridges = true
+	}
 	for _, k := range hypervisor.Table {
 		if !h.cfg.allows(k.Hypervisor) {
 			continue
@@ -207,7 +212,7 @@ func (h *Host) driverFor(f found, kvm bool) driver {
 	case blixardv1.Hypervisor_HYPERVISOR_PROCESS:
 		return process{pidNamespace: h.holds}
 	case blixardv1.Hypervisor_HYPERVISOR_QEMU:
-		q := &qemu{images: images{h.cfg.Store}, log: h.cfg.Log.Debug, warn: h.cfg.Log.Warn, machine: machine{program: f.program, kvm: kvm}}
+		q := &qemu{images: images{h.cfg.Store, h.links}, log: h.cfg.Log.Debug, warn: h.cfg.Log.Warn, machine: machine{program: f.program, kvm: kvm}}
 		if !kvm {
 			var err error
 			if q.machine.tscKHz, err = tsc.KHz(); err != nil {
@@ -216,9 +221,9 @@ func (h *Host) driverFor(f found, kvm bool) driver {
 		}
 		return q
 	case blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR:
-		return &cloud{images{h.cfg.Store}, f.program, h.cfg.Log.Warn}
+		return &cloud{images{h.cfg.Store, h.links}, f.program, h.cfg.Log.Warn}
 	case blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER:
-		return &firecracker{images{h.cfg.Store}, f.program}
+		return &firecracker{images{h.cfg.Store, h.links}, f.program}
 	}
 	return nil
 }

@@ -33,6 +33,13 @@ type firecrackerConfig struct {
 	Boot    firecrackerBoot    `json:"boot-source"`
 	Machine firecrackerMachine `json:"machine-config"`
 	Drives  []firecrackerDrive `json:"drives"`
+	Nics    []firecrackerNic   `json:"network-interfaces,omitempty"`
+}
+
+type firecrackerNic struct {
+	ID  string `json:"iface_id"`
+	Tap string `json:"host_dev_name"`
+	Mac string `json:"guest_mac"`
 }
 
 type firecrackerBoot struct {
@@ -95,6 +102,9 @@ func (d *firecracker) config(b boot) (firecrackerConfig, error) {
 	for _, disk := range b.disks {
 		// Its ids have no '-'. The guest sees no serial: drives come in their order.
 		c.Drives = append(c.Drives, firecrackerDrive{strings.ReplaceAll(disk.name, "-", "_"), disk.path, false, disk.readOnly})
+	}
+	for i, n := range b.nics {
+		c.Nics = append(c.Nics, firecrackerNic{fmt.Sprintf("eth%d", i), n.tap, n.mac})
 	}
 	for i := range c.Drives {
 		for j := range i {

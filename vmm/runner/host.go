@@ -17,6 +17,7 @@ import (
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/runner/console"
 	"github.com/blixard/blixard/vmm/runner/lease"
+	"github.com/blixard/blixard/vmm/runner/links"
 )
 
 // Host carries out the VM manager's orders on this machine: it implements
@@ -29,6 +30,7 @@ type Host struct {
 	drivers map[blixardv1.Hypervisor]driver
 	nix     *nixDriver // nil: there is no Nix here
 	holds   bool       // PID namespaces can be had
+	links   *links.Links
 
 	ctx    context.Context // ends when the host is closed
 	cancel context.CancelFunc
@@ -63,6 +65,7 @@ func New(cfg Config) (*Host, error) {
 		return nil, err
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
+	h.links = links.New(cfg.RunRoot, cfg.ClusterID+" "+cfg.HostID)
 	h.leases = leases{dir: h.at.leases(), pages: map[string]*lease.Page{}, log: cfg.Log}
 	if err := h.open(); err != nil {
 		h.cancel()
@@ -84,6 +87,11 @@ func (h *Host) open() error {
 	if err != nil {
 		return err
 	}
+	var uids []string
+	for _, v := range found {
+		uids = append(uids, v.uid)
+	}
+	h.warn("links of VMs that are gone were not all removed", h.links.Sweep(uids))
 	pages, err := h.leases.held()
 	if err != nil {
 		return err

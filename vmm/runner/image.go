@@ -13,11 +13,15 @@ import (
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/guest"
 	"github.com/blixard/blixard/vmm/runner/artifact"
+	"github.com/blixard/blixard/vmm/runner/links"
 	"github.com/blixard/blixard/vmm/shim"
 )
 
 // images is what all hypervisors have in common that boot a kernel directly.
-type images struct{ store *artifact.Store }
+type images struct {
+	store *artifact.Store
+	links *links.Links
+}
 
 const maxCmdline = 2047 // of the kernel, on x86
 
@@ -111,8 +115,15 @@ func (m images) files(ctx context.Context, p place, a *blixardv1.Assignment, i s
 		}
 		b.disks = append(b.disks, disk{d.Name, diskPath(p.state, d.Name), d.ReadOnly})
 	}
-	b.nics, err = nicsOf(a)
-	return b, err
+	if b.nics, err = nicsOf(a); err != nil {
+		return boot{}, err
+	}
+	for n := range b.nics {
+		if !b.nics[n].user {
+			b.nics[n].tap = m.links.Tap(i.UID, n)
+		}
+	}
+	return b, nil
 }
 
 // clean removes what an attempt before has left: a socket that is there already

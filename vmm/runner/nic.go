@@ -8,11 +8,13 @@ import (
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	guestboot "github.com/blixard/blixard/vmm/guest/boot"
+	"github.com/blixard/blixard/vmm/runner/links"
 )
 
 // nic is one network interface of a guest.
 type nic struct {
 	mac string
+	tap string // "": it is a user interface
 	// user: it is behind the hypervisor's own NAT.
 	user     bool
 	restrict bool
@@ -47,6 +49,10 @@ func nicsOf(a *blixardv1.Assignment) (list []nic, err error) {
 			if n.restrict {
 				n.words.Gateway = netip.Addr{}
 			}
+		case *blixardv1.Interface_Network:
+			if n.words, err = wordsOf(c); err != nil {
+				return nil, fmt.Errorf("interface %d: %w", i, err)
+			}
 		default:
 			return nil, fmt.Errorf("interface %d is of a kind that this host does not know: upgrade it", i)
 		}
@@ -59,6 +65,39 @@ func nicsOf(a *blixardv1.Assignment) (list []nic, err error) {
 			}
 		}
 		list = append(list, n)
+	}
+	return list, nil
+}
+
+// wordsOf have a guest configure an interface of a network.
+func wordsOf(c *blixardv1.InterfaceConfig) (n guestboot.Net, err error) {
+	if n.Addr, err = netip.ParsePrefix(c.Address); err != nil || !n.Addr.Addr().Is4() {
+		return n, fmt.Errorf("%.40q is no address of a guest", c.Address)
+	}
+	if n.Gateway, err = netip.ParseAddr(c.Gateway); err != nil || !n.Gateway.Is4() {
+		return n, fmt.Errorf("%.40q is no gateway", c.Gateway)
+	}
+	for i, text := range c.Dns[:min(len(c.Dns), len(n.DNS))] {
+		if n.DNS[i], err = netip.ParseAddr(text); err != nil || !n.DNS[i].Is4() {
+			return n, fmt.Errorf("%.40q is no name server", text)
+		}
+	}
+	return n, nil
+}
+
+// plugsOf are the taps that an image's interfaces need.
+func plugsOf(a *blixardv1.Assignment) (list []links.Plug, err error) {
+	if a.GetSpec().GetImage() == nil || len(a.GetInterfaces()) > links.MaxPlugs {
+		return nil, nil
+	}
+	for i, c := range a.GetInterfaces() {
+		if c.Network == "" {
+			continue
+		}
+		if len(c.Bridge) < 1 || len(c.Bridge) > 15 || strings.ContainsAny(c.Bridge, "/ \t\n:") {
+			return nil, fmt.Errorf("interface %d: %.40q is no name of a bridge", i, c.Bridge)
+		}
+		list = append(list, links.Plug{Index: i, Bridge: c.Bridge, Address: c.BridgeAddress})
 	}
 	return list, nil
 }
@@ -77,6 +116,9 @@ func checkForward(p *blixardv1.PortForward) error {
 
 // netdev is QEMU's end of it.
 func (n nic) netdev(id string) string {
+	if n.tap != "" {
+		return "tap,id=" + id + ",ifname=" + n.tap + ",script=no,downscript=no"
+	}
 	text := "user,id=" + id + ",ipv6=off"
 	if n.restrict {
 		text += ",restrict=on"

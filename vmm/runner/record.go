@@ -28,6 +28,8 @@ type record struct {
 	// Nix is what a VM that Nix builds has, also one that was never started: its
 	// attempt is 0.
 	Nix *built `json:"nix,omitempty"`
+	// Plugs is how many taps it has, or may have: see package links.
+	Plugs int `json:"plugs,omitempty"`
 	// Next is set while the instance is moved to another lease: it may have
 	// either, and its shim knows which.
 	Next *bound `json:"next,omitempty"`

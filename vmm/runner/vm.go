@@ -165,15 +165,27 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 		}
 		r.Nix = r.Nix.boot(assignment)
 	}
+	plugs, err := plugsOf(assignment)
+	if err != nil {
+		return err
+	}
+	r.Plugs = len(plugs)
 	v.rec, v.killed = &r, false
 	if err := r.write(v.at.state); err != nil {
 		return v.failed(StartFailed, err)
+	}
+	if len(plugs) > 0 {
+		if err := v.h.links.Plug(v.uid, plugs); err != nil {
+			v.takeDown()
+			return v.failed(StartFailed, fmt.Errorf("plug it into its networks: %w", err))
+		}
 	}
 	if r.Nix != nil {
 		v.hold()
 	}
 	c, err := d.prepare(ctx, v.at, a.Assignment, a.Instance)
 	if err != nil {
+		v.takeDown()
 		return v.failed(StartFailed, err)
 	}
 	return v.spawn(ctx, a, c)
@@ -338,6 +350,9 @@ func (v *vm) remove(i shim.Instance) error {
 		defer unix.Close(lock)
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%v cannot be removed: %w", i, err)
+	}
+	if err := v.h.links.Unplug(v.uid); err != nil {
+		return fmt.Errorf("unplug it from its networks: %w", err)
 	}
 	if err := os.RemoveAll(v.at.run); err != nil {
 		return fmt.Errorf("remove its run directory: %w", err)

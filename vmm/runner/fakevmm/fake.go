@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/blixard/blixard/vmm/guest/boot"
 )
 
@@ -70,6 +72,7 @@ type fake struct {
 	calls          map[string]call
 	cmdline        string
 	events         *os.File
+	taps           []*os.File
 
 	mu     sync.Mutex
 	state  string
@@ -83,7 +86,7 @@ func (f *fake) violate(format string, args ...any) {
 }
 
 var known = map[string][]string{
-	CloudHypervisor: {"api-socket", "event-monitor", "log-file", "seccomp", "cpus", "memory", "serial", "console", "pvpanic", "kernel", "cmdline", "initramfs", "disk"},
+	CloudHypervisor: {"api-socket", "event-monitor", "log-file", "seccomp", "cpus", "memory", "serial", "console", "pvpanic", "kernel", "cmdline", "initramfs", "disk", "net"},
 	Firecracker:     {"id", "api-sock", "config-file", "log-path", "level"},
 }
 
@@ -155,6 +158,11 @@ func (f *fake) configured(options map[string][]string) {
 			ID   string `json:"drive_id"`
 			Path string `json:"path_on_host"`
 		} `json:"drives"`
+		Nics []struct {
+			ID  string `json:"iface_id"`
+			Tap string `json:"host_dev_name"`
+			Mac string `json:"guest_mac"`
+		} `json:"network-interfaces"`
 	}
 	if err := json.Unmarshal(b, &c); err != nil {
 		fail(err)
@@ -168,6 +176,14 @@ func (f *fake) configured(options map[string][]string) {
 			f.violate("drive_id %q", d.ID)
 		}
 		files = append(files, d.Path)
+	}
+	for _, n := range c.Nics {
+		if !regexp.MustCompile(`\A[A-Za-z0-9_]+\z`).MatchString(n.ID) || !hardware.MatchString(n.Mac) {
+			f.violate("network interface %+v", n)
+		}
+		if err := f.open(n.Tap); err != nil {
+			fail(err)
+		}
 	}
 	if err := elf(c.Boot.Kernel); err != nil {
 		fail(err)
@@ -215,6 +231,15 @@ func (f *fake) commanded(options map[string][]string) {
 		files = append(files, strings.Trim(m[1], `"`))
 	}
 	err := elf(f.one(options, "kernel"))
+	for _, n := range options["net"] {
+		m := regexp.MustCompile(`\Atap=([A-Za-z0-9]{1,15}),mac=(.*)\z`).FindStringSubmatch(n)
+		if m == nil || !hardware.MatchString(m[2]) {
+			f.violate("--net %q", n)
+		}
+		if openErr := f.open(m[1]); err == nil {
+			err = openErr
+		}
+	}
 	for _, p := range files {
 		if _, statErr := os.Stat(p); err == nil {
 			err = statErr
@@ -228,6 +253,30 @@ func (f *fake) commanded(options map[string][]string) {
 		os.Exit(1)
 	}
 	f.cmdline = f.one(options, "cmdline")
+}
+
+var hardware = regexp.MustCompile(`\A[0-9a-f]{2}(:[0-9a-f]{2}){5}\z`)
+
+// open holds a tap open, which must be there: that it would be made does not
+// follow from what the vendors say.
+func (f *fake) open(tap string) error {
+	if _, err := net.InterfaceByName(tap); err != nil {
+		return fmt.Errorf("Open tap device failed: %s: %w", tap, err)
+	}
+	file, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	r, err := unix.NewIfreq(tap)
+	if err != nil {
+		return err
+	}
+	r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(int(file.Fd()), unix.TUNSETIFF, r); err != nil {
+		return fmt.Errorf("Open tap device failed: %s: %w", tap, err)
+	}
+	f.taps = append(f.taps, file)
+	return nil
 }
 
 func elf(path string) error {
@@ -298,6 +347,9 @@ func (f *fake) guest() {
 		button = "ctrl-alt-del"
 	}
 	time.Sleep(50 * time.Millisecond)
+	for _, n := range p.Nets.List() {
+		fmt.Printf("blixard-guest: net %s %s\n", n.Device, n.Addr)
+	}
 	fmt.Printf("blixard-guest: up name=%s uid=%s attempt=%d\n", p.Name, p.UID, p.Attempt)
 	if code, ends := f.word("exit"); ends {
 		time.Sleep(300 * time.Millisecond)

@@ -261,7 +261,7 @@ var hardware = regexp.MustCompile(`\A[0-9a-f]{2}(:[0-9a-f]{2}){5}\z`)
 // follow from what the vendors say.
 func (f *fake) open(tap string) error {
 	if _, err := net.InterfaceByName(tap); err != nil {
-		return fmt.Errorf("Open tap device failed: %s: %w", tap, err)
+		return fmt.Errorf("open tap device %s: %w", tap, err)
 	}
 	file, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	if err != nil {
@@ -273,7 +273,7 @@ func (f *fake) open(tap string) error {
 	}
 	r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if err := unix.IoctlIfreq(int(file.Fd()), unix.TUNSETIFF, r); err != nil {
-		return fmt.Errorf("Open tap device failed: %s: %w", tap, err)
+		return fmt.Errorf("open tap device %s: %w", tap, err)
 	}
 	f.taps = append(f.taps, file)
 	return nil

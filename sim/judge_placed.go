@@ -10,7 +10,8 @@ import (
 // A live VM is where the newest state has placed it: nothing is released, and no
 // name given away, while something of it lives; and nothing is started where it
 // is not placed any more. It is placed on no host that is cordoned, suspect,
-// without an epoch, or lacks a label that it must have.
+// without an epoch, or lacks a label that it must have; nor while one of a higher
+// priority that needs no more waits.
 type judgePlaced struct{}
 
 // entry looks at the guests of every VM that one entry has changed.
@@ -46,8 +47,25 @@ func (j *judgePlaced) chosen(w *World, n *newest, vm *blixardv1.VM) {
 			why = "lacks the label " + k + "=" + v
 		}
 	}
+	j.inTurn(w, n, vm)
 	if why != "" {
 		w.fail("a VM is placed where it may be", "index %d: %s is placed on %s, which %s", n.index, vm.Name, node.GetName(), why)
+	}
+}
+
+// inTurn: nobody who needs no more, and whose priority is higher, waits on. Only
+// programs are compared, which any host can run.
+func (j *judgePlaced) inTurn(w *World, n *newest, vm *blixardv1.VM) {
+	if vm.Spec.GetProcess() == nil || n.meta.GetPlaceMore() {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.vms)) {
+		o := n.vms[name]
+		if o.Placement == nil && o.Run && !o.Deleting && o.Spec.GetProcess() != nil && o.Spec.Priority > vm.Spec.Priority &&
+			o.Spec.Vcpus <= vm.Spec.Vcpus && o.Spec.MemoryMib <= vm.Spec.MemoryMib && len(o.Spec.Require) == 0 {
+			w.fail("a higher priority is placed first", "index %d: %s (priority %d) is placed on %s, and %s (priority %d), which needs no more, waits",
+				n.index, vm.Name, vm.Spec.Priority, vm.Placement.Node, o.Name, o.Spec.Priority)
+		}
 	}
 }
 

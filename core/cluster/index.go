@@ -189,7 +189,11 @@ func waiting(vm *blixardv1.VM) bool { return vm.Placement == nil && vm.Run && !v
 
 // pendingKey orders what waits: highest priority first, then oldest.
 func pendingKey(vm *blixardv1.VM) string {
-	return be(uint64(1<<31-int64(vm.GetSpec().GetPriority()))) + be(uint64(vm.CreateTime.GetSeconds())) + vm.Uid
+	priority := vm.GetSpec().GetPriority()
+	if mutant.On("PriorityIgnored") {
+		priority = 0
+	}
+	return be(uint64(1<<31-int64(priority))) + be(uint64(vm.CreateTime.GetSeconds())) + vm.Uid
 }
 
 func (s *State) overcommit() uint64 {

@@ -386,6 +386,38 @@ func clone(s *sim.Story, steal int) {
 
 var spareHost = sim.Config{Servers: 3, Hosts: 1, Spares: 2}
 
+// A host is lost, and the others have room for the most important of its VMs only.
+func hostLostOfTwo(s *sim.Story) {
+	host := s.Another(s.Leader())
+	for _, m := range s.Machines() {
+		if m != host {
+			s.Order(sim.Cordon, m.Name, nil)
+		}
+	}
+	for i, name := range []string{"low", "mid", "high"} {
+		spec := sim.ReplaceVM()
+		spec.MemoryMib, spec.Priority = 2048, int32(i)
+		s.Order(sim.Create, name, spec)
+		s.Runs(name)
+	}
+	for _, m := range s.Machines() {
+		if m != host {
+			s.Order(sim.Uncordon, m.Name, nil)
+		}
+	}
+	for _, m := range s.Machines() { // one VM fits each of the others
+		if m == host {
+			continue
+		}
+		spec := sim.ReplaceVM()
+		spec.MemoryMib, spec.Priority = 5120, 1000
+		s.Order(sim.Create, "full"+m.Name, spec)
+	}
+	s.Strike(sim.PowerLoss{Node: host.N(), For: 3 * time.Minute})
+	s.Runs("high")
+	s.Pass(4 * time.Minute)
+}
+
 // A host with more VMs than may go at a time is drained, and restored.
 func drained(s *sim.Story) {
 	n1 := s.Machines()[0]

@@ -39,6 +39,7 @@ const (
 	beyond      = "no server applies beyond its level"
 	repeatable  = "the same seed gives the same run"
 	watched     = "a watcher knows what is there"
+	inTurn      = "a higher priority is placed first"
 	drains      = "a drain keeps to its bound"
 	drainsMay   = "a drain moves what it may"
 	// Of stories.
@@ -174,6 +175,10 @@ var All = []Mutant{
 	{
 		Name: "MemoryIgnored", What: "placement does not look at memory",
 		Caught: []string{capacity}, Harder: sim.Crowded,
+	},
+	{
+		Name: "PriorityIgnored", What: "what waits for a host is placed oldest first, whatever its priority",
+		Caught: []string{inTurn}, Story: hostLostOfTwo,
 	},
 	// Drains.
 	{

@@ -247,6 +247,13 @@ func drawSpec(r *rand.Rand, client int, name string, lease uint32, files int) *b
 	if files > 0 && (name[len(name)-1]-'0')%4 == 1 {
 		drawImage(r, s)
 	}
+	if r.IntN(3) == 0 {
+		s.Health = &blixardv1.Health{
+			Probe:         &blixardv1.Health_Tcp{Tcp: &blixardv1.TCPProbe{Host: "10.0.0.1", Port: 80}},
+			StartPeriodMs: uint32(1 + r.IntN(5000)), IntervalMs: uint32(between(r, 1000, 5000)), TimeoutMs: uint32(between(r, 100, 1000)),
+			HealthyThreshold: uint32(1 + r.IntN(2)), UnhealthyThreshold: uint32(1 + r.IntN(3)),
+		}
+	}
 	s.OnUpdate = pick(r, blixardv1.OnUpdate_ON_UPDATE_NEXT_START, blixardv1.OnUpdate_ON_UPDATE_RESTART)
 	s.Labels["revision"] = fmt.Sprint(r.Uint64()) // no two specs are equal
 	switch r.IntN(10) {

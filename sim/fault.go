@@ -42,7 +42,7 @@ func register(kinds ...drawable) {
 }
 
 func init() {
-	register(Isolate{}, Split{}, Bridge{}, Partial{}, OneWay{}, Clog{}, Capacity{}, Crash{}, Pause{}, Freeze{}, PowerLoss{}, ShimKill{}, ShimPause{}, GuestCrash{},
+	register(Isolate{}, Split{}, Bridge{}, Partial{}, OneWay{}, Clog{}, Capacity{}, Crash{}, Pause{}, Freeze{}, PowerLoss{}, ShimKill{}, ShimPause{}, GuestCrash{}, GuestSick{},
 		DiskSlow{}, DiskStall{}, DiskError{}, DiskFull{}, WallJump{})
 }
 
@@ -405,6 +405,20 @@ func (f GuestCrash) strike(w *World) bool {
 		return false
 	}
 	s.dir.guest.gone(shim.Status{Signal: 11})
+	return true
+}
+
+// GuestSick has some VM of a machine answer no probe of its health any more.
+type GuestSick struct{ Node, VM N }
+
+func (GuestSick) draw(d dice) Fault { return GuestSick{d.node(), N(d.IntN(20))} }
+
+func (f GuestSick) strike(w *World) bool {
+	s := w.someShim(f.Node, f.VM)
+	if s == nil || s.dir.guest == nil || s.dir.guest.sick {
+		return false
+	}
+	s.dir.guest.sick, s.dir.sick = true, true
 	return true
 }
 

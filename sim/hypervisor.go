@@ -57,6 +57,10 @@ func (d *Daemon) do(a vmm.Action) {
 		return
 	}
 	w.keep(m, a)
+	if a.Verb == vmm.Probe {
+		d.probe(a)
+		return
+	}
 	w.judges.undisturbed.ordered(w, m, a)
 	if a.Verb == vmm.Build {
 		d.build(a)
@@ -115,6 +119,40 @@ func (d *Daemon) build(a vmm.Action) {
 	after := between(m.rand, 100*time.Microsecond, time.Second)
 	slow, _ := w.mishap("BuildSlow", m.place(), w.mix.BuildSlow, 0, 40*time.Second)
 	w.push(event{at: w.now + after + int64(slow), kind: evBuilt, m: m, life: d.life, ref: built{a, ""}})
+}
+
+// probe is a Probe under way, and when it was ordered.
+type probe struct {
+	order vmm.Action
+	at    int64
+}
+
+func (d *Daemon) probe(a vmm.Action) {
+	m, w := d.m, d.m.w
+	timeout := time.Duration(a.Health.GetTimeoutMs()) * time.Millisecond
+	after := between(m.rand, 100*time.Microsecond, timeout/2)
+	if dir, ok := m.dirs.Get(a.Instance.UID); !ok || dir.guest == nil || dir.guest.sick {
+		after = int64(timeout)
+	}
+	w.push(event{at: w.now + after, kind: evProbed, m: m, life: d.life, ref: probe{a, w.now}})
+}
+
+// probed: a guest has answered, or has not in time. The adapter notices that it
+// stood still for a moment; of a longer time it knows nothing, as a machine that
+// was asleep does not by the clock that its timers go by.
+func (d *Daemon) probed(p probe) {
+	m, w := d.m, d.m.w
+	timeout := int64(p.order.Health.GetTimeoutMs()) * int64(time.Millisecond)
+	late := w.now - p.at - timeout
+	done := vmm.Done{Action: p.order.ID, UID: p.order.Instance.UID}
+	dir, ok := m.dirs.Get(p.order.Instance.UID)
+	switch {
+	case late > 0:
+		done.Err, done.Unknown = "no answer in time", late <= int64(time.Second)*5/4 // on the fastest clock
+	case !ok || dir.guest == nil || dir.guest.sick || dir.guest.paused:
+		done.Err = "no answer in time"
+	}
+	d.observe(core.Observed{Done: []vmm.Done{done}})
 }
 
 // built is a Build and how Nix will fail at it.

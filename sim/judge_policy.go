@@ -30,7 +30,7 @@ func (j *judgePolicy) ended(w *World, d *vmDir) {
 	switch d.exit.Reason {
 	case shim.ReasonExited, shim.ReasonSignaled:
 		o := over{instance: d.exit.Instance, run: d.gen, spec: d.spec, asked: j.runs[d.uid]}
-		o.good = d.exit.Reason == shim.ReasonExited && d.exit.Code == 0
+		o.good = !d.sick && d.exit.Reason == shim.ReasonExited && d.exit.Code == 0
 		if n := &w.judges.newest; n.vms != nil {
 			vm := n.vm(d.uid)
 			o.generation, o.policy = vm.GetSpecGeneration(), vm.GetSpec().GetRestart()

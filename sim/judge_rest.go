@@ -213,6 +213,9 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 		if st.BuiltGeneration != vm.SpecGeneration || vm.RestartWhenBuilt && st.SpecGeneration != vm.SpecGeneration {
 			return fmt.Sprintf("its spec %d is not what was built (%d: %s) and runs (%d)", vm.SpecGeneration, st.BuiltGeneration, st.BuildMessage, st.SpecGeneration)
 		}
+		if h := unwell(vm, d.guest); h != "" {
+			return h
+		}
 		if (vm.Spec.GetNixos() != nil) != (vm.Runner != nil) {
 			return fmt.Sprintf("its runner is %v", vm.Runner)
 		}
@@ -242,4 +245,23 @@ func (w *World) explained(v *cluster.State, vm *blixardv1.VM, now bool) bool {
 		return true
 	})
 	return ok
+}
+
+// unwell says that what is reported of a VM's health is not so, or was left so.
+func unwell(vm *blixardv1.VM, g *guest) string {
+	st := vm.GetStatus()
+	if vm.Spec.GetHealth() == nil || st.SpecGeneration != vm.SpecGeneration || vm.Paused {
+		return ""
+	}
+	want := blixardv1.HealthState_HEALTH_STATE_HEALTHY
+	if g.sick {
+		want = blixardv1.HealthState_HEALTH_STATE_UNHEALTHY
+		if vm.Spec.Restart != blixardv1.RestartPolicy_RESTART_POLICY_NEVER {
+			return "is sick, and runs on"
+		}
+	}
+	if st.Health != want {
+		return fmt.Sprintf("is said to be %s, and sick is %t", st.Health, g.sick)
+	}
+	return ""
 }

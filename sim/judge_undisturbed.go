@@ -6,7 +6,8 @@ import (
 )
 
 // A host ends no VM that runs as the newest state wants it: neither a restart of
-// its daemon, nor an old message, nor an epoch's begin or end is a reason. And a
+// its daemon, nor an old message, nor an epoch's begin or end is a reason, nor that
+// the host stood still: only the VM's own sickness is. And a
 // shim moves its timer when it has read that it may.
 type judgeUndisturbed struct{}
 
@@ -22,7 +23,7 @@ func (j *judgeUndisturbed) ordered(w *World, m *Machine, a vmm.Action) {
 		return
 	}
 	// Stopped in between, the daemon may believe that it never became ready.
-	if w.judges.placed.wants(w, m, d) && !w.pausedSince(m, g.forked) {
+	if w.judges.placed.wants(w, m, d) && !w.pausedSince(m, g.forked) && !g.sick {
 		w.fail("no VM is ended that should run", "%s: %s is ordered for %s, and the state at %d wants it to run there",
 			m.Name, a.Verb, g.instance, w.judges.newest.index)
 	}

@@ -41,6 +41,7 @@ type vmDir struct {
 	zombie *guest                  // dead, and not yet gone from the process table
 	forks  bool                    // it is a program that may fork
 	policy blixardv1.RestartPolicy // of the spec that it was ordered to start with
+	sick   bool                    // its newest guest was
 }
 
 func newDir(i shim.Instance) *vmDir {
@@ -90,6 +91,7 @@ type guest struct {
 	orphan   bool   // its shim is dead, and it is not
 	status   shim.Status
 	forked   int64
+	sick     bool // it answers no probe any more
 }
 
 // spawn starts a shim in a directory.
@@ -269,7 +271,7 @@ func (s *shimProc) fork() {
 		return
 	}
 	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, nets: s.dir.nets, forked: w.now}
-	s.dir.guest = g
+	s.dir.guest, s.dir.sick = g, false
 	m.guests = append(m.guests, g)
 	w.running[g.instance.UID] = append(w.running[g.instance.UID], g)
 	w.say(m, fmt.Sprintf("VM %s runs", g.instance))

@@ -17,6 +17,7 @@ const (
 	evObserved   // and tells the node
 	evAction     // the hypervisor's adapter goes on with a VM's orders
 	evBuilt      // the hypervisor's adapter has built something
+	evProbed     // and has asked a guest how it is
 	evPrepare    // the hypervisor's adapter gets what it is to hold ready
 	evExtend     // the hypervisor's adapter writes the lease pages
 	evSilent     // the hypervisor's adapter has waited for a shim's answer
@@ -49,7 +50,7 @@ const (
 
 var kindNames = [evLastKind]string{
 	"?", "tick", "receive", "peer lost", "snapshot sent", "wrote", "request", "request end", "observe",
-	"observed", "action", "built", "prepare", "extend", "silent", "durable", "boot", "shim", "look", "timer", "ready", "exit",
+	"observed", "action", "built", "probed", "prepare", "extend", "silent", "durable", "boot", "shim", "look", "timer", "ready", "exit",
 	"dead", "reap", "arrive", "power", "fault ends", "fault", "client", "ask", "answer", "give up", "joined", "wake", "chore",
 }
 

@@ -289,6 +289,8 @@ func (w *World) happen(e event) {
 		m.daemon.act(e.ref.(*orders))
 	case evBuilt:
 		m.daemon.built(e.ref.(built))
+	case evProbed:
+		m.daemon.probed(e.ref.(probe))
 	case evPrepare:
 		m.daemon.getReady(e.n)
 	case evExtend:

@@ -46,9 +46,12 @@ const (
 	Pause
 	// Resume lets it go on.
 	Resume
+	// Probe asks once how the guest is (Action.Health). Answered by Done, within
+	// the probe's timeout; it holds up no other order, and none holds it up.
+	Probe
 )
 
-var verbNames = [...]string{"?", "Build", "Start", "Stop", "Kill", "Rebind", "Remove", "Extend", "Prepare", "Pause", "Resume"}
+var verbNames = [...]string{"?", "Build", "Start", "Stop", "Kill", "Rebind", "Remove", "Extend", "Prepare", "Pause", "Resume", "Probe"}
 
 func (v Verb) String() string {
 	if int(v) < len(verbNames) {
@@ -58,7 +61,7 @@ func (v Verb) String() string {
 }
 
 // Action is one order of the VM manager. It is carried out at least once, so
-// every verb is idempotent; orders for one VM, but for Build, are carried out in
+// every verb is idempotent; orders for one VM, but for Build and Probe, are carried out in
 // the order in which they were given, those of different VMs in any.
 type Action struct {
 	// ID comes back in Done. Ascending within one life of the daemon.
@@ -74,6 +77,8 @@ type Action struct {
 	Leases []Lease
 	// Preparations are, for Prepare, the runners to hold ready.
 	Preparations []*blixardv1.Preparation
+	// Health is, for Probe, what to ask.
+	Health *blixardv1.Health
 }
 
 // Lease is one page of a host's epoch: everything whose lease is Length long.
@@ -142,4 +147,7 @@ type Done struct {
 	Err    string
 	// Runner is what a Build of a NixOS VM or a flake gave; its nodes are empty.
 	Runner *blixardv1.Runner
+	// Unknown: of a Probe that has an Err: it could not be run, or this host stood
+	// still meanwhile, so that it says nothing of the guest.
+	Unknown bool
 }

@@ -32,6 +32,7 @@ type talk struct {
 	report Report
 	last   Action // that must be answered
 	build  Action
+	probe  Action
 	start  Action
 	ended  bool // the host is no member any more
 }
@@ -77,6 +78,19 @@ func (k *talk) line(t *testing.T, d *datadriven.TestData) string {
 	case "built":
 		err := strings.TrimSpace(d.Input)
 		k.unit.Finish(k.now, Done{Action: k.build.ID, UID: "u1", Err: err})
+	case "probed": // an error is what the probe met
+		done := Done{Action: k.probe.ID, UID: "u1", Err: strings.TrimSpace(d.Input)}
+		for _, arg := range d.CmdArgs {
+			switch arg.Key {
+			case "unknown":
+				done.Unknown = true
+			case "after": // seconds, in which this host stood still
+				var seconds int64
+				fmt.Sscan(arg.Vals[0], &seconds)
+				k.now += seconds * second
+			}
+		}
+		k.unit.Finish(k.now, done)
 	default:
 		t.Fatalf("%s: unknown command %q", d.Pos, d.Cmd)
 	}
@@ -108,6 +122,11 @@ func (k *talk) want(d *datadriven.TestData) {
 			fmt.Sscan(arg.Vals[0], &a.Fallback.SpecGeneration)
 		case "again":
 			a.RunGeneration = k.unit.Want.GetRunGeneration()
+		case "health":
+			a.Spec.Health = &blixardv1.Health{
+				Probe: &blixardv1.Health_Agent{Agent: &blixardv1.AgentProbe{}}, StartPeriodMs: 10_000, IntervalMs: 5_000, TimeoutMs: 2_000,
+				HealthyThreshold: 1, UnhealthyThreshold: 2,
+			}
 		case "never":
 			a.Spec.Restart = blixardv1.RestartPolicy_RESTART_POLICY_NEVER
 		case "on-failure":
@@ -180,7 +199,9 @@ func (k *talk) plan() (out string) {
 		if a == nil {
 			break
 		}
-		if a.Verb != Stop && a.Verb != Kill { // those are not waited for
+		if a.Verb == Probe {
+			k.probe = *a
+		} else if a.Verb != Stop && a.Verb != Kill { // those are not waited for
 			k.last = *a
 		}
 		switch a.Verb {
@@ -205,6 +226,13 @@ func (k *talk) says() string {
 	}
 	if o.Message != "" {
 		s += ": " + o.Message
+	}
+	if o.Health != 0 {
+		s += " [" + strings.TrimPrefix(o.Health.String(), "HEALTH_STATE_")
+		if o.HealthMessage != "" {
+			s += ": " + o.HealthMessage
+		}
+		s += "]"
 	}
 	if o.Failures > 0 {
 		s += fmt.Sprintf(" (failures %d)", o.Failures)

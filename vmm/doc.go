@@ -35,6 +35,9 @@
 //     started again as its policy says, later each time; the end of a lease is
 //     no failure of the VM.
 //   - A VM that its user paused is paused as soon as it runs, whatever started it.
+//   - A VM is ended for its health only when probes have failed as often in a row as
+//     its spec says. One during which this host stood still, or that could not be
+//     run, counts for nothing.
 //   - What it reports as the instance's lease is never tighter than the truth.
 //
 // The package is pure: now is an argument, in nanoseconds of BOOTTIME.

@@ -82,14 +82,17 @@ func (u *Unit) settle(now int64) {
 		return
 	}
 	stopping, killed, hung := u.stopAt != 0, u.killedAt != 0, u.hung
-	ran := u.readyAt != 0 && now-u.readyAt >= stableRun
+	was := u.health
+	was.sick = was.sick && u.Want != nil && u.Want.Run && !u.Want.Remove
+	ran := u.readyAt != 0 && now-u.readyAt >= stableRun && (!was.sick || was.ever)
+	u.health = health{}
 	u.aliveAt, u.readyAt, u.stopAt, u.killedAt, u.hung, u.unsure = 0, 0, 0, 0, false, false
 	u.pauseReason, u.pauseMessage, u.pauseAgain = "", "", 0
 	if u.Seen.Liveness != Down || u.ended >= u.Seen.Instance.Attempt {
 		return
 	}
 	u.ended = u.Seen.Instance.Attempt
-	u.asked, u.forced = stopping, stopping && killed
+	u.asked, u.forced = stopping && !was.sick, stopping && killed
 	exit := u.Seen.Exit
 	if exit == nil {
 		exit = &Exit{Code: 137, Reason: "Killed", Message: "its shim was killed, and the VM with it"}
@@ -97,12 +100,15 @@ func (u *Unit) settle(now int64) {
 	if hung {
 		exit = &Exit{Code: exit.Code, Reason: "BootTimedOut", Message: "it did not become ready within two minutes of its start, and was killed; its console may say why"}
 	}
+	if was.sick && exit.Reason != "Lapsed" {
+		exit = &Exit{Code: max(exit.Code, 1), Reason: "Unhealthy", Message: fmt.Sprintf("its health check failed %d times in a row, so it was ended: %s", was.bad, was.message)}
+	}
 	u.exitCode, u.end = exit.Code, exit
 	if ran {
 		u.failures = 0
 	}
 	switch {
-	case stopping && !hung:
+	case stopping && !hung && !was.sick:
 		u.failures, u.retryAt = 0, 0
 		u.say(blixardv1.Phase_PHASE_STOPPED, "Stopped", "it was stopped")
 	case exit.Reason == "Lapsed":
@@ -122,7 +128,7 @@ func (u *Unit) planAlive(now int64, c Context) *Action {
 	case w == nil || !u.current():
 		u.say(blixardv1.Phase_PHASE_STOPPING, "NotAssigned", "it is not assigned to this host any more")
 		return u.kill(now, c)
-	case w.Remove || !w.Run:
+	case w.Remove || !w.Run, u.health.sick:
 		return u.stop(now, c)
 	case u.renews():
 		// What is to run next is built first: it may take long, and may fail.
@@ -147,10 +153,21 @@ func (u *Unit) planAlive(now int64, c Context) *Action {
 	default:
 		u.say(blixardv1.Phase_PHASE_RUNNING, cmp.Or(u.pauseReason, "Running"), u.pauseMessage)
 	}
+	u.forgive(now)
 	if a := u.rebind(now, c); a != nil {
 		return a
 	}
-	return u.pause(now, c)
+	if a := u.pause(now, c); a != nil {
+		return a
+	}
+	return u.planHealth(now, c)
+}
+
+// forgive forgets the failures before a stable run.
+func (u *Unit) forgive(now int64) {
+	if u.failures > 0 && u.readyAt != 0 && (u.health.ever || u.check() == nil) && !u.early(now, u.readyAt+stableRun) {
+		u.failures = 0
+	}
 }
 
 // pause has a live instance kept where it is, or go on.
@@ -219,8 +236,11 @@ func (u *Unit) busy() bool { return u.order != 0 }
 // stop presses the power button, and kills once the grace has passed.
 func (u *Unit) stop(now int64, c Context) *Action {
 	phase, reason := blixardv1.Phase_PHASE_STOPPING, "Stopping"
-	if u.Want.Remove {
+	switch {
+	case u.Want.Remove:
 		phase, reason = blixardv1.Phase_PHASE_DELETING, "Deleting"
+	case u.health.sick && u.Want.Run:
+		reason = "Unhealthy"
 	}
 	if u.stopAt == 0 {
 		u.stopAt = now + max(int64(u.Want.GetSpec().GetStopGraceMs())*milli, 1)

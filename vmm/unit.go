@@ -40,6 +40,8 @@ type Unit struct {
 	buildFailures uint32
 	buildAgain    int64
 
+	health health
+
 	attempt        uint32 // the highest that was ever started
 	runGeneration  uint32 // of the newest attempt
 	wished         uint32 // run generation for which the backoff was last forgotten
@@ -153,6 +155,10 @@ func (u *Unit) Observe(now int64, r Report) {
 func (u *Unit) Finish(now int64, d Done) {
 	if u.build != 0 && d.Action == u.build {
 		u.finishBuild(now, d)
+		return
+	}
+	if u.health.probe != 0 && d.Action == u.health.probe {
+		u.probed(now, d)
 		return
 	}
 	if d.Action != u.orderID || u.order == 0 {
@@ -287,7 +293,7 @@ func (u *Unit) Observation() *blixardv1.Observation {
 		Uid: u.UID, Incarnation: u.Want.GetIncarnation(), Attempt: u.attempt,
 		Phase: u.phase, Reason: u.reason, Message: u.message, ExitCode: u.exitCode, Failures: u.failures,
 		Lease: lease.class, LeaseMs: lease.ms, Removed: u.Removed(), AssignmentRevision: u.Want.GetRevision(),
-		BuildMessage: u.buildMessage,
+		BuildMessage: u.buildMessage, Health: u.health.state, HealthMessage: u.health.message,
 	}
 	// What was seen, and not what was ordered: a daemon that dies in between knows
 	// nothing of the order, and the cluster lets go of what the spec before needed.

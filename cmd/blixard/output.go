@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -140,13 +141,13 @@ func printable(s string) string {
 
 func vmTable(vms []*blixardv1.VM, node func(*blixardv1.VM) string, now time.Time) table {
 	t := table{
-		head: []string{"NAME", "NODE", "PHASE", "HYPERVISOR", "VCPUS", "MEMORY", "AGE"},
+		head: []string{"NAME", "NODE", "PHASE", "HEALTH", "HYPERVISOR", "VCPUS", "MEMORY", "AGE"},
 		wide: []string{"UID", "ATTEMPT", "LABELS", "REASON", "MESSAGE"},
 	}
 	for _, v := range vms {
 		t.names = append(t.names, v.GetName())
 		t.rows = append(t.rows, []string{
-			v.GetName(), node(v), phaseText(v), hypervisorText(v),
+			v.GetName(), node(v), phaseText(v), healthText(v), hypervisorText(v),
 			fmt.Sprint(max(v.GetSpec().GetVcpus(), 1)), mib(memoryOf(v)), age(v.GetCreateTime(), now),
 			v.GetUid(), fmt.Sprint(v.GetStatus().GetAttempt()), labelText(v.GetSpec().GetLabels()),
 			v.GetStatus().GetReason(), firstLine(v.GetStatus().GetMessage()),
@@ -161,14 +162,22 @@ func statusNotes(v *blixardv1.VM) []string {
 	if v.GetPaused() && st.GetPhase() == blixardv1.Phase_PHASE_PAUSED {
 		return []string{"Paused by its user (blixard vm resume " + v.GetName() + ")"}
 	}
+	var notes []string
+	if st.GetHealth() == blixardv1.HealthState_HEALTH_STATE_UNHEALTHY {
+		notes = append(notes, "Unhealthy: "+firstLine(st.GetHealthMessage()))
+	}
+	if crashLoops(v) {
+		notes = append(notes, fmt.Sprintf("CrashLoop: it has failed %d times in a row, the last time with exit code %d, and is tried again, later each time (blixard vm logs %s)",
+			st.GetFailures(), st.GetExitCode(), v.GetName()))
+	}
 	if st.GetMessage() == "" {
-		return nil
+		return notes
 	}
 	note := st.GetReason() + ": " + firstLine(st.GetMessage())
 	if st.GetReason() == "BuildFailed" && nixBuilt(v) {
 		note += " (blixard vm logs --build " + v.GetName() + ")"
 	}
-	return []string{note}
+	return append(notes, note)
 }
 
 func memoryOf(v *blixardv1.VM) uint64 {
@@ -179,6 +188,19 @@ func memoryOf(v *blixardv1.VM) uint64 {
 }
 
 func phaseText(v *blixardv1.VM) string { return camel(v.GetStatus().GetPhase().String(), "PHASE_") }
+
+// healthText is what probes have shown, or that it fails again and again.
+func healthText(v *blixardv1.VM) string {
+	if crashLoops(v) {
+		return "CrashLoop"
+	}
+	return camel(v.GetStatus().GetHealth().String(), "HEALTH_STATE_")
+}
+
+// crashLoops says that a VM ends again and again.
+func crashLoops(v *blixardv1.VM) bool {
+	return v.GetRun() && v.GetStatus().GetFailures() >= cluster.CrashLoops
+}
 
 func hypervisorText(v *blixardv1.VM) string {
 	h := v.GetPlacement().GetHypervisor()

@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
@@ -88,6 +91,11 @@ func (c *SpecFlags) change(d *draft, policyFlag, policy string) (err error) {
 	if err := c.networks(s); err != nil {
 		return err
 	}
+	if c.Health != "" {
+		if s.Health, err = healthFlag(c.Health, s.Health); err != nil {
+			return err
+		}
+	}
 	if err := enumFlag(&s.Hypervisor, "--hypervisor", c.Hypervisor); err != nil {
 		return err
 	}
@@ -98,6 +106,37 @@ func (c *SpecFlags) change(d *draft, policyFlag, policy string) (err error) {
 		return err
 	}
 	return enumFlag(&s.OnHostLoss, "--on-host-loss", c.OnHostLoss)
+}
+
+// healthFlag reads a probe; its times are those that were given before.
+func healthFlag(text string, old *blixardv1.Health) (*blixardv1.Health, error) {
+	h := &blixardv1.Health{}
+	if old != nil {
+		h = proto.CloneOf(old)
+	}
+	u, err := url.Parse(text)
+	if err != nil {
+		return nil, usagef("--health %s: %v", text, err)
+	}
+	var port uint64
+	if u.Scheme == "tcp" || u.Scheme == "http" {
+		if port, err = strconv.ParseUint(or(u.Port(), map[string]string{"http": "80"}[u.Scheme]), 10, 16); err != nil {
+			return nil, usagef("--health %s: want a port, as in %s://127.0.0.1:8080", text, u.Scheme)
+		}
+	}
+	switch {
+	case text == "process":
+		h.Probe = &blixardv1.Health_Process{Process: &blixardv1.ProcessProbe{}}
+	case text == "agent":
+		h.Probe = &blixardv1.Health_Agent{Agent: &blixardv1.AgentProbe{}}
+	case u.Scheme == "tcp" && u.Path == "":
+		h.Probe = &blixardv1.Health_Tcp{Tcp: &blixardv1.TCPProbe{Host: u.Hostname(), Port: uint32(port)}}
+	case u.Scheme == "http":
+		h.Probe = &blixardv1.Health_Http{Http: &blixardv1.HTTPProbe{Host: u.Hostname(), Port: uint32(port), Path: u.RequestURI()}}
+	default:
+		return nil, usagef("--health %s: want agent, tcp://HOST:PORT, http://HOST:PORT/PATH or process", text)
+	}
+	return h, nil
 }
 
 func given[T any](field *T, flag *T) {

@@ -71,6 +71,14 @@ func (s *State) summary(vm *blixardv1.VM, fits, hosts int) string {
 		text = fmt.Sprintf("its host %s has not been heard of%s; once its lease has surely ended, the VM is placed on another host", node.GetName(), silentSince(node))
 	case silent(node):
 		text = fmt.Sprintf("its host %s has not been heard of%s; the VM waits for it, and is not started elsewhere", node.GetName(), silentSince(node))
+	case p.Leaving:
+		text += "; it is leaving that, which is drained, and starts on another host"
+	case p.Held:
+		text += "; that is drained, and it is kept stopped there until 'blixard node restore " + node.GetName() + "'"
+	case node.GetDrain() != nil && stepOf(vm, false) == blixardv1.DrainStep_DRAIN_STEP_NEXT:
+		text += "; that is drained, and it leaves when its turn comes and another host has room"
+	case looping(vm) != "":
+		text += "; " + looping(vm)
 	case vm.Paused:
 		text += fmt.Sprintf("; it is paused, until 'blixard vm resume %s'", vm.Name)
 	}

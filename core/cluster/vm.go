@@ -67,6 +67,7 @@ func (s *State) complete(spec *blixardv1.VMSpec) *blixardv1.VMSpec {
 	spec.OnUpdate = cmp.Or(spec.OnUpdate, blixardv1.OnUpdate_ON_UPDATE_NEXT_START)
 	spec.Restart = cmp.Or(spec.Restart, blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS)
 	spec.StopGraceMs = cmp.Or(spec.StopGraceMs, 20_000)
+	completeHealth(spec)
 	for _, d := range spec.GetImage().GetDisks() {
 		if d.SizeMib == 0 && d.Source != nil {
 			d.SizeMib = (d.Source.Size + 1<<20 - 1) >> 20

@@ -386,6 +386,48 @@ func clone(s *sim.Story, steal int) {
 
 var spareHost = sim.Config{Servers: 3, Hosts: 1, Spares: 2}
 
+// probedVM is asked every second how it is, and not well after one failure.
+func probedVM() *blixardv1.VMSpec {
+	s := sim.ReplaceVM()
+	s.Health = &blixardv1.Health{
+		Probe:         &blixardv1.Health_Tcp{Tcp: &blixardv1.TCPProbe{Host: "10.0.0.1", Port: 80}},
+		StartPeriodMs: 1, IntervalMs: 1000, TimeoutMs: 500, HealthyThreshold: 1, UnhealthyThreshold: 1,
+	}
+	return s
+}
+
+func health(s *sim.Story, name string) blixardv1.HealthState {
+	return s.View().VM(name).GetStatus().GetHealth()
+}
+
+// A guest answers no probe any more.
+func sick(s *sim.Story) {
+	s.Order(sim.Create, "a", probedVM())
+	_, host := s.Runs("a")
+	s.Until("a is well", 20*time.Second, func() bool { return health(s, "a") == blixardv1.HealthState_HEALTH_STATE_HEALTHY })
+	attempt := s.View().VM("a").Status.Attempt
+	s.Strike(sim.GuestSick{Node: host.N()})
+	s.Pass(time.Minute)
+	if vm := s.View().VM("a"); vm.Status.Attempt == attempt || health(s, "a") != blixardv1.HealthState_HEALTH_STATE_HEALTHY {
+		s.Fail(unwell, "attempt %d goes on, and is %s", vm.Status.Attempt, vm.Status.Health)
+	}
+}
+
+// A host stands still again and again, for less than its lease.
+func stalled(s *sim.Story) {
+	s.Order(sim.Create, "a", probedVM())
+	_, host := s.Runs("a")
+	s.Until("a is well", 20*time.Second, func() bool { return health(s, "a") == blixardv1.HealthState_HEALTH_STATE_HEALTHY })
+	attempt := s.View().VM("a").Status.Attempt
+	for i := range 60 { // some of them while it is asked
+		s.Strike(sim.Pause{Node: host.N(), For: 3 * time.Second})
+		s.Pass(6*time.Second + time.Duration(i)*70*time.Millisecond)
+	}
+	if vm := s.View().VM("a"); vm.Status.Attempt != attempt {
+		s.Fail(unwell, "it was restarted: %s", vm.Status)
+	}
+}
+
 // A host is lost, and the others have room for the most important of its VMs only.
 func hostLostOfTwo(s *sim.Story) {
 	host := s.Another(s.Leader())

@@ -44,6 +44,7 @@ const (
 	drainsMay   = "a drain moves what it may"
 	// Of stories.
 	adopted = "what runs is taken over by a restarted daemon"
+	unwell  = "a VM is restarted for its own sickness, and no other"
 	emptied = "a drained host is emptied, and restored"
 	stopped = "a stopped VM is stopped within its grace"
 )
@@ -179,6 +180,15 @@ var All = []Mutant{
 	{
 		Name: "PriorityIgnored", What: "what waits for a host is placed oldest first, whatever its priority",
 		Caught: []string{inTurn}, Story: hostLostOfTwo,
+	},
+	// Health.
+	{
+		Name: "HealthIgnored", What: "a VM that is not well is not restarted",
+		Caught: []string{unwell}, Story: sick,
+	},
+	{
+		Name: "StalledIsSick", What: "a probe during which the host stood still counts against the VM",
+		Caught: []string{unwell}, Story: stalled,
 	},
 	// Drains.
 	{

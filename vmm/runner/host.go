@@ -152,6 +152,14 @@ func (h *Host) Do(a vmm.Action) {
 		h.observe(core.Observed{Done: []vmm.Done{{Action: a.ID, UID: a.Instance.UID, Err: err.Error()}}})
 		return
 	}
+	if a.Verb == vmm.Probe {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if !h.closed {
+			h.wait.Go(func() { h.probe(a) })
+		}
+		return
+	}
 	// The pages that were ordered before this are there before it is done.
 	extended := make(chan struct{})
 	h.grants.put(func() { close(extended) })

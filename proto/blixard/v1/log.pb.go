@@ -2122,7 +2122,10 @@ type Observation struct {
 	// Of built_generation; its nodes are empty.
 	Runner *Runner `protobuf:"bytes,16,opt,name=runner,proto3" json:"runner,omitempty"`
 	// Length of that lease, milliseconds; never shorter than the truth.
-	LeaseMs       uint32 `protobuf:"varint,17,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	LeaseMs uint32 `protobuf:"varint,17,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	// As of VMStatus.
+	Health        HealthState `protobuf:"varint,60,opt,name=health,proto3,enum=blixard.v1.HealthState" json:"health,omitempty"`
+	HealthMessage string      `protobuf:"bytes,61,opt,name=health_message,json=healthMessage,proto3" json:"health_message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2274,6 +2277,20 @@ func (x *Observation) GetLeaseMs() uint32 {
 		return x.LeaseMs
 	}
 	return 0
+}
+
+func (x *Observation) GetHealth() HealthState {
+	if x != nil {
+		return x.Health
+	}
+	return HealthState_HEALTH_STATE_UNSPECIFIED
+}
+
+func (x *Observation) GetHealthMessage() string {
+	if x != nil {
+		return x.HealthMessage
+	}
+	return ""
 }
 
 type SuspectOp struct {
@@ -3712,7 +3729,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\bPrepared\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1d\n" +
 	"\n" +
-	"store_path\x18\x02 \x01(\tR\tstorePath\"\xdd\x04\n" +
+	"store_path\x18\x02 \x01(\tR\tstorePath\"\xb5\x05\n" +
 	"\vObservation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x129\n" +
 	"\vincarnation\x18\x02 \x01(\v2\x17.blixard.v1.IncarnationR\vincarnation\x12\x18\n" +
@@ -3731,7 +3748,9 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x10built_generation\x18\x0e \x01(\rR\x0fbuiltGeneration\x12#\n" +
 	"\rbuild_message\x18\x0f \x01(\tR\fbuildMessage\x12*\n" +
 	"\x06runner\x18\x10 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12\x19\n" +
-	"\blease_ms\x18\x11 \x01(\rR\aleaseMs\"T\n" +
+	"\blease_ms\x18\x11 \x01(\rR\aleaseMs\x12/\n" +
+	"\x06health\x18< \x01(\x0e2\x17.blixard.v1.HealthStateR\x06health\x12%\n" +
+	"\x0ehealth_message\x18= \x01(\tR\rhealthMessage\"T\n" +
 	"\tSuspectOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
@@ -3922,12 +3941,13 @@ var file_blixard_v1_log_proto_goTypes = []any{
 	(Phase)(0),                    // 50: blixard.v1.Phase
 	(LeaseClass)(0),               // 51: blixard.v1.LeaseClass
 	(*Runner)(nil),                // 52: blixard.v1.Runner
-	(*VM)(nil),                    // 53: blixard.v1.VM
-	(*Node)(nil),                  // 54: blixard.v1.Node
-	(*ArtifactRecord)(nil),        // 55: blixard.v1.ArtifactRecord
-	(*ClusterNetwork)(nil),        // 56: blixard.v1.ClusterNetwork
-	(*Generation)(nil),            // 57: blixard.v1.Generation
-	(*timestamppb.Timestamp)(nil), // 58: google.protobuf.Timestamp
+	(HealthState)(0),              // 53: blixard.v1.HealthState
+	(*VM)(nil),                    // 54: blixard.v1.VM
+	(*Node)(nil),                  // 55: blixard.v1.Node
+	(*ArtifactRecord)(nil),        // 56: blixard.v1.ArtifactRecord
+	(*ClusterNetwork)(nil),        // 57: blixard.v1.ClusterNetwork
+	(*Generation)(nil),            // 58: blixard.v1.Generation
+	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
 	3,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
@@ -3977,25 +3997,26 @@ var file_blixard_v1_log_proto_depIdxs = []int32{
 	50, // 44: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
 	51, // 45: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
 	52, // 46: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
-	0,  // 47: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
-	34, // 48: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	53, // 49: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	54, // 50: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	55, // 51: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	44, // 52: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
-	56, // 53: blixard.v1.Response.network:type_name -> blixard.v1.ClusterNetwork
-	57, // 54: blixard.v1.History.generations:type_name -> blixard.v1.Generation
-	35, // 55: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
-	44, // 56: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	46, // 57: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
-	58, // 58: blixard.v1.BackupHeader.create_time:type_name -> google.protobuf.Timestamp
-	54, // 59: blixard.v1.BackupHeader.nodes:type_name -> blixard.v1.Node
-	43, // 60: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	61, // [61:61] is the sub-list for method output_type
-	61, // [61:61] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	53, // 47: blixard.v1.Observation.health:type_name -> blixard.v1.HealthState
+	0,  // 48: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
+	34, // 49: blixard.v1.Response.error:type_name -> blixard.v1.Error
+	54, // 50: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	55, // 51: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	56, // 52: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	44, // 53: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
+	57, // 54: blixard.v1.Response.network:type_name -> blixard.v1.ClusterNetwork
+	58, // 55: blixard.v1.History.generations:type_name -> blixard.v1.Generation
+	35, // 56: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
+	44, // 57: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	46, // 58: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	59, // 59: blixard.v1.BackupHeader.create_time:type_name -> google.protobuf.Timestamp
+	55, // 60: blixard.v1.BackupHeader.nodes:type_name -> blixard.v1.Node
+	43, // 61: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	62, // [62:62] is the sub-list for method output_type
+	62, // [62:62] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }

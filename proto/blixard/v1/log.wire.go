@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-7645) + uint(7645-len(file_blixard_v1_log_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-7733) + uint(7733-len(file_blixard_v1_log_proto_rawDesc))
 
 func (x *Command) sizeWire() (n int) {
 	if x == nil {
@@ -1295,6 +1295,12 @@ func (x *Observation) sizeWire() (n int) {
 	if x.LeaseMs != 0 {
 		n += 2 + protowire.SizeVarint(uint64(x.LeaseMs))
 	}
+	if x.Health != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.Health))
+	}
+	if len(x.HealthMessage) > 0 {
+		n += 2 + protowire.SizeBytes(len(x.HealthMessage))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1304,6 +1310,14 @@ func (x *Observation) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if len(x.HealthMessage) > 0 {
+		i = putString(b, i, x.HealthMessage)
+		i = putVarint(b, i, 490)
+	}
+	if x.Health != 0 {
+		i = putVarint(b, i, uint64(x.Health))
+		i = putVarint(b, i, 480)
+	}
 	if x.LeaseMs != 0 {
 		i = putVarint(b, i, uint64(x.LeaseMs))
 		i = putVarint(b, i, 136)

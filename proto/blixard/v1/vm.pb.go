@@ -478,6 +478,61 @@ func (Phase) EnumDescriptor() ([]byte, []int) {
 	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{6}
 }
 
+// HealthState is what the probes of a VM's health have shown.
+type HealthState int32
+
+const (
+	// Not probed.
+	HealthState_HEALTH_STATE_UNSPECIFIED HealthState = 0
+	// Not known yet.
+	HealthState_HEALTH_STATE_UNKNOWN   HealthState = 1
+	HealthState_HEALTH_STATE_HEALTHY   HealthState = 2
+	HealthState_HEALTH_STATE_UNHEALTHY HealthState = 3
+)
+
+// Enum value maps for HealthState.
+var (
+	HealthState_name = map[int32]string{
+		0: "HEALTH_STATE_UNSPECIFIED",
+		1: "HEALTH_STATE_UNKNOWN",
+		2: "HEALTH_STATE_HEALTHY",
+		3: "HEALTH_STATE_UNHEALTHY",
+	}
+	HealthState_value = map[string]int32{
+		"HEALTH_STATE_UNSPECIFIED": 0,
+		"HEALTH_STATE_UNKNOWN":     1,
+		"HEALTH_STATE_HEALTHY":     2,
+		"HEALTH_STATE_UNHEALTHY":   3,
+	}
+)
+
+func (x HealthState) Enum() *HealthState {
+	p := new(HealthState)
+	*p = x
+	return p
+}
+
+func (x HealthState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HealthState) Descriptor() protoreflect.EnumDescriptor {
+	return file_blixard_v1_vm_proto_enumTypes[7].Descriptor()
+}
+
+func (HealthState) Type() protoreflect.EnumType {
+	return &file_blixard_v1_vm_proto_enumTypes[7]
+}
+
+func (x HealthState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HealthState.Descriptor instead.
+func (HealthState) EnumDescriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{7}
+}
+
 // Protocol of a port.
 type Protocol int32
 
@@ -513,11 +568,11 @@ func (x Protocol) String() string {
 }
 
 func (Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[7].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[8].Descriptor()
 }
 
 func (Protocol) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[7]
+	return &file_blixard_v1_vm_proto_enumTypes[8]
 }
 
 func (x Protocol) Number() protoreflect.EnumNumber {
@@ -526,7 +581,7 @@ func (x Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Protocol.Descriptor instead.
 func (Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{7}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{8}
 }
 
 // Artifact names content by its SHA-256.
@@ -1648,6 +1703,8 @@ type VMSpec struct {
 	// Of nixos and flake: hosts, besides its own, that hold its runner ready, so
 	// that a move needs no copy; at most 16.
 	Prebuild uint32 `protobuf:"varint,16,opt,name=prebuild,proto3" json:"prebuild,omitempty"`
+	// Unset: it is well as long as its hypervisor runs it.
+	Health *Health `protobuf:"bytes,60,opt,name=health,proto3" json:"health,omitempty"`
 	// Of image; at most 8.
 	Networks      []*Interface `protobuf:"bytes,80,rep,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1811,6 +1868,13 @@ func (x *VMSpec) GetPrebuild() uint32 {
 	return 0
 }
 
+func (x *VMSpec) GetHealth() *Health {
+	if x != nil {
+		return x.Health
+	}
+	return nil
+}
+
 func (x *VMSpec) GetNetworks() []*Interface {
 	if x != nil {
 		return x.Networks
@@ -1846,6 +1910,370 @@ func (*VMSpec_Nixos) isVMSpec_Source() {}
 
 func (*VMSpec_Flake) isVMSpec_Source() {}
 
+// Health is how a VM is seen to be well, by its host. One that is not is restarted
+// as its restart policy says a failure is; under RESTART_POLICY_NEVER it is only
+// shown. A probe that could not be run, or during which the host itself stood
+// still, says nothing.
+type Health struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Probe:
+	//
+	//	*Health_Process
+	//	*Health_Agent
+	//	*Health_Tcp
+	//	*Health_Http
+	Probe isHealth_Probe `protobuf_oneof:"probe"`
+	// Failures this soon after it was up, and before it was ever well, do not count.
+	// At most 3600000; 0 means 30000.
+	StartPeriodMs uint32 `protobuf:"varint,10,opt,name=start_period_ms,json=startPeriodMs,proto3" json:"start_period_ms,omitempty"`
+	// 1000 to 3600000; 0 means 10000.
+	IntervalMs uint32 `protobuf:"varint,11,opt,name=interval_ms,json=intervalMs,proto3" json:"interval_ms,omitempty"`
+	// 100 to 60000, and at most interval_ms; 0 means 5000, or the interval.
+	TimeoutMs uint32 `protobuf:"varint,12,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// Successes in a row until it is well, 1 to 100; 0 means 1.
+	HealthyThreshold uint32 `protobuf:"varint,13,opt,name=healthy_threshold,json=healthyThreshold,proto3" json:"healthy_threshold,omitempty"`
+	// Failures in a row until it is not, 1 to 100; 0 means 3.
+	UnhealthyThreshold uint32 `protobuf:"varint,14,opt,name=unhealthy_threshold,json=unhealthyThreshold,proto3" json:"unhealthy_threshold,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *Health) Reset() {
+	*x = Health{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Health) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Health) ProtoMessage() {}
+
+func (x *Health) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Health.ProtoReflect.Descriptor instead.
+func (*Health) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Health) GetProbe() isHealth_Probe {
+	if x != nil {
+		return x.Probe
+	}
+	return nil
+}
+
+func (x *Health) GetProcess() *ProcessProbe {
+	if x != nil {
+		if x, ok := x.Probe.(*Health_Process); ok {
+			return x.Process
+		}
+	}
+	return nil
+}
+
+func (x *Health) GetAgent() *AgentProbe {
+	if x != nil {
+		if x, ok := x.Probe.(*Health_Agent); ok {
+			return x.Agent
+		}
+	}
+	return nil
+}
+
+func (x *Health) GetTcp() *TCPProbe {
+	if x != nil {
+		if x, ok := x.Probe.(*Health_Tcp); ok {
+			return x.Tcp
+		}
+	}
+	return nil
+}
+
+func (x *Health) GetHttp() *HTTPProbe {
+	if x != nil {
+		if x, ok := x.Probe.(*Health_Http); ok {
+			return x.Http
+		}
+	}
+	return nil
+}
+
+func (x *Health) GetStartPeriodMs() uint32 {
+	if x != nil {
+		return x.StartPeriodMs
+	}
+	return 0
+}
+
+func (x *Health) GetIntervalMs() uint32 {
+	if x != nil {
+		return x.IntervalMs
+	}
+	return 0
+}
+
+func (x *Health) GetTimeoutMs() uint32 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *Health) GetHealthyThreshold() uint32 {
+	if x != nil {
+		return x.HealthyThreshold
+	}
+	return 0
+}
+
+func (x *Health) GetUnhealthyThreshold() uint32 {
+	if x != nil {
+		return x.UnhealthyThreshold
+	}
+	return 0
+}
+
+type isHealth_Probe interface {
+	isHealth_Probe()
+}
+
+type Health_Process struct {
+	// Its hypervisor runs it; nothing is asked.
+	Process *ProcessProbe `protobuf:"bytes,1,opt,name=process,proto3,oneof"`
+}
+
+type Health_Agent struct {
+	Agent *AgentProbe `protobuf:"bytes,2,opt,name=agent,proto3,oneof"`
+}
+
+type Health_Tcp struct {
+	Tcp *TCPProbe `protobuf:"bytes,3,opt,name=tcp,proto3,oneof"`
+}
+
+type Health_Http struct {
+	Http *HTTPProbe `protobuf:"bytes,4,opt,name=http,proto3,oneof"`
+}
+
+func (*Health_Process) isHealth_Probe() {}
+
+func (*Health_Agent) isHealth_Probe() {}
+
+func (*Health_Tcp) isHealth_Probe() {}
+
+func (*Health_Http) isHealth_Probe() {}
+
+type ProcessProbe struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProcessProbe) Reset() {
+	*x = ProcessProbe{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProcessProbe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProcessProbe) ProtoMessage() {}
+
+func (x *ProcessProbe) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProcessProbe.ProtoReflect.Descriptor instead.
+func (*ProcessProbe) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{17}
+}
+
+// AgentProbe asks the agent in the guest; of an image under QEMU.
+type AgentProbe struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentProbe) Reset() {
+	*x = AgentProbe{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentProbe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentProbe) ProtoMessage() {}
+
+func (x *AgentProbe) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentProbe.ProtoReflect.Descriptor instead.
+func (*AgentProbe) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{18}
+}
+
+// TCPProbe opens a connection, from the VM's host.
+type TCPProbe struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Address as that host reaches it, in digits; empty, of a process: 127.0.0.1.
+	Host          string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Port          uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TCPProbe) Reset() {
+	*x = TCPProbe{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TCPProbe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TCPProbe) ProtoMessage() {}
+
+func (x *TCPProbe) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TCPProbe.ProtoReflect.Descriptor instead.
+func (*TCPProbe) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *TCPProbe) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *TCPProbe) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+// HTTPProbe makes a GET request, from the VM's host.
+type HTTPProbe struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As of a TCPProbe.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// With its leading slash; empty means /.
+	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	// The status that is expected; 0: any from 200 to 399.
+	Status        uint32 `protobuf:"varint,4,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HTTPProbe) Reset() {
+	*x = HTTPProbe{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HTTPProbe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HTTPProbe) ProtoMessage() {}
+
+func (x *HTTPProbe) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HTTPProbe.ProtoReflect.Descriptor instead.
+func (*HTTPProbe) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *HTTPProbe) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HTTPProbe) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *HTTPProbe) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *HTTPProbe) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
 // Interface is one network interface of an image VM. What NixOS VMs have is in
 // Nixos.networks.
 type Interface struct {
@@ -1868,7 +2296,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	mi := &file_blixard_v1_vm_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +2308,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	mi := &file_blixard_v1_vm_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +2321,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Interface) GetKind() isInterface_Kind {
@@ -1972,7 +2400,7 @@ type UserInterface struct {
 
 func (x *UserInterface) Reset() {
 	*x = UserInterface{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	mi := &file_blixard_v1_vm_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2412,7 @@ func (x *UserInterface) String() string {
 func (*UserInterface) ProtoMessage() {}
 
 func (x *UserInterface) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	mi := &file_blixard_v1_vm_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2425,7 @@ func (x *UserInterface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserInterface.ProtoReflect.Descriptor instead.
 func (*UserInterface) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UserInterface) GetRestrict() bool {
@@ -2022,7 +2450,7 @@ type PortForward struct {
 
 func (x *PortForward) Reset() {
 	*x = PortForward{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	mi := &file_blixard_v1_vm_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2034,7 +2462,7 @@ func (x *PortForward) String() string {
 func (*PortForward) ProtoMessage() {}
 
 func (x *PortForward) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	mi := &file_blixard_v1_vm_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2047,7 +2475,7 @@ func (x *PortForward) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortForward.ProtoReflect.Descriptor instead.
 func (*PortForward) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PortForward) GetAddress() string {
@@ -2089,7 +2517,7 @@ type HostPort struct {
 
 func (x *HostPort) Reset() {
 	*x = HostPort{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	mi := &file_blixard_v1_vm_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +2529,7 @@ func (x *HostPort) String() string {
 func (*HostPort) ProtoMessage() {}
 
 func (x *HostPort) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	mi := &file_blixard_v1_vm_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +2542,7 @@ func (x *HostPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostPort.ProtoReflect.Descriptor instead.
 func (*HostPort) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *HostPort) GetPort() uint32 {
@@ -2148,7 +2576,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	mi := &file_blixard_v1_vm_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2588,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	mi := &file_blixard_v1_vm_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2601,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Attachment) GetNetwork() string {
@@ -2230,7 +2658,7 @@ type Pins struct {
 
 func (x *Pins) Reset() {
 	*x = Pins{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[21]
+	mi := &file_blixard_v1_vm_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2670,7 @@ func (x *Pins) String() string {
 func (*Pins) ProtoMessage() {}
 
 func (x *Pins) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[21]
+	mi := &file_blixard_v1_vm_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2683,7 @@ func (x *Pins) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pins.ProtoReflect.Descriptor instead.
 func (*Pins) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Pins) GetNixpkgs() string {
@@ -2312,7 +2740,7 @@ type Runner struct {
 
 func (x *Runner) Reset() {
 	*x = Runner{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[22]
+	mi := &file_blixard_v1_vm_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2324,7 +2752,7 @@ func (x *Runner) String() string {
 func (*Runner) ProtoMessage() {}
 
 func (x *Runner) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[22]
+	mi := &file_blixard_v1_vm_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2337,7 +2765,7 @@ func (x *Runner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Runner.ProtoReflect.Descriptor instead.
 func (*Runner) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Runner) GetStorePath() string {
@@ -2389,7 +2817,7 @@ type Generation struct {
 
 func (x *Generation) Reset() {
 	*x = Generation{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[23]
+	mi := &file_blixard_v1_vm_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2401,7 +2829,7 @@ func (x *Generation) String() string {
 func (*Generation) ProtoMessage() {}
 
 func (x *Generation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[23]
+	mi := &file_blixard_v1_vm_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2414,7 +2842,7 @@ func (x *Generation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Generation.ProtoReflect.Descriptor instead.
 func (*Generation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Generation) GetSpecGeneration() uint32 {
@@ -2465,7 +2893,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[24]
+	mi := &file_blixard_v1_vm_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2477,7 +2905,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[24]
+	mi := &file_blixard_v1_vm_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2490,7 +2918,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Incarnation) GetGeneration() uint64 {
@@ -2548,7 +2976,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[25]
+	mi := &file_blixard_v1_vm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2560,7 +2988,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[25]
+	mi := &file_blixard_v1_vm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2573,7 +3001,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Placement) GetNodeId() uint64 {
@@ -2710,14 +3138,17 @@ type VMStatus struct {
 	// Spec generation for which its host has everything ready.
 	BuiltGeneration uint32 `protobuf:"varint,10,opt,name=built_generation,json=builtGeneration,proto3" json:"built_generation,omitempty"`
 	// Why the newest spec could not be built, while an older one runs on.
-	BuildMessage  string `protobuf:"bytes,11,opt,name=build_message,json=buildMessage,proto3" json:"build_message,omitempty"`
+	BuildMessage string      `protobuf:"bytes,11,opt,name=build_message,json=buildMessage,proto3" json:"build_message,omitempty"`
+	Health       HealthState `protobuf:"varint,60,opt,name=health,proto3,enum=blixard.v1.HealthState" json:"health,omitempty"`
+	// Of UNHEALTHY: what the probe met.
+	HealthMessage string `protobuf:"bytes,61,opt,name=health_message,json=healthMessage,proto3" json:"health_message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VMStatus) Reset() {
 	*x = VMStatus{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	mi := &file_blixard_v1_vm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +3160,7 @@ func (x *VMStatus) String() string {
 func (*VMStatus) ProtoMessage() {}
 
 func (x *VMStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	mi := &file_blixard_v1_vm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +3173,7 @@ func (x *VMStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMStatus.ProtoReflect.Descriptor instead.
 func (*VMStatus) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *VMStatus) GetPhase() Phase {
@@ -2822,6 +3253,20 @@ func (x *VMStatus) GetBuildMessage() string {
 	return ""
 }
 
+func (x *VMStatus) GetHealth() HealthState {
+	if x != nil {
+		return x.Health
+	}
+	return HealthState_HEALTH_STATE_UNSPECIFIED
+}
+
+func (x *VMStatus) GetHealthMessage() string {
+	if x != nil {
+		return x.HealthMessage
+	}
+	return ""
+}
+
 // VM is one virtual machine: what its user wants, where it is, what it does.
 type VM struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2864,7 +3309,7 @@ type VM struct {
 
 func (x *VM) Reset() {
 	*x = VM{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2876,7 +3321,7 @@ func (x *VM) String() string {
 func (*VM) ProtoMessage() {}
 
 func (x *VM) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2889,7 +3334,7 @@ func (x *VM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VM.ProtoReflect.Descriptor instead.
 func (*VM) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *VM) GetName() string {
@@ -3038,7 +3483,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[28]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3050,7 +3495,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[28]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3063,7 +3508,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreateRequest) GetRequestId() string {
@@ -3103,7 +3548,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[29]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3115,7 +3560,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[29]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3128,7 +3573,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CreateResponse) GetVm() *VM {
@@ -3149,7 +3594,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[30]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3161,7 +3606,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[30]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3174,7 +3619,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetRequest) GetName() string {
@@ -3204,7 +3649,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[31]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3216,7 +3661,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[31]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3229,7 +3674,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetResponse) GetVm() *VM {
@@ -3268,7 +3713,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3280,7 +3725,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3293,7 +3738,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListRequest) GetPageSize() uint32 {
@@ -3339,7 +3784,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3351,7 +3796,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3364,7 +3809,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListResponse) GetVms() []*VM {
@@ -3407,7 +3852,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3419,7 +3864,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3432,7 +3877,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DeleteRequest) GetRequestId() string {
@@ -3465,7 +3910,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3477,7 +3922,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3490,7 +3935,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DeleteResponse) GetVm() *VM {
@@ -3510,7 +3955,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3522,7 +3967,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3535,7 +3980,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *StartRequest) GetRequestId() string {
@@ -3561,7 +4006,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3573,7 +4018,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3586,7 +4031,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StartResponse) GetVm() *VM {
@@ -3606,7 +4051,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3618,7 +4063,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3631,7 +4076,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StopRequest) GetRequestId() string {
@@ -3657,7 +4102,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3669,7 +4114,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3682,7 +4127,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StopResponse) GetVm() *VM {
@@ -3702,7 +4147,7 @@ type RestartRequest struct {
 
 func (x *RestartRequest) Reset() {
 	*x = RestartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3714,7 +4159,7 @@ func (x *RestartRequest) String() string {
 func (*RestartRequest) ProtoMessage() {}
 
 func (x *RestartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3727,7 +4172,7 @@ func (x *RestartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartRequest.ProtoReflect.Descriptor instead.
 func (*RestartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RestartRequest) GetRequestId() string {
@@ -3753,7 +4198,7 @@ type RestartResponse struct {
 
 func (x *RestartResponse) Reset() {
 	*x = RestartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3765,7 +4210,7 @@ func (x *RestartResponse) String() string {
 func (*RestartResponse) ProtoMessage() {}
 
 func (x *RestartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3778,7 +4223,7 @@ func (x *RestartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartResponse.ProtoReflect.Descriptor instead.
 func (*RestartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RestartResponse) GetVm() *VM {
@@ -3798,7 +4243,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3810,7 +4255,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3823,7 +4268,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PauseRequest) GetRequestId() string {
@@ -3849,7 +4294,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3861,7 +4306,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3874,7 +4319,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PauseResponse) GetVm() *VM {
@@ -3894,7 +4339,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3906,7 +4351,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3919,7 +4364,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ResumeRequest) GetRequestId() string {
@@ -3945,7 +4390,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3957,7 +4402,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3970,7 +4415,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ResumeResponse) GetVm() *VM {
@@ -4000,7 +4445,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4012,7 +4457,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4025,7 +4470,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *UpdateRequest) GetRequestId() string {
@@ -4086,7 +4531,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4098,7 +4543,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4111,7 +4556,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *UpdateResponse) GetVm() *VM {
@@ -4135,7 +4580,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4147,7 +4592,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4160,7 +4605,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RollbackRequest) GetRequestId() string {
@@ -4200,7 +4645,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4212,7 +4657,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4225,7 +4670,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RollbackResponse) GetVm() *VM {
@@ -4252,7 +4697,7 @@ type BuildRequest struct {
 
 func (x *BuildRequest) Reset() {
 	*x = BuildRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4264,7 +4709,7 @@ func (x *BuildRequest) String() string {
 func (*BuildRequest) ProtoMessage() {}
 
 func (x *BuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4277,7 +4722,7 @@ func (x *BuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildRequest.ProtoReflect.Descriptor instead.
 func (*BuildRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *BuildRequest) GetRequestId() string {
@@ -4324,7 +4769,7 @@ type BuildResponse struct {
 
 func (x *BuildResponse) Reset() {
 	*x = BuildResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4336,7 +4781,7 @@ func (x *BuildResponse) String() string {
 func (*BuildResponse) ProtoMessage() {}
 
 func (x *BuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4349,7 +4794,7 @@ func (x *BuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildResponse.ProtoReflect.Descriptor instead.
 func (*BuildResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *BuildResponse) GetVm() *VM {
@@ -4374,7 +4819,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[52]
+	mi := &file_blixard_v1_vm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4386,7 +4831,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[52]
+	mi := &file_blixard_v1_vm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4399,7 +4844,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{52}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *LogsRequest) GetName() string {
@@ -4441,7 +4886,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[53]
+	mi := &file_blixard_v1_vm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4453,7 +4898,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[53]
+	mi := &file_blixard_v1_vm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4466,7 +4911,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{53}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -4486,7 +4931,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[54]
+	mi := &file_blixard_v1_vm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4498,7 +4943,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[54]
+	mi := &file_blixard_v1_vm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4511,7 +4956,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{54}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ExplainRequest) GetName() string {
@@ -4545,7 +4990,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[55]
+	mi := &file_blixard_v1_vm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4557,7 +5002,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[55]
+	mi := &file_blixard_v1_vm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4570,7 +5015,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{55}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Verdict) GetNodeId() uint64 {
@@ -4628,7 +5073,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[56]
+	mi := &file_blixard_v1_vm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4640,7 +5085,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[56]
+	mi := &file_blixard_v1_vm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4653,7 +5098,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{56}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ExplainResponse) GetVm() *VM {
@@ -4761,7 +5206,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x03ref\x18\x01 \x01(\tH\x00R\x03ref\x12.\n" +
 	"\x06packed\x18\x02 \x01(\v2\x14.blixard.v1.ArtifactH\x00R\x06packed\x12\x1c\n" +
 	"\tattribute\x18\x03 \x01(\tR\tattributeB\x06\n" +
-	"\x04from\"\xe7\x06\n" +
+	"\x04from\"\x93\a\n" +
 	"\x06VMSpec\x126\n" +
 	"\n" +
 	"hypervisor\x18\x01 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
@@ -4783,7 +5228,8 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\rstop_grace_ms\x18\v \x01(\rR\vstopGraceMs\x12\x1a\n" +
 	"\bpriority\x18\f \x01(\x05R\bpriority\x121\n" +
 	"\ton_update\x18\x0f \x01(\x0e2\x14.blixard.v1.OnUpdateR\bonUpdate\x12\x1a\n" +
-	"\bprebuild\x18\x10 \x01(\rR\bprebuild\x121\n" +
+	"\bprebuild\x18\x10 \x01(\rR\bprebuild\x12*\n" +
+	"\x06health\x18< \x01(\v2\x12.blixard.v1.HealthR\x06health\x121\n" +
 	"\bnetworks\x18P \x03(\v2\x15.blixard.v1.InterfaceR\bnetworks\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -4791,7 +5237,32 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\fRequireEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
-	"\x06source\"\xbb\x01\n" +
+	"\x06source\"\x94\x03\n" +
+	"\x06Health\x124\n" +
+	"\aprocess\x18\x01 \x01(\v2\x18.blixard.v1.ProcessProbeH\x00R\aprocess\x12.\n" +
+	"\x05agent\x18\x02 \x01(\v2\x16.blixard.v1.AgentProbeH\x00R\x05agent\x12(\n" +
+	"\x03tcp\x18\x03 \x01(\v2\x14.blixard.v1.TCPProbeH\x00R\x03tcp\x12+\n" +
+	"\x04http\x18\x04 \x01(\v2\x15.blixard.v1.HTTPProbeH\x00R\x04http\x12&\n" +
+	"\x0fstart_period_ms\x18\n" +
+	" \x01(\rR\rstartPeriodMs\x12\x1f\n" +
+	"\vinterval_ms\x18\v \x01(\rR\n" +
+	"intervalMs\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\f \x01(\rR\ttimeoutMs\x12+\n" +
+	"\x11healthy_threshold\x18\r \x01(\rR\x10healthyThreshold\x12/\n" +
+	"\x13unhealthy_threshold\x18\x0e \x01(\rR\x12unhealthyThresholdB\a\n" +
+	"\x05probe\"\x0e\n" +
+	"\fProcessProbe\"\f\n" +
+	"\n" +
+	"AgentProbe\"2\n" +
+	"\bTCPProbe\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\"_\n" +
+	"\tHTTPProbe\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x16\n" +
+	"\x06status\x18\x04 \x01(\rR\x06status\"\xbb\x01\n" +
 	"\tInterface\x12/\n" +
 	"\x04user\x18\x01 \x01(\v2\x19.blixard.v1.UserInterfaceH\x00R\x04user\x12\x1a\n" +
 	"\anetwork\x18\x02 \x01(\tH\x00R\anetwork\x12\x18\n" +
@@ -4866,7 +5337,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\aleaving\x18< \x01(\bR\aleaving\x12\x12\n" +
 	"\x04held\x18= \x01(\bR\x04held\x12\x16\n" +
 	"\x06starts\x18> \x01(\rR\x06starts\x12*\n" +
-	"\x05ports\x18P \x03(\v2\x14.blixard.v1.HostPortR\x05ports\"\x8a\x03\n" +
+	"\x05ports\x18P \x03(\v2\x14.blixard.v1.HostPortR\x05ports\"\xe2\x03\n" +
 	"\bVMStatus\x12'\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x11.blixard.v1.PhaseR\x05phase\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -4880,7 +5351,9 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x0fspec_generation\x18\t \x01(\rR\x0especGeneration\x12)\n" +
 	"\x10built_generation\x18\n" +
 	" \x01(\rR\x0fbuiltGeneration\x12#\n" +
-	"\rbuild_message\x18\v \x01(\tR\fbuildMessage\"\xd2\x05\n" +
+	"\rbuild_message\x18\v \x01(\tR\fbuildMessage\x12/\n" +
+	"\x06health\x18< \x01(\x0e2\x17.blixard.v1.HealthStateR\x06health\x12%\n" +
+	"\x0ehealth_message\x18= \x01(\tR\rhealthMessage\"\xd2\x05\n" +
 	"\x02VM\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12&\n" +
@@ -5084,7 +5557,12 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\fPHASE_FAILED\x10\b\x12\x15\n" +
 	"\x11PHASE_UNREACHABLE\x10\t\x12\x12\n" +
 	"\x0ePHASE_DELETING\x10\n" +
-	"*H\n" +
+	"*{\n" +
+	"\vHealthState\x12\x1c\n" +
+	"\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14HEALTH_STATE_UNKNOWN\x10\x01\x12\x18\n" +
+	"\x14HEALTH_STATE_HEALTHY\x10\x02\x12\x1a\n" +
+	"\x16HEALTH_STATE_UNHEALTHY\x10\x03*H\n" +
 	"\bProtocol\x12\x18\n" +
 	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fPROTOCOL_TCP\x10\x01\x12\x10\n" +
@@ -5117,8 +5595,8 @@ func file_blixard_v1_vm_proto_rawDescGZIP() []byte {
 	return file_blixard_v1_vm_proto_rawDescData
 }
 
-var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_blixard_v1_vm_proto_goTypes = []any{
 	(Hypervisor)(0),               // 0: blixard.v1.Hypervisor
 	(Capability)(0),               // 1: blixard.v1.Capability
@@ -5127,175 +5605,187 @@ var file_blixard_v1_vm_proto_goTypes = []any{
 	(OnUpdate)(0),                 // 4: blixard.v1.OnUpdate
 	(LeaseClass)(0),               // 5: blixard.v1.LeaseClass
 	(Phase)(0),                    // 6: blixard.v1.Phase
-	(Protocol)(0),                 // 7: blixard.v1.Protocol
-	(*Artifact)(nil),              // 8: blixard.v1.Artifact
-	(*Image)(nil),                 // 9: blixard.v1.Image
-	(*Disk)(nil),                  // 10: blixard.v1.Disk
-	(*Process)(nil),               // 11: blixard.v1.Process
-	(*Nixos)(nil),                 // 12: blixard.v1.Nixos
-	(*Network)(nil),               // 13: blixard.v1.Network
-	(*Tap)(nil),                   // 14: blixard.v1.Tap
-	(*UserNetwork)(nil),           // 15: blixard.v1.UserNetwork
-	(*Volume)(nil),                // 16: blixard.v1.Volume
-	(*RootVolume)(nil),            // 17: blixard.v1.RootVolume
-	(*DataVolume)(nil),            // 18: blixard.v1.DataVolume
-	(*Share)(nil),                 // 19: blixard.v1.Share
-	(*NixosModule)(nil),           // 20: blixard.v1.NixosModule
-	(*Kernel)(nil),                // 21: blixard.v1.Kernel
-	(*Flake)(nil),                 // 22: blixard.v1.Flake
-	(*VMSpec)(nil),                // 23: blixard.v1.VMSpec
-	(*Interface)(nil),             // 24: blixard.v1.Interface
-	(*UserInterface)(nil),         // 25: blixard.v1.UserInterface
-	(*PortForward)(nil),           // 26: blixard.v1.PortForward
-	(*HostPort)(nil),              // 27: blixard.v1.HostPort
-	(*Attachment)(nil),            // 28: blixard.v1.Attachment
-	(*Pins)(nil),                  // 29: blixard.v1.Pins
-	(*Runner)(nil),                // 30: blixard.v1.Runner
-	(*Generation)(nil),            // 31: blixard.v1.Generation
-	(*Incarnation)(nil),           // 32: blixard.v1.Incarnation
-	(*Placement)(nil),             // 33: blixard.v1.Placement
-	(*VMStatus)(nil),              // 34: blixard.v1.VMStatus
-	(*VM)(nil),                    // 35: blixard.v1.VM
-	(*CreateRequest)(nil),         // 36: blixard.v1.CreateRequest
-	(*CreateResponse)(nil),        // 37: blixard.v1.CreateResponse
-	(*GetRequest)(nil),            // 38: blixard.v1.GetRequest
-	(*GetResponse)(nil),           // 39: blixard.v1.GetResponse
-	(*ListRequest)(nil),           // 40: blixard.v1.ListRequest
-	(*ListResponse)(nil),          // 41: blixard.v1.ListResponse
-	(*DeleteRequest)(nil),         // 42: blixard.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 43: blixard.v1.DeleteResponse
-	(*StartRequest)(nil),          // 44: blixard.v1.StartRequest
-	(*StartResponse)(nil),         // 45: blixard.v1.StartResponse
-	(*StopRequest)(nil),           // 46: blixard.v1.StopRequest
-	(*StopResponse)(nil),          // 47: blixard.v1.StopResponse
-	(*RestartRequest)(nil),        // 48: blixard.v1.RestartRequest
-	(*RestartResponse)(nil),       // 49: blixard.v1.RestartResponse
-	(*PauseRequest)(nil),          // 50: blixard.v1.PauseRequest
-	(*PauseResponse)(nil),         // 51: blixard.v1.PauseResponse
-	(*ResumeRequest)(nil),         // 52: blixard.v1.ResumeRequest
-	(*ResumeResponse)(nil),        // 53: blixard.v1.ResumeResponse
-	(*UpdateRequest)(nil),         // 54: blixard.v1.UpdateRequest
-	(*UpdateResponse)(nil),        // 55: blixard.v1.UpdateResponse
-	(*RollbackRequest)(nil),       // 56: blixard.v1.RollbackRequest
-	(*RollbackResponse)(nil),      // 57: blixard.v1.RollbackResponse
-	(*BuildRequest)(nil),          // 58: blixard.v1.BuildRequest
-	(*BuildResponse)(nil),         // 59: blixard.v1.BuildResponse
-	(*LogsRequest)(nil),           // 60: blixard.v1.LogsRequest
-	(*LogsResponse)(nil),          // 61: blixard.v1.LogsResponse
-	(*ExplainRequest)(nil),        // 62: blixard.v1.ExplainRequest
-	(*Verdict)(nil),               // 63: blixard.v1.Verdict
-	(*ExplainResponse)(nil),       // 64: blixard.v1.ExplainResponse
-	nil,                           // 65: blixard.v1.Process.EnvEntry
-	nil,                           // 66: blixard.v1.VMSpec.LabelsEntry
-	nil,                           // 67: blixard.v1.VMSpec.RequireEntry
-	nil,                           // 68: blixard.v1.ListRequest.LabelsEntry
-	nil,                           // 69: blixard.v1.ListResponse.NodesEntry
-	(*timestamppb.Timestamp)(nil), // 70: google.protobuf.Timestamp
+	(HealthState)(0),              // 7: blixard.v1.HealthState
+	(Protocol)(0),                 // 8: blixard.v1.Protocol
+	(*Artifact)(nil),              // 9: blixard.v1.Artifact
+	(*Image)(nil),                 // 10: blixard.v1.Image
+	(*Disk)(nil),                  // 11: blixard.v1.Disk
+	(*Process)(nil),               // 12: blixard.v1.Process
+	(*Nixos)(nil),                 // 13: blixard.v1.Nixos
+	(*Network)(nil),               // 14: blixard.v1.Network
+	(*Tap)(nil),                   // 15: blixard.v1.Tap
+	(*UserNetwork)(nil),           // 16: blixard.v1.UserNetwork
+	(*Volume)(nil),                // 17: blixard.v1.Volume
+	(*RootVolume)(nil),            // 18: blixard.v1.RootVolume
+	(*DataVolume)(nil),            // 19: blixard.v1.DataVolume
+	(*Share)(nil),                 // 20: blixard.v1.Share
+	(*NixosModule)(nil),           // 21: blixard.v1.NixosModule
+	(*Kernel)(nil),                // 22: blixard.v1.Kernel
+	(*Flake)(nil),                 // 23: blixard.v1.Flake
+	(*VMSpec)(nil),                // 24: blixard.v1.VMSpec
+	(*Health)(nil),                // 25: blixard.v1.Health
+	(*ProcessProbe)(nil),          // 26: blixard.v1.ProcessProbe
+	(*AgentProbe)(nil),            // 27: blixard.v1.AgentProbe
+	(*TCPProbe)(nil),              // 28: blixard.v1.TCPProbe
+	(*HTTPProbe)(nil),             // 29: blixard.v1.HTTPProbe
+	(*Interface)(nil),             // 30: blixard.v1.Interface
+	(*UserInterface)(nil),         // 31: blixard.v1.UserInterface
+	(*PortForward)(nil),           // 32: blixard.v1.PortForward
+	(*HostPort)(nil),              // 33: blixard.v1.HostPort
+	(*Attachment)(nil),            // 34: blixard.v1.Attachment
+	(*Pins)(nil),                  // 35: blixard.v1.Pins
+	(*Runner)(nil),                // 36: blixard.v1.Runner
+	(*Generation)(nil),            // 37: blixard.v1.Generation
+	(*Incarnation)(nil),           // 38: blixard.v1.Incarnation
+	(*Placement)(nil),             // 39: blixard.v1.Placement
+	(*VMStatus)(nil),              // 40: blixard.v1.VMStatus
+	(*VM)(nil),                    // 41: blixard.v1.VM
+	(*CreateRequest)(nil),         // 42: blixard.v1.CreateRequest
+	(*CreateResponse)(nil),        // 43: blixard.v1.CreateResponse
+	(*GetRequest)(nil),            // 44: blixard.v1.GetRequest
+	(*GetResponse)(nil),           // 45: blixard.v1.GetResponse
+	(*ListRequest)(nil),           // 46: blixard.v1.ListRequest
+	(*ListResponse)(nil),          // 47: blixard.v1.ListResponse
+	(*DeleteRequest)(nil),         // 48: blixard.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 49: blixard.v1.DeleteResponse
+	(*StartRequest)(nil),          // 50: blixard.v1.StartRequest
+	(*StartResponse)(nil),         // 51: blixard.v1.StartResponse
+	(*StopRequest)(nil),           // 52: blixard.v1.StopRequest
+	(*StopResponse)(nil),          // 53: blixard.v1.StopResponse
+	(*RestartRequest)(nil),        // 54: blixard.v1.RestartRequest
+	(*RestartResponse)(nil),       // 55: blixard.v1.RestartResponse
+	(*PauseRequest)(nil),          // 56: blixard.v1.PauseRequest
+	(*PauseResponse)(nil),         // 57: blixard.v1.PauseResponse
+	(*ResumeRequest)(nil),         // 58: blixard.v1.ResumeRequest
+	(*ResumeResponse)(nil),        // 59: blixard.v1.ResumeResponse
+	(*UpdateRequest)(nil),         // 60: blixard.v1.UpdateRequest
+	(*UpdateResponse)(nil),        // 61: blixard.v1.UpdateResponse
+	(*RollbackRequest)(nil),       // 62: blixard.v1.RollbackRequest
+	(*RollbackResponse)(nil),      // 63: blixard.v1.RollbackResponse
+	(*BuildRequest)(nil),          // 64: blixard.v1.BuildRequest
+	(*BuildResponse)(nil),         // 65: blixard.v1.BuildResponse
+	(*LogsRequest)(nil),           // 66: blixard.v1.LogsRequest
+	(*LogsResponse)(nil),          // 67: blixard.v1.LogsResponse
+	(*ExplainRequest)(nil),        // 68: blixard.v1.ExplainRequest
+	(*Verdict)(nil),               // 69: blixard.v1.Verdict
+	(*ExplainResponse)(nil),       // 70: blixard.v1.ExplainResponse
+	nil,                           // 71: blixard.v1.Process.EnvEntry
+	nil,                           // 72: blixard.v1.VMSpec.LabelsEntry
+	nil,                           // 73: blixard.v1.VMSpec.RequireEntry
+	nil,                           // 74: blixard.v1.ListRequest.LabelsEntry
+	nil,                           // 75: blixard.v1.ListResponse.NodesEntry
+	(*timestamppb.Timestamp)(nil), // 76: google.protobuf.Timestamp
 }
 var file_blixard_v1_vm_proto_depIdxs = []int32{
-	8,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
-	8,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
-	10, // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
-	8,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
-	65, // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
-	13, // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
-	16, // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
-	19, // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
-	20, // 8: blixard.v1.Nixos.modules:type_name -> blixard.v1.NixosModule
-	21, // 9: blixard.v1.Nixos.kernel:type_name -> blixard.v1.Kernel
-	14, // 10: blixard.v1.Network.tap:type_name -> blixard.v1.Tap
-	15, // 11: blixard.v1.Network.user:type_name -> blixard.v1.UserNetwork
-	17, // 12: blixard.v1.Volume.root:type_name -> blixard.v1.RootVolume
-	18, // 13: blixard.v1.Volume.data:type_name -> blixard.v1.DataVolume
-	8,  // 14: blixard.v1.NixosModule.file:type_name -> blixard.v1.Artifact
-	8,  // 15: blixard.v1.Flake.packed:type_name -> blixard.v1.Artifact
+	9,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
+	9,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
+	11, // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
+	9,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
+	71, // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
+	14, // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
+	17, // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
+	20, // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
+	21, // 8: blixard.v1.Nixos.modules:type_name -> blixard.v1.NixosModule
+	22, // 9: blixard.v1.Nixos.kernel:type_name -> blixard.v1.Kernel
+	15, // 10: blixard.v1.Network.tap:type_name -> blixard.v1.Tap
+	16, // 11: blixard.v1.Network.user:type_name -> blixard.v1.UserNetwork
+	18, // 12: blixard.v1.Volume.root:type_name -> blixard.v1.RootVolume
+	19, // 13: blixard.v1.Volume.data:type_name -> blixard.v1.DataVolume
+	9,  // 14: blixard.v1.NixosModule.file:type_name -> blixard.v1.Artifact
+	9,  // 15: blixard.v1.Flake.packed:type_name -> blixard.v1.Artifact
 	0,  // 16: blixard.v1.VMSpec.hypervisor:type_name -> blixard.v1.Hypervisor
-	9,  // 17: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
-	11, // 18: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
-	12, // 19: blixard.v1.VMSpec.nixos:type_name -> blixard.v1.Nixos
-	22, // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
+	10, // 17: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
+	12, // 18: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
+	13, // 19: blixard.v1.VMSpec.nixos:type_name -> blixard.v1.Nixos
+	23, // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
 	2,  // 21: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
 	3,  // 22: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
-	66, // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
-	67, // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
+	72, // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
+	73, // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
 	4,  // 25: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
-	24, // 26: blixard.v1.VMSpec.networks:type_name -> blixard.v1.Interface
-	25, // 27: blixard.v1.Interface.user:type_name -> blixard.v1.UserInterface
-	26, // 28: blixard.v1.Interface.ports:type_name -> blixard.v1.PortForward
-	7,  // 29: blixard.v1.PortForward.protocol:type_name -> blixard.v1.Protocol
-	7,  // 30: blixard.v1.HostPort.protocol:type_name -> blixard.v1.Protocol
-	8,  // 31: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
-	0,  // 32: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
-	23, // 33: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
-	29, // 34: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
-	30, // 35: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
-	70, // 36: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
-	32, // 37: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
-	5,  // 38: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
-	5,  // 39: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
-	0,  // 40: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
-	27, // 41: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
-	6,  // 42: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
-	70, // 43: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
-	23, // 44: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
-	33, // 45: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
-	34, // 46: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
-	70, // 47: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
-	29, // 48: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
-	30, // 49: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
-	28, // 50: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
-	23, // 51: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
-	35, // 52: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
-	35, // 53: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
-	31, // 54: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
-	68, // 55: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
-	35, // 56: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
-	69, // 57: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
-	35, // 58: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
-	35, // 59: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
-	35, // 60: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
-	35, // 61: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
-	35, // 62: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
-	35, // 63: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
-	23, // 64: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
-	35, // 65: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
-	35, // 66: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
-	35, // 67: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
-	35, // 68: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
-	63, // 69: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
-	36, // 70: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
-	38, // 71: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
-	40, // 72: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
-	42, // 73: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
-	44, // 74: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
-	46, // 75: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
-	48, // 76: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
-	50, // 77: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
-	52, // 78: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
-	54, // 79: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
-	56, // 80: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
-	58, // 81: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
-	60, // 82: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
-	62, // 83: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
-	37, // 84: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
-	39, // 85: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
-	41, // 86: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
-	43, // 87: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
-	45, // 88: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
-	47, // 89: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
-	49, // 90: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
-	51, // 91: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
-	53, // 92: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
-	55, // 93: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
-	57, // 94: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
-	59, // 95: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
-	61, // 96: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
-	64, // 97: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
-	84, // [84:98] is the sub-list for method output_type
-	70, // [70:84] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	25, // 26: blixard.v1.VMSpec.health:type_name -> blixard.v1.Health
+	30, // 27: blixard.v1.VMSpec.networks:type_name -> blixard.v1.Interface
+	26, // 28: blixard.v1.Health.process:type_name -> blixard.v1.ProcessProbe
+	27, // 29: blixard.v1.Health.agent:type_name -> blixard.v1.AgentProbe
+	28, // 30: blixard.v1.Health.tcp:type_name -> blixard.v1.TCPProbe
+	29, // 31: blixard.v1.Health.http:type_name -> blixard.v1.HTTPProbe
+	31, // 32: blixard.v1.Interface.user:type_name -> blixard.v1.UserInterface
+	32, // 33: blixard.v1.Interface.ports:type_name -> blixard.v1.PortForward
+	8,  // 34: blixard.v1.PortForward.protocol:type_name -> blixard.v1.Protocol
+	8,  // 35: blixard.v1.HostPort.protocol:type_name -> blixard.v1.Protocol
+	9,  // 36: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
+	0,  // 37: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
+	24, // 38: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
+	35, // 39: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
+	36, // 40: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
+	76, // 41: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
+	38, // 42: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
+	5,  // 43: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
+	5,  // 44: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
+	0,  // 45: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
+	33, // 46: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
+	6,  // 47: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
+	76, // 48: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
+	7,  // 49: blixard.v1.VMStatus.health:type_name -> blixard.v1.HealthState
+	24, // 50: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
+	39, // 51: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
+	40, // 52: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
+	76, // 53: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
+	35, // 54: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
+	36, // 55: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
+	34, // 56: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
+	24, // 57: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
+	41, // 58: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
+	41, // 59: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
+	37, // 60: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
+	74, // 61: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
+	41, // 62: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
+	75, // 63: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
+	41, // 64: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
+	41, // 65: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
+	41, // 66: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
+	41, // 67: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
+	41, // 68: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
+	41, // 69: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
+	24, // 70: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
+	41, // 71: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
+	41, // 72: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
+	41, // 73: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
+	41, // 74: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
+	69, // 75: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
+	42, // 76: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
+	44, // 77: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
+	46, // 78: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
+	48, // 79: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
+	50, // 80: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
+	52, // 81: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
+	54, // 82: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
+	56, // 83: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
+	58, // 84: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
+	60, // 85: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
+	62, // 86: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
+	64, // 87: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
+	66, // 88: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
+	68, // 89: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
+	43, // 90: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
+	45, // 91: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
+	47, // 92: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
+	49, // 93: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
+	51, // 94: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
+	53, // 95: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
+	55, // 96: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
+	57, // 97: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
+	59, // 98: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
+	61, // 99: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
+	63, // 100: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
+	65, // 101: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
+	67, // 102: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
+	70, // 103: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
+	90, // [90:104] is the sub-list for method output_type
+	76, // [76:90] is the sub-list for method input_type
+	76, // [76:76] is the sub-list for extension type_name
+	76, // [76:76] is the sub-list for extension extendee
+	0,  // [0:76] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_vm_proto_init() }
@@ -5327,17 +5817,23 @@ func file_blixard_v1_vm_proto_init() {
 		(*VMSpec_Flake)(nil),
 	}
 	file_blixard_v1_vm_proto_msgTypes[16].OneofWrappers = []any{
+		(*Health_Process)(nil),
+		(*Health_Agent)(nil),
+		(*Health_Tcp)(nil),
+		(*Health_Http)(nil),
+	}
+	file_blixard_v1_vm_proto_msgTypes[21].OneofWrappers = []any{
 		(*Interface_User)(nil),
 		(*Interface_Network)(nil),
 	}
-	file_blixard_v1_vm_proto_msgTypes[50].OneofWrappers = []any{}
+	file_blixard_v1_vm_proto_msgTypes[55].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_vm_proto_rawDesc), len(file_blixard_v1_vm_proto_rawDesc)),
-			NumEnums:      8,
-			NumMessages:   62,
+			NumEnums:      9,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-10614) + uint(10614-len(file_blixard_v1_vm_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-11457) + uint(11457-len(file_blixard_v1_vm_proto_rawDesc))
 
 func (x *Artifact) sizeWire() (n int) {
 	if x == nil {
@@ -673,6 +673,9 @@ func (x *VMSpec) sizeWire() (n int) {
 	if x.Prebuild != 0 {
 		n += 2 + protowire.SizeVarint(uint64(x.Prebuild))
 	}
+	if x.Health != nil {
+		n += 2 + protowire.SizeBytes(x.Health.sizeWire())
+	}
 	for _, v := range x.Networks {
 		n += 2 + protowire.SizeBytes(v.sizeWire())
 	}
@@ -732,6 +735,14 @@ func (x *VMSpec) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 642)
+	}
+	if x.Health != nil {
+		{
+			end := i
+			i = x.Health.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 482)
 	}
 	if x.Prebuild != 0 {
 		i = putVarint(b, i, uint64(x.Prebuild))
@@ -796,6 +807,203 @@ func (x *VMSpec) writeWire(b []byte, i int) int {
 	if x.Hypervisor != 0 {
 		i = putVarint(b, i, uint64(x.Hypervisor))
 		i = putVarint(b, i, 8)
+	}
+	return i
+}
+
+func (x *Health) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.StartPeriodMs != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.StartPeriodMs))
+	}
+	if x.IntervalMs != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.IntervalMs))
+	}
+	if x.TimeoutMs != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.TimeoutMs))
+	}
+	if x.HealthyThreshold != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.HealthyThreshold))
+	}
+	if x.UnhealthyThreshold != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.UnhealthyThreshold))
+	}
+	switch o := x.Probe.(type) {
+	case *Health_Process:
+		n += 1 + protowire.SizeBytes(o.Process.sizeWire())
+	case *Health_Agent:
+		n += 1 + protowire.SizeBytes(o.Agent.sizeWire())
+	case *Health_Tcp:
+		n += 1 + protowire.SizeBytes(o.Tcp.sizeWire())
+	case *Health_Http:
+		n += 1 + protowire.SizeBytes(o.Http.sizeWire())
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *Health) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	switch o := x.Probe.(type) {
+	case *Health_Process:
+		{
+			end := i
+			i = o.Process.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 10)
+	case *Health_Agent:
+		{
+			end := i
+			i = o.Agent.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 18)
+	case *Health_Tcp:
+		{
+			end := i
+			i = o.Tcp.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 26)
+	case *Health_Http:
+		{
+			end := i
+			i = o.Http.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 34)
+	}
+	if x.UnhealthyThreshold != 0 {
+		i = putVarint(b, i, uint64(x.UnhealthyThreshold))
+		i = putVarint(b, i, 112)
+	}
+	if x.HealthyThreshold != 0 {
+		i = putVarint(b, i, uint64(x.HealthyThreshold))
+		i = putVarint(b, i, 104)
+	}
+	if x.TimeoutMs != 0 {
+		i = putVarint(b, i, uint64(x.TimeoutMs))
+		i = putVarint(b, i, 96)
+	}
+	if x.IntervalMs != 0 {
+		i = putVarint(b, i, uint64(x.IntervalMs))
+		i = putVarint(b, i, 88)
+	}
+	if x.StartPeriodMs != 0 {
+		i = putVarint(b, i, uint64(x.StartPeriodMs))
+		i = putVarint(b, i, 80)
+	}
+	return i
+}
+
+func (x *ProcessProbe) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *ProcessProbe) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	return i
+}
+
+func (x *AgentProbe) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *AgentProbe) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	return i
+}
+
+func (x *TCPProbe) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Host) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Host))
+	}
+	if x.Port != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Port))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *TCPProbe) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Port != 0 {
+		i = putVarint(b, i, uint64(x.Port))
+		i = putVarint(b, i, 16)
+	}
+	if len(x.Host) > 0 {
+		i = putString(b, i, x.Host)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *HTTPProbe) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Host) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Host))
+	}
+	if x.Port != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Port))
+	}
+	if len(x.Path) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Path))
+	}
+	if x.Status != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Status))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *HTTPProbe) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Status != 0 {
+		i = putVarint(b, i, uint64(x.Status))
+		i = putVarint(b, i, 32)
+	}
+	if len(x.Path) > 0 {
+		i = putString(b, i, x.Path)
+		i = putVarint(b, i, 26)
+	}
+	if x.Port != 0 {
+		i = putVarint(b, i, uint64(x.Port))
+		i = putVarint(b, i, 16)
+	}
+	if len(x.Host) > 0 {
+		i = putString(b, i, x.Host)
+		i = putVarint(b, i, 10)
 	}
 	return i
 }
@@ -1391,6 +1599,12 @@ func (x *VMStatus) sizeWire() (n int) {
 	if len(x.BuildMessage) > 0 {
 		n += 1 + protowire.SizeBytes(len(x.BuildMessage))
 	}
+	if x.Health != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.Health))
+	}
+	if len(x.HealthMessage) > 0 {
+		n += 2 + protowire.SizeBytes(len(x.HealthMessage))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1400,6 +1614,14 @@ func (x *VMStatus) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if len(x.HealthMessage) > 0 {
+		i = putString(b, i, x.HealthMessage)
+		i = putVarint(b, i, 490)
+	}
+	if x.Health != 0 {
+		i = putVarint(b, i, uint64(x.Health))
+		i = putVarint(b, i, 480)
+	}
 	if len(x.BuildMessage) > 0 {
 		i = putString(b, i, x.BuildMessage)
 		i = putVarint(b, i, 90)

@@ -1,0 +1,119 @@
+package cluster
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// What a VM's health is, is decided on its host (package vmm). Here it is checked,
+// shown, and told of when it changes.
+
+const (
+	maxProbeInterval  = 3_600_000
+	minProbeInterval  = 1_000
+	maxProbeTimeout   = 60_000
+	minProbeTimeout   = 100
+	maxProbeThreshold = 100
+	maxProbePath      = 1024
+)
+
+func checkHealth(s *blixardv1.VMSpec) *blixardv1.Error {
+	h := s.GetHealth()
+	if h == nil {
+		return nil
+	}
+	interval := cmp.Or(h.IntervalMs, 10_000)
+	for _, f := range []struct {
+		field            string
+		value, low, high uint32
+	}{
+		{"start_period_ms", h.StartPeriodMs, 0, maxProbeInterval},
+		{"interval_ms", interval, minProbeInterval, maxProbeInterval},
+		{"timeout_ms", cmp.Or(h.TimeoutMs, minProbeTimeout), minProbeTimeout, min(maxProbeTimeout, interval)},
+		{"healthy_threshold", h.HealthyThreshold, 0, maxProbeThreshold},
+		{"unhealthy_threshold", h.UnhealthyThreshold, 0, maxProbeThreshold},
+	} {
+		if f.value < f.low || f.value > f.high {
+			return invalid("spec.health."+f.field, fmt.Sprintf("%d is out of range", f.value), fmt.Sprintf("give %d to %d, or leave it out", f.low, f.high))
+		}
+	}
+	switch p := h.Probe.(type) {
+	case nil:
+		return invalid("spec.health", "it says nothing to ask", "give one of process, agent, tcp and http")
+	case *blixardv1.Health_Agent:
+		if s.GetImage() == nil || s.GetHypervisor() != blixardv1.Hypervisor_HYPERVISOR_QEMU {
+			return invalid("spec.health.agent", "the agent can be asked in images under QEMU only", "say hypervisor: qemu, or use tcp or http")
+		}
+	case *blixardv1.Health_Tcp:
+		return checkProbeAddress(s, "spec.health.tcp", p.Tcp.GetHost(), p.Tcp.GetPort())
+	case *blixardv1.Health_Http:
+		if path := p.Http.GetPath(); path != "" && path[0] != '/' || len(path) > maxProbePath || strings.ContainsFunc(path, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+			return invalid("spec.health.http.path", fmt.Sprintf("%.80q is no path", path), "begin it with /, and use printable ASCII without blanks")
+		}
+		if n := p.Http.GetStatus(); n != 0 && (n < 100 || n > 599) {
+			return invalid("spec.health.http.status", fmt.Sprintf("%d is no status", n), "give 100 to 599, or leave it out for any from 200 to 399")
+		}
+		return checkProbeAddress(s, "spec.health.http", p.Http.GetHost(), p.Http.GetPort())
+	}
+	return nil
+}
+
+func checkProbeAddress(s *blixardv1.VMSpec, field, host string, port uint32) *blixardv1.Error {
+	if port == 0 || port > 65535 {
+		return invalid(field+".port", fmt.Sprintf("%d is no port", port), "give 1 to 65535")
+	}
+	if host == "" && s.GetProcess() != nil {
+		return nil
+	}
+	if a, err := netip.ParseAddr(host); err != nil || a.Zone() != "" {
+		return invalid(field+".host", fmt.Sprintf("%.80q is no address", host), "give the address at which its host reaches it, in digits, such as 127.0.0.1 for a forwarded port")
+	}
+	return nil
+}
+
+func completeHealth(s *blixardv1.VMSpec) {
+	h := s.GetHealth()
+	if h == nil {
+		return
+	}
+	h.StartPeriodMs = cmp.Or(h.StartPeriodMs, 30_000)
+	h.IntervalMs = cmp.Or(h.IntervalMs, 10_000)
+	h.TimeoutMs = cmp.Or(h.TimeoutMs, min(5_000, h.IntervalMs))
+	h.HealthyThreshold = cmp.Or(h.HealthyThreshold, 1)
+	h.UnhealthyThreshold = cmp.Or(h.UnhealthyThreshold, 3)
+	if p := h.GetTcp(); p != nil {
+		p.Host = cmp.Or(p.Host, "127.0.0.1")
+	}
+	if p := h.GetHttp(); p != nil {
+		p.Host, p.Path = cmp.Or(p.Host, "127.0.0.1"), cmp.Or(p.Path, "/")
+	}
+}
+
+// felt tells of a VM that is not well any more, or is again.
+func (s *State) felt(e *entry, n *blixardv1.Node, vm *blixardv1.VM, o *blixardv1.Observation) {
+	const well, ill = blixardv1.HealthState_HEALTH_STATE_HEALTHY, blixardv1.HealthState_HEALTH_STATE_UNHEALTHY
+	switch was := vm.GetStatus().GetHealth(); {
+	case o.Health == ill && was != ill:
+		s.event(e, "VMUnhealthy", vm.Name, n.Name, "%s", o.HealthMessage)
+	case o.Health == well && was == ill:
+		s.event(e, "VMHealthy", vm.Name, n.Name, "it answers as it should again")
+	}
+}
+
+// CrashLoops is how many ends in a row, without a stable run between them, make a
+// crash loop.
+const CrashLoops = 3
+
+// looping says that a VM ends again and again, and what to look at; "" of others.
+func looping(vm *blixardv1.VM) string {
+	st := vm.GetStatus()
+	if st.GetFailures() < CrashLoops || !vm.Run {
+		return ""
+	}
+	return fmt.Sprintf("it is in a crash loop: it has failed %d times in a row without a minute's run between them, and is tried again later each time, at most 5 minutes later; the last time with exit code %d: 'blixard vm get %s' says how, 'blixard vm logs %s' has its last words",
+		st.GetFailures(), st.GetExitCode(), vm.Name, vm.Name)
+}

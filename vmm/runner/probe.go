@@ -1,0 +1,189 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/blixard/blixard/core"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/guest/agent"
+)
+
+// A probe asks once how a guest is, beside whatever else is done for its VM. What
+// comes of it says something of the guest only if this host was there to hear it:
+// a probe that we could not even begin, or during which we stood still for a good
+// part of its timeout, is answered as unknown.
+
+// probe carries out a Probe.
+func (h *Host) probe(a vmm.Action) {
+	timeout := time.Duration(a.Health.GetTimeoutMs()) * time.Millisecond
+	ctx, cancel := context.WithTimeout(h.ctx, timeout)
+	defer cancel()
+	pulse := newPulse()
+	err := ask(ctx, a.Health, filepath.Join(h.at.runOf(a.Instance.UID), agentSocket))
+	stood := pulse.stop()
+	if h.ctx.Err() != nil {
+		return // being closed
+	}
+	d := vmm.Done{Action: a.ID, UID: a.Instance.UID}
+	if err != nil {
+		if d.Err = err.Error(); errors.Is(err, context.DeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT) {
+			d.Err = fmt.Sprintf("no answer within %s", timeout)
+		}
+		d.Unknown = ours(err) || stood > timeout/4
+	}
+	h.observe(core.Observed{Done: []vmm.Done{d}})
+}
+
+// ask says what is wrong with a guest, as far as its probe can tell.
+func ask(ctx context.Context, h *blixardv1.Health, agentAt string) error {
+	switch p := h.GetProbe().(type) {
+	case *blixardv1.Health_Agent:
+		return askAgent(ctx, agentAt)
+	case *blixardv1.Health_Tcp:
+		c, err := connect(ctx, p.Tcp.Host, p.Tcp.Port)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	case *blixardv1.Health_Http:
+		return askHTTP(ctx, p.Http)
+	}
+	return fmt.Errorf("this release knows no probe %T: %w", h.GetProbe(), errOurs)
+}
+
+func connect(ctx context.Context, host string, port uint32) (net.Conn, error) {
+	return (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.FormatUint(uint64(port), 10)))
+}
+
+// askAgent pings the agent in a guest.
+func askAgent(ctx context.Context, at string) error {
+	c, err := (&net.Dialer{}).DialContext(ctx, "unix", at)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
+	id := rand.Uint64()>>12 | 1 // not one that an earlier host has asked with
+	line, err := agent.Encode(agent.Request{ID: id, Op: agent.Ping})
+	if err != nil {
+		return err
+	}
+	if _, err := c.Write(append([]byte(agent.Hello), line...)); err != nil {
+		return late(ctx, err)
+	}
+	var lines agent.Lines
+	buf := make([]byte, 4096)
+	for {
+		n, err := c.Read(buf)
+		if err != nil {
+			return late(ctx, err)
+		}
+		var answer *agent.Response
+		_ = lines.Feed(buf[:n], func(line []byte) { // a line that is no answer to us is not ours to judge
+			if r, err := agent.DecodeResponse(line); err == nil && r.ID == id {
+				answer = &r
+			}
+		})
+		switch {
+		case answer == nil:
+		case answer.OK:
+			return nil
+		default:
+			return errors.New("the agent says: " + answer.Error)
+		}
+	}
+}
+
+// late is why a call failed: our own time being up says more than what it broke.
+func late(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+func askHTTP(ctx context.Context, p *blixardv1.HTTPProbe) error {
+	url := "http://" + net.JoinHostPort(p.Host, strconv.FormatUint(uint64(p.Port), 10)) + p.Path
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errOurs)
+	}
+	req.Header.Set("User-Agent", "blixard-probe")
+	client := http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true}, // and no proxy
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	r, err := client.Do(req)
+	if err != nil {
+		return late(ctx, err)
+	}
+	r.Body.Close()
+	if want := int(p.Status); want != 0 && r.StatusCode != want || want == 0 && (r.StatusCode < 200 || r.StatusCode >= 400) {
+		return fmt.Errorf("GET %s answered %s", url, r.Status)
+	}
+	return nil
+}
+
+// errOurs marks what is wrong with us, and not with the guest.
+var errOurs = errors.New("it could not be asked")
+
+// ours says that a probe failed on our side: it never came to the guest.
+func ours(err error) bool {
+	for _, e := range []error{
+		errOurs, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL, syscall.ENETUNREACH,
+		syscall.EACCES, syscall.EPERM, syscall.ENOENT, syscall.EAGAIN,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// pulse finds out for how long we stood still: stopped, starved or asleep.
+type pulse struct {
+	over chan struct{}
+	most chan time.Duration
+}
+
+const beat = 20 * time.Millisecond
+
+func newPulse() *pulse {
+	p := &pulse{make(chan struct{}), make(chan time.Duration, 1)}
+	go func() {
+		t := time.NewTicker(beat)
+		defer t.Stop()
+		most, last := time.Duration(0), time.Now()
+		for {
+			ended := false
+			select {
+			case <-t.C:
+			case <-p.over:
+				ended = true
+			}
+			now := time.Now()
+			most, last = max(most, now.Sub(last)-beat), now
+			if ended {
+				p.most <- most
+				return
+			}
+		}
+	}()
+	return p
+}
+
+// stop is the longest time between two beats, beyond what is usual.
+func (p *pulse) stop() time.Duration {
+	close(p.over)
+	return <-p.most
+}

@@ -85,6 +85,9 @@ func (s *State) rollbackVM(e *entry, op *blixardv1.RollbackVMOp) *blixardv1.Resp
 		}
 		next = history[i]
 	}
+	if err := shrinksNoDisk(vm.Spec, next.Spec); err != nil {
+		return &blixardv1.Response{Error: err}
+	}
 	return s.regenerate(e, vm, next, change{event: "VMRolledBack", restart: op.Restart || next.Spec.OnUpdate == blixardv1.OnUpdate_ON_UPDATE_RESTART})
 }
 
@@ -230,7 +233,7 @@ func sameBuild(a, b *blixardv1.VMSpec) bool {
 }
 
 // keepsDisks refuses an update that would need another disk than the one that
-// is there: a disk is made once.
+// is there: a disk is made once, and then only grows.
 func keepsDisks(old, next *blixardv1.VMSpec) *blixardv1.Error {
 	const advice = "make a new VM with it, and copy over what you need"
 	if fmt.Sprintf("%T", old.Source) != fmt.Sprintf("%T", next.Source) {
@@ -238,9 +241,17 @@ func keepsDisks(old, next *blixardv1.VMSpec) *blixardv1.Error {
 	}
 	for _, d := range old.GetImage().GetDisks() {
 		i := slices.IndexFunc(next.GetImage().GetDisks(), func(n *blixardv1.Disk) bool { return n.Name == d.Name })
-		if i < 0 || !proto.Equal(d, next.GetImage().Disks[i]) {
-			return invalid("spec.image.disks", fmt.Sprintf("the disk %q is there, and an update neither changes nor removes a disk", d.Name), advice)
+		var same *blixardv1.Disk
+		if i >= 0 {
+			same = clone(next.GetImage().Disks[i])
+			same.SizeMib = d.SizeMib
 		}
+		if !proto.Equal(d, same) {
+			return invalid("spec.image.disks", fmt.Sprintf("the disk %q is there, and an update makes a disk larger, and does nothing else to it", d.Name), advice)
+		}
+	}
+	if err := shrinksNoDisk(old, next); err != nil {
+		return err
 	}
 	sizes := map[string]uint64{}
 	for _, v := range old.GetNixos().GetVolumes() {
@@ -249,6 +260,21 @@ func keepsDisks(old, next *blixardv1.VMSpec) *blixardv1.Error {
 	for i, v := range next.GetNixos().GetVolumes() {
 		if size, ok := sizes[imageOf(v)]; ok && size != v.GetRoot().GetSizeMib()+v.GetData().GetSizeMib() {
 			return invalid(fmt.Sprintf("spec.nixos.volumes[%d]", i), fmt.Sprintf("the volume %s is there, with %d MiB, and is made only once", imageOf(v), size), advice)
+		}
+	}
+	return nil
+}
+
+// shrinksNoDisk refuses a spec with a smaller disk than the one that is there, or may
+// be by now.
+func shrinksNoDisk(old, next *blixardv1.VMSpec) *blixardv1.Error {
+	for i, n := range next.GetImage().GetDisks() {
+		for _, d := range old.GetImage().GetDisks() {
+			if n.Name == d.Name && n.SizeMib < d.SizeMib {
+				return invalid(fmt.Sprintf("spec.image.disks[%d].size_mib", i),
+					fmt.Sprintf("the disk %q has %d MiB, and %d would cut off what is at its end", d.Name, d.SizeMib, n.SizeMib),
+					"a disk never becomes smaller: make a new VM with a smaller one, and copy over what you need")
+			}
 		}
 	}
 	return nil

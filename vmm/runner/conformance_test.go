@@ -429,8 +429,15 @@ func tellVolume(t *testing.T, r rig) {
 		t.Fatal(err)
 	}
 	i.Attempt = 2
+	a.Spec.GetImage().Disks[1].SizeMib = 2 << 10 // it grows, and keeps what it had
+	a.Spec.GetImage().Disks[0].SizeMib = 0       // and never shrinks
 	r.must(vmm.Start, i, a)
 	r.ready(i)
+	for name, want := range map[string]int64{"blank": 2 << 30, "seed": 1 << 20} {
+		if st, err := os.Stat(path(name)); err != nil || st.Size() != want {
+			t.Errorf("%s: %v %v, want %d", name, st, err, want)
+		}
+	}
 	b := make([]byte, len(mark))
 	if f, err := os.Open(path("blank")); err != nil {
 		t.Error(err)

@@ -37,13 +37,10 @@ func checkDisk(d *blixardv1.Disk) error {
 	return nil
 }
 
-// makeDisk makes a VM's own disk, unless it is there: then it is the VM's data.
-// It is there whole, or not at all.
+// makeDisk makes a VM's own disk, unless it is there: then it is the VM's data, and
+// at most becomes larger. It is there whole, or not at all.
 func makeDisk(ctx context.Context, store *artifact.Store, state string, d *blixardv1.Disk) (err error) {
 	path := diskPath(state, d.Name)
-	if _, err := os.Lstat(path); err == nil {
-		return nil
-	}
 	defer func() {
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) {
 			err = fmt.Errorf("%w: disk %s: %w", errDiskFull, d.Name, err)
@@ -51,6 +48,9 @@ func makeDisk(ctx context.Context, store *artifact.Store, state string, d *blixa
 			err = fmt.Errorf("make disk %s: %w", d.Name, err)
 		}
 	}()
+	if st, err := os.Lstat(path); err == nil {
+		return growDisk(path, st, int64(d.SizeMib)<<20)
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -76,6 +76,21 @@ func makeDisk(ctx context.Context, store *artifact.Store, state string, d *blixa
 		return err
 	}
 	return os.Rename(tmp, path)
+}
+
+// growDisk makes a disk that is there as large as it should be, and never smaller.
+func growDisk(path string, st os.FileInfo, size int64) error {
+	if !st.Mode().IsRegular() {
+		return fmt.Errorf("%s is no plain file", path)
+	}
+	if st.Size() >= size {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(size), f.Sync(), f.Close())
 }
 
 // fill copies an artifact: by sharing its blocks where the file system can, and

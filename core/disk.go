@@ -99,8 +99,9 @@ func Found(id Identity, settings *blixardv1.Settings, now Time) (Batch, error) {
 
 // Restore returns the first batch of the node that founds the next generation of
 // a cluster, from the state of a backup, which becomes that of the generation. An
-// identity without an id is given a new one. Whatever else the disk holds is gone.
-func Restore(id Identity, backup *cluster.State, hostsOff bool, now Time) (Identity, Batch, error) {
+// identity without an id is given a new one; level is what its binary can apply.
+// Whatever else the disk holds is gone.
+func Restore(id Identity, backup *cluster.State, hostsOff bool, level uint32, now Time) (Identity, Batch, error) {
 	if !id.Server {
 		return id, Batch{}, errors.New("the node that restores a cluster must be a server")
 	}
@@ -110,7 +111,7 @@ func Restore(id Identity, backup *cluster.State, hostsOff bool, now Time) (Ident
 	resp := backup.Apply(index, term, &blixardv1.Command{
 		LoggedTime: was.LoggedTime, WallTime: now.Wall,
 		Op: &blixardv1.Command_Restore{Restore: &blixardv1.RestoreOp{HostsOff: hostsOff, NodeId: old, Node: &blixardv1.AddNodeOp{
-			Name: id.Name, Address: id.Address, Server: true, Host: id.Host, Level: cluster.Level,
+			Name: id.Name, Address: id.Address, Server: true, Host: id.Host, Level: level,
 		}}},
 	})
 	if resp.Error != nil {

@@ -35,6 +35,7 @@ const (
 	Rollback
 	PauseVM
 	ResumeVM
+	Restored // what a backup has: nobody asks for it
 	AddMember
 	Cordon
 	Uncordon
@@ -43,13 +44,14 @@ const (
 	RemoveMember
 	LoseMember
 	SetSettings
+	Readmit
 	Announce // a file that VMs may need: the name is what it holds
 	AddNetwork
 )
 
 var verbNames = [...]string{
-	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "PauseVM", "ResumeVM", "AddMember", "Cordon", "Uncordon",
-	"Drain", "Restore", "RemoveMember", "LoseMember", "SetSettings", "Announce", "AddNetwork",
+	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "PauseVM", "ResumeVM", "Restored", "AddMember", "Cordon", "Uncordon",
+	"Drain", "Restore", "RemoveMember", "LoseMember", "SetSettings", "Readmit", "Announce", "AddNetwork",
 }
 
 func (v Verb) String() string { return verbNames[v] }
@@ -324,6 +326,11 @@ func (c *client) request(op *Operation) core.Request {
 		cmd.Op = &blixardv1.Command_RemoveNode{RemoveNode: &blixardv1.RemoveNodeOp{Name: op.Name, Lost: op.Verb == LoseMember}}
 	case SetSettings:
 		cmd.Op = &blixardv1.Command_SetSettings{SetSettings: &blixardv1.SetSettingsOp{Settings: op.Settings}}
+	case Readmit:
+		m := op.machine
+		cmd.Op = &blixardv1.Command_Readmit{Readmit: &blixardv1.ReadmitOp{NodeId: m.id, Generation: c.w.generation - 1, Node: &blixardv1.AddNodeOp{
+			Name: m.called, Address: m.address(), Server: m.Server, Host: m.Host, Level: m.level,
+		}}}
 	case Announce:
 		f := fileOf(op.Name)
 		cmd.Op = &blixardv1.Command_Announce{Announce: &blixardv1.AnnounceOp{Digest: f.Digest, Size: f.Size, NodeId: 1}}

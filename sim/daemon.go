@@ -278,7 +278,7 @@ func (m *Machine) join(node *blixardv1.Node, servers []*blixardv1.Node) error {
 		m.called, m.named = m.Name, 1
 	}
 	id := core.Identity{
-		ClusterID: m.w.clusterID, Generation: 1, ID: node.GetId(), Name: m.called,
+		ClusterID: m.w.clusterID, Generation: m.w.generation, ID: node.GetId(), Name: m.called,
 		Address: m.address(), Server: m.Server, Host: m.Host,
 	}
 	b, err := core.Join(id, servers)

@@ -89,7 +89,7 @@ func (f Reproposal) strike(w *World) bool {
 		}
 		msg := &core.Message{
 			To: leader.id, Address: leader.address(),
-			Envelope: &blixardv1.Envelope{ClusterId: w.clusterID, Generation: 1, From: leader.id, To: leader.id},
+			Envelope: &blixardv1.Envelope{ClusterId: w.clusterID, Generation: w.generation, From: leader.id, To: leader.id},
 			Raft: &raftpb.Message{
 				Type: raftpb.MsgProp.Enum(), From: proto.Uint64(leader.id), To: proto.Uint64(leader.id),
 				Entries: []*raftpb.Entry{{Data: old.data}},

@@ -108,7 +108,7 @@ func (j *judgeAddresses) forked(w *World, g *guest) { j.look(w, g) }
 // look holds what a guest was started with to what its VM has.
 func (j *judgeAddresses) look(w *World, g *guest) {
 	n := &w.judges.newest
-	if n.vms == nil || g.orphan || w.givenUp[g.m.called] && g.dir.looser().class == blixardv1.LeaseClass_LEASE_CLASS_NONE {
+	if n.vms == nil || n.meta.GetUnsettled() || g.orphan || w.givenUp[g.m.called] && g.dir.looser().class == blixardv1.LeaseClass_LEASE_CLASS_NONE {
 		return // as the judge of what is placed
 	}
 	for _, i := range g.nets {

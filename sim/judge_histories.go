@@ -102,6 +102,9 @@ var vmModel = (&porcupine.NondeterministicModel{
 		if op.Verb == LoseMember {
 			return []any{s}
 		}
+		if op.Verb == Restored {
+			return []any{modelVM{there: true, deleting: vm.Deleting, uid: vm.Uid, run: vm.Run, paused: vm.Paused, gen: vm.RunGeneration, spec: vm.SpecGeneration}}
+		}
 		if op.Verb == Get || op.Verb == List {
 			return only(s.sees(vm))
 		}

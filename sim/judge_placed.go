@@ -84,7 +84,7 @@ func (j *judgePlaced) forked(w *World, g *guest) { j.look(w, g, "is started") }
 
 func (j *judgePlaced) look(w *World, g *guest, what string) {
 	n := &w.judges.newest
-	if n.vms == nil {
+	if n.vms == nil || n.meta.GetUnsettled() { // after a restore nobody knows what lives where
 		return
 	}
 	if g.orphan || w.givenUp[g.m.called] && g.dir.looser().class == blixardv1.LeaseClass_LEASE_CLASS_NONE {

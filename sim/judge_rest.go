@@ -227,6 +227,9 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 // VMs and does not stay broken has room for it, by a naive sum. For the moment, a
 // host without a lease has none, and there must be room for any of its specs.
 func (w *World) explained(v *cluster.State, vm *blixardv1.VM, now bool) bool {
+	if now && v.Unsettled(vm) {
+		return true
+	}
 	ok, vcpus, memory := true, vm.Spec.Vcpus, vm.Spec.MemoryMib
 	if now {
 		for _, g := range v.History(vm.Name) {

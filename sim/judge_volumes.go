@@ -34,7 +34,7 @@ func (j *judgeVolumes) entry(w *World, n *newest) {
 		if c.is.Run {
 			w.fail("a VM that waits is not taken from its host", "index %d: %s starts without its volumes, on node %d", n.index, c.is.Name, is.GetNodeId())
 		}
-		if m := w.machineOf(was.NodeId); m == nil || !w.givenUp[m.called] {
+		if m := w.machineOf(was.NodeId); !w.givenUp[was.Node] && (m == nil || !w.givenUp[m.called]) {
 			w.fail("a VM that waits is not taken from its host", "index %d: %s waits for node %d, which nobody gave up, and is not placed there any more",
 				n.index, c.is.Name, was.NodeId)
 		}

@@ -38,6 +38,7 @@ const watchPatience = 4 * time.Second
 
 func (w *World) newWatcher() {
 	x := &watcher{client: w.person(-len(w.machines)-1, "watcher")}
+	w.watcher = x
 	x.begin()
 	x.later(0)
 }

@@ -86,7 +86,7 @@ func (w *World) run() {
 		}
 		w.push(event{at: max(w.now, int64(s.At)), kind: evStrike, ref: s.Fault})
 	}
-	w.RunFor(w.mix.Safety)
+	w.safety()
 	if w.over() {
 		return
 	}
@@ -97,7 +97,20 @@ func (w *World) run() {
 		return
 	}
 	w.Heal()
+	if w.mix.Disaster != 0 {
+		w.disaster(w.mix.Disaster)
+	}
 	w.Rest()
+}
+
+// safety lets faults strike. Somewhere on the way somebody makes a backup, if one
+// is needed later.
+func (w *World) safety() {
+	if w.mix.Disaster != 0 {
+		at := time.Duration(between(chance{w.mix.Disaster}.stream("backup"), 0, w.mix.Safety))
+		w.push(event{at: w.now + int64(at), kind: evChore, ref: w.putAway})
+	}
+	w.RunFor(w.mix.Safety)
 }
 
 // Rest judges a healed world once it has come to rest.

@@ -41,7 +41,7 @@ func Profile(name string, seed uint64) (Config, error) {
 // only leaves out every fault but those named.
 func (m *Mix) only(names []string) {
 	m.Only = append([]string{}, names...)
-	m.Quorum = 0
+	m.Quorum, m.Disaster = 0, 0
 	for _, name := range faultNames {
 		if !slices.Contains(names, name) {
 			delete(m.Weights, name)
@@ -66,7 +66,7 @@ func Swarm(seed uint64) Config {
 		DedupeWindowMs: uint32(between(r, 60, 600)) * 1000,
 	}
 	c.KeepEntries = pick[uint64](r, 0, 20, 100, 500)
-	mix.Quorum = drawQuorum(seed)
+	mix.Quorum, mix.Disaster = drawQuorum(seed), drawDisaster(seed)
 	c.complete()
 	if i := (chance{seed}).stream("theme").IntN(2 * len(themes)); i < len(themes) {
 		themes[i](&c)
@@ -98,6 +98,15 @@ func Base(seed uint64) Config {
 func drawQuorum(seed uint64) uint64 {
 	r := chance{seed}.stream("quorum")
 	if r.IntN(3) > 0 {
+		return 0
+	}
+	return 1 + r.Uint64N(1000)
+}
+
+// drawDisaster says whether all servers are lost at the end: in a tenth of seeds.
+func drawDisaster(seed uint64) uint64 {
+	r := chance{seed}.stream("disaster")
+	if r.IntN(10) > 0 {
 		return 0
 	}
 	return 1 + r.Uint64N(1000)
@@ -151,6 +160,9 @@ type Mix struct {
 	// Longest is how long a fault lasts at most.
 	Longest time.Duration
 	Safety  time.Duration
+	// Disaster draws which servers are lost, all at once, after everything was healed,
+	// and on which the cluster is restored from a backup; 0: none are.
+	Disaster uint64
 	// Quorum draws which quorum is healed at first, while the rest stays broken; 0:
 	// everything is healed at once.
 	Quorum uint64

@@ -70,6 +70,13 @@ func ShortLives(c *Config) {
 	c.Mix.EarlyExit, c.Mix.LateExit = 0.3, 0.6
 }
 
+// Disasters loses all servers at the end, in every seed, while much changes and
+// leases are long.
+func Disasters(c *Config) {
+	c.Mix.Disaster, c.Mix.Quorum = 1+c.Seed%1000, 0
+	c.Mix.Think, c.Settings.LongLeaseMs = min(c.Mix.Think, 500*time.Millisecond), 60_000
+}
+
 // SoonAtRest shortens the time in which a healed world must come to rest.
 func SoonAtRest(c *Config) { c.Settings.LongLeaseMs = 20_000 }
 

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/blixard/blixard/core"
+	"github.com/blixard/blixard/core/cluster"
 	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
@@ -61,6 +62,10 @@ type World struct {
 	chores      int // of keepers, under way
 	givenUp     map[string]bool
 
+	generation uint64         // of the cluster
+	backup     *cluster.State // what somebody has put away; nil: nothing yet
+	watcher    *watcher
+
 	broken   map[*ended]uint64 // faults in effect, by when they began
 	rest     []*Machine        // that stay broken while the others are healed
 	unpaused map[int]int64
@@ -92,6 +97,7 @@ func New(cfg Config) *World {
 		byAddress: map[string]*Machine{}, broken: map[*ended]uint64{}, unpaused: map[int]int64{},
 		counts: map[string]int{}, running: map[string][]*guest{}, givenUp: map[string]bool{}, record: cfg.Record || cfg.Script != nil, clusterID: "11111111-2222-4333-8444-555555555555",
 	}
+	w.generation = 1
 	w.trace.log = cfg.Log
 	w.entropy, w.nemesis, w.luck = w.chance.stream("entropy"), w.chance.stream("nemesis"), w.chance.stream("luck")
 	w.net = newNetwork(w.chance.stream("network"))

@@ -29,7 +29,7 @@ func (d *daemon) Restore(ctx context.Context, backup *cluster.State, opts *blixa
 		return nil, precondition(fmt.Sprintf("the cluster that is to be restored is still alive: %s", strings.Join(alive, "; ")),
 			"stop every server of it for good first: as long as one of them can lead, hosts keep their VMs, and a second copy of each would be started here")
 	}
-	id, batch, err := core.Restore(id, backup, opts.GetHostsOff(), readTime(bootClock{}))
+	id, batch, err := core.Restore(id, backup, opts.GetHostsOff(), cluster.Level, readTime(bootClock{}))
 	if err != nil {
 		return nil, precondition(err.Error(), "give this node another --name, or another --role")
 	}

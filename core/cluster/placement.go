@@ -155,7 +155,7 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 	if s.Unsettled(vm) {
 		vm.Status = &blixardv1.VMStatus{
 			Phase: blixardv1.Phase_PHASE_PENDING, Reason: "Unsettled", ChangeTime: e.time(),
-			Message: "the cluster was restored from a backup, and this VM may still run where the backup does not know: it is started when the longest lease has surely ended",
+			Message: "the cluster was restored from a backup, and this VM, or one that has its address, may still run where the backup does not know: it is started when the longest lease has surely ended",
 		}
 		s.put(vmKey(vm.Name), vm)
 		return false

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,7 +15,7 @@ import (
 // on any host of the earlier generation, under a lease that the last leader of
 // that generation granted. So nothing that the earlier generation made is started
 // until a leader has led for the long window: neither placed, nor started again on
-// the host that it has. What is created from now on is another matter.
+// the host that it has. What is created from now on is another matter, unless it has an address, which another may have been given.
 //
 // Servers of the earlier generation are none in this. Its hosts remain, silent,
 // with whatever is placed on them; they are fenced like any other, and come back
@@ -42,17 +43,40 @@ func (s *State) restore(e *entry, op *blixardv1.RestoreOp) *blixardv1.Response {
 		}
 		n = clone(n)
 		n.Server, n.Revision = blixardv1.ServerState_SERVER_STATE_UNSPECIFIED, e.index
+		n.Host.PrepareRevision = e.index                      // what it holds ready may be of the time since
 		if n.Name == op.Node.GetName() && n.Id != op.NodeId { // its machine founds the generation, as another node
 			n.Name = freeName(s, n.Name, s.meta.Generation-1)
 			s.renamed(n)
 		}
 		s.put(nodeKey(n.Id), n)
 	}
+	s.leap()
 	s.event(e, "ClusterRestored", "", op.Node.GetName(), "generation %d, from a backup at revision %d", s.meta.Generation, e.index-RestoreGap)
 	if op.NodeId == 0 {
 		return s.addNode(e, op.Node)
 	}
 	return s.readmit(e, &blixardv1.ReadmitOp{NodeId: op.NodeId, Generation: s.meta.Generation - 1, Node: op.Node})
+}
+
+// leapBy is more runs, and more specs, than a VM was given between the backup and
+// the loss.
+const leapBy = 10_000
+
+// leap takes every VM's counters beyond what its host may have seen of them: a
+// start, or a spec, that is asked for from now on is none that it knows. So what
+// should run and has ended by itself is started again.
+func (s *State) leap() {
+	var all []*blixardv1.VM
+	s.VMs("", func(vm *blixardv1.VM) bool {
+		all = append(all, vm)
+		return true
+	})
+	for _, vm := range all {
+		vm = copyVM(vm)
+		vm.RunGeneration += leapBy
+		vm.SpecGeneration += leapBy
+		s.put(vmKey(vm.Name), vm)
+	}
 }
 
 // freeName names a node after the generation that it was of.
@@ -79,9 +103,14 @@ func (s *State) renamed(n *blixardv1.Node) {
 	}
 }
 
-// Unsettled says that a VM may still be alive where nobody knows.
+// Unsettled says that a VM may still be alive where nobody knows, or that one which
+// nobody knows may have its address.
 func (s *State) Unsettled(vm *blixardv1.VM) bool {
-	return s.meta.GetUnsettled() && !strings.HasPrefix(vm.Uid, strconv.FormatUint(s.meta.Generation, 10)+"-")
+	if !s.meta.GetUnsettled() {
+		return false
+	}
+	return !strings.HasPrefix(vm.Uid, strconv.FormatUint(s.meta.Generation, 10)+"-") ||
+		slices.ContainsFunc(vm.Attachments, func(a *blixardv1.Attachment) bool { return a.Network != "" })
 }
 
 // Held says why a host gets no lease: it is of an earlier generation, and what is
@@ -97,6 +126,9 @@ func (s *State) Held(n *blixardv1.Node) string {
 // before all that the earlier generation granted has surely ended.
 func (s *State) SettledAfter() int64 {
 	longest := Window(s.meta.Settings, max(s.meta.Settings.GetLeaseMs(), s.meta.Settings.GetLongLeaseMs()))
+	if mutant.On("SettledTooSoon") {
+		return Window(s.meta.Settings, s.meta.Settings.GetLeaseMs())
+	}
 	s.Nodes(func(n *blixardv1.Node) bool {
 		if n.Host != nil {
 			longest = max(longest, s.WindowOf(n, true))
@@ -142,6 +174,7 @@ func (s *State) readmit(e *entry, op *blixardv1.ReadmitOp) *blixardv1.Response {
 		n.Server = blixardv1.ServerState_SERVER_STATE_JOINING
 	}
 	s.put(nodeKey(n.Id), n)
+	s.raise(e)
 	s.event(e, "NodeReadmitted", "", n.Name, "of generation %d, at %s", op.Generation, n.Address)
 	return nodeResponse(n)
 }

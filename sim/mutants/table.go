@@ -294,6 +294,14 @@ var All = []Mutant{
 		Caught: []string{twoCopies, placed}, Story: granterByBelief, Config: oneMoreHost,
 	},
 	{
+		Name: "RestoreStartsAtOnce", What: "a restored cluster does not wait for what the backup does not know",
+		Caught: []string{twoCopies, placed}, Harder: sim.Disasters,
+	},
+	{
+		Name: "SettledTooSoon", What: "the wait after a restore ends with the first leader's short window",
+		Caught: []string{twoCopies, placed}, Harder: sim.Disasters,
+	},
+	{
 		Name: "FenceBeforeWindow", What: "a fence counts however long its proposer has waited",
 		Caught: []string{twoCopies, placed}, Story: hastyFence,
 	},

@@ -246,12 +246,13 @@ func checkProcess(p *blixardv1.Process) *blixardv1.Error {
 	}
 	size := 0
 	for i, a := range p.GetArgv() {
-		if err := checkWord(fmt.Sprintf("%s[%d]", argv, i), a); err != nil {
+		if err := checkWord(argv, a); err != nil {
+			err.Field = fmt.Sprintf("%s[%d]", argv, i)
 			return err
 		}
 		size += len(a)
 	}
-	for _, k := range slices.Sorted(maps.Keys(p.GetEnv())) {
+	for _, k := range keysOf(p.GetEnv()) {
 		if k == "" || strings.Contains(k, "=") {
 			return invalid(env, fmt.Sprintf("%+q is no name of a variable", k), "use a name that is not empty and has no '='")
 		}
@@ -281,6 +282,20 @@ func checkWord(field, w string) *blixardv1.Error {
 	return nil
 }
 
+// keysOf are the keys of a map, sorted; most maps are empty.
+func keysOf(m map[string]string) []string {
+	if len(m) == 0 {
+		return nil
+	}
+	keys := make([]string, 0, len(m))
+	// any order: sorted below
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
 func checkLabels(s *blixardv1.VMSpec) *blixardv1.Error {
 	if err := ValidateLabels("spec.labels", s.GetLabels()); err != nil {
 		return err
@@ -293,7 +308,7 @@ func ValidateLabels(field string, labels map[string]string) *blixardv1.Error {
 	if n := len(labels); n > maxLabels {
 		return invalid(field, fmt.Sprintf("%d labels are too many", n), "use at most 64")
 	}
-	for _, k := range slices.Sorted(maps.Keys(labels)) {
+	for _, k := range keysOf(labels) {
 		if k == "" {
 			return invalid(field, "a label has no key", "give every label a key")
 		}

@@ -16,6 +16,7 @@ import (
 // The judge keeps its own account, from the VMs' records alone.
 type judgeAddresses struct {
 	of map[string]string // "lan 10.0.0.2", "02:...", "node 3 port 8080/1" -> uid
+	in uint32            // addresses of theNetwork that VMs have in the newest state
 }
 
 const (
@@ -42,6 +43,7 @@ func heldBy(vm *blixardv1.VM) (list []string) {
 // entry looks at what one entry has changed.
 func (j *judgeAddresses) entry(w *World, n *newest) {
 	for _, c := range n.changed {
+		j.in += addressesOf(c.is) - addressesOf(c.was)
 		for _, what := range heldBy(c.was) {
 			delete(j.of, what)
 		}
@@ -54,18 +56,17 @@ func (j *judgeAddresses) entry(w *World, n *newest) {
 		if c.was == nil || len(c.was.Attachments) == 0 {
 			continue
 		}
-		for _, m := range w.machines {
-			if d, ok := m.dirs.Get(c.was.Uid); ok && d.guest != nil {
-				j.look(w, d.guest)
-			}
+		for _, g := range w.running[c.was.Uid] {
+			j.look(w, g)
 		}
 	}
 }
 
 // anew takes over a state of which not every entry was seen.
 func (j *judgeAddresses) anew(w *World, n *newest) {
-	j.of = map[string]string{}
+	j.of, j.in = map[string]string{}, 0
 	for _, vm := range sorted(n.vms) {
+		j.in += addressesOf(vm)
 		j.take(w, n, vm)
 	}
 	w.guests(func(g *guest) { j.look(w, g) })
@@ -87,17 +88,27 @@ func (j *judgeAddresses) take(w *World, n *newest, vm *blixardv1.VM) {
 	}
 }
 
-// state holds the cluster's own account to the judge's.
-func (j *judgeAddresses) state(w *World, v *cluster.State) {
-	have := uint32(0)
-	v.VMs("", func(vm *blixardv1.VM) bool {
-		for _, a := range vm.Attachments {
-			if a.Network == theNetwork {
-				have++
-			}
+// addressesOf is how many addresses of theNetwork a VM has.
+func addressesOf(vm *blixardv1.VM) (n uint32) {
+	for _, a := range vm.GetAttachments() {
+		if a.Network == theNetwork {
+			n++
 		}
-		return true
-	})
+	}
+	return n
+}
+
+// state holds the cluster's own account to the judge's: of the newest state to
+// what was followed, of an older one to its VMs.
+func (j *judgeAddresses) state(w *World, v *cluster.State) {
+	have := j.in
+	if n := &w.judges.newest; n.vms == nil || n.index != v.Revision() {
+		have = 0
+		v.VMs("", func(vm *blixardv1.VM) bool {
+			have += addressesOf(vm)
+			return true
+		})
+	}
 	if _, used := v.NetworkUse(theNetwork); used != have {
 		w.fail(inUse, "index %d: %d addresses of %s are in use, and VMs have %d", v.Revision(), used, theNetwork, have)
 	}

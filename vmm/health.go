@@ -1,6 +1,10 @@
 package vmm
 
 import (
+	"net/netip"
+
+	"google.golang.org/protobuf/proto"
+
 	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
@@ -39,6 +43,34 @@ func (u *Unit) check() *blixardv1.Health {
 	h := spec.GetHealth()
 	if h.GetAgent() == nil && h.GetTcp() == nil && h.GetHttp() == nil {
 		return nil
+	}
+	return reached(h, spec)
+}
+
+// reached is a probe with the address at which this host reaches the guest: where
+// none is given, the port of ours that leads to the guest's.
+func reached(h *blixardv1.Health, spec *blixardv1.VMSpec) *blixardv1.Health {
+	if h.GetAgent() != nil || h.GetTcp().GetHost() != "" || h.GetHttp().GetHost() != "" {
+		return h
+	}
+	port := h.GetTcp().GetPort() + h.GetHttp().GetPort() // it has one of the two
+	for _, i := range spec.GetNetworks() {
+		for _, p := range i.GetPorts() {
+			if p.GuestPort != port || p.Protocol == blixardv1.Protocol_PROTOCOL_UDP {
+				continue
+			}
+			h = proto.CloneOf(h)
+			host := p.Address
+			if a, err := netip.ParseAddr(host); err != nil || a.IsUnspecified() {
+				host = "127.0.0.1"
+			}
+			if t := h.GetTcp(); t != nil {
+				t.Host, t.Port = host, p.HostPort
+			} else {
+				h.GetHttp().Host, h.GetHttp().Port = host, p.HostPort
+			}
+			return h
+		}
 	}
 	return h
 }

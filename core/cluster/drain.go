@@ -126,7 +126,7 @@ func (s *State) redrain() { s.meta.DrainMore = s.drained.Len() > 0 && !mutant.On
 // drainMore takes drains further. What waits for a host comes first: it does not
 // run, and what is drained does.
 func (s *State) drainMore(e *entry) {
-	if !s.meta.DrainMore || s.meta.PlaceMore {
+	if !s.meta.DrainMore || s.meta.PlaceMore || s.meta.Unsettled { // while that lasts, what has left would start nowhere
 		return
 	}
 	s.meta.DrainMore = false

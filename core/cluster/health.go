@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -66,13 +67,22 @@ func checkProbeAddress(s *blixardv1.VMSpec, field, host string, port uint32) *bl
 	if port == 0 || port > 65535 {
 		return invalid(field+".port", fmt.Sprintf("%d is no port", port), "give 1 to 65535")
 	}
-	if host == "" && s.GetProcess() != nil {
+	if host == "" && (s.GetProcess() != nil || leads(s, port)) {
 		return nil
 	}
 	if a, err := netip.ParseAddr(host); err != nil || a.Zone() != "" {
-		return invalid(field+".host", fmt.Sprintf("%.80q is no address", host), "give the address at which its host reaches it, in digits, such as 127.0.0.1 for a forwarded port")
+		return invalid(field+".host", fmt.Sprintf("%.80q is no address", host), "give the address at which its host reaches it, in digits; or leave it out and have a port of the host lead to that port (networks: user, ports)")
 	}
 	return nil
+}
+
+// leads says that a port of the host leads to a port of the guest.
+func leads(s *blixardv1.VMSpec, port uint32) bool {
+	return slices.ContainsFunc(s.GetNetworks(), func(i *blixardv1.Interface) bool {
+		return slices.ContainsFunc(i.GetPorts(), func(p *blixardv1.PortForward) bool {
+			return p.GuestPort == port && p.Protocol != blixardv1.Protocol_PROTOCOL_UDP
+		})
+	})
 }
 
 func completeHealth(s *blixardv1.VMSpec) {
@@ -85,11 +95,17 @@ func completeHealth(s *blixardv1.VMSpec) {
 	h.TimeoutMs = cmp.Or(h.TimeoutMs, min(5_000, h.IntervalMs))
 	h.HealthyThreshold = cmp.Or(h.HealthyThreshold, 1)
 	h.UnhealthyThreshold = cmp.Or(h.UnhealthyThreshold, 3)
+	if p := h.GetHttp(); p != nil {
+		p.Path = cmp.Or(p.Path, "/")
+	}
+	if s.GetProcess() == nil {
+		return // where a port of its host leads there: see vmm
+	}
 	if p := h.GetTcp(); p != nil {
 		p.Host = cmp.Or(p.Host, "127.0.0.1")
 	}
 	if p := h.GetHttp(); p != nil {
-		p.Host, p.Path = cmp.Or(p.Host, "127.0.0.1"), cmp.Or(p.Path, "/")
+		p.Host = cmp.Or(p.Host, "127.0.0.1")
 	}
 }
 

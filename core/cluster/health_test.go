@@ -46,6 +46,10 @@ func TestHealthOfASpec(t *testing.T) {
 			t.Errorf("%d: %v: %v, want %q", i, c.health, err, c.field)
 		}
 	}
+	image := &blixardv1.VMSpec{Networks: []*blixardv1.Interface{{Ports: []*blixardv1.PortForward{{HostPort: 8080, GuestPort: 80}, {HostPort: 53, GuestPort: 53, Protocol: blixardv1.Protocol_PROTOCOL_UDP}}}}}
+	if !leads(image, 80) || leads(image, 8080) || leads(image, 53) {
+		t.Error("which port leads to which is not as the spec says")
+	}
 	d := newDriver()
 	d.boot(FirstID)
 	cmd := createOp("a", 64, 1)

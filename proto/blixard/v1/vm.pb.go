@@ -2151,7 +2151,8 @@ func (*AgentProbe) Descriptor() ([]byte, []int) {
 // TCPProbe opens a connection, from the VM's host.
 type TCPProbe struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Address as that host reaches it, in digits; empty, of a process: 127.0.0.1.
+	// Address as that host reaches it, in digits. Empty: of a process 127.0.0.1, of an
+	// image the port of the host that leads to this one (networks).
 	Host          string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
 	Port          uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -342,23 +342,32 @@ func (s *State) placeMore(e *entry) {
 		s.meta.PlaceAfter = []byte(k)
 		return len(names) < placePerEntry
 	})
+	var none []schedule.Need // for which no host has room: each VM that is placed leaves less
 	for _, name := range names {
-		s.placeWaiting(e, s.VM(name))
+		none = s.placeWaiting(e, s.VM(name), none)
 	}
 	if len(names) < placePerEntry {
 		s.meta.PlaceMore, s.meta.PlaceAfter = false, nil
 	}
 }
 
-func (s *State) placeWaiting(e *entry, vm *blixardv1.VM) {
+// placeWaiting places one VM, if a host fits and its need is not as large as one
+// for which none does; if none fits, its need is added to those.
+func (s *State) placeWaiting(e *entry, vm *blixardv1.VM, none []schedule.Need) []schedule.Need {
 	if s.Unsettled(vm) && vm.GetStatus().GetReason() == "Unsettled" {
-		return
+		return none
 	}
 	n := s.needOf(vm)
-	if _, _, ok := schedule.Choose(s.emptiestFirst(n), n); !ok && vm.GetStatus().GetReason() == "NoHostFits" {
-		return // nothing new to say
+	ok := !slices.ContainsFunc(none, func(m schedule.Need) bool { return n.AtLeast(&m) })
+	if ok {
+		if _, _, ok = schedule.Choose(s.emptiestFirst(n), n); !ok {
+			none = append(none, n)
+		}
 	}
-	s.place(e, copyVM(vm))
+	if ok || vm.GetStatus().GetReason() != "NoHostFits" { // or there is nothing new to say
+		s.place(e, copyVM(vm))
+	}
+	return none
 }
 
 // freed says that something waiting may fit now: look at all of it again.

@@ -3,6 +3,7 @@ package schedule
 import (
 	"encoding/binary"
 	"iter"
+	"maps"
 	"slices"
 )
 
@@ -95,6 +96,13 @@ type Need struct {
 	Ports []Port
 	// Require are labels that the host must have with just these values.
 	Require map[string]string
+}
+
+// AtLeast says that whatever host does not fit m does not fit n either: n is the
+// same sort of VM and as large. It may say no where that is so.
+func (n *Need) AtLeast(m *Need) bool {
+	return n.MilliCPU >= m.MilliCPU && n.MemoryMiB >= m.MemoryMiB && n.DiskMiB >= m.DiskMiB && n.Nix == m.Nix && n.Bridges == m.Bridges &&
+		len(m.Ports) == 0 && slices.Equal(n.Accept, m.Accept) && slices.Equal(n.Wants, m.Wants) && maps.Equal(n.Require, m.Require)
 }
 
 // Load is the dominant share of the host in use, per million; a host without

@@ -93,6 +93,32 @@ func TestChooseIsTheNaiveChoice(t *testing.T) {
 	})
 }
 
+// What does not fit keeps out whatever is of its sort and as large.
+func TestAtLeast(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		need := func(name string) Need {
+			amount := func(what string) uint64 { return rapid.Uint64Range(0, 3).Draw(t, name+" "+what) }
+			return Need{
+				Resources: Resources{amount("cpu"), amount("memory"), amount("disk")},
+				Accept:    rapid.SampledFrom([][]Choice{{{ID: 1}}, {{ID: 1}, {ID: 2}}}).Draw(t, name+" accept"),
+				Wants:     rapid.SliceOfN(rapid.Just(Want{1, "one"}), 0, 1).Draw(t, name+" wants"),
+				Nix:       rapid.Bool().Draw(t, name+" nix"),
+				Bridges:   rapid.Bool().Draw(t, name+" bridges"),
+				Ports:     rapid.SliceOfN(rapid.Just(Port{Number: 80}), 0, 1).Draw(t, name+" ports"),
+				Require:   rapid.MapOfN(rapid.Just("zone"), rapid.SampledFrom([]string{"a", "b"}), 0, 1).Draw(t, name+" require"),
+			}
+		}
+		m, n, h := need("m"), need("n"), genHost(t, 1)
+		h.Capacity, h.Used = Resources{2, 2, 2}, Resources{}
+		if n.AtLeast(&m) && len(Obstacles(nil, h, m)) > 0 && len(Obstacles(nil, h, n)) == 0 {
+			t.Fatalf("%+v fits and is at least %+v, which does not: %+v", n, m, h)
+		}
+		if len(m.Ports) == 0 && !m.AtLeast(&m) {
+			t.Fatal("a need is as large as itself")
+		}
+	})
+}
+
 func TestObstaclesExplainThemselves(t *testing.T) {
 	h := &Host{ID: 1, Capacity: Resources{4000, 1024, 100}, Used: Resources{3500, 1000, 100}, Labels: map[string]string{"zone": "a"}, Cordoned: true}
 	need := Need{Resources: Resources{1000, 512, 1}, Accept: []Choice{{ID: 1, Name: "cloud-hypervisor"}, {ID: 2, Name: "qemu"}}, Require: map[string]string{"zone": "b", "gpu": "yes"}}

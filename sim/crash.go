@@ -41,6 +41,9 @@ var (
 	crashNames []string
 	busyPoints = map[string]bool{} // those that every tick passes
 	rarePoints = map[string]bool{} // those that few runs pass
+	// startPoints are those that every start of a VM passes: with many of them open
+	// hardly any would succeed, so most are open for one crash only.
+	startPoints = map[string]bool{}
 )
 
 func init() {
@@ -64,6 +67,9 @@ func init() {
 		shimPoints[shim.Signal], shimPoints[shim.Sweep], shimPoints[shim.Record], shimPoints[shim.Reply],
 	} {
 		rarePoints[p.before], rarePoints[p.after] = true, true
+	}
+	for _, p := range []point{actPoints[vmm.Start], shimPoints[shim.Lock], shimPoints[shim.Arm], shimPoints[shim.Fork], shimPoints[shim.Publish]} {
+		startPoints[p.before], startPoints[p.after] = true, true
 	}
 	mishapNames = append(mishapNames, crashNames...)
 }
@@ -116,8 +122,9 @@ func (m *Machine) meets(name string) (time.Duration, bool) {
 // time have none for a while after a crash, or else nothing would ever get done.
 func (m *Machine) crashChance(name string) float64 {
 	w := m.w
+	open, drawn := w.mix.Points[name]
 	switch {
-	case !w.mix.Points[name]:
+	case !drawn, !open && w.counts[name] > 0:
 		return 0
 	case rarePoints[name] && w.counts[name] == 0:
 		return 0.5 // not more, or else few would come to the point after it
@@ -140,6 +147,8 @@ func drawPoints(r *rand.Rand) map[string]bool {
 	for _, name := range crashNames {
 		if n := r.IntN(4); n == 0 && (!rare || rarePoints[name]) || n < 3 && rarePoints[name] {
 			open[name] = true
+		} else if n == 1 && !rare && startPoints[name] {
+			open[name] = false // once
 		}
 	}
 	return open

@@ -166,13 +166,13 @@ type Split struct {
 	For  time.Duration
 }
 
-func (Split) draw(d dice) Fault { return Split{2 * (1 + d.IntN(1<<d.machines)), d.time()} }
+func (Split) draw(d dice) Fault { return Split{d.side(), d.time()} }
 
 func (f Split) strike(w *World) bool {
 	var links []link
 	for _, a := range w.machines {
 		for _, b := range w.machines {
-			if f.Side>>a.Index&1 != f.Side>>b.Index&1 {
+			if on(f.Side, a) != on(f.Side, b) {
 				links = append(links, link{a.Index, b.Index})
 			}
 		}
@@ -187,13 +187,13 @@ type Bridge struct {
 	For  time.Duration
 }
 
-func (Bridge) draw(d dice) Fault { return Bridge{d.node(), 2 * (1 + d.IntN(1<<d.machines)), d.time()} }
+func (Bridge) draw(d dice) Fault { return Bridge{d.node(), d.side(), d.time()} }
 
 func (f Bridge) strike(w *World) bool {
 	var links []link
 	for _, a := range w.machines {
 		for _, b := range w.machines {
-			if a.N() != f.Node && b.N() != f.Node && f.Side>>a.Index&1 != f.Side>>b.Index&1 {
+			if a.N() != f.Node && b.N() != f.Node && on(f.Side, a) != on(f.Side, b) {
 				links = append(links, link{a.Index, b.Index})
 			}
 		}

@@ -71,6 +71,7 @@ func (w *World) run() {
 	if w.over() {
 		return
 	}
+	w.populate()
 	w.phase, w.foundedAt = safety, w.now
 	w.say(nil, "faults begin")
 	for range w.mix.Clients {
@@ -111,6 +112,31 @@ func (w *World) safety() {
 		w.push(event{at: w.now + int64(at), kind: evChore, ref: w.putAway})
 	}
 	w.RunFor(w.mix.Safety)
+}
+
+// populate makes the VMs that are there when faults begin, by a few people who do
+// nothing else.
+func (w *World) populate() {
+	next, open := 0, 0
+	var more func(c *client)
+	more = func(c *client) {
+		if next == w.mix.VMs {
+			return
+		}
+		name := fmt.Sprintf("vm%d", next)
+		next++
+		open++
+		c.begin(&Operation{Verb: Create, Name: name, Spec: drawSpec(c.choice, c.index, name, w.settings.GetLeaseMs(), w.mix.Files)}, func(*Operation) {
+			open--
+			more(c)
+		})
+	}
+	for i := range min(w.mix.VMs, 16) {
+		more(w.person(-len(w.machines)-2-i, fmt.Sprintf("settler%d", i)))
+	}
+	if !w.RunUntil(10*time.Minute, func() bool { return open == 0 }) && !w.over() {
+		w.fail("a cluster fills", "%d of %d VMs are asked for after ten minutes, and %d have not been answered", next, w.mix.VMs, open)
+	}
 }
 
 // Rest judges a healed world once it has come to rest.

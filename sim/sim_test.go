@@ -111,6 +111,27 @@ func TestSeeds(t *testing.T) {
 	run("base", n/4)
 }
 
+// Hundreds of hosts and a thousand VMs, for a few seconds of faults: the smallest
+// of the worlds that -profile=large makes.
+func TestLarge(t *testing.T) {
+	if *oneSeed != 0 || testing.Short() {
+		t.Skip("a child, or in a hurry")
+	}
+	c := Large(1)
+	c.Servers, c.Hosts, c.Spares = 3, 200, 2
+	c.large(1000)
+	c.Mix.Safety, c.Mix.Quorum = 10*time.Second, 0
+	SoonAtRest(&c)
+	r := Run(c)
+	if f := r.Failure; f != nil {
+		t.Fatalf("%s: %s\n%s", f.Promise, f.Text, strings.Join(f.Last, "\n"))
+	}
+	t.Logf("%v simulated, %d events, faults %v, judged %v", r.Simulated, r.Events, r.Faults, r.Judged)
+	if r.Judged["copies"] < 500 || r.Judged["histories"]+r.Judged["witness"] == 0 {
+		t.Errorf("that is not large: %v", r.Judged)
+	}
+}
+
 // A run that is stopped early is the beginning of the whole run.
 func TestUntil(t *testing.T) {
 	if *oneSeed != 0 {

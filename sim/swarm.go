@@ -11,17 +11,17 @@ import (
 )
 
 // A profile is a kind of world; a seed makes one of that kind.
-var profiles = map[string]func(seed uint64) Config{"swarm": Swarm, "base": Base, "calm": Calm}
+var profiles = map[string]func(seed uint64) Config{"swarm": Swarm, "base": Base, "calm": Calm, "large": Large}
 
 const standardProfile = "swarm"
 
-// Profile makes the world of a seed. The name is swarm, base or calm, and may be
+// Profile makes the world of a seed. The name is swarm, base, calm or large, and may be
 // followed by the only faults that are to strike: base:Isolate,Drop.
 func Profile(name string, seed uint64) (Config, error) {
 	kind, only, some := strings.Cut(name, ":")
 	draw := profiles[kind]
 	if draw == nil {
-		return Config{}, fmt.Errorf("there is no profile %q: swarm, base and calm are, and base:Isolate,Drop is base with those faults only", kind)
+		return Config{}, fmt.Errorf("there is no profile %q: swarm, base, calm and large are, and base:Isolate,Drop is base with those faults only", kind)
 	}
 	c := draw(seed)
 	c.Profile = name
@@ -94,6 +94,26 @@ func Base(seed uint64) Config {
 	return c
 }
 
+// Large is a swarm of hundreds of hosts with thousands of VMs, which are there when
+// faults begin.
+func Large(seed uint64) Config {
+	c := Swarm(seed)
+	c.Profile = "large"
+	r := chance{seed}.stream("large")
+	c.Servers, c.Hosts, c.KeepEntries = pick(r, 3, 3, 5, 7), 200+r.IntN(201), max(c.KeepEntries, 500)
+	c.large(c.Hosts * (5 + r.IntN(3)))
+	return c
+}
+
+// large has so many VMs, and as much going on as that many hosts see.
+func (c *Config) large(vms int) {
+	m := c.Mix
+	m.VMs, m.Names, m.Clients, m.Think, m.Small = vms, vms+vms/10, 16, 100*time.Millisecond, false
+	m.Every, m.Safety, m.Disaster = 500*time.Millisecond, time.Minute, 0
+	// Each strikes one of hundreds, or would befall one of them all the time.
+	m.Drop, m.Late, m.Duplicate = m.Drop/4, m.Late/4, m.Duplicate/4
+}
+
 // drawQuorum says whether a quorum is healed before the rest: in a third of seeds.
 func drawQuorum(seed uint64) uint64 {
 	r := chance{seed}.stream("quorum")
@@ -138,6 +158,8 @@ type Mix struct {
 	Clients    int
 	Names      int
 	Think      time.Duration
+	// VMs that are there when faults begin.
+	VMs int
 	// Fickle: a client's next wish is about what it has just changed. Renews: it is
 	// for another spec.
 	Fickle, Renews float64
@@ -240,7 +262,23 @@ type dice struct {
 	machines int
 }
 
-func (d dice) node() N { return N(1 + d.IntN(d.machines)) }
+// node is any machine. Where there are many, every other is one of the first: the
+// servers.
+func (d dice) node() N {
+	if d.machines > mostSides && d.IntN(2) == 0 {
+		return N(1 + d.IntN(8))
+	}
+	return N(1 + d.IntN(d.machines))
+}
+
+// mostSides are the machines that a number can tell which side they are on. Where
+// there are more, they are so many groups.
+const mostSides = 60
+
+func (d dice) side() int { return 2 * (1 + d.IntN(1<<min(d.machines, mostSides)-1)) }
+
+// on says on which side a machine is.
+func on(side int, m *Machine) int { return side >> (1 + (m.Index-1)%mostSides) & 1 }
 
 func (d dice) time() time.Duration {
 	return time.Duration(between(d.Rand, 100*time.Millisecond, d.mix.Longest)).Truncate(time.Millisecond)

@@ -1,5 +1,7 @@
 package sim
 
+import "slices"
+
 // kind says what an event is about.
 type kind uint8
 
@@ -123,4 +125,20 @@ func (q *queue) pop() event {
 	}
 	q.h[i] = e
 	return top
+}
+
+// bring lets a machine's events of one time happen at another, in the order that
+// they have.
+func (q *queue) bring(m *Machine, from, to int64) {
+	for i := range q.h {
+		if e := &q.h[i]; e.m == m && e.at == from && e.kind < evArrive {
+			e.at = to
+		}
+	}
+	slices.SortFunc(q.h, func(a, b event) int { // what is in order is a heap
+		if a.before(&b) {
+			return -1
+		}
+		return 1
+	})
 }

@@ -443,7 +443,10 @@ func (w *World) heal(what string) {
 			m.runs(level)
 		}
 		m.disk.stalled, m.disk.broken, m.disk.full, m.disk.slow = 0, false, false, 0
-		m.asleep = min(m.asleep, w.now) // what it put off meanwhile comes when it would have woken
+		if m.asleep > w.now { // it wakes now, to what it put off meanwhile
+			w.queue.bring(m, m.asleep, w.now)
+			m.asleep = w.now
+		}
 		m.boot()
 		if m.daemon == nil {
 			m.restartDaemon(int64(time.Second))

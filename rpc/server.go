@@ -29,6 +29,11 @@ type Config struct {
 	CheckVM func(ctx context.Context, spec *blixardv1.VMSpec) error
 	Peers   *Peers
 	TLS     *TLS
+	// Metrics is what /metrics answers with; nil: nothing.
+	Metrics http.Handler
+	// Answered hears of every request that was answered, but for streams; nil: nobody
+	// wants to know.
+	Answered func(procedure string, err error, took time.Duration)
 	// Version is the binary's.
 	Version string
 	// Log may be nil.
@@ -82,7 +87,7 @@ func (s *Server) Handler() http.Handler {
 		connect.WithCompressMinBytes(compressFrom),
 		connect.WithCodec(strictJSON{"json"}),
 		connect.WithCodec(strictJSON{"json; charset=utf-8"}),
-		connect.WithInterceptors(connect.UnaryInterceptorFunc(refuseUnknown)),
+		connect.WithInterceptors(connect.UnaryInterceptorFunc(s.timed), connect.UnaryInterceptorFunc(refuseUnknown)),
 	)
 	api := http.NewServeMux()
 	api.Handle(blixardv1connect.NewVMServiceHandler(vms{s}, opts))
@@ -104,10 +109,26 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
 	mux.HandleFunc(logsPath, s.serveLogs)
 	mux.HandleFunc(closurePath, s.serveClosure)
+	if s.cfg.Metrics != nil {
+		mux.Handle("GET /metrics", s.cfg.Metrics)
+	}
 	if s.cfg.Peers != nil {
 		mux.Handle(peerPath, s.cfg.Peers)
 	}
 	return identify(s.cfg.TLS, mux)
+}
+
+// timed tells how long a request took, and what came of it.
+func (s *Server) timed(next connect.UnaryFunc) connect.UnaryFunc {
+	if s.cfg.Answered == nil {
+		return next
+	}
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		begin := time.Now()
+		resp, err := next(ctx, req)
+		s.cfg.Answered(req.Spec().Procedure, err, time.Since(begin))
+		return resp, err
+	}
 }
 
 // health serves as long as the server is not stopping.

@@ -127,7 +127,7 @@ func Listen(address string, t *TLS) (net.Listener, error) {
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("listen: %w: is another blixard running there? choose another address or stop it", err)
+		return nil, err // it names the address; what to do is said by who asked for that
 	}
 	if t == nil {
 		return l, nil

@@ -14,7 +14,7 @@ import (
 func (c *ImagePushCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	f, err := openPlain(c.File)
 	if err != nil {
-		return usagef("%v", err)
+		return &failure{code: exitUsage, what: "cannot push " + c.File, why: err.Error(), next: "name a file that you may read, such as a kernel, an initrd or a disk"}
 	}
 	defer f.Close()
 	s, err := open(g, t, ctx)

@@ -53,6 +53,8 @@ func (j *judgeAddresses) entry(w *World, n *newest) {
 		if last { // what an entry changes twice is what it leaves
 			j.take(w, n, c.is)
 		}
+	}
+	for _, c := range n.changed {
 		if c.was == nil || len(c.was.Attachments) == 0 {
 			continue
 		}

@@ -77,6 +77,10 @@ func (m Mutant) Tell(planted bool) sim.Result {
 	return sim.Tell(cfg, m.Story)
 }
 
+// mostEvents ends a seed in which a bug has made a storm of messages that no judge
+// sees: several times what the longest seed has without it.
+const mostEvents = 1_000_000
+
 // Search looks for a bug in its story, or in at most so many seeds from first on.
 func (m Mutant) Search(first uint64, seeds int) Find {
 	start := time.Now()
@@ -99,7 +103,9 @@ func (m Mutant) Search(first uint64, seeds int) Find {
 		if m.Twice {
 			run = sim.Twice
 		}
-		if take(run(m.World(f.Seed, true))) {
+		cfg := m.World(f.Seed, true)
+		cfg.UntilEvent = mostEvents
+		if take(run(cfg)) {
 			break
 		}
 	}

@@ -113,7 +113,7 @@ var All = []Mutant{
 	// Clients.
 	{
 		Name: "NoDedupe", What: "every attempt of a client has a request id of its own",
-		Caught: []string{histories}, Harder: sim.BusyAndCrashes, Few: true,
+		Caught: []string{histories, rollback}, Harder: sim.BusyAndCrashes, Few: true,
 	},
 	{
 		Name: "LoggedTimeIsWallTime", What: "what was answered is forgotten by a wall clock",

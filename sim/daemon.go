@@ -42,6 +42,9 @@ func (m *Machine) startDaemon() {
 		return
 	}
 	w := m.w
+	if m.Server && m.of < w.generation {
+		return // whoever restores a cluster lets no server of the old one run again
+	}
 	if m.disk.corrupt {
 		w.say(m, "the data directory is damaged: no daemon")
 		return
@@ -292,7 +295,7 @@ func (m *Machine) join(node *blixardv1.Node, servers []*blixardv1.Node) error {
 
 func (m *Machine) admitted(id core.Identity, b core.Batch) {
 	m.disk.apply(b)
-	m.member, m.id, m.ids = true, id.ID, append(m.ids, id.ID)
+	m.member, m.id, m.ids, m.of = true, id.ID, append(m.ids, id.ID), id.Generation
 	m.w.say(m, fmt.Sprintf("is member %d", id.ID))
 	m.startDaemon()
 }

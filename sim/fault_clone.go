@@ -38,7 +38,7 @@ func (f Clone) strike(w *World) bool {
 	c.keeper.start(func() {})
 	c.powerOff()
 	c.setDisk(m.disk.copy())
-	c.member, c.id, c.ids, c.called, c.clones = true, m.id, append(c.ids, m.id), m.called, m
+	c.member, c.of, c.id, c.ids, c.called, c.clones = true, m.of, m.id, append(c.ids, m.id), m.called, m
 	c.capacity = m.capacity // it is as big: what runs is not looked at again
 	c.dirs = btree.NewMap[string, *vmDir](0)
 	m.dirs.Scan(func(uid string, d *vmDir) bool {

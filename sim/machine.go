@@ -35,6 +35,7 @@ type Machine struct {
 	id     uint64
 	ids    []uint64 // all that it ever had
 	level  uint32   // that its binary can apply
+	of     uint64   // the generation whose member it is
 	called string   // its name in the cluster: a new one each time that it joins
 	named  int      // how many it has used
 	keeper *keeper

@@ -75,7 +75,6 @@ func openPort(path string) (*port, error) {
 func (p *port) serve(state *agentState) error {
 	var lines agent.Lines
 	buf := make([]byte, 64<<10)
-	patience := firstPatience
 	for {
 		n, err := unix.Read(p.fd, buf)
 		switch {
@@ -85,11 +84,9 @@ func (p *port) serve(state *agentState) error {
 			return err
 		case n == 0:
 			lines.Reset()
-			p.awaitHost(patience)
-			patience = min(2*patience, lastPatience)
+			p.awaitHost()
 			continue
 		}
-		patience = firstPatience
 		err = lines.Feed(buf[:n], func(line []byte) {
 			state.handle(line, p.send)
 		})
@@ -99,16 +96,14 @@ func (p *port) serve(state *agentState) error {
 	}
 }
 
-// How long we wait for a signal that a host has come before we look ourselves:
-// an older driver may not send one. To look is to wake, so ever less often.
-const (
-	firstPatience = 2 * time.Second
-	lastPatience  = time.Minute
-)
+// patience is how long we wait for a signal that a host has come before we look
+// ourselves: drivers do not always send one, and a host that asks how we are does not
+// wait for long. To look is to wake, so not more often.
+const patience = 2 * time.Second
 
 // awaitHost waits for a signal, but not for ever. One that comes between the
 // read and here is kept.
-func (p *port) awaitHost(patience time.Duration) {
+func (p *port) awaitHost() {
 	t := time.NewTimer(patience)
 	defer t.Stop()
 	select {

@@ -216,7 +216,7 @@ func (s *shimProc) read(path string) shim.Input {
 	in := shim.Input{Kind: shim.Paged, Path: path}
 	if p := s.m.pages[path]; p != nil {
 		in.Page = *p
-		if s.machine.Phase == shim.Running && path == s.machine.Path && p.Host == s.machine.Host && p.Deadline > s.timer {
+		if s.machine.Phase == shim.Running && s.machine.Change == nil && path == s.machine.Path && p.Host == s.machine.Host && p.Deadline > s.timer {
 			s.grown = true
 		}
 	} else {

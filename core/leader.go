@@ -7,7 +7,6 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
-	"github.com/blixard/blixard/core/cluster"
 	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
@@ -26,7 +25,7 @@ type leader struct {
 	touched map[uint64]struct{} // hosts whose record changed in this step
 	conf    int64               // when a change of the configuration was last proposed
 	chores  int64               // when placing or collecting was last proposed
-	settled int64               // when the end of the wait after a restore was
+	settled int64               // when the end of the wait after a restore was last looked for
 	leveled map[uint64]int64    // when a node's level was last proposed
 }
 
@@ -137,24 +136,24 @@ func (l *leader) watch(settings *blixardv1.Settings, n *blixardv1.Node) {
 	silent := l.now.Boot - v.heard
 	switch h.EpochState {
 	case blixardv1.EpochState_EPOCH_STATE_ACTIVE:
-		if l.ungranted(v, n, settings.LeaseMs, false) && !(mutant.On("FencesWhomItHeard") && v.heard == l.elected) ||
+		if l.ungranted(v, n, false) && !(mutant.On("FencesWhomItHeard") && v.heard == l.elected) ||
 			mutant.On("NewLeaderFencesAtOnce") && v.heard == l.elected {
 			l.fence(v, n, false)
 		} else if !h.Suspect && silent >= 3*int64(settings.RenewMs)*milli {
 			l.suspect(v, n, true)
 		}
 	case blixardv1.EpochState_EPOCH_STATE_FENCED:
-		if l.ungranted(v, n, max(settings.LeaseMs, settings.LongLeaseMs), true) {
+		if l.ungranted(v, n, true) {
 			l.fence(v, n, true)
 		}
 	}
 }
 
-// ungranted says that a host was granted nothing for its whole window, which is at
-// least that of the lease.
-func (l *leader) ungranted(v *hostView, n *blixardv1.Node, leaseMs uint32, long bool) bool {
+// ungranted says that a host was granted nothing for its whole window. The least
+// window is asked first: the host's own looks at all that is placed there.
+func (l *leader) ungranted(v *hostView, n *blixardv1.Node, long bool) bool {
 	silent := l.now.Boot - v.granted
-	return silent >= cluster.Window(l.state.Settings(), leaseMs) && silent >= l.state.WindowOf(n, long)
+	return silent >= l.state.LeastWindow(long) && silent >= l.state.WindowOf(n, long)
 }
 
 // fence proposes the end of an epoch. From here on the epoch is granted nothing
@@ -180,10 +179,12 @@ func (l *leader) suspect(v *hostView, n *blixardv1.Node, suspect bool) {
 // settle ends the wait after a restore, when this leader has seen all of it.
 func (l *leader) settle() {
 	waited := l.now.Boot - l.elected
-	if !l.state.Meta().Unsettled || l.now.Boot-l.settled < proposeHostAgain || waited < l.state.SettledAfter() {
+	if !l.state.Meta().Unsettled || l.now.Boot-l.settled < proposeHostAgain {
 		return
 	}
-	l.settled = l.now.Boot
+	if l.settled = l.now.Boot; waited < l.state.SettledAfter() { // which looks at every host
+		return
+	}
 	l.propose(&blixardv1.Command{Op: &blixardv1.Command_Settle{Settle: &blixardv1.SettleOp{Term: l.term, WaitedNs: waited}}})
 }
 

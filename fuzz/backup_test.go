@@ -2,7 +2,6 @@ package fuzz
 
 import (
 	"bytes"
-	"errors"
 	"testing"
 
 	"github.com/blixard/blixard/core/cluster"
@@ -29,7 +28,7 @@ func FuzzBackup(f *testing.F) {
 			return
 		}
 		if err := s.WriteBackup(&bytes.Buffer{}, &blixardv1.BackupHeader{}); err != nil {
-			t.Error(errors.Unwrap(err))
+			t.Error(err)
 		}
 	})
 }

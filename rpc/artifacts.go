@@ -29,12 +29,20 @@ const (
 
 func (s artifacts) Upload(ctx context.Context, stream *connect.ClientStream[blixardv1.UploadRequest]) (*connect.Response[blixardv1.UploadResponse], error) {
 	out, err := s.upload(ctx, stream)
-	// An HTTP/1.1 client that is answered before it has sent everything may lose
-	// the answer with the connection, so we listen for a while.
-	for n := 0; n < maxDrain && ctx.Err() == nil && s.stopping.Err() == nil && stream.Receive(); {
-		n += len(stream.Msg().GetData()) + 1
-	}
+	hearOut(stream, func() bool { return ctx.Err() == nil && s.stopping.Err() == nil })
 	return answer(out, "", err)
+}
+
+// hearOut listens to what a client still sends, at most maxDrain bytes of it. An
+// HTTP/1.1 client that is answered before it has sent everything may lose the answer
+// with the connection.
+func hearOut[M any, P interface {
+	*M
+	GetData() []byte
+}](stream *connect.ClientStream[M], on func() bool) {
+	for n := 0; n < maxDrain && on() && stream.Receive(); {
+		n += len(P(stream.Msg()).GetData()) + 1
+	}
 }
 
 func (s artifacts) upload(ctx context.Context, stream *connect.ClientStream[blixardv1.UploadRequest]) (*blixardv1.UploadResponse, error) {

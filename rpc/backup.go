@@ -47,8 +47,7 @@ func (s members) Restore(ctx context.Context, stream *connect.ClientStream[blixa
 func (s members) restore(ctx context.Context, stream *connect.ClientStream[blixardv1.RestoreRequest]) (*blixardv1.RestoreResponse, error) {
 	r := &restoring{stream: stream}
 	_, state, err := cluster.ReadBackup(r)
-	for stream.Receive() { // who sends must not be cut off before he hears why
-	}
+	hearOut(stream, func() bool { return ctx.Err() == nil })
 	switch {
 	case r.err != nil && r.err != io.EOF:
 		return nil, r.err

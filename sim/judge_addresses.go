@@ -48,9 +48,12 @@ func (j *judgeAddresses) entry(w *World, n *newest) {
 			delete(j.of, what)
 		}
 	}
+	last := map[string]int{} // what an entry changes twice is what it leaves
 	for i, c := range n.changed {
-		last := !slices.ContainsFunc(n.changed[i+1:], func(later vmChange) bool { return later.name == c.name })
-		if last { // what an entry changes twice is what it leaves
+		last[c.name] = i
+	}
+	for i, c := range n.changed {
+		if last[c.name] == i {
 			j.take(w, n, c.is)
 		}
 	}

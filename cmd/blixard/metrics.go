@@ -77,8 +77,7 @@ func (m *metrics) answered(procedure string, err error, took time.Duration) {
 	if err != nil {
 		code = connect.CodeOf(err).String()
 	}
-	_, method, _ := strings.Cut(strings.TrimPrefix(procedure, "/blixard.v1."), "Service/")
-	service, _, _ := strings.Cut(strings.TrimPrefix(procedure, "/blixard.v1."), "Service/")
+	service, method, _ := strings.Cut(strings.TrimPrefix(procedure, "/blixard.v1."), "Service/")
 	m.requests.WithLabelValues(service+"."+method, code).Observe(took.Seconds())
 }
 

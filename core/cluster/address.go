@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/blixard/blixard/core/mutant"
@@ -36,21 +38,12 @@ func (s *State) lowestFree(network string, but []uint32) (address uint32, ok boo
 	}
 	s.runs(network, func(first, last uint32) bool {
 		for address = first; ; address++ {
-			if ok = !contains(but, address); ok || address == last {
+			if ok = !slices.Contains(but, address); ok || address == last {
 				return !ok
 			}
 		}
 	})
 	return address, ok
-}
-
-func contains(list []uint32, n uint32) bool {
-	for _, e := range list {
-		if e == n {
-			return true
-		}
-	}
-	return false
 }
 
 // runWith is the run of free addresses that holds one.
@@ -153,7 +146,7 @@ func (s *State) reindexAttachments(o, n *blixardv1.VM) {
 		if a.Network == "" || mutant.On("AddressLeaked") && n == nil {
 			continue
 		}
-		ip := numberOf(addressBytes(a.Address))
+		ip := addressNumber(netip.MustParseAddr(a.Address))
 		s.addresses.Delete(freeKey(a.Network, ip))
 		s.give(a.Network, ip)
 	}
@@ -162,7 +155,7 @@ func (s *State) reindexAttachments(o, n *blixardv1.VM) {
 		if a.Network == "" {
 			continue
 		}
-		ip := numberOf(addressBytes(a.Address))
+		ip := addressNumber(netip.MustParseAddr(a.Address))
 		s.addresses.Set(freeKey(a.Network, ip), n.Uid)
 		s.take(a.Network, ip)
 	}

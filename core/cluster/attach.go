@@ -82,13 +82,13 @@ func (s *State) newAttachment(vm *blixardv1.VM, i int, w *blixardv1.Interface, l
 			macs[o.Mac] = true
 		}
 		if o != nil && o.Network == a.Network && o.Network != "" {
-			mine = append(mine, numberOf(addressBytes(o.Address)))
+			mine = append(mine, addressNumber(netip.MustParseAddr(o.Address)))
 		}
 	}
 	if a.Mac = strings.ToLower(w.Mac); a.Mac == "" {
 		a.Mac = s.newMac(vm.Uid, i, macs)
 	} else if uid, taken := s.macs.Get(a.Mac); taken || macs[a.Mac] {
-		return nil, taken2(field+".mac", a.Mac, s.holder(uid, vm))
+		return nil, inUse(field+".mac", a.Mac, s.holder(uid, vm))
 	}
 	if a.Network == "" {
 		return a, nil
@@ -119,8 +119,8 @@ func (s *State) newAttachment(vm *blixardv1.VM, i int, w *blixardv1.Interface, l
 		}
 		return nil, &blixardv1.Response{Error: invalid(field+".address", why, "use another, or leave it out")}
 	}
-	if uid, taken := s.addresses.Get(freeKey(a.Network, ip)); taken || contains(mine, ip) {
-		return nil, taken2(field+".address", w.Address, s.holder(uid, vm))
+	if uid, taken := s.addresses.Get(freeKey(a.Network, ip)); taken || slices.Contains(mine, ip) {
+		return nil, inUse(field+".address", w.Address, s.holder(uid, vm))
 	}
 	a.Address = addressText(ip)
 	return a, nil
@@ -134,7 +134,8 @@ func (s *State) holder(uid string, me *blixardv1.VM) string {
 	return "the VM " + s.VMByUID(uid).GetName()
 }
 
-func taken2(field, what, by string) *blixardv1.Response {
+// inUse refuses an address or a mac that somebody has.
+func inUse(field, what, by string) *blixardv1.Response {
 	return &blixardv1.Response{Error: &blixardv1.Error{
 		Code: blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, Field: field,
 		Message: by + " has " + what, Advice: "use another, or leave it out",
@@ -151,11 +152,6 @@ func (s *State) newMac(uid string, i int, mine map[string]bool) string {
 			return mac
 		}
 	}
-}
-
-func addressBytes(text string) string {
-	b := netip.MustParseAddr(text).As4()
-	return string(b[:])
 }
 
 // interfaces are what a host must know of a VM's interfaces.

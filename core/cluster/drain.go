@@ -257,7 +257,7 @@ func (s *State) room(beside ...uint64) *room {
 // claim takes the room that a VM would be placed in, as place would choose it.
 func (r *room) claim(vm *blixardv1.VM) (h *schedule.Host, need schedule.Need, ok bool) {
 	need = r.s.needOf(vm)
-	if slices.ContainsFunc(r.full, func(f schedule.Need) bool { return noEasier(need, f) }) {
+	if slices.ContainsFunc(r.full, func(f schedule.Need) bool { return need.AtLeast(&f) }) {
 		return nil, need, false
 	}
 	r.lookForPorts(need, vm.Uid)
@@ -303,13 +303,6 @@ func (r *room) lookForPorts(need schedule.Need, uid string) {
 			}
 		}
 	}
-}
-
-// noEasier says that where nothing fits a need, nothing fits this one either.
-func noEasier(n, than schedule.Need) bool {
-	return n.MilliCPU >= than.MilliCPU && n.MemoryMiB >= than.MemoryMiB && n.DiskMiB >= than.DiskMiB &&
-		n.Nix == than.Nix && (n.Bridges || !than.Bridges) &&
-		!slices.ContainsFunc(than.Ports, func(p schedule.Port) bool { return !slices.Contains(n.Ports, p) }) && slices.Equal(n.Accept, than.Accept) && slices.Equal(n.Wants, than.Wants) && maps.Equal(n.Require, than.Require)
 }
 
 // DrainMoves says what becomes of each VM of a node while it is drained, or would

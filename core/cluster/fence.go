@@ -69,15 +69,25 @@ func (s *State) gone(n *blixardv1.Node, class blixardv1.LeaseClass) bool {
 	return false
 }
 
+// baseLeaseMs is the lease that a placement without one of its own has, or, if long, the
+// longest that one can have by the settings.
+func (s *State) baseLeaseMs(long bool) uint32 {
+	if long {
+		return max(s.meta.Settings.GetLeaseMs(), s.meta.Settings.GetLongLeaseMs())
+	}
+	return s.meta.Settings.GetLeaseMs()
+}
+
+// LeastWindow is what WindowOf is for a host with nothing on it: no host's is shorter,
+// and it is found in O(1).
+func (s *State) LeastWindow(long bool) int64 { return Window(s.meta.Settings, s.baseLeaseMs(long)) }
+
 // WindowOf is how long after its last grant, in nanoseconds of the granter's clock,
 // nothing can be alive on a host of what its epoch's short fence releases, or, if
 // long, of anything that has a lease. It grows when a lease is loosened, and
 // shrinks when the host has acknowledged that one is shorter.
 func (s *State) WindowOf(n *blixardv1.Node, long bool) int64 {
-	longest := s.meta.Settings.GetLeaseMs()
-	if long {
-		longest = max(longest, s.meta.Settings.GetLongLeaseMs())
-	}
+	longest := s.baseLeaseMs(long)
 	s.Placed(n.Id, func(vm *blixardv1.VM) bool {
 		if long || vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT {
 			longest = max(longest, vm.Placement.LeaseMs)

@@ -83,7 +83,7 @@ func (s *State) leap() {
 func freeName(s *State, name string, generation uint64) string {
 	for i := generation; ; i++ {
 		suffix := "-gen" + strconv.FormatUint(i, 10)
-		if free := name[:min(len(name), 63-len(suffix))] + suffix; s.NodeByName(free) == nil {
+		if free := name[:min(len(name), maxName-len(suffix))] + suffix; s.NodeByName(free) == nil {
 			return free
 		}
 	}
@@ -125,10 +125,10 @@ func (s *State) Held(n *blixardv1.Node) string {
 // SettledAfter is how long a leader of a restored cluster leads, in nanoseconds,
 // before all that the earlier generation granted has surely ended.
 func (s *State) SettledAfter() int64 {
-	longest := Window(s.meta.Settings, max(s.meta.Settings.GetLeaseMs(), s.meta.Settings.GetLongLeaseMs()))
 	if mutant.On("SettledTooSoon") {
-		return Window(s.meta.Settings, s.meta.Settings.GetLeaseMs())
+		return s.LeastWindow(false)
 	}
+	longest := s.LeastWindow(true)
 	s.Nodes(func(n *blixardv1.Node) bool {
 		if n.Host != nil {
 			longest = max(longest, s.WindowOf(n, true))

@@ -22,6 +22,7 @@ const (
 	maxBlobBytes = maxDiskMiB << 20
 	maxCmdline   = 1500 // x86 takes 2048 in all, and the runner adds its own
 	maxLabels    = 64
+	maxName      = 63 // RFC 1123
 	maxLabel     = 63
 	maxArgv      = 256
 	maxEnv       = 256
@@ -61,7 +62,7 @@ func ValidateName(name string) *blixardv1.Error {
 	switch {
 	case name == "":
 		return invalid(field, "it is empty", advice)
-	case len(name) > 63:
+	case len(name) > maxName:
 		return invalid(field, fmt.Sprintf("it is %d bytes long", len(name)), advice)
 	case name[0] == '-' || name[len(name)-1] == '-':
 		return invalid(field, fmt.Sprintf("%q begins or ends with '-'", name), advice)

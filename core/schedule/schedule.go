@@ -99,10 +99,14 @@ type Need struct {
 }
 
 // AtLeast says that whatever host does not fit m does not fit n either: n is the
-// same sort of VM and as large. It may say no where that is so.
+// same sort of VM, as large, and wants the same ports and maybe more. It may say no
+// where that is so. Of ports it is true for two that hold none yet: a host's port
+// that n itself has is in m's way alone.
 func (n *Need) AtLeast(m *Need) bool {
-	return n.MilliCPU >= m.MilliCPU && n.MemoryMiB >= m.MemoryMiB && n.DiskMiB >= m.DiskMiB && n.Nix == m.Nix && n.Bridges == m.Bridges &&
-		len(m.Ports) == 0 && slices.Equal(n.Accept, m.Accept) && slices.Equal(n.Wants, m.Wants) && maps.Equal(n.Require, m.Require)
+	return n.MilliCPU >= m.MilliCPU && n.MemoryMiB >= m.MemoryMiB && n.DiskMiB >= m.DiskMiB &&
+		n.Nix == m.Nix && (n.Bridges || !m.Bridges) &&
+		!slices.ContainsFunc(m.Ports, func(p Port) bool { return !slices.Contains(n.Ports, p) }) &&
+		slices.Equal(n.Accept, m.Accept) && slices.Equal(n.Wants, m.Wants) && maps.Equal(n.Require, m.Require)
 }
 
 // Load is the dominant share of the host in use, per million; a host without

@@ -77,6 +77,26 @@ func (s vms) Resume(ctx context.Context, req *connect.Request[blixardv1.ResumeRe
 	return answer(&blixardv1.ResumeResponse{Vm: vm}, id, err)
 }
 
+func (s vms) Migrate(ctx context.Context, req *connect.Request[blixardv1.MigrateRequest]) (*connect.Response[blixardv1.MigrateResponse], error) {
+	m := req.Msg
+	if err := check(cluster.ValidateName(m.Name)); err != nil {
+		return answer[blixardv1.MigrateResponse](nil, "", err)
+	}
+	resp, id, err := s.mutate(ctx, m.RequestId, &blixardv1.Command{Op: &blixardv1.Command_MigrateVm{MigrateVm: &blixardv1.MigrateVMOp{
+		Name: m.Name, To: m.To, Offline: m.Offline, TimeoutMs: m.TimeoutMs, ValidateOnly: m.ValidateOnly}}})
+	return answer(&blixardv1.MigrateResponse{Vm: resp.GetVm()}, id, err)
+}
+
+func (s vms) CancelMigration(ctx context.Context, req *connect.Request[blixardv1.CancelMigrationRequest]) (*connect.Response[blixardv1.CancelMigrationResponse], error) {
+	m := req.Msg
+	if err := check(cluster.ValidateName(m.Name)); err != nil {
+		return answer[blixardv1.CancelMigrationResponse](nil, "", err)
+	}
+	resp, id, err := s.mutate(ctx, m.RequestId, &blixardv1.Command{Op: &blixardv1.Command_CancelMigration{
+		CancelMigration: &blixardv1.CancelMigrationOp{Name: m.Name, Id: m.Id}}})
+	return answer(&blixardv1.CancelMigrationResponse{Vm: resp.GetVm()}, id, err)
+}
+
 func (s vms) pause(ctx context.Context, givenID string, op *blixardv1.PauseOp) (*blixardv1.VM, string, error) {
 	if err := check(cluster.ValidateName(op.Name)); err != nil {
 		return nil, "", err

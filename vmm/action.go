@@ -49,9 +49,35 @@ const (
 	// Probe asks once how the guest is (Action.Health). Answered by Done, within
 	// the probe's timeout; it holds up no other order, and none holds it up.
 	Probe
+	// Receive starts an instance as Start does, but for a guest that comes over from
+	// another host: its hypervisor waits for it, and never runs it by itself.
+	// Answered as Start is, by Done as soon as the shim has been spawned or has
+	// refused; Report.Incoming then says how far it is. That it is Incoming is
+	// written down before anything is spawned. From there on, until TakeOver, no
+	// order has any of its guest's code run: Resume is refused, and Stop kills.
+	// When the stream breaks, or brings what does not fit, the instance ends.
+	Receive
+	// TakeOver has a loaded guest run. It is ordered only once the cluster has given
+	// this instance the right to run. That it is Incoming no more is written down
+	// before the guest goes on, so that after a crash between the two the next
+	// daemon finds a guest that is Paused, and is ordered to resume it. What has
+	// been taken over already is answered Done; one that is not Loaded is an error.
+	TakeOver
+	// Send has a live instance sent to the peer of its assignment's MigrationOrder,
+	// while the guest runs. Answered by Done when that has begun, or was under way
+	// already; Report.Outgoing then says how far it is, and how it ended. While it
+	// lasts other orders are carried out: a Stop or a Kill ends it first. Sent again
+	// after it has failed, or after a daemon's death, it begins anew. One that was
+	// handed over is answered Done, and nothing more is done.
+	Send
+	// Unsend ends a Send. Done without an error says that the guest goes on here, as
+	// if it had never been sent, and that it will never be handed over by that Send.
+	// Done with one says that it may be handed over, or may have been: the report
+	// tells. Where nothing is under way it is answered Done.
+	Unsend
 )
 
-var verbNames = [...]string{"?", "Build", "Start", "Stop", "Kill", "Rebind", "Remove", "Extend", "Prepare", "Pause", "Resume", "Probe"}
+var verbNames = [...]string{"?", "Build", "Start", "Stop", "Kill", "Rebind", "Remove", "Extend", "Prepare", "Pause", "Resume", "Probe", "Receive", "TakeOver", "Send", "Unsend"}
 
 func (v Verb) String() string {
 	if int(v) < len(verbNames) {
@@ -69,7 +95,8 @@ type Action struct {
 	Verb     Verb
 	Instance shim.Instance
 	// Assignment is what the cluster wants; nil for Kill and Remove of what is
-	// no longer assigned, and for Extend.
+	// no longer assigned, and for Extend. Its Migration says, for Receive and Send,
+	// who the peer is.
 	Assignment *blixardv1.Assignment
 	// Host is the epoch under which the action is ordered: it names the page.
 	Host shim.Host
@@ -126,6 +153,47 @@ type Report struct {
 	// Of an instance that is Down: how it ended. Exit is nil when nobody saw it:
 	// its shim was killed.
 	Exit *Exit
+	// Incoming, of a live instance that was started by Receive and not taken over:
+	// none of its guest's code has run here. It is neither Ready nor Paused.
+	Incoming Incoming
+	// Outgoing is the Send that is under way, or the newest that failed.
+	Outgoing Outgoing
+	// HandedOver, when not 0, is the migration to which this instance's guest was
+	// handed over: it is stopped, its hypervisor would not let it go on by itself,
+	// and it is written down, durably, in the VM's directory that this attempt will
+	// never run again. All three are so before it is first reported. It stays so,
+	// also of an instance that is Down and for every later daemon, until the
+	// instance is removed or another attempt is started. Resume, Pause, Send and
+	// Unsend are refused or change nothing; Stop kills.
+	HandedOver uint64
+}
+
+// Incoming says how far an instance is that Receive has started.
+type Incoming uint8
+
+const (
+	// Opening: its hypervisor does not listen yet.
+	Opening Incoming = iota + 1
+	// Listening: it can be sent the guest.
+	Listening
+	// Loaded: the whole guest is there, and TakeOver would have it run.
+	Loaded
+)
+
+func (i Incoming) String() string { return [...]string{"", "Opening", "Listening", "Loaded"}[i] }
+
+// Outgoing is a live instance on its way to another host. The zero value says that
+// there is none: none was ordered, or it was ended, or it was handed over.
+type Outgoing struct {
+	// Migration is the id of the MigrationOrder.
+	Migration uint64
+	// Failed: it came to nothing, and the guest goes on here. Message says why.
+	Failed  bool
+	Message string
+	// Of memory. It is reported every two seconds at most: each report is an entry
+	// of the cluster's log.
+	SentBytes, LeftBytes uint64
+	ExpectedDowntimeMs   uint32
 }
 
 // Exit is how an instance ended.

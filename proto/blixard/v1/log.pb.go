@@ -22,6 +22,71 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// MigrationStep is how far one side of a live migration is.
+type MigrationStep int32
+
+const (
+	MigrationStep_MIGRATION_STEP_UNSPECIFIED MigrationStep = 0
+	// TARGET: its hypervisor waits for the guest.
+	MigrationStep_MIGRATION_STEP_LISTENING MigrationStep = 1
+	// TARGET: the whole guest is there, paused.
+	MigrationStep_MIGRATION_STEP_LOADED MigrationStep = 2
+	// SOURCE: the guest is being sent, and runs.
+	MigrationStep_MIGRATION_STEP_SENDING MigrationStep = 3
+	// SOURCE: the guest is stopped, and it is written down in its directory that this
+	// attempt will never go on. For this id nothing else is ever said again.
+	MigrationStep_MIGRATION_STEP_HANDED_OVER MigrationStep = 4
+	// Either: it came to nothing, and never will come to more.
+	MigrationStep_MIGRATION_STEP_FAILED MigrationStep = 5
+)
+
+// Enum value maps for MigrationStep.
+var (
+	MigrationStep_name = map[int32]string{
+		0: "MIGRATION_STEP_UNSPECIFIED",
+		1: "MIGRATION_STEP_LISTENING",
+		2: "MIGRATION_STEP_LOADED",
+		3: "MIGRATION_STEP_SENDING",
+		4: "MIGRATION_STEP_HANDED_OVER",
+		5: "MIGRATION_STEP_FAILED",
+	}
+	MigrationStep_value = map[string]int32{
+		"MIGRATION_STEP_UNSPECIFIED": 0,
+		"MIGRATION_STEP_LISTENING":   1,
+		"MIGRATION_STEP_LOADED":      2,
+		"MIGRATION_STEP_SENDING":     3,
+		"MIGRATION_STEP_HANDED_OVER": 4,
+		"MIGRATION_STEP_FAILED":      5,
+	}
+)
+
+func (x MigrationStep) Enum() *MigrationStep {
+	p := new(MigrationStep)
+	*p = x
+	return p
+}
+
+func (x MigrationStep) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MigrationStep) Descriptor() protoreflect.EnumDescriptor {
+	return file_blixard_v1_log_proto_enumTypes[0].Descriptor()
+}
+
+func (MigrationStep) Type() protoreflect.EnumType {
+	return &file_blixard_v1_log_proto_enumTypes[0]
+}
+
+func (x MigrationStep) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MigrationStep.Descriptor instead.
+func (MigrationStep) EnumDescriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{0}
+}
+
 // ErrorCode is why an operation was refused; rpc maps it to a Connect code.
 type ErrorCode int32
 
@@ -82,11 +147,11 @@ func (x ErrorCode) String() string {
 }
 
 func (ErrorCode) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_log_proto_enumTypes[0].Descriptor()
+	return file_blixard_v1_log_proto_enumTypes[1].Descriptor()
 }
 
 func (ErrorCode) Type() protoreflect.EnumType {
-	return &file_blixard_v1_log_proto_enumTypes[0]
+	return &file_blixard_v1_log_proto_enumTypes[1]
 }
 
 func (x ErrorCode) Number() protoreflect.EnumNumber {
@@ -95,7 +160,7 @@ func (x ErrorCode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ErrorCode.Descriptor instead.
 func (ErrorCode) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{0}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{1}
 }
 
 // Command is one entry of the log: the only way the state changes.
@@ -143,6 +208,9 @@ type Command struct {
 	//	*Command_Restore
 	//	*Command_Settle
 	//	*Command_Readmit
+	//	*Command_MigrateVm
+	//	*Command_CancelMigration
+	//	*Command_Switch
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -490,6 +558,33 @@ func (x *Command) GetReadmit() *ReadmitOp {
 	return nil
 }
 
+func (x *Command) GetMigrateVm() *MigrateVMOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_MigrateVm); ok {
+			return x.MigrateVm
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCancelMigration() *CancelMigrationOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_CancelMigration); ok {
+			return x.CancelMigration
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSwitch() *SwitchOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Switch); ok {
+			return x.Switch
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -614,6 +709,18 @@ type Command_Readmit struct {
 	Readmit *ReadmitOp `protobuf:"bytes,35,opt,name=readmit,proto3,oneof"`
 }
 
+type Command_MigrateVm struct {
+	MigrateVm *MigrateVMOp `protobuf:"bytes,100,opt,name=migrate_vm,json=migrateVm,proto3,oneof"`
+}
+
+type Command_CancelMigration struct {
+	CancelMigration *CancelMigrationOp `protobuf:"bytes,101,opt,name=cancel_migration,json=cancelMigration,proto3,oneof"`
+}
+
+type Command_Switch struct {
+	Switch *SwitchOp `protobuf:"bytes,102,opt,name=switch,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Op() {}
 
 func (*Command_CreateVm) isCommand_Op() {}
@@ -673,6 +780,12 @@ func (*Command_Restore) isCommand_Op() {}
 func (*Command_Settle) isCommand_Op() {}
 
 func (*Command_Readmit) isCommand_Op() {}
+
+func (*Command_MigrateVm) isCommand_Op() {}
+
+func (*Command_CancelMigration) isCommand_Op() {}
+
+func (*Command_Switch) isCommand_Op() {}
 
 // LevelOp says which binary a node runs now. The level of the cluster is the least
 // that any member knows, and never goes back.
@@ -1504,6 +1617,225 @@ func (x *PauseOp) GetPaused() bool {
 	return false
 }
 
+type MigrateVMOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	Offline       bool                   `protobuf:"varint,3,opt,name=offline,proto3" json:"offline,omitempty"`
+	TimeoutMs     uint32                 `protobuf:"varint,4,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	ValidateOnly  bool                   `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrateVMOp) Reset() {
+	*x = MigrateVMOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrateVMOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrateVMOp) ProtoMessage() {}
+
+func (x *MigrateVMOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrateVMOp.ProtoReflect.Descriptor instead.
+func (*MigrateVMOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *MigrateVMOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MigrateVMOp) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *MigrateVMOp) GetOffline() bool {
+	if x != nil {
+		return x.Offline
+	}
+	return false
+}
+
+func (x *MigrateVMOp) GetTimeoutMs() uint32 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *MigrateVMOp) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// CancelMigrationOp ends a move: because its user says so or, when expired is set,
+// because the leader has seen its deadline pass. Apply looks at the logged time.
+type CancelMigrationOp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// 0: whichever there is.
+	Id            uint64 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	Expired       bool   `protobuf:"varint,3,opt,name=expired,proto3" json:"expired,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelMigrationOp) Reset() {
+	*x = CancelMigrationOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelMigrationOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelMigrationOp) ProtoMessage() {}
+
+func (x *CancelMigrationOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelMigrationOp.ProtoReflect.Descriptor instead.
+func (*CancelMigrationOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CancelMigrationOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CancelMigrationOp) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *CancelMigrationOp) GetExpired() bool {
+	if x != nil {
+		return x.Expired
+	}
+	return false
+}
+
+// SwitchOp gives the right to run to the target of a live migration. Apply ignores
+// it unless the entry's own term is term, the VM's migration is this one and handed
+// over and loaded, and both hosts' epochs are the ones in which they were.
+type SwitchOp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Migration.id.
+	Id            uint64 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	Term          uint64 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
+	SourceEpoch   uint64 `protobuf:"varint,4,opt,name=source_epoch,json=sourceEpoch,proto3" json:"source_epoch,omitempty"`
+	TargetEpoch   uint64 `protobuf:"varint,5,opt,name=target_epoch,json=targetEpoch,proto3" json:"target_epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SwitchOp) Reset() {
+	*x = SwitchOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SwitchOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SwitchOp) ProtoMessage() {}
+
+func (x *SwitchOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SwitchOp.ProtoReflect.Descriptor instead.
+func (*SwitchOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SwitchOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SwitchOp) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *SwitchOp) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *SwitchOp) GetSourceEpoch() uint64 {
+	if x != nil {
+		return x.SourceEpoch
+	}
+	return 0
+}
+
+func (x *SwitchOp) GetTargetEpoch() uint64 {
+	if x != nil {
+		return x.TargetEpoch
+	}
+	return 0
+}
+
 type CreateNetworkOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1514,7 +1846,7 @@ type CreateNetworkOp struct {
 
 func (x *CreateNetworkOp) Reset() {
 	*x = CreateNetworkOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1526,7 +1858,7 @@ func (x *CreateNetworkOp) String() string {
 func (*CreateNetworkOp) ProtoMessage() {}
 
 func (x *CreateNetworkOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[15]
+	mi := &file_blixard_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1539,7 +1871,7 @@ func (x *CreateNetworkOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkOp.ProtoReflect.Descriptor instead.
 func (*CreateNetworkOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateNetworkOp) GetName() string {
@@ -1565,7 +1897,7 @@ type DeleteNetworkOp struct {
 
 func (x *DeleteNetworkOp) Reset() {
 	*x = DeleteNetworkOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +1909,7 @@ func (x *DeleteNetworkOp) String() string {
 func (*DeleteNetworkOp) ProtoMessage() {}
 
 func (x *DeleteNetworkOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[16]
+	mi := &file_blixard_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,7 +1922,7 @@ func (x *DeleteNetworkOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkOp.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteNetworkOp) GetName() string {
@@ -1610,7 +1942,7 @@ type CordonOp struct {
 
 func (x *CordonOp) Reset() {
 	*x = CordonOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1954,7 @@ func (x *CordonOp) String() string {
 func (*CordonOp) ProtoMessage() {}
 
 func (x *CordonOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[17]
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1967,7 @@ func (x *CordonOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonOp.ProtoReflect.Descriptor instead.
 func (*CordonOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CordonOp) GetName() string {
@@ -1663,7 +1995,7 @@ type DrainOp struct {
 
 func (x *DrainOp) Reset() {
 	*x = DrainOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +2007,7 @@ func (x *DrainOp) String() string {
 func (*DrainOp) ProtoMessage() {}
 
 func (x *DrainOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[18]
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +2020,7 @@ func (x *DrainOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainOp.ProtoReflect.Descriptor instead.
 func (*DrainOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DrainOp) GetName() string {
@@ -1721,7 +2053,7 @@ type RestoreNodeOp struct {
 
 func (x *RestoreNodeOp) Reset() {
 	*x = RestoreNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +2065,7 @@ func (x *RestoreNodeOp) String() string {
 func (*RestoreNodeOp) ProtoMessage() {}
 
 func (x *RestoreNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[19]
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +2078,7 @@ func (x *RestoreNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreNodeOp.ProtoReflect.Descriptor instead.
 func (*RestoreNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RestoreNodeOp) GetName() string {
@@ -1769,7 +2101,7 @@ type AddNodeOp struct {
 
 func (x *AddNodeOp) Reset() {
 	*x = AddNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +2113,7 @@ func (x *AddNodeOp) String() string {
 func (*AddNodeOp) ProtoMessage() {}
 
 func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +2126,7 @@ func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeOp.ProtoReflect.Descriptor instead.
 func (*AddNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AddNodeOp) GetName() string {
@@ -1844,7 +2176,7 @@ type RemoveNodeOp struct {
 
 func (x *RemoveNodeOp) Reset() {
 	*x = RemoveNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +2188,7 @@ func (x *RemoveNodeOp) String() string {
 func (*RemoveNodeOp) ProtoMessage() {}
 
 func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +2201,7 @@ func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeOp.ProtoReflect.Descriptor instead.
 func (*RemoveNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RemoveNodeOp) GetName() string {
@@ -1900,7 +2232,7 @@ type HostBootOp struct {
 
 func (x *HostBootOp) Reset() {
 	*x = HostBootOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +2244,7 @@ func (x *HostBootOp) String() string {
 func (*HostBootOp) ProtoMessage() {}
 
 func (x *HostBootOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +2257,7 @@ func (x *HostBootOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostBootOp.ProtoReflect.Descriptor instead.
 func (*HostBootOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HostBootOp) GetNodeId() uint64 {
@@ -1973,7 +2305,7 @@ type HostReportOp struct {
 
 func (x *HostReportOp) Reset() {
 	*x = HostReportOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2317,7 @@ func (x *HostReportOp) String() string {
 func (*HostReportOp) ProtoMessage() {}
 
 func (x *HostReportOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2330,7 @@ func (x *HostReportOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReportOp.ProtoReflect.Descriptor instead.
 func (*HostReportOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HostReportOp) GetNodeId() uint64 {
@@ -2053,7 +2385,7 @@ type Prepared struct {
 
 func (x *Prepared) Reset() {
 	*x = Prepared{}
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2397,7 @@ func (x *Prepared) String() string {
 func (*Prepared) ProtoMessage() {}
 
 func (x *Prepared) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2410,7 @@ func (x *Prepared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepared.ProtoReflect.Descriptor instead.
 func (*Prepared) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Prepared) GetUid() string {
@@ -2126,13 +2458,15 @@ type Observation struct {
 	// As of VMStatus.
 	Health        HealthState `protobuf:"varint,60,opt,name=health,proto3,enum=blixard.v1.HealthState" json:"health,omitempty"`
 	HealthMessage string      `protobuf:"bytes,61,opt,name=health_message,json=healthMessage,proto3" json:"health_message,omitempty"`
+	// What the host has done for the migration of its assignment.
+	Migration     *MigrationReport `protobuf:"bytes,100,opt,name=migration,proto3" json:"migration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2478,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2491,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Observation) GetUid() string {
@@ -2293,6 +2627,83 @@ func (x *Observation) GetHealthMessage() string {
 	return ""
 }
 
+func (x *Observation) GetMigration() *MigrationReport {
+	if x != nil {
+		return x.Migration
+	}
+	return nil
+}
+
+type MigrationReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Migration.id.
+	Id   uint64        `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Step MigrationStep `protobuf:"varint,2,opt,name=step,proto3,enum=blixard.v1.MigrationStep" json:"step,omitempty"`
+	// Of FAILED: why, in words.
+	Message       string             `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Progress      *MigrationProgress `protobuf:"bytes,4,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrationReport) Reset() {
+	*x = MigrationReport{}
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrationReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrationReport) ProtoMessage() {}
+
+func (x *MigrationReport) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrationReport.ProtoReflect.Descriptor instead.
+func (*MigrationReport) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *MigrationReport) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MigrationReport) GetStep() MigrationStep {
+	if x != nil {
+		return x.Step
+	}
+	return MigrationStep_MIGRATION_STEP_UNSPECIFIED
+}
+
+func (x *MigrationReport) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *MigrationReport) GetProgress() *MigrationProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
 type SuspectOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -2304,7 +2715,7 @@ type SuspectOp struct {
 
 func (x *SuspectOp) Reset() {
 	*x = SuspectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2316,7 +2727,7 @@ func (x *SuspectOp) String() string {
 func (*SuspectOp) ProtoMessage() {}
 
 func (x *SuspectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2329,7 +2740,7 @@ func (x *SuspectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectOp.ProtoReflect.Descriptor instead.
 func (*SuspectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SuspectOp) GetNodeId() uint64 {
@@ -2366,7 +2777,7 @@ type CloneOp struct {
 
 func (x *CloneOp) Reset() {
 	*x = CloneOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2378,7 +2789,7 @@ func (x *CloneOp) String() string {
 func (*CloneOp) ProtoMessage() {}
 
 func (x *CloneOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2391,7 +2802,7 @@ func (x *CloneOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneOp.ProtoReflect.Descriptor instead.
 func (*CloneOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CloneOp) GetNodeId() uint64 {
@@ -2432,7 +2843,7 @@ type FenceOp struct {
 
 func (x *FenceOp) Reset() {
 	*x = FenceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2444,7 +2855,7 @@ func (x *FenceOp) String() string {
 func (*FenceOp) ProtoMessage() {}
 
 func (x *FenceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2457,7 +2868,7 @@ func (x *FenceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceOp.ProtoReflect.Descriptor instead.
 func (*FenceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FenceOp) GetNodeId() uint64 {
@@ -2507,7 +2918,7 @@ type AnnounceOp struct {
 
 func (x *AnnounceOp) Reset() {
 	*x = AnnounceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2519,7 +2930,7 @@ func (x *AnnounceOp) String() string {
 func (*AnnounceOp) ProtoMessage() {}
 
 func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2532,7 +2943,7 @@ func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceOp.ProtoReflect.Descriptor instead.
 func (*AnnounceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AnnounceOp) GetDigest() string {
@@ -2573,7 +2984,7 @@ type TagOp struct {
 
 func (x *TagOp) Reset() {
 	*x = TagOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2996,7 @@ func (x *TagOp) String() string {
 func (*TagOp) ProtoMessage() {}
 
 func (x *TagOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +3009,7 @@ func (x *TagOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagOp.ProtoReflect.Descriptor instead.
 func (*TagOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TagOp) GetDigest() string {
@@ -2624,7 +3035,7 @@ type CollectOp struct {
 
 func (x *CollectOp) Reset() {
 	*x = CollectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2636,7 +3047,7 @@ func (x *CollectOp) String() string {
 func (*CollectOp) ProtoMessage() {}
 
 func (x *CollectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2649,7 +3060,7 @@ func (x *CollectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectOp.ProtoReflect.Descriptor instead.
 func (*CollectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 // PlaceOp goes on placing what waits, when one entry could not place everything.
@@ -2661,7 +3072,7 @@ type PlaceOp struct {
 
 func (x *PlaceOp) Reset() {
 	*x = PlaceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2673,7 +3084,7 @@ func (x *PlaceOp) String() string {
 func (*PlaceOp) ProtoMessage() {}
 
 func (x *PlaceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2686,7 +3097,7 @@ func (x *PlaceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOp.ProtoReflect.Descriptor instead.
 func (*PlaceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 // Error is a refusal, in words: what, why, what to do next. It is also the
@@ -2705,7 +3116,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2717,7 +3128,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2730,7 +3141,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Error) GetCode() ErrorCode {
@@ -2780,7 +3191,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_blixard_v1_log_proto_msgTypes[34]
+	mi := &file_blixard_v1_log_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2792,7 +3203,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[34]
+	mi := &file_blixard_v1_log_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2805,7 +3216,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Response) GetError() *Error {
@@ -2922,7 +3333,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_blixard_v1_log_proto_msgTypes[35]
+	mi := &file_blixard_v1_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2934,7 +3345,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[35]
+	mi := &file_blixard_v1_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2947,7 +3358,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{35}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *History) GetVm() string {
@@ -2978,7 +3389,7 @@ type DedupeRecord struct {
 
 func (x *DedupeRecord) Reset() {
 	*x = DedupeRecord{}
-	mi := &file_blixard_v1_log_proto_msgTypes[36]
+	mi := &file_blixard_v1_log_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2990,7 +3401,7 @@ func (x *DedupeRecord) String() string {
 func (*DedupeRecord) ProtoMessage() {}
 
 func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[36]
+	mi := &file_blixard_v1_log_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3003,7 +3414,7 @@ func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeRecord.ProtoReflect.Descriptor instead.
 func (*DedupeRecord) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{36}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DedupeRecord) GetKey() string {
@@ -3052,7 +3463,7 @@ type DedupeFloor struct {
 
 func (x *DedupeFloor) Reset() {
 	*x = DedupeFloor{}
-	mi := &file_blixard_v1_log_proto_msgTypes[37]
+	mi := &file_blixard_v1_log_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3475,7 @@ func (x *DedupeFloor) String() string {
 func (*DedupeFloor) ProtoMessage() {}
 
 func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[37]
+	mi := &file_blixard_v1_log_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3488,7 @@ func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeFloor.ProtoReflect.Descriptor instead.
 func (*DedupeFloor) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{37}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DedupeFloor) GetPrincipal() string {
@@ -3111,7 +3522,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blixard_v1_log_proto_msgTypes[38]
+	mi := &file_blixard_v1_log_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3123,7 +3534,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[38]
+	mi := &file_blixard_v1_log_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3136,7 +3547,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{38}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -3224,7 +3635,7 @@ type Meta struct {
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_blixard_v1_log_proto_msgTypes[39]
+	mi := &file_blixard_v1_log_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3236,7 +3647,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[39]
+	mi := &file_blixard_v1_log_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3249,7 +3660,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{39}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Meta) GetClusterId() string {
@@ -3390,7 +3801,7 @@ type BackupHeader struct {
 
 func (x *BackupHeader) Reset() {
 	*x = BackupHeader{}
-	mi := &file_blixard_v1_log_proto_msgTypes[40]
+	mi := &file_blixard_v1_log_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3402,7 +3813,7 @@ func (x *BackupHeader) String() string {
 func (*BackupHeader) ProtoMessage() {}
 
 func (x *BackupHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[40]
+	mi := &file_blixard_v1_log_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3415,7 +3826,7 @@ func (x *BackupHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupHeader.ProtoReflect.Descriptor instead.
 func (*BackupHeader) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{40}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *BackupHeader) GetClusterId() string {
@@ -3491,7 +3902,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_blixard_v1_log_proto_msgTypes[41]
+	mi := &file_blixard_v1_log_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3503,7 +3914,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[41]
+	mi := &file_blixard_v1_log_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3516,7 +3927,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{41}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Snapshot) GetRecords() []*Record {
@@ -3536,7 +3947,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_blixard_v1_log_proto_msgTypes[42]
+	mi := &file_blixard_v1_log_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3548,7 +3959,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[42]
+	mi := &file_blixard_v1_log_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3561,7 +3972,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{42}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Record) GetKey() []byte {
@@ -3583,7 +3994,7 @@ var File_blixard_v1_log_proto protoreflect.FileDescriptor
 const file_blixard_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"\x14blixard/v1/log.proto\x12\n" +
-	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x18blixard/v1/network.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\r\n" +
+	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x18blixard/v1/network.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8c\x0f\n" +
 	"\aCommand\x12\x1f\n" +
 	"\vlogged_time\x18\x01 \x01(\x04R\n" +
 	"loggedTime\x12\x1b\n" +
@@ -3625,7 +4036,11 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x0edelete_network\x18Q \x01(\v2\x1b.blixard.v1.DeleteNetworkOpH\x00R\rdeleteNetwork\x121\n" +
 	"\arestore\x18! \x01(\v2\x15.blixard.v1.RestoreOpH\x00R\arestore\x12.\n" +
 	"\x06settle\x18\" \x01(\v2\x14.blixard.v1.SettleOpH\x00R\x06settle\x121\n" +
-	"\areadmit\x18# \x01(\v2\x15.blixard.v1.ReadmitOpH\x00R\areadmitB\x04\n" +
+	"\areadmit\x18# \x01(\v2\x15.blixard.v1.ReadmitOpH\x00R\areadmit\x128\n" +
+	"\n" +
+	"migrate_vm\x18d \x01(\v2\x17.blixard.v1.MigrateVMOpH\x00R\tmigrateVm\x12J\n" +
+	"\x10cancel_migration\x18e \x01(\v2\x1d.blixard.v1.CancelMigrationOpH\x00R\x0fcancelMigration\x12.\n" +
+	"\x06switch\x18f \x01(\v2\x14.blixard.v1.SwitchOpH\x00R\x06switchB\x04\n" +
 	"\x02op\"8\n" +
 	"\aLevelOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
@@ -3688,7 +4103,24 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\arestart\x18\x03 \x01(\bR\arestart\"5\n" +
 	"\aPauseOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06paused\x18\x02 \x01(\bR\x06paused\"R\n" +
+	"\x06paused\x18\x02 \x01(\bR\x06paused\"\x8f\x01\n" +
+	"\vMigrateVMOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x18\n" +
+	"\aoffline\x18\x03 \x01(\bR\aoffline\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x04 \x01(\rR\ttimeoutMs\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"Q\n" +
+	"\x11CancelMigrationOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x18\n" +
+	"\aexpired\x18\x03 \x01(\bR\aexpired\"\x88\x01\n" +
+	"\bSwitchOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04term\x18\x03 \x01(\x04R\x04term\x12!\n" +
+	"\fsource_epoch\x18\x04 \x01(\x04R\vsourceEpoch\x12!\n" +
+	"\ftarget_epoch\x18\x05 \x01(\x04R\vtargetEpoch\"R\n" +
 	"\x0fCreateNetworkOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
 	"\x04spec\x18\x02 \x01(\v2\x17.blixard.v1.NetworkSpecR\x04spec\"%\n" +
@@ -3729,7 +4161,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\bPrepared\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1d\n" +
 	"\n" +
-	"store_path\x18\x02 \x01(\tR\tstorePath\"\xb5\x05\n" +
+	"store_path\x18\x02 \x01(\tR\tstorePath\"\xf0\x05\n" +
 	"\vObservation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x129\n" +
 	"\vincarnation\x18\x02 \x01(\v2\x17.blixard.v1.IncarnationR\vincarnation\x12\x18\n" +
@@ -3750,7 +4182,13 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x06runner\x18\x10 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12\x19\n" +
 	"\blease_ms\x18\x11 \x01(\rR\aleaseMs\x12/\n" +
 	"\x06health\x18< \x01(\x0e2\x17.blixard.v1.HealthStateR\x06health\x12%\n" +
-	"\x0ehealth_message\x18= \x01(\tR\rhealthMessage\"T\n" +
+	"\x0ehealth_message\x18= \x01(\tR\rhealthMessage\x129\n" +
+	"\tmigration\x18d \x01(\v2\x1b.blixard.v1.MigrationReportR\tmigration\"\xa5\x01\n" +
+	"\x0fMigrationReport\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12-\n" +
+	"\x04step\x18\x02 \x01(\x0e2\x19.blixard.v1.MigrationStepR\x04step\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x129\n" +
+	"\bprogress\x18\x04 \x01(\v2\x1d.blixard.v1.MigrationProgressR\bprogress\"T\n" +
 	"\tSuspectOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
@@ -3858,7 +4296,14 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\arecords\x18\x01 \x03(\v2\x12.blixard.v1.RecordR\arecords\"0\n" +
 	"\x06Record\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value*\xcd\x02\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value*\xbf\x01\n" +
+	"\rMigrationStep\x12\x1e\n" +
+	"\x1aMIGRATION_STEP_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18MIGRATION_STEP_LISTENING\x10\x01\x12\x19\n" +
+	"\x15MIGRATION_STEP_LOADED\x10\x02\x12\x1a\n" +
+	"\x16MIGRATION_STEP_SENDING\x10\x03\x12\x1e\n" +
+	"\x1aMIGRATION_STEP_HANDED_OVER\x10\x04\x12\x19\n" +
+	"\x15MIGRATION_STEP_FAILED\x10\x05*\xcd\x02\n" +
 	"\tErrorCode\x12\x1a\n" +
 	"\x16ERROR_CODE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12ERROR_CODE_INVALID\x10\x01\x12\x18\n" +
@@ -3885,138 +4330,150 @@ func file_blixard_v1_log_proto_rawDescGZIP() []byte {
 	return file_blixard_v1_log_proto_rawDescData
 }
 
-var file_blixard_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_blixard_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_blixard_v1_log_proto_goTypes = []any{
-	(ErrorCode)(0),                // 0: blixard.v1.ErrorCode
-	(*Command)(nil),               // 1: blixard.v1.Command
-	(*LevelOp)(nil),               // 2: blixard.v1.LevelOp
-	(*InitOp)(nil),                // 3: blixard.v1.InitOp
-	(*CreateVMOp)(nil),            // 4: blixard.v1.CreateVMOp
-	(*UpdateVMOp)(nil),            // 5: blixard.v1.UpdateVMOp
-	(*RollbackVMOp)(nil),          // 6: blixard.v1.RollbackVMOp
-	(*BuildVMOp)(nil),             // 7: blixard.v1.BuildVMOp
-	(*SetPinsOp)(nil),             // 8: blixard.v1.SetPinsOp
-	(*RestoreOp)(nil),             // 9: blixard.v1.RestoreOp
-	(*SettleOp)(nil),              // 10: blixard.v1.SettleOp
-	(*ReadmitOp)(nil),             // 11: blixard.v1.ReadmitOp
-	(*SetSettingsOp)(nil),         // 12: blixard.v1.SetSettingsOp
-	(*DeleteVMOp)(nil),            // 13: blixard.v1.DeleteVMOp
-	(*PowerOp)(nil),               // 14: blixard.v1.PowerOp
-	(*PauseOp)(nil),               // 15: blixard.v1.PauseOp
-	(*CreateNetworkOp)(nil),       // 16: blixard.v1.CreateNetworkOp
-	(*DeleteNetworkOp)(nil),       // 17: blixard.v1.DeleteNetworkOp
-	(*CordonOp)(nil),              // 18: blixard.v1.CordonOp
-	(*DrainOp)(nil),               // 19: blixard.v1.DrainOp
-	(*RestoreNodeOp)(nil),         // 20: blixard.v1.RestoreNodeOp
-	(*AddNodeOp)(nil),             // 21: blixard.v1.AddNodeOp
-	(*RemoveNodeOp)(nil),          // 22: blixard.v1.RemoveNodeOp
-	(*HostBootOp)(nil),            // 23: blixard.v1.HostBootOp
-	(*HostReportOp)(nil),          // 24: blixard.v1.HostReportOp
-	(*Prepared)(nil),              // 25: blixard.v1.Prepared
-	(*Observation)(nil),           // 26: blixard.v1.Observation
-	(*SuspectOp)(nil),             // 27: blixard.v1.SuspectOp
-	(*CloneOp)(nil),               // 28: blixard.v1.CloneOp
-	(*FenceOp)(nil),               // 29: blixard.v1.FenceOp
-	(*AnnounceOp)(nil),            // 30: blixard.v1.AnnounceOp
-	(*TagOp)(nil),                 // 31: blixard.v1.TagOp
-	(*CollectOp)(nil),             // 32: blixard.v1.CollectOp
-	(*PlaceOp)(nil),               // 33: blixard.v1.PlaceOp
-	(*Error)(nil),                 // 34: blixard.v1.Error
-	(*Response)(nil),              // 35: blixard.v1.Response
-	(*History)(nil),               // 36: blixard.v1.History
-	(*DedupeRecord)(nil),          // 37: blixard.v1.DedupeRecord
-	(*DedupeFloor)(nil),           // 38: blixard.v1.DedupeFloor
-	(*Event)(nil),                 // 39: blixard.v1.Event
-	(*Meta)(nil),                  // 40: blixard.v1.Meta
-	(*BackupHeader)(nil),          // 41: blixard.v1.BackupHeader
-	(*Snapshot)(nil),              // 42: blixard.v1.Snapshot
-	(*Record)(nil),                // 43: blixard.v1.Record
-	(*Settings)(nil),              // 44: blixard.v1.Settings
-	(*VMSpec)(nil),                // 45: blixard.v1.VMSpec
-	(*Pins)(nil),                  // 46: blixard.v1.Pins
-	(*NetworkSpec)(nil),           // 47: blixard.v1.NetworkSpec
-	(*HostFacts)(nil),             // 48: blixard.v1.HostFacts
-	(*Incarnation)(nil),           // 49: blixard.v1.Incarnation
-	(Phase)(0),                    // 50: blixard.v1.Phase
-	(LeaseClass)(0),               // 51: blixard.v1.LeaseClass
-	(*Runner)(nil),                // 52: blixard.v1.Runner
-	(HealthState)(0),              // 53: blixard.v1.HealthState
-	(*VM)(nil),                    // 54: blixard.v1.VM
-	(*Node)(nil),                  // 55: blixard.v1.Node
-	(*ArtifactRecord)(nil),        // 56: blixard.v1.ArtifactRecord
-	(*ClusterNetwork)(nil),        // 57: blixard.v1.ClusterNetwork
-	(*Generation)(nil),            // 58: blixard.v1.Generation
-	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
+	(MigrationStep)(0),            // 0: blixard.v1.MigrationStep
+	(ErrorCode)(0),                // 1: blixard.v1.ErrorCode
+	(*Command)(nil),               // 2: blixard.v1.Command
+	(*LevelOp)(nil),               // 3: blixard.v1.LevelOp
+	(*InitOp)(nil),                // 4: blixard.v1.InitOp
+	(*CreateVMOp)(nil),            // 5: blixard.v1.CreateVMOp
+	(*UpdateVMOp)(nil),            // 6: blixard.v1.UpdateVMOp
+	(*RollbackVMOp)(nil),          // 7: blixard.v1.RollbackVMOp
+	(*BuildVMOp)(nil),             // 8: blixard.v1.BuildVMOp
+	(*SetPinsOp)(nil),             // 9: blixard.v1.SetPinsOp
+	(*RestoreOp)(nil),             // 10: blixard.v1.RestoreOp
+	(*SettleOp)(nil),              // 11: blixard.v1.SettleOp
+	(*ReadmitOp)(nil),             // 12: blixard.v1.ReadmitOp
+	(*SetSettingsOp)(nil),         // 13: blixard.v1.SetSettingsOp
+	(*DeleteVMOp)(nil),            // 14: blixard.v1.DeleteVMOp
+	(*PowerOp)(nil),               // 15: blixard.v1.PowerOp
+	(*PauseOp)(nil),               // 16: blixard.v1.PauseOp
+	(*MigrateVMOp)(nil),           // 17: blixard.v1.MigrateVMOp
+	(*CancelMigrationOp)(nil),     // 18: blixard.v1.CancelMigrationOp
+	(*SwitchOp)(nil),              // 19: blixard.v1.SwitchOp
+	(*CreateNetworkOp)(nil),       // 20: blixard.v1.CreateNetworkOp
+	(*DeleteNetworkOp)(nil),       // 21: blixard.v1.DeleteNetworkOp
+	(*CordonOp)(nil),              // 22: blixard.v1.CordonOp
+	(*DrainOp)(nil),               // 23: blixard.v1.DrainOp
+	(*RestoreNodeOp)(nil),         // 24: blixard.v1.RestoreNodeOp
+	(*AddNodeOp)(nil),             // 25: blixard.v1.AddNodeOp
+	(*RemoveNodeOp)(nil),          // 26: blixard.v1.RemoveNodeOp
+	(*HostBootOp)(nil),            // 27: blixard.v1.HostBootOp
+	(*HostReportOp)(nil),          // 28: blixard.v1.HostReportOp
+	(*Prepared)(nil),              // 29: blixard.v1.Prepared
+	(*Observation)(nil),           // 30: blixard.v1.Observation
+	(*MigrationReport)(nil),       // 31: blixard.v1.MigrationReport
+	(*SuspectOp)(nil),             // 32: blixard.v1.SuspectOp
+	(*CloneOp)(nil),               // 33: blixard.v1.CloneOp
+	(*FenceOp)(nil),               // 34: blixard.v1.FenceOp
+	(*AnnounceOp)(nil),            // 35: blixard.v1.AnnounceOp
+	(*TagOp)(nil),                 // 36: blixard.v1.TagOp
+	(*CollectOp)(nil),             // 37: blixard.v1.CollectOp
+	(*PlaceOp)(nil),               // 38: blixard.v1.PlaceOp
+	(*Error)(nil),                 // 39: blixard.v1.Error
+	(*Response)(nil),              // 40: blixard.v1.Response
+	(*History)(nil),               // 41: blixard.v1.History
+	(*DedupeRecord)(nil),          // 42: blixard.v1.DedupeRecord
+	(*DedupeFloor)(nil),           // 43: blixard.v1.DedupeFloor
+	(*Event)(nil),                 // 44: blixard.v1.Event
+	(*Meta)(nil),                  // 45: blixard.v1.Meta
+	(*BackupHeader)(nil),          // 46: blixard.v1.BackupHeader
+	(*Snapshot)(nil),              // 47: blixard.v1.Snapshot
+	(*Record)(nil),                // 48: blixard.v1.Record
+	(*Settings)(nil),              // 49: blixard.v1.Settings
+	(*VMSpec)(nil),                // 50: blixard.v1.VMSpec
+	(*Pins)(nil),                  // 51: blixard.v1.Pins
+	(*NetworkSpec)(nil),           // 52: blixard.v1.NetworkSpec
+	(*HostFacts)(nil),             // 53: blixard.v1.HostFacts
+	(*Incarnation)(nil),           // 54: blixard.v1.Incarnation
+	(Phase)(0),                    // 55: blixard.v1.Phase
+	(LeaseClass)(0),               // 56: blixard.v1.LeaseClass
+	(*Runner)(nil),                // 57: blixard.v1.Runner
+	(HealthState)(0),              // 58: blixard.v1.HealthState
+	(*MigrationProgress)(nil),     // 59: blixard.v1.MigrationProgress
+	(*VM)(nil),                    // 60: blixard.v1.VM
+	(*Node)(nil),                  // 61: blixard.v1.Node
+	(*ArtifactRecord)(nil),        // 62: blixard.v1.ArtifactRecord
+	(*ClusterNetwork)(nil),        // 63: blixard.v1.ClusterNetwork
+	(*Generation)(nil),            // 64: blixard.v1.Generation
+	(*timestamppb.Timestamp)(nil), // 65: google.protobuf.Timestamp
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
-	3,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
-	4,  // 1: blixard.v1.Command.create_vm:type_name -> blixard.v1.CreateVMOp
-	13, // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
-	14, // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
-	18, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
-	21, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
-	22, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
-	23, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
-	24, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
-	27, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
-	29, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
-	30, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
-	31, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
-	32, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
-	33, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
-	5,  // 15: blixard.v1.Command.update_vm:type_name -> blixard.v1.UpdateVMOp
-	6,  // 16: blixard.v1.Command.rollback_vm:type_name -> blixard.v1.RollbackVMOp
-	7,  // 17: blixard.v1.Command.build_vm:type_name -> blixard.v1.BuildVMOp
-	8,  // 18: blixard.v1.Command.set_pins:type_name -> blixard.v1.SetPinsOp
-	28, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
-	15, // 20: blixard.v1.Command.pause:type_name -> blixard.v1.PauseOp
-	2,  // 21: blixard.v1.Command.level:type_name -> blixard.v1.LevelOp
-	12, // 22: blixard.v1.Command.set_settings:type_name -> blixard.v1.SetSettingsOp
-	19, // 23: blixard.v1.Command.drain:type_name -> blixard.v1.DrainOp
-	20, // 24: blixard.v1.Command.restore_node:type_name -> blixard.v1.RestoreNodeOp
-	16, // 25: blixard.v1.Command.create_network:type_name -> blixard.v1.CreateNetworkOp
-	17, // 26: blixard.v1.Command.delete_network:type_name -> blixard.v1.DeleteNetworkOp
-	9,  // 27: blixard.v1.Command.restore:type_name -> blixard.v1.RestoreOp
-	10, // 28: blixard.v1.Command.settle:type_name -> blixard.v1.SettleOp
-	11, // 29: blixard.v1.Command.readmit:type_name -> blixard.v1.ReadmitOp
-	44, // 30: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
-	21, // 31: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
-	45, // 32: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
-	45, // 33: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
-	46, // 34: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
-	21, // 35: blixard.v1.RestoreOp.node:type_name -> blixard.v1.AddNodeOp
-	21, // 36: blixard.v1.ReadmitOp.node:type_name -> blixard.v1.AddNodeOp
-	44, // 37: blixard.v1.SetSettingsOp.settings:type_name -> blixard.v1.Settings
-	47, // 38: blixard.v1.CreateNetworkOp.spec:type_name -> blixard.v1.NetworkSpec
-	48, // 39: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
-	26, // 40: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
-	48, // 41: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
-	25, // 42: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
-	49, // 43: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
-	50, // 44: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
-	51, // 45: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
-	52, // 46: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
-	53, // 47: blixard.v1.Observation.health:type_name -> blixard.v1.HealthState
-	0,  // 48: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
-	34, // 49: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	54, // 50: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	55, // 51: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	56, // 52: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	44, // 53: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
-	57, // 54: blixard.v1.Response.network:type_name -> blixard.v1.ClusterNetwork
-	58, // 55: blixard.v1.History.generations:type_name -> blixard.v1.Generation
-	35, // 56: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
-	44, // 57: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	46, // 58: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
-	59, // 59: blixard.v1.BackupHeader.create_time:type_name -> google.protobuf.Timestamp
-	55, // 60: blixard.v1.BackupHeader.nodes:type_name -> blixard.v1.Node
-	43, // 61: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	62, // [62:62] is the sub-list for method output_type
-	62, // [62:62] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	4,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
+	5,  // 1: blixard.v1.Command.create_vm:type_name -> blixard.v1.CreateVMOp
+	14, // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
+	15, // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
+	22, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
+	25, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
+	26, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
+	27, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
+	28, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
+	32, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
+	34, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
+	35, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
+	36, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
+	37, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
+	38, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
+	6,  // 15: blixard.v1.Command.update_vm:type_name -> blixard.v1.UpdateVMOp
+	7,  // 16: blixard.v1.Command.rollback_vm:type_name -> blixard.v1.RollbackVMOp
+	8,  // 17: blixard.v1.Command.build_vm:type_name -> blixard.v1.BuildVMOp
+	9,  // 18: blixard.v1.Command.set_pins:type_name -> blixard.v1.SetPinsOp
+	33, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
+	16, // 20: blixard.v1.Command.pause:type_name -> blixard.v1.PauseOp
+	3,  // 21: blixard.v1.Command.level:type_name -> blixard.v1.LevelOp
+	13, // 22: blixard.v1.Command.set_settings:type_name -> blixard.v1.SetSettingsOp
+	23, // 23: blixard.v1.Command.drain:type_name -> blixard.v1.DrainOp
+	24, // 24: blixard.v1.Command.restore_node:type_name -> blixard.v1.RestoreNodeOp
+	20, // 25: blixard.v1.Command.create_network:type_name -> blixard.v1.CreateNetworkOp
+	21, // 26: blixard.v1.Command.delete_network:type_name -> blixard.v1.DeleteNetworkOp
+	10, // 27: blixard.v1.Command.restore:type_name -> blixard.v1.RestoreOp
+	11, // 28: blixard.v1.Command.settle:type_name -> blixard.v1.SettleOp
+	12, // 29: blixard.v1.Command.readmit:type_name -> blixard.v1.ReadmitOp
+	17, // 30: blixard.v1.Command.migrate_vm:type_name -> blixard.v1.MigrateVMOp
+	18, // 31: blixard.v1.Command.cancel_migration:type_name -> blixard.v1.CancelMigrationOp
+	19, // 32: blixard.v1.Command.switch:type_name -> blixard.v1.SwitchOp
+	49, // 33: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
+	25, // 34: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
+	50, // 35: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
+	50, // 36: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
+	51, // 37: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
+	25, // 38: blixard.v1.RestoreOp.node:type_name -> blixard.v1.AddNodeOp
+	25, // 39: blixard.v1.ReadmitOp.node:type_name -> blixard.v1.AddNodeOp
+	49, // 40: blixard.v1.SetSettingsOp.settings:type_name -> blixard.v1.Settings
+	52, // 41: blixard.v1.CreateNetworkOp.spec:type_name -> blixard.v1.NetworkSpec
+	53, // 42: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
+	30, // 43: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
+	53, // 44: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
+	29, // 45: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
+	54, // 46: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
+	55, // 47: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
+	56, // 48: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
+	57, // 49: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
+	58, // 50: blixard.v1.Observation.health:type_name -> blixard.v1.HealthState
+	31, // 51: blixard.v1.Observation.migration:type_name -> blixard.v1.MigrationReport
+	0,  // 52: blixard.v1.MigrationReport.step:type_name -> blixard.v1.MigrationStep
+	59, // 53: blixard.v1.MigrationReport.progress:type_name -> blixard.v1.MigrationProgress
+	1,  // 54: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
+	39, // 55: blixard.v1.Response.error:type_name -> blixard.v1.Error
+	60, // 56: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	61, // 57: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	62, // 58: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	49, // 59: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
+	63, // 60: blixard.v1.Response.network:type_name -> blixard.v1.ClusterNetwork
+	64, // 61: blixard.v1.History.generations:type_name -> blixard.v1.Generation
+	40, // 62: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
+	49, // 63: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	51, // 64: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	65, // 65: blixard.v1.BackupHeader.create_time:type_name -> google.protobuf.Timestamp
+	61, // 66: blixard.v1.BackupHeader.nodes:type_name -> blixard.v1.Node
+	48, // 67: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	68, // [68:68] is the sub-list for method output_type
+	68, // [68:68] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }
@@ -4060,9 +4517,12 @@ func file_blixard_v1_log_proto_init() {
 		(*Command_Restore)(nil),
 		(*Command_Settle)(nil),
 		(*Command_Readmit)(nil),
+		(*Command_MigrateVm)(nil),
+		(*Command_CancelMigration)(nil),
+		(*Command_Switch)(nil),
 	}
 	file_blixard_v1_log_proto_msgTypes[6].OneofWrappers = []any{}
-	file_blixard_v1_log_proto_msgTypes[34].OneofWrappers = []any{
+	file_blixard_v1_log_proto_msgTypes[38].OneofWrappers = []any{
 		(*Response_Vm)(nil),
 		(*Response_Node)(nil),
 		(*Response_Artifact)(nil),
@@ -4074,8 +4534,8 @@ func file_blixard_v1_log_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_log_proto_rawDesc), len(file_blixard_v1_log_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   43,
+			NumEnums:      2,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

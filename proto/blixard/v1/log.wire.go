@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-7733) + uint(7733-len(file_blixard_v1_log_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-8704) + uint(8704-len(file_blixard_v1_log_proto_rawDesc))
 
 func (x *Command) sizeWire() (n int) {
 	if x == nil {
@@ -89,6 +89,12 @@ func (x *Command) sizeWire() (n int) {
 		n += 2 + protowire.SizeBytes(o.Settle.sizeWire())
 	case *Command_Readmit:
 		n += 2 + protowire.SizeBytes(o.Readmit.sizeWire())
+	case *Command_MigrateVm:
+		n += 2 + protowire.SizeBytes(o.MigrateVm.sizeWire())
+	case *Command_CancelMigration:
+		n += 2 + protowire.SizeBytes(o.CancelMigration.sizeWire())
+	case *Command_Switch:
+		n += 2 + protowire.SizeBytes(o.Switch.sizeWire())
 	}
 	return n + len(x.unknownFields)
 }
@@ -310,6 +316,27 @@ func (x *Command) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 282)
+	case *Command_MigrateVm:
+		{
+			end := i
+			i = o.MigrateVm.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 802)
+	case *Command_CancelMigration:
+		{
+			end := i
+			i = o.CancelMigration.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 810)
+	case *Command_Switch:
+		{
+			end := i
+			i = o.Switch.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 818)
 	}
 	if len(x.PayloadHash) > 0 {
 		i = putBytes(b, i, x.PayloadHash)
@@ -864,6 +891,145 @@ func (x *PauseOp) writeWire(b []byte, i int) int {
 	return i
 }
 
+func (x *MigrateVMOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if len(x.To) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.To))
+	}
+	if x.Offline {
+		n += 1 + 1
+	}
+	if x.TimeoutMs != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.TimeoutMs))
+	}
+	if x.ValidateOnly {
+		n += 1 + 1
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *MigrateVMOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.ValidateOnly {
+		i = putBool(b, i, x.ValidateOnly)
+		i = putVarint(b, i, 40)
+	}
+	if x.TimeoutMs != 0 {
+		i = putVarint(b, i, uint64(x.TimeoutMs))
+		i = putVarint(b, i, 32)
+	}
+	if x.Offline {
+		i = putBool(b, i, x.Offline)
+		i = putVarint(b, i, 24)
+	}
+	if len(x.To) > 0 {
+		i = putString(b, i, x.To)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *CancelMigrationOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if x.Id != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Id))
+	}
+	if x.Expired {
+		n += 1 + 1
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *CancelMigrationOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Expired {
+		i = putBool(b, i, x.Expired)
+		i = putVarint(b, i, 24)
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i = putVarint(b, i, 16)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *SwitchOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if x.Id != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Id))
+	}
+	if x.Term != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Term))
+	}
+	if x.SourceEpoch != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.SourceEpoch))
+	}
+	if x.TargetEpoch != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.TargetEpoch))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *SwitchOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.TargetEpoch != 0 {
+		i = putVarint(b, i, uint64(x.TargetEpoch))
+		i = putVarint(b, i, 40)
+	}
+	if x.SourceEpoch != 0 {
+		i = putVarint(b, i, uint64(x.SourceEpoch))
+		i = putVarint(b, i, 32)
+	}
+	if x.Term != 0 {
+		i = putVarint(b, i, uint64(x.Term))
+		i = putVarint(b, i, 24)
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i = putVarint(b, i, 16)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
 func (x *CreateNetworkOp) sizeWire() (n int) {
 	if x == nil {
 		return 0
@@ -1301,6 +1467,9 @@ func (x *Observation) sizeWire() (n int) {
 	if len(x.HealthMessage) > 0 {
 		n += 2 + protowire.SizeBytes(len(x.HealthMessage))
 	}
+	if x.Migration != nil {
+		n += 2 + protowire.SizeBytes(x.Migration.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1310,6 +1479,14 @@ func (x *Observation) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Migration != nil {
+		{
+			end := i
+			i = x.Migration.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 802)
+	}
 	if len(x.HealthMessage) > 0 {
 		i = putString(b, i, x.HealthMessage)
 		i = putVarint(b, i, 490)
@@ -1393,6 +1570,54 @@ func (x *Observation) writeWire(b []byte, i int) int {
 	if len(x.Uid) > 0 {
 		i = putString(b, i, x.Uid)
 		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *MigrationReport) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Id != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Id))
+	}
+	if x.Step != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Step))
+	}
+	if len(x.Message) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Message))
+	}
+	if x.Progress != nil {
+		n += 1 + protowire.SizeBytes(x.Progress.sizeWire())
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *MigrationReport) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Progress != nil {
+		{
+			end := i
+			i = x.Progress.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 34)
+	}
+	if len(x.Message) > 0 {
+		i = putString(b, i, x.Message)
+		i = putVarint(b, i, 26)
+	}
+	if x.Step != 0 {
+		i = putVarint(b, i, uint64(x.Step))
+		i = putVarint(b, i, 16)
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i = putVarint(b, i, 8)
 	}
 	return i
 }

@@ -21,6 +21,57 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type MigrationRole int32
+
+const (
+	MigrationRole_MIGRATION_ROLE_UNSPECIFIED MigrationRole = 0
+	// The VM is here, and goes to the peer.
+	MigrationRole_MIGRATION_ROLE_SOURCE MigrationRole = 1
+	// The VM comes from the peer. It is loaded and paused, and does not run.
+	MigrationRole_MIGRATION_ROLE_TARGET MigrationRole = 2
+)
+
+// Enum value maps for MigrationRole.
+var (
+	MigrationRole_name = map[int32]string{
+		0: "MIGRATION_ROLE_UNSPECIFIED",
+		1: "MIGRATION_ROLE_SOURCE",
+		2: "MIGRATION_ROLE_TARGET",
+	}
+	MigrationRole_value = map[string]int32{
+		"MIGRATION_ROLE_UNSPECIFIED": 0,
+		"MIGRATION_ROLE_SOURCE":      1,
+		"MIGRATION_ROLE_TARGET":      2,
+	}
+)
+
+func (x MigrationRole) Enum() *MigrationRole {
+	p := new(MigrationRole)
+	*p = x
+	return p
+}
+
+func (x MigrationRole) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MigrationRole) Descriptor() protoreflect.EnumDescriptor {
+	return file_blixard_v1_peer_proto_enumTypes[0].Descriptor()
+}
+
+func (MigrationRole) Type() protoreflect.EnumType {
+	return &file_blixard_v1_peer_proto_enumTypes[0]
+}
+
+func (x MigrationRole) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MigrationRole.Descriptor instead.
+func (MigrationRole) EnumDescriptor() ([]byte, []int) {
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{0}
+}
+
 // Envelope is one message between nodes. It may be lost, repeated, reordered
 // or late; one with another cluster, generation or recipient is dropped.
 type Envelope struct {
@@ -614,7 +665,10 @@ type Assignment struct {
 	// Keep it where it is, once it runs.
 	Paused bool `protobuf:"varint,20,opt,name=paused,proto3" json:"paused,omitempty"`
 	// Of spec.networks, one each.
-	Interfaces    []*InterfaceConfig `protobuf:"bytes,80,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	Interfaces []*InterfaceConfig `protobuf:"bytes,80,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	// The host's part in a live migration. Of a TARGET run is false: nothing there
+	// may run before an assignment without this.
+	Migration     *MigrationOrder `protobuf:"bytes,100,opt,name=migration,proto3" json:"migration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -796,6 +850,102 @@ func (x *Assignment) GetInterfaces() []*InterfaceConfig {
 	return nil
 }
 
+func (x *Assignment) GetMigration() *MigrationOrder {
+	if x != nil {
+		return x.Migration
+	}
+	return nil
+}
+
+// MigrationOrder is what a host has to do for a live migration.
+type MigrationOrder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Migration.id. Of a TARGET it is the assignment's incarnation.index, too.
+	Id         uint64        `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Role       MigrationRole `protobuf:"varint,2,opt,name=role,proto3,enum=blixard.v1.MigrationRole" json:"role,omitempty"`
+	PeerNodeId uint64        `protobuf:"varint,3,opt,name=peer_node_id,json=peerNodeId,proto3" json:"peer_node_id,omitempty"`
+	// host:port of the peer.
+	PeerAddress string `protobuf:"bytes,4,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	// Of a SOURCE: the attempt that moves; another one does not.
+	Attempt uint32 `protobuf:"varint,5,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// Of a SOURCE: the target listens, so send.
+	Send          bool `protobuf:"varint,6,opt,name=send,proto3" json:"send,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrationOrder) Reset() {
+	*x = MigrationOrder{}
+	mi := &file_blixard_v1_peer_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrationOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrationOrder) ProtoMessage() {}
+
+func (x *MigrationOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_peer_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrationOrder.ProtoReflect.Descriptor instead.
+func (*MigrationOrder) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *MigrationOrder) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MigrationOrder) GetRole() MigrationRole {
+	if x != nil {
+		return x.Role
+	}
+	return MigrationRole_MIGRATION_ROLE_UNSPECIFIED
+}
+
+func (x *MigrationOrder) GetPeerNodeId() uint64 {
+	if x != nil {
+		return x.PeerNodeId
+	}
+	return 0
+}
+
+func (x *MigrationOrder) GetPeerAddress() string {
+	if x != nil {
+		return x.PeerAddress
+	}
+	return ""
+}
+
+func (x *MigrationOrder) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *MigrationOrder) GetSend() bool {
+	if x != nil {
+		return x.Send
+	}
+	return false
+}
+
 // InterfaceConfig is all that a host must know of one interface.
 type InterfaceConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -816,7 +966,7 @@ type InterfaceConfig struct {
 
 func (x *InterfaceConfig) Reset() {
 	*x = InterfaceConfig{}
-	mi := &file_blixard_v1_peer_proto_msgTypes[5]
+	mi := &file_blixard_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -828,7 +978,7 @@ func (x *InterfaceConfig) String() string {
 func (*InterfaceConfig) ProtoMessage() {}
 
 func (x *InterfaceConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_peer_proto_msgTypes[5]
+	mi := &file_blixard_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -841,7 +991,7 @@ func (x *InterfaceConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfaceConfig.ProtoReflect.Descriptor instead.
 func (*InterfaceConfig) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *InterfaceConfig) GetMac() string {
@@ -904,7 +1054,7 @@ type ArtifactSource struct {
 
 func (x *ArtifactSource) Reset() {
 	*x = ArtifactSource{}
-	mi := &file_blixard_v1_peer_proto_msgTypes[6]
+	mi := &file_blixard_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -916,7 +1066,7 @@ func (x *ArtifactSource) String() string {
 func (*ArtifactSource) ProtoMessage() {}
 
 func (x *ArtifactSource) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_peer_proto_msgTypes[6]
+	mi := &file_blixard_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -929,7 +1079,7 @@ func (x *ArtifactSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArtifactSource.ProtoReflect.Descriptor instead.
 func (*ArtifactSource) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ArtifactSource) GetArtifact() *Artifact {
@@ -957,7 +1107,7 @@ type Forward struct {
 
 func (x *Forward) Reset() {
 	*x = Forward{}
-	mi := &file_blixard_v1_peer_proto_msgTypes[7]
+	mi := &file_blixard_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -969,7 +1119,7 @@ func (x *Forward) String() string {
 func (*Forward) ProtoMessage() {}
 
 func (x *Forward) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_peer_proto_msgTypes[7]
+	mi := &file_blixard_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -982,7 +1132,7 @@ func (x *Forward) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forward.ProtoReflect.Descriptor instead.
 func (*Forward) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Forward) GetCommands() []*Command {
@@ -1050,7 +1200,7 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\vPreparation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12*\n" +
 	"\x06runner\x18\x02 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xac\x06\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xe6\x06\n" +
 	"\n" +
 	"Assignment\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
@@ -1078,7 +1228,16 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x06paused\x18\x14 \x01(\bR\x06paused\x12;\n" +
 	"\n" +
 	"interfaces\x18P \x03(\v2\x1b.blixard.v1.InterfaceConfigR\n" +
-	"interfaces\"\xc2\x01\n" +
+	"interfaces\x128\n" +
+	"\tmigration\x18d \x01(\v2\x1a.blixard.v1.MigrationOrderR\tmigration\"\xc2\x01\n" +
+	"\x0eMigrationOrder\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12-\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x19.blixard.v1.MigrationRoleR\x04role\x12 \n" +
+	"\fpeer_node_id\x18\x03 \x01(\x04R\n" +
+	"peerNodeId\x12!\n" +
+	"\fpeer_address\x18\x04 \x01(\tR\vpeerAddress\x12\x18\n" +
+	"\aattempt\x18\x05 \x01(\rR\aattempt\x12\x12\n" +
+	"\x04send\x18\x06 \x01(\bR\x04send\"\xc2\x01\n" +
 	"\x0fInterfaceConfig\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x16\n" +
@@ -1091,7 +1250,11 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\bartifact\x18\x01 \x01(\v2\x14.blixard.v1.ArtifactR\bartifact\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\":\n" +
 	"\aForward\x12/\n" +
-	"\bcommands\x18\x01 \x03(\v2\x13.blixard.v1.CommandR\bcommandsB7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
+	"\bcommands\x18\x01 \x03(\v2\x13.blixard.v1.CommandR\bcommands*e\n" +
+	"\rMigrationRole\x12\x1e\n" +
+	"\x1aMIGRATION_ROLE_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15MIGRATION_ROLE_SOURCE\x10\x01\x12\x19\n" +
+	"\x15MIGRATION_ROLE_TARGET\x10\x02B7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
 
 var (
 	file_blixard_v1_peer_proto_rawDescOnce sync.Once
@@ -1105,59 +1268,64 @@ func file_blixard_v1_peer_proto_rawDescGZIP() []byte {
 	return file_blixard_v1_peer_proto_rawDescData
 }
 
-var file_blixard_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_blixard_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_blixard_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_blixard_v1_peer_proto_goTypes = []any{
-	(*Envelope)(nil),        // 0: blixard.v1.Envelope
-	(*Sync)(nil),            // 1: blixard.v1.Sync
-	(*Grant)(nil),           // 2: blixard.v1.Grant
-	(*Preparation)(nil),     // 3: blixard.v1.Preparation
-	(*Assignment)(nil),      // 4: blixard.v1.Assignment
-	(*InterfaceConfig)(nil), // 5: blixard.v1.InterfaceConfig
-	(*ArtifactSource)(nil),  // 6: blixard.v1.ArtifactSource
-	(*Forward)(nil),         // 7: blixard.v1.Forward
-	(*Observation)(nil),     // 8: blixard.v1.Observation
-	(*HostFacts)(nil),       // 9: blixard.v1.HostFacts
-	(*Prepared)(nil),        // 10: blixard.v1.Prepared
-	(*Settings)(nil),        // 11: blixard.v1.Settings
-	(*Node)(nil),            // 12: blixard.v1.Node
-	(*Runner)(nil),          // 13: blixard.v1.Runner
-	(*Incarnation)(nil),     // 14: blixard.v1.Incarnation
-	(*VMSpec)(nil),          // 15: blixard.v1.VMSpec
-	(LeaseClass)(0),         // 16: blixard.v1.LeaseClass
-	(Hypervisor)(0),         // 17: blixard.v1.Hypervisor
-	(*Pins)(nil),            // 18: blixard.v1.Pins
-	(*Generation)(nil),      // 19: blixard.v1.Generation
-	(*Artifact)(nil),        // 20: blixard.v1.Artifact
-	(*Command)(nil),         // 21: blixard.v1.Command
+	(MigrationRole)(0),      // 0: blixard.v1.MigrationRole
+	(*Envelope)(nil),        // 1: blixard.v1.Envelope
+	(*Sync)(nil),            // 2: blixard.v1.Sync
+	(*Grant)(nil),           // 3: blixard.v1.Grant
+	(*Preparation)(nil),     // 4: blixard.v1.Preparation
+	(*Assignment)(nil),      // 5: blixard.v1.Assignment
+	(*MigrationOrder)(nil),  // 6: blixard.v1.MigrationOrder
+	(*InterfaceConfig)(nil), // 7: blixard.v1.InterfaceConfig
+	(*ArtifactSource)(nil),  // 8: blixard.v1.ArtifactSource
+	(*Forward)(nil),         // 9: blixard.v1.Forward
+	(*Observation)(nil),     // 10: blixard.v1.Observation
+	(*HostFacts)(nil),       // 11: blixard.v1.HostFacts
+	(*Prepared)(nil),        // 12: blixard.v1.Prepared
+	(*Settings)(nil),        // 13: blixard.v1.Settings
+	(*Node)(nil),            // 14: blixard.v1.Node
+	(*Runner)(nil),          // 15: blixard.v1.Runner
+	(*Incarnation)(nil),     // 16: blixard.v1.Incarnation
+	(*VMSpec)(nil),          // 17: blixard.v1.VMSpec
+	(LeaseClass)(0),         // 18: blixard.v1.LeaseClass
+	(Hypervisor)(0),         // 19: blixard.v1.Hypervisor
+	(*Pins)(nil),            // 20: blixard.v1.Pins
+	(*Generation)(nil),      // 21: blixard.v1.Generation
+	(*Artifact)(nil),        // 22: blixard.v1.Artifact
+	(*Command)(nil),         // 23: blixard.v1.Command
 }
 var file_blixard_v1_peer_proto_depIdxs = []int32{
-	1,  // 0: blixard.v1.Envelope.sync:type_name -> blixard.v1.Sync
-	2,  // 1: blixard.v1.Envelope.grant:type_name -> blixard.v1.Grant
-	7,  // 2: blixard.v1.Envelope.forward:type_name -> blixard.v1.Forward
-	8,  // 3: blixard.v1.Sync.observations:type_name -> blixard.v1.Observation
-	9,  // 4: blixard.v1.Sync.facts:type_name -> blixard.v1.HostFacts
-	10, // 5: blixard.v1.Sync.prepared:type_name -> blixard.v1.Prepared
-	11, // 6: blixard.v1.Grant.settings:type_name -> blixard.v1.Settings
-	4,  // 7: blixard.v1.Grant.assignments:type_name -> blixard.v1.Assignment
-	12, // 8: blixard.v1.Grant.servers:type_name -> blixard.v1.Node
-	3,  // 9: blixard.v1.Grant.preparations:type_name -> blixard.v1.Preparation
-	13, // 10: blixard.v1.Preparation.runner:type_name -> blixard.v1.Runner
-	14, // 11: blixard.v1.Assignment.incarnation:type_name -> blixard.v1.Incarnation
-	15, // 12: blixard.v1.Assignment.spec:type_name -> blixard.v1.VMSpec
-	16, // 13: blixard.v1.Assignment.lease:type_name -> blixard.v1.LeaseClass
-	17, // 14: blixard.v1.Assignment.hypervisor:type_name -> blixard.v1.Hypervisor
-	6,  // 15: blixard.v1.Assignment.sources:type_name -> blixard.v1.ArtifactSource
-	18, // 16: blixard.v1.Assignment.pins:type_name -> blixard.v1.Pins
-	13, // 17: blixard.v1.Assignment.runner:type_name -> blixard.v1.Runner
-	19, // 18: blixard.v1.Assignment.fallback:type_name -> blixard.v1.Generation
-	5,  // 19: blixard.v1.Assignment.interfaces:type_name -> blixard.v1.InterfaceConfig
-	20, // 20: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
-	21, // 21: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	2,  // 0: blixard.v1.Envelope.sync:type_name -> blixard.v1.Sync
+	3,  // 1: blixard.v1.Envelope.grant:type_name -> blixard.v1.Grant
+	9,  // 2: blixard.v1.Envelope.forward:type_name -> blixard.v1.Forward
+	10, // 3: blixard.v1.Sync.observations:type_name -> blixard.v1.Observation
+	11, // 4: blixard.v1.Sync.facts:type_name -> blixard.v1.HostFacts
+	12, // 5: blixard.v1.Sync.prepared:type_name -> blixard.v1.Prepared
+	13, // 6: blixard.v1.Grant.settings:type_name -> blixard.v1.Settings
+	5,  // 7: blixard.v1.Grant.assignments:type_name -> blixard.v1.Assignment
+	14, // 8: blixard.v1.Grant.servers:type_name -> blixard.v1.Node
+	4,  // 9: blixard.v1.Grant.preparations:type_name -> blixard.v1.Preparation
+	15, // 10: blixard.v1.Preparation.runner:type_name -> blixard.v1.Runner
+	16, // 11: blixard.v1.Assignment.incarnation:type_name -> blixard.v1.Incarnation
+	17, // 12: blixard.v1.Assignment.spec:type_name -> blixard.v1.VMSpec
+	18, // 13: blixard.v1.Assignment.lease:type_name -> blixard.v1.LeaseClass
+	19, // 14: blixard.v1.Assignment.hypervisor:type_name -> blixard.v1.Hypervisor
+	8,  // 15: blixard.v1.Assignment.sources:type_name -> blixard.v1.ArtifactSource
+	20, // 16: blixard.v1.Assignment.pins:type_name -> blixard.v1.Pins
+	15, // 17: blixard.v1.Assignment.runner:type_name -> blixard.v1.Runner
+	21, // 18: blixard.v1.Assignment.fallback:type_name -> blixard.v1.Generation
+	7,  // 19: blixard.v1.Assignment.interfaces:type_name -> blixard.v1.InterfaceConfig
+	6,  // 20: blixard.v1.Assignment.migration:type_name -> blixard.v1.MigrationOrder
+	0,  // 21: blixard.v1.MigrationOrder.role:type_name -> blixard.v1.MigrationRole
+	22, // 22: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
+	23, // 23: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_peer_proto_init() }
@@ -1180,13 +1348,14 @@ func file_blixard_v1_peer_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_peer_proto_rawDesc), len(file_blixard_v1_peer_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   8,
+			NumEnums:      1,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_blixard_v1_peer_proto_goTypes,
 		DependencyIndexes: file_blixard_v1_peer_proto_depIdxs,
+		EnumInfos:         file_blixard_v1_peer_proto_enumTypes,
 		MessageInfos:      file_blixard_v1_peer_proto_msgTypes,
 	}.Build()
 	File_blixard_v1_peer_proto = out.File

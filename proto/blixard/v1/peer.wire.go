@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_peer_proto_rawDesc)-2750) + uint(2750-len(file_blixard_v1_peer_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_peer_proto_rawDesc)-3108) + uint(3108-len(file_blixard_v1_peer_proto_rawDesc))
 
 func (x *Envelope) sizeWire() (n int) {
 	if x == nil {
@@ -476,6 +476,9 @@ func (x *Assignment) sizeWire() (n int) {
 	for _, v := range x.Interfaces {
 		n += 2 + protowire.SizeBytes(v.sizeWire())
 	}
+	if x.Migration != nil {
+		n += 2 + protowire.SizeBytes(x.Migration.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -485,6 +488,14 @@ func (x *Assignment) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Migration != nil {
+		{
+			end := i
+			i = x.Migration.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 802)
+	}
 	for k := len(x.Interfaces) - 1; k >= 0; k-- {
 		{
 			end := i
@@ -596,6 +607,64 @@ func (x *Assignment) writeWire(b []byte, i int) int {
 	if len(x.Uid) > 0 {
 		i = putString(b, i, x.Uid)
 		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *MigrationOrder) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Id != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Id))
+	}
+	if x.Role != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Role))
+	}
+	if x.PeerNodeId != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.PeerNodeId))
+	}
+	if len(x.PeerAddress) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.PeerAddress))
+	}
+	if x.Attempt != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Attempt))
+	}
+	if x.Send {
+		n += 1 + 1
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *MigrationOrder) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Send {
+		i = putBool(b, i, x.Send)
+		i = putVarint(b, i, 48)
+	}
+	if x.Attempt != 0 {
+		i = putVarint(b, i, uint64(x.Attempt))
+		i = putVarint(b, i, 40)
+	}
+	if len(x.PeerAddress) > 0 {
+		i = putString(b, i, x.PeerAddress)
+		i = putVarint(b, i, 34)
+	}
+	if x.PeerNodeId != 0 {
+		i = putVarint(b, i, uint64(x.PeerNodeId))
+		i = putVarint(b, i, 24)
+	}
+	if x.Role != 0 {
+		i = putVarint(b, i, uint64(x.Role))
+		i = putVarint(b, i, 16)
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i = putVarint(b, i, 8)
 	}
 	return i
 }

@@ -584,6 +584,88 @@ func (Protocol) EnumDescriptor() ([]byte, []int) {
 	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{8}
 }
 
+// MigrationState is how far a move is.
+//
+//	live:     PREPARING -> SENDING -> HANDED_OVER -> SWITCHED -> DONE
+//	offline:  LEAVING -> DONE
+//
+// Until SWITCHED the VM is where it was, and the move may end: CANCELLING while the
+// target removes what it has, then FAILED. DONE and FAILED are history.
+type MigrationState int32
+
+const (
+	MigrationState_MIGRATION_STATE_UNSPECIFIED MigrationState = 0
+	// The target makes ready: it fetches, builds, and starts a hypervisor that waits
+	// for the guest and cannot run it.
+	MigrationState_MIGRATION_STATE_PREPARING MigrationState = 1
+	// The guest's memory is on its way, while the guest runs.
+	MigrationState_MIGRATION_STATE_SENDING MigrationState = 2
+	// The guest was stopped on the source, and will never go on there. From here a
+	// failure ends with a VM that is started anew.
+	MigrationState_MIGRATION_STATE_HANDED_OVER MigrationState = 3
+	// The target has the right to run, and the source is being removed.
+	MigrationState_MIGRATION_STATE_SWITCHED MigrationState = 4
+	MigrationState_MIGRATION_STATE_DONE     MigrationState = 5
+	// The VM stays where it is, and the target is being removed.
+	MigrationState_MIGRATION_STATE_CANCELLING MigrationState = 6
+	MigrationState_MIGRATION_STATE_FAILED     MigrationState = 7
+	// Offline: it is being stopped and removed where it was.
+	MigrationState_MIGRATION_STATE_LEAVING MigrationState = 8
+)
+
+// Enum value maps for MigrationState.
+var (
+	MigrationState_name = map[int32]string{
+		0: "MIGRATION_STATE_UNSPECIFIED",
+		1: "MIGRATION_STATE_PREPARING",
+		2: "MIGRATION_STATE_SENDING",
+		3: "MIGRATION_STATE_HANDED_OVER",
+		4: "MIGRATION_STATE_SWITCHED",
+		5: "MIGRATION_STATE_DONE",
+		6: "MIGRATION_STATE_CANCELLING",
+		7: "MIGRATION_STATE_FAILED",
+		8: "MIGRATION_STATE_LEAVING",
+	}
+	MigrationState_value = map[string]int32{
+		"MIGRATION_STATE_UNSPECIFIED": 0,
+		"MIGRATION_STATE_PREPARING":   1,
+		"MIGRATION_STATE_SENDING":     2,
+		"MIGRATION_STATE_HANDED_OVER": 3,
+		"MIGRATION_STATE_SWITCHED":    4,
+		"MIGRATION_STATE_DONE":        5,
+		"MIGRATION_STATE_CANCELLING":  6,
+		"MIGRATION_STATE_FAILED":      7,
+		"MIGRATION_STATE_LEAVING":     8,
+	}
+)
+
+func (x MigrationState) Enum() *MigrationState {
+	p := new(MigrationState)
+	*p = x
+	return p
+}
+
+func (x MigrationState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MigrationState) Descriptor() protoreflect.EnumDescriptor {
+	return file_blixard_v1_vm_proto_enumTypes[9].Descriptor()
+}
+
+func (MigrationState) Type() protoreflect.EnumType {
+	return &file_blixard_v1_vm_proto_enumTypes[9]
+}
+
+func (x MigrationState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MigrationState.Descriptor instead.
+func (MigrationState) EnumDescriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{9}
+}
+
 // Artifact names content by its SHA-256.
 type Artifact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3303,7 +3385,9 @@ type VM struct {
 	Paused bool `protobuf:"varint,19,opt,name=paused,proto3" json:"paused,omitempty"`
 	// Of spec.networks, one each, in that order; and after them what interfaces of
 	// earlier specs were given, which is kept for when they come back.
-	Attachments   []*Attachment `protobuf:"bytes,80,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	Attachments []*Attachment `protobuf:"bytes,80,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	// The move that is under way, or the last one that was asked for.
+	Migration     *Migration `protobuf:"bytes,100,opt,name=migration,proto3" json:"migration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3471,6 +3555,263 @@ func (x *VM) GetAttachments() []*Attachment {
 	return nil
 }
 
+func (x *VM) GetMigration() *Migration {
+	if x != nil {
+		return x.Migration
+	}
+	return nil
+}
+
+// Migration is a move of a VM to another host.
+type Migration struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Index of the log entry that began it. Of a live one it is also the target's
+	// incarnation: an instance is known by it to be the one that came.
+	Id      uint64         `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	State   MigrationState `protobuf:"varint,2,opt,name=state,proto3,enum=blixard.v1.MigrationState" json:"state,omitempty"`
+	Offline bool           `protobuf:"varint,3,opt,name=offline,proto3" json:"offline,omitempty"`
+	// The side that has no right to run: until SWITCHED the target, from then on the
+	// source. All that it holds there stays held until its host has acknowledged its
+	// removal, or is fenced; then this is unset.
+	Other *Placement `protobuf:"bytes,4,opt,name=other,proto3" json:"other,omitempty"`
+	// Names of the nodes; to is empty while an offline move has no host yet.
+	From string `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`
+	To   string `protobuf:"bytes,6,opt,name=to,proto3" json:"to,omitempty"`
+	// Of an offline move: the host that was asked for; 0: any.
+	Wanted uint64 `protobuf:"varint,7,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	// Attempt of the source's instance that moves; another one does not.
+	Attempt uint32 `protobuf:"varint,8,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// The target has everything, and waits for its right to run.
+	Loaded   bool               `protobuf:"varint,9,opt,name=loaded,proto3" json:"loaded,omitempty"`
+	Progress *MigrationProgress `protobuf:"bytes,10,opt,name=progress,proto3" json:"progress,omitempty"`
+	// Who asked for it, and why it ended, in words.
+	Principal string                 `protobuf:"bytes,11,opt,name=principal,proto3" json:"principal,omitempty"`
+	Message   string                 `protobuf:"bytes,12,opt,name=message,proto3" json:"message,omitempty"`
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	EndTime   *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// Logged time at which a live one is given up, unless it has SWITCHED.
+	Deadline uint64 `protobuf:"varint,15,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// Of a live one that is DONE: for how long no guest ran, by logged time, from the
+	// report of the hand-over to the report that it runs; milliseconds.
+	DowntimeMs uint32 `protobuf:"varint,16,opt,name=downtime_ms,json=downtimeMs,proto3" json:"downtime_ms,omitempty"`
+	// Logged time at which it was handed over.
+	HandedOverAt  uint64 `protobuf:"varint,17,opt,name=handed_over_at,json=handedOverAt,proto3" json:"handed_over_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Migration) Reset() {
+	*x = Migration{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Migration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Migration) ProtoMessage() {}
+
+func (x *Migration) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Migration.ProtoReflect.Descriptor instead.
+func (*Migration) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Migration) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Migration) GetState() MigrationState {
+	if x != nil {
+		return x.State
+	}
+	return MigrationState_MIGRATION_STATE_UNSPECIFIED
+}
+
+func (x *Migration) GetOffline() bool {
+	if x != nil {
+		return x.Offline
+	}
+	return false
+}
+
+func (x *Migration) GetOther() *Placement {
+	if x != nil {
+		return x.Other
+	}
+	return nil
+}
+
+func (x *Migration) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Migration) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *Migration) GetWanted() uint64 {
+	if x != nil {
+		return x.Wanted
+	}
+	return 0
+}
+
+func (x *Migration) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Migration) GetLoaded() bool {
+	if x != nil {
+		return x.Loaded
+	}
+	return false
+}
+
+func (x *Migration) GetProgress() *MigrationProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+func (x *Migration) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *Migration) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Migration) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *Migration) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *Migration) GetDeadline() uint64 {
+	if x != nil {
+		return x.Deadline
+	}
+	return 0
+}
+
+func (x *Migration) GetDowntimeMs() uint32 {
+	if x != nil {
+		return x.DowntimeMs
+	}
+	return 0
+}
+
+func (x *Migration) GetHandedOverAt() uint64 {
+	if x != nil {
+		return x.HandedOverAt
+	}
+	return 0
+}
+
+// MigrationProgress is how much of a guest has gone over.
+type MigrationProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes of memory that have gone, what had to go twice included, and are left.
+	SentBytes uint64 `protobuf:"varint,1,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
+	LeftBytes uint64 `protobuf:"varint,2,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
+	// What the hypervisor expects the guest to be stopped for; milliseconds.
+	ExpectedDowntimeMs uint32 `protobuf:"varint,3,opt,name=expected_downtime_ms,json=expectedDowntimeMs,proto3" json:"expected_downtime_ms,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *MigrationProgress) Reset() {
+	*x = MigrationProgress{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrationProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrationProgress) ProtoMessage() {}
+
+func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrationProgress.ProtoReflect.Descriptor instead.
+func (*MigrationProgress) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *MigrationProgress) GetSentBytes() uint64 {
+	if x != nil {
+		return x.SentBytes
+	}
+	return 0
+}
+
+func (x *MigrationProgress) GetLeftBytes() uint64 {
+	if x != nil {
+		return x.LeftBytes
+	}
+	return 0
+}
+
+func (x *MigrationProgress) GetExpectedDowntimeMs() uint32 {
+	if x != nil {
+		return x.ExpectedDowntimeMs
+	}
+	return 0
+}
+
 type CreateRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -3484,7 +3825,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3496,7 +3837,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3509,7 +3850,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateRequest) GetRequestId() string {
@@ -3549,7 +3890,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3561,7 +3902,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3574,7 +3915,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateResponse) GetVm() *VM {
@@ -3595,7 +3936,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3607,7 +3948,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3620,7 +3961,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetRequest) GetName() string {
@@ -3650,7 +3991,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3662,7 +4003,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3675,7 +4016,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetResponse) GetVm() *VM {
@@ -3714,7 +4055,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3726,7 +4067,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3739,7 +4080,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListRequest) GetPageSize() uint32 {
@@ -3785,7 +4126,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3797,7 +4138,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3810,7 +4151,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListResponse) GetVms() []*VM {
@@ -3853,7 +4194,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3865,7 +4206,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3878,7 +4219,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DeleteRequest) GetRequestId() string {
@@ -3911,7 +4252,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3923,7 +4264,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3936,7 +4277,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DeleteResponse) GetVm() *VM {
@@ -3956,7 +4297,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3968,7 +4309,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3981,7 +4322,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StartRequest) GetRequestId() string {
@@ -4007,7 +4348,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4019,7 +4360,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4032,7 +4373,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StartResponse) GetVm() *VM {
@@ -4052,7 +4393,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4064,7 +4405,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4077,7 +4418,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *StopRequest) GetRequestId() string {
@@ -4103,7 +4444,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4115,7 +4456,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4128,7 +4469,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *StopResponse) GetVm() *VM {
@@ -4148,7 +4489,7 @@ type RestartRequest struct {
 
 func (x *RestartRequest) Reset() {
 	*x = RestartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4160,7 +4501,7 @@ func (x *RestartRequest) String() string {
 func (*RestartRequest) ProtoMessage() {}
 
 func (x *RestartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4173,7 +4514,7 @@ func (x *RestartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartRequest.ProtoReflect.Descriptor instead.
 func (*RestartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RestartRequest) GetRequestId() string {
@@ -4199,7 +4540,7 @@ type RestartResponse struct {
 
 func (x *RestartResponse) Reset() {
 	*x = RestartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4211,7 +4552,7 @@ func (x *RestartResponse) String() string {
 func (*RestartResponse) ProtoMessage() {}
 
 func (x *RestartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4224,7 +4565,7 @@ func (x *RestartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartResponse.ProtoReflect.Descriptor instead.
 func (*RestartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RestartResponse) GetVm() *VM {
@@ -4244,7 +4585,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4256,7 +4597,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4269,7 +4610,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *PauseRequest) GetRequestId() string {
@@ -4295,7 +4636,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4307,7 +4648,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4320,7 +4661,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PauseResponse) GetVm() *VM {
@@ -4340,7 +4681,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4352,7 +4693,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4365,7 +4706,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ResumeRequest) GetRequestId() string {
@@ -4391,7 +4732,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4403,7 +4744,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4416,7 +4757,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ResumeResponse) GetVm() *VM {
@@ -4446,7 +4787,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4458,7 +4799,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4471,7 +4812,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *UpdateRequest) GetRequestId() string {
@@ -4532,7 +4873,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[52]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4544,7 +4885,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[52]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4557,7 +4898,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{52}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *UpdateResponse) GetVm() *VM {
@@ -4581,7 +4922,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[53]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4593,7 +4934,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[53]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4606,7 +4947,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{53}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RollbackRequest) GetRequestId() string {
@@ -4646,7 +4987,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[54]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4658,7 +4999,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[54]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4671,7 +5012,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{54}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RollbackResponse) GetVm() *VM {
@@ -4698,7 +5039,7 @@ type BuildRequest struct {
 
 func (x *BuildRequest) Reset() {
 	*x = BuildRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[55]
+	mi := &file_blixard_v1_vm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4710,7 +5051,7 @@ func (x *BuildRequest) String() string {
 func (*BuildRequest) ProtoMessage() {}
 
 func (x *BuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[55]
+	mi := &file_blixard_v1_vm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4723,7 +5064,7 @@ func (x *BuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildRequest.ProtoReflect.Descriptor instead.
 func (*BuildRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{55}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *BuildRequest) GetRequestId() string {
@@ -4770,7 +5111,7 @@ type BuildResponse struct {
 
 func (x *BuildResponse) Reset() {
 	*x = BuildResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[56]
+	mi := &file_blixard_v1_vm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4782,7 +5123,7 @@ func (x *BuildResponse) String() string {
 func (*BuildResponse) ProtoMessage() {}
 
 func (x *BuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[56]
+	mi := &file_blixard_v1_vm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4795,10 +5136,246 @@ func (x *BuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildResponse.ProtoReflect.Descriptor instead.
 func (*BuildResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{56}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *BuildResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+type MigrateRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Name of the node; empty: the one with most left among those that fit.
+	To      string `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	Offline bool   `protobuf:"varint,4,opt,name=offline,proto3" json:"offline,omitempty"`
+	// How long a live move may take, 1000 to 86400000; 0 means 600000.
+	TimeoutMs uint32 `protobuf:"varint,5,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// Check everything and change nothing: the answer's migration says where to.
+	ValidateOnly  bool `protobuf:"varint,6,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrateRequest) Reset() {
+	*x = MigrateRequest{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrateRequest) ProtoMessage() {}
+
+func (x *MigrateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrateRequest.ProtoReflect.Descriptor instead.
+func (*MigrateRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *MigrateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *MigrateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MigrateRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *MigrateRequest) GetOffline() bool {
+	if x != nil {
+		return x.Offline
+	}
+	return false
+}
+
+func (x *MigrateRequest) GetTimeoutMs() uint32 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *MigrateRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+type MigrateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrateResponse) Reset() {
+	*x = MigrateResponse{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrateResponse) ProtoMessage() {}
+
+func (x *MigrateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrateResponse.ProtoReflect.Descriptor instead.
+func (*MigrateResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *MigrateResponse) GetVm() *VM {
+	if x != nil {
+		return x.Vm
+	}
+	return nil
+}
+
+type CancelMigrationRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// When set: only this one.
+	Id            uint64 `protobuf:"varint,3,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelMigrationRequest) Reset() {
+	*x = CancelMigrationRequest{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelMigrationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelMigrationRequest) ProtoMessage() {}
+
+func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelMigrationRequest.ProtoReflect.Descriptor instead.
+func (*CancelMigrationRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *CancelMigrationRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CancelMigrationRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CancelMigrationRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+type CancelMigrationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelMigrationResponse) Reset() {
+	*x = CancelMigrationResponse{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelMigrationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelMigrationResponse) ProtoMessage() {}
+
+func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelMigrationResponse.ProtoReflect.Descriptor instead.
+func (*CancelMigrationResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *CancelMigrationResponse) GetVm() *VM {
 	if x != nil {
 		return x.Vm
 	}
@@ -4820,7 +5397,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[57]
+	mi := &file_blixard_v1_vm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4832,7 +5409,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[57]
+	mi := &file_blixard_v1_vm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4845,7 +5422,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{57}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *LogsRequest) GetName() string {
@@ -4887,7 +5464,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[58]
+	mi := &file_blixard_v1_vm_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4899,7 +5476,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[58]
+	mi := &file_blixard_v1_vm_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4912,7 +5489,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{58}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -4932,7 +5509,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[59]
+	mi := &file_blixard_v1_vm_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4944,7 +5521,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[59]
+	mi := &file_blixard_v1_vm_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4957,7 +5534,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{59}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ExplainRequest) GetName() string {
@@ -4991,7 +5568,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[60]
+	mi := &file_blixard_v1_vm_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5003,7 +5580,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[60]
+	mi := &file_blixard_v1_vm_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5016,7 +5593,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{60}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Verdict) GetNodeId() uint64 {
@@ -5074,7 +5651,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[61]
+	mi := &file_blixard_v1_vm_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5086,7 +5663,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[61]
+	mi := &file_blixard_v1_vm_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5099,7 +5676,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{61}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ExplainResponse) GetVm() *VM {
@@ -5354,7 +5931,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	" \x01(\rR\x0fbuiltGeneration\x12#\n" +
 	"\rbuild_message\x18\v \x01(\tR\fbuildMessage\x12/\n" +
 	"\x06health\x18< \x01(\x0e2\x17.blixard.v1.HealthStateR\x06health\x12%\n" +
-	"\x0ehealth_message\x18= \x01(\tR\rhealthMessage\"\xd2\x05\n" +
+	"\x0ehealth_message\x18= \x01(\tR\rhealthMessage\"\x87\x06\n" +
 	"\x02VM\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12&\n" +
@@ -5376,7 +5953,35 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x0eprepared_nodes\x18\x11 \x03(\x04R\rpreparedNodes\x12\x14\n" +
 	"\x05fresh\x18\x12 \x01(\bR\x05fresh\x12\x16\n" +
 	"\x06paused\x18\x13 \x01(\bR\x06paused\x128\n" +
-	"\vattachments\x18P \x03(\v2\x16.blixard.v1.AttachmentR\vattachmentsJ\x04\b\x0f\x10\x10\"\x8f\x01\n" +
+	"\vattachments\x18P \x03(\v2\x16.blixard.v1.AttachmentR\vattachments\x123\n" +
+	"\tmigration\x18d \x01(\v2\x15.blixard.v1.MigrationR\tmigrationJ\x04\b\x0f\x10\x10\"\xca\x04\n" +
+	"\tMigration\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x120\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1a.blixard.v1.MigrationStateR\x05state\x12\x18\n" +
+	"\aoffline\x18\x03 \x01(\bR\aoffline\x12+\n" +
+	"\x05other\x18\x04 \x01(\v2\x15.blixard.v1.PlacementR\x05other\x12\x12\n" +
+	"\x04from\x18\x05 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x06 \x01(\tR\x02to\x12\x16\n" +
+	"\x06wanted\x18\a \x01(\x04R\x06wanted\x12\x18\n" +
+	"\aattempt\x18\b \x01(\rR\aattempt\x12\x16\n" +
+	"\x06loaded\x18\t \x01(\bR\x06loaded\x129\n" +
+	"\bprogress\x18\n" +
+	" \x01(\v2\x1d.blixard.v1.MigrationProgressR\bprogress\x12\x1c\n" +
+	"\tprincipal\x18\v \x01(\tR\tprincipal\x12\x18\n" +
+	"\amessage\x18\f \x01(\tR\amessage\x129\n" +
+	"\n" +
+	"start_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bend_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12\x1a\n" +
+	"\bdeadline\x18\x0f \x01(\x04R\bdeadline\x12\x1f\n" +
+	"\vdowntime_ms\x18\x10 \x01(\rR\n" +
+	"downtimeMs\x12$\n" +
+	"\x0ehanded_over_at\x18\x11 \x01(\x04R\fhandedOverAt\"\x83\x01\n" +
+	"\x11MigrationProgress\x12\x1d\n" +
+	"\n" +
+	"sent_bytes\x18\x01 \x01(\x04R\tsentBytes\x12\x1d\n" +
+	"\n" +
+	"left_bytes\x18\x02 \x01(\x04R\tleftBytes\x120\n" +
+	"\x14expected_downtime_ms\x18\x03 \x01(\rR\x12expectedDowntimeMs\"\x8f\x01\n" +
 	"\rCreateRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -5476,6 +6081,24 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\arestart\x18\x05 \x01(\bR\arestartB\v\n" +
 	"\t_prebuild\"/\n" +
 	"\rBuildResponse\x12\x1e\n" +
+	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"\xb1\x01\n" +
+	"\x0eMigrateRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\x12\x18\n" +
+	"\aoffline\x18\x04 \x01(\bR\aoffline\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x05 \x01(\rR\ttimeoutMs\x12#\n" +
+	"\rvalidate_only\x18\x06 \x01(\bR\fvalidateOnly\"1\n" +
+	"\x0fMigrateResponse\x12\x1e\n" +
+	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"[\n" +
+	"\x16CancelMigrationRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\x04R\x02id\"9\n" +
+	"\x17CancelMigrationResponse\x12\x1e\n" +
 	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"n\n" +
 	"\vLogsRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
@@ -5567,7 +6190,17 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\bProtocol\x12\x18\n" +
 	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fPROTOCOL_TCP\x10\x01\x12\x10\n" +
-	"\fPROTOCOL_UDP\x10\x022\x92\a\n" +
+	"\fPROTOCOL_UDP\x10\x02*\x9f\x02\n" +
+	"\x0eMigrationState\x12\x1f\n" +
+	"\x1bMIGRATION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n" +
+	"\x19MIGRATION_STATE_PREPARING\x10\x01\x12\x1b\n" +
+	"\x17MIGRATION_STATE_SENDING\x10\x02\x12\x1f\n" +
+	"\x1bMIGRATION_STATE_HANDED_OVER\x10\x03\x12\x1c\n" +
+	"\x18MIGRATION_STATE_SWITCHED\x10\x04\x12\x18\n" +
+	"\x14MIGRATION_STATE_DONE\x10\x05\x12\x1e\n" +
+	"\x1aMIGRATION_STATE_CANCELLING\x10\x06\x12\x1a\n" +
+	"\x16MIGRATION_STATE_FAILED\x10\a\x12\x1b\n" +
+	"\x17MIGRATION_STATE_LEAVING\x10\b2\xb2\b\n" +
 	"\tVMService\x12?\n" +
 	"\x06Create\x12\x19.blixard.v1.CreateRequest\x1a\x1a.blixard.v1.CreateResponse\x12;\n" +
 	"\x03Get\x12\x16.blixard.v1.GetRequest\x1a\x17.blixard.v1.GetResponse\"\x03\x90\x02\x01\x12>\n" +
@@ -5580,7 +6213,9 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x06Resume\x12\x19.blixard.v1.ResumeRequest\x1a\x1a.blixard.v1.ResumeResponse\x12?\n" +
 	"\x06Update\x12\x19.blixard.v1.UpdateRequest\x1a\x1a.blixard.v1.UpdateResponse\x12E\n" +
 	"\bRollback\x12\x1b.blixard.v1.RollbackRequest\x1a\x1c.blixard.v1.RollbackResponse\x12<\n" +
-	"\x05Build\x12\x18.blixard.v1.BuildRequest\x1a\x19.blixard.v1.BuildResponse\x12;\n" +
+	"\x05Build\x12\x18.blixard.v1.BuildRequest\x1a\x19.blixard.v1.BuildResponse\x12B\n" +
+	"\aMigrate\x12\x1a.blixard.v1.MigrateRequest\x1a\x1b.blixard.v1.MigrateResponse\x12Z\n" +
+	"\x0fCancelMigration\x12\".blixard.v1.CancelMigrationRequest\x1a#.blixard.v1.CancelMigrationResponse\x12;\n" +
 	"\x04Logs\x12\x17.blixard.v1.LogsRequest\x1a\x18.blixard.v1.LogsResponse0\x01\x12G\n" +
 	"\aExplain\x12\x1a.blixard.v1.ExplainRequest\x1a\x1b.blixard.v1.ExplainResponse\"\x03\x90\x02\x01B7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
 
@@ -5596,197 +6231,216 @@ func file_blixard_v1_vm_proto_rawDescGZIP() []byte {
 	return file_blixard_v1_vm_proto_rawDescData
 }
 
-var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
+var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_blixard_v1_vm_proto_goTypes = []any{
-	(Hypervisor)(0),               // 0: blixard.v1.Hypervisor
-	(Capability)(0),               // 1: blixard.v1.Capability
-	(RestartPolicy)(0),            // 2: blixard.v1.RestartPolicy
-	(OnHostLoss)(0),               // 3: blixard.v1.OnHostLoss
-	(OnUpdate)(0),                 // 4: blixard.v1.OnUpdate
-	(LeaseClass)(0),               // 5: blixard.v1.LeaseClass
-	(Phase)(0),                    // 6: blixard.v1.Phase
-	(HealthState)(0),              // 7: blixard.v1.HealthState
-	(Protocol)(0),                 // 8: blixard.v1.Protocol
-	(*Artifact)(nil),              // 9: blixard.v1.Artifact
-	(*Image)(nil),                 // 10: blixard.v1.Image
-	(*Disk)(nil),                  // 11: blixard.v1.Disk
-	(*Process)(nil),               // 12: blixard.v1.Process
-	(*Nixos)(nil),                 // 13: blixard.v1.Nixos
-	(*Network)(nil),               // 14: blixard.v1.Network
-	(*Tap)(nil),                   // 15: blixard.v1.Tap
-	(*UserNetwork)(nil),           // 16: blixard.v1.UserNetwork
-	(*Volume)(nil),                // 17: blixard.v1.Volume
-	(*RootVolume)(nil),            // 18: blixard.v1.RootVolume
-	(*DataVolume)(nil),            // 19: blixard.v1.DataVolume
-	(*Share)(nil),                 // 20: blixard.v1.Share
-	(*NixosModule)(nil),           // 21: blixard.v1.NixosModule
-	(*Kernel)(nil),                // 22: blixard.v1.Kernel
-	(*Flake)(nil),                 // 23: blixard.v1.Flake
-	(*VMSpec)(nil),                // 24: blixard.v1.VMSpec
-	(*Health)(nil),                // 25: blixard.v1.Health
-	(*ProcessProbe)(nil),          // 26: blixard.v1.ProcessProbe
-	(*AgentProbe)(nil),            // 27: blixard.v1.AgentProbe
-	(*TCPProbe)(nil),              // 28: blixard.v1.TCPProbe
-	(*HTTPProbe)(nil),             // 29: blixard.v1.HTTPProbe
-	(*Interface)(nil),             // 30: blixard.v1.Interface
-	(*UserInterface)(nil),         // 31: blixard.v1.UserInterface
-	(*PortForward)(nil),           // 32: blixard.v1.PortForward
-	(*HostPort)(nil),              // 33: blixard.v1.HostPort
-	(*Attachment)(nil),            // 34: blixard.v1.Attachment
-	(*Pins)(nil),                  // 35: blixard.v1.Pins
-	(*Runner)(nil),                // 36: blixard.v1.Runner
-	(*Generation)(nil),            // 37: blixard.v1.Generation
-	(*Incarnation)(nil),           // 38: blixard.v1.Incarnation
-	(*Placement)(nil),             // 39: blixard.v1.Placement
-	(*VMStatus)(nil),              // 40: blixard.v1.VMStatus
-	(*VM)(nil),                    // 41: blixard.v1.VM
-	(*CreateRequest)(nil),         // 42: blixard.v1.CreateRequest
-	(*CreateResponse)(nil),        // 43: blixard.v1.CreateResponse
-	(*GetRequest)(nil),            // 44: blixard.v1.GetRequest
-	(*GetResponse)(nil),           // 45: blixard.v1.GetResponse
-	(*ListRequest)(nil),           // 46: blixard.v1.ListRequest
-	(*ListResponse)(nil),          // 47: blixard.v1.ListResponse
-	(*DeleteRequest)(nil),         // 48: blixard.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 49: blixard.v1.DeleteResponse
-	(*StartRequest)(nil),          // 50: blixard.v1.StartRequest
-	(*StartResponse)(nil),         // 51: blixard.v1.StartResponse
-	(*StopRequest)(nil),           // 52: blixard.v1.StopRequest
-	(*StopResponse)(nil),          // 53: blixard.v1.StopResponse
-	(*RestartRequest)(nil),        // 54: blixard.v1.RestartRequest
-	(*RestartResponse)(nil),       // 55: blixard.v1.RestartResponse
-	(*PauseRequest)(nil),          // 56: blixard.v1.PauseRequest
-	(*PauseResponse)(nil),         // 57: blixard.v1.PauseResponse
-	(*ResumeRequest)(nil),         // 58: blixard.v1.ResumeRequest
-	(*ResumeResponse)(nil),        // 59: blixard.v1.ResumeResponse
-	(*UpdateRequest)(nil),         // 60: blixard.v1.UpdateRequest
-	(*UpdateResponse)(nil),        // 61: blixard.v1.UpdateResponse
-	(*RollbackRequest)(nil),       // 62: blixard.v1.RollbackRequest
-	(*RollbackResponse)(nil),      // 63: blixard.v1.RollbackResponse
-	(*BuildRequest)(nil),          // 64: blixard.v1.BuildRequest
-	(*BuildResponse)(nil),         // 65: blixard.v1.BuildResponse
-	(*LogsRequest)(nil),           // 66: blixard.v1.LogsRequest
-	(*LogsResponse)(nil),          // 67: blixard.v1.LogsResponse
-	(*ExplainRequest)(nil),        // 68: blixard.v1.ExplainRequest
-	(*Verdict)(nil),               // 69: blixard.v1.Verdict
-	(*ExplainResponse)(nil),       // 70: blixard.v1.ExplainResponse
-	nil,                           // 71: blixard.v1.Process.EnvEntry
-	nil,                           // 72: blixard.v1.VMSpec.LabelsEntry
-	nil,                           // 73: blixard.v1.VMSpec.RequireEntry
-	nil,                           // 74: blixard.v1.ListRequest.LabelsEntry
-	nil,                           // 75: blixard.v1.ListResponse.NodesEntry
-	(*timestamppb.Timestamp)(nil), // 76: google.protobuf.Timestamp
+	(Hypervisor)(0),                 // 0: blixard.v1.Hypervisor
+	(Capability)(0),                 // 1: blixard.v1.Capability
+	(RestartPolicy)(0),              // 2: blixard.v1.RestartPolicy
+	(OnHostLoss)(0),                 // 3: blixard.v1.OnHostLoss
+	(OnUpdate)(0),                   // 4: blixard.v1.OnUpdate
+	(LeaseClass)(0),                 // 5: blixard.v1.LeaseClass
+	(Phase)(0),                      // 6: blixard.v1.Phase
+	(HealthState)(0),                // 7: blixard.v1.HealthState
+	(Protocol)(0),                   // 8: blixard.v1.Protocol
+	(MigrationState)(0),             // 9: blixard.v1.MigrationState
+	(*Artifact)(nil),                // 10: blixard.v1.Artifact
+	(*Image)(nil),                   // 11: blixard.v1.Image
+	(*Disk)(nil),                    // 12: blixard.v1.Disk
+	(*Process)(nil),                 // 13: blixard.v1.Process
+	(*Nixos)(nil),                   // 14: blixard.v1.Nixos
+	(*Network)(nil),                 // 15: blixard.v1.Network
+	(*Tap)(nil),                     // 16: blixard.v1.Tap
+	(*UserNetwork)(nil),             // 17: blixard.v1.UserNetwork
+	(*Volume)(nil),                  // 18: blixard.v1.Volume
+	(*RootVolume)(nil),              // 19: blixard.v1.RootVolume
+	(*DataVolume)(nil),              // 20: blixard.v1.DataVolume
+	(*Share)(nil),                   // 21: blixard.v1.Share
+	(*NixosModule)(nil),             // 22: blixard.v1.NixosModule
+	(*Kernel)(nil),                  // 23: blixard.v1.Kernel
+	(*Flake)(nil),                   // 24: blixard.v1.Flake
+	(*VMSpec)(nil),                  // 25: blixard.v1.VMSpec
+	(*Health)(nil),                  // 26: blixard.v1.Health
+	(*ProcessProbe)(nil),            // 27: blixard.v1.ProcessProbe
+	(*AgentProbe)(nil),              // 28: blixard.v1.AgentProbe
+	(*TCPProbe)(nil),                // 29: blixard.v1.TCPProbe
+	(*HTTPProbe)(nil),               // 30: blixard.v1.HTTPProbe
+	(*Interface)(nil),               // 31: blixard.v1.Interface
+	(*UserInterface)(nil),           // 32: blixard.v1.UserInterface
+	(*PortForward)(nil),             // 33: blixard.v1.PortForward
+	(*HostPort)(nil),                // 34: blixard.v1.HostPort
+	(*Attachment)(nil),              // 35: blixard.v1.Attachment
+	(*Pins)(nil),                    // 36: blixard.v1.Pins
+	(*Runner)(nil),                  // 37: blixard.v1.Runner
+	(*Generation)(nil),              // 38: blixard.v1.Generation
+	(*Incarnation)(nil),             // 39: blixard.v1.Incarnation
+	(*Placement)(nil),               // 40: blixard.v1.Placement
+	(*VMStatus)(nil),                // 41: blixard.v1.VMStatus
+	(*VM)(nil),                      // 42: blixard.v1.VM
+	(*Migration)(nil),               // 43: blixard.v1.Migration
+	(*MigrationProgress)(nil),       // 44: blixard.v1.MigrationProgress
+	(*CreateRequest)(nil),           // 45: blixard.v1.CreateRequest
+	(*CreateResponse)(nil),          // 46: blixard.v1.CreateResponse
+	(*GetRequest)(nil),              // 47: blixard.v1.GetRequest
+	(*GetResponse)(nil),             // 48: blixard.v1.GetResponse
+	(*ListRequest)(nil),             // 49: blixard.v1.ListRequest
+	(*ListResponse)(nil),            // 50: blixard.v1.ListResponse
+	(*DeleteRequest)(nil),           // 51: blixard.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 52: blixard.v1.DeleteResponse
+	(*StartRequest)(nil),            // 53: blixard.v1.StartRequest
+	(*StartResponse)(nil),           // 54: blixard.v1.StartResponse
+	(*StopRequest)(nil),             // 55: blixard.v1.StopRequest
+	(*StopResponse)(nil),            // 56: blixard.v1.StopResponse
+	(*RestartRequest)(nil),          // 57: blixard.v1.RestartRequest
+	(*RestartResponse)(nil),         // 58: blixard.v1.RestartResponse
+	(*PauseRequest)(nil),            // 59: blixard.v1.PauseRequest
+	(*PauseResponse)(nil),           // 60: blixard.v1.PauseResponse
+	(*ResumeRequest)(nil),           // 61: blixard.v1.ResumeRequest
+	(*ResumeResponse)(nil),          // 62: blixard.v1.ResumeResponse
+	(*UpdateRequest)(nil),           // 63: blixard.v1.UpdateRequest
+	(*UpdateResponse)(nil),          // 64: blixard.v1.UpdateResponse
+	(*RollbackRequest)(nil),         // 65: blixard.v1.RollbackRequest
+	(*RollbackResponse)(nil),        // 66: blixard.v1.RollbackResponse
+	(*BuildRequest)(nil),            // 67: blixard.v1.BuildRequest
+	(*BuildResponse)(nil),           // 68: blixard.v1.BuildResponse
+	(*MigrateRequest)(nil),          // 69: blixard.v1.MigrateRequest
+	(*MigrateResponse)(nil),         // 70: blixard.v1.MigrateResponse
+	(*CancelMigrationRequest)(nil),  // 71: blixard.v1.CancelMigrationRequest
+	(*CancelMigrationResponse)(nil), // 72: blixard.v1.CancelMigrationResponse
+	(*LogsRequest)(nil),             // 73: blixard.v1.LogsRequest
+	(*LogsResponse)(nil),            // 74: blixard.v1.LogsResponse
+	(*ExplainRequest)(nil),          // 75: blixard.v1.ExplainRequest
+	(*Verdict)(nil),                 // 76: blixard.v1.Verdict
+	(*ExplainResponse)(nil),         // 77: blixard.v1.ExplainResponse
+	nil,                             // 78: blixard.v1.Process.EnvEntry
+	nil,                             // 79: blixard.v1.VMSpec.LabelsEntry
+	nil,                             // 80: blixard.v1.VMSpec.RequireEntry
+	nil,                             // 81: blixard.v1.ListRequest.LabelsEntry
+	nil,                             // 82: blixard.v1.ListResponse.NodesEntry
+	(*timestamppb.Timestamp)(nil),   // 83: google.protobuf.Timestamp
 }
 var file_blixard_v1_vm_proto_depIdxs = []int32{
-	9,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
-	9,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
-	11, // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
-	9,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
-	71, // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
-	14, // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
-	17, // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
-	20, // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
-	21, // 8: blixard.v1.Nixos.modules:type_name -> blixard.v1.NixosModule
-	22, // 9: blixard.v1.Nixos.kernel:type_name -> blixard.v1.Kernel
-	15, // 10: blixard.v1.Network.tap:type_name -> blixard.v1.Tap
-	16, // 11: blixard.v1.Network.user:type_name -> blixard.v1.UserNetwork
-	18, // 12: blixard.v1.Volume.root:type_name -> blixard.v1.RootVolume
-	19, // 13: blixard.v1.Volume.data:type_name -> blixard.v1.DataVolume
-	9,  // 14: blixard.v1.NixosModule.file:type_name -> blixard.v1.Artifact
-	9,  // 15: blixard.v1.Flake.packed:type_name -> blixard.v1.Artifact
-	0,  // 16: blixard.v1.VMSpec.hypervisor:type_name -> blixard.v1.Hypervisor
-	10, // 17: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
-	12, // 18: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
-	13, // 19: blixard.v1.VMSpec.nixos:type_name -> blixard.v1.Nixos
-	23, // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
-	2,  // 21: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
-	3,  // 22: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
-	72, // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
-	73, // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
-	4,  // 25: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
-	25, // 26: blixard.v1.VMSpec.health:type_name -> blixard.v1.Health
-	30, // 27: blixard.v1.VMSpec.networks:type_name -> blixard.v1.Interface
-	26, // 28: blixard.v1.Health.process:type_name -> blixard.v1.ProcessProbe
-	27, // 29: blixard.v1.Health.agent:type_name -> blixard.v1.AgentProbe
-	28, // 30: blixard.v1.Health.tcp:type_name -> blixard.v1.TCPProbe
-	29, // 31: blixard.v1.Health.http:type_name -> blixard.v1.HTTPProbe
-	31, // 32: blixard.v1.Interface.user:type_name -> blixard.v1.UserInterface
-	32, // 33: blixard.v1.Interface.ports:type_name -> blixard.v1.PortForward
-	8,  // 34: blixard.v1.PortForward.protocol:type_name -> blixard.v1.Protocol
-	8,  // 35: blixard.v1.HostPort.protocol:type_name -> blixard.v1.Protocol
-	9,  // 36: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
-	0,  // 37: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
-	24, // 38: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
-	35, // 39: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
-	36, // 40: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
-	76, // 41: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
-	38, // 42: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
-	5,  // 43: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
-	5,  // 44: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
-	0,  // 45: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
-	33, // 46: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
-	6,  // 47: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
-	76, // 48: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
-	7,  // 49: blixard.v1.VMStatus.health:type_name -> blixard.v1.HealthState
-	24, // 50: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
-	39, // 51: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
-	40, // 52: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
-	76, // 53: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
-	35, // 54: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
-	36, // 55: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
-	34, // 56: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
-	24, // 57: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
-	41, // 58: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
-	41, // 59: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
-	37, // 60: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
-	74, // 61: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
-	41, // 62: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
-	75, // 63: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
-	41, // 64: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
-	41, // 65: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
-	41, // 66: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
-	41, // 67: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
-	41, // 68: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
-	41, // 69: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
-	24, // 70: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
-	41, // 71: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
-	41, // 72: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
-	41, // 73: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
-	41, // 74: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
-	69, // 75: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
-	42, // 76: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
-	44, // 77: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
-	46, // 78: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
-	48, // 79: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
-	50, // 80: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
-	52, // 81: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
-	54, // 82: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
-	56, // 83: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
-	58, // 84: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
-	60, // 85: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
-	62, // 86: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
-	64, // 87: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
-	66, // 88: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
-	68, // 89: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
-	43, // 90: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
-	45, // 91: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
-	47, // 92: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
-	49, // 93: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
-	51, // 94: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
-	53, // 95: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
-	55, // 96: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
-	57, // 97: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
-	59, // 98: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
-	61, // 99: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
-	63, // 100: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
-	65, // 101: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
-	67, // 102: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
-	70, // 103: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
-	90, // [90:104] is the sub-list for method output_type
-	76, // [76:90] is the sub-list for method input_type
-	76, // [76:76] is the sub-list for extension type_name
-	76, // [76:76] is the sub-list for extension extendee
-	0,  // [0:76] is the sub-list for field type_name
+	10,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
+	10,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
+	12,  // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
+	10,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
+	78,  // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
+	15,  // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
+	18,  // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
+	21,  // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
+	22,  // 8: blixard.v1.Nixos.modules:type_name -> blixard.v1.NixosModule
+	23,  // 9: blixard.v1.Nixos.kernel:type_name -> blixard.v1.Kernel
+	16,  // 10: blixard.v1.Network.tap:type_name -> blixard.v1.Tap
+	17,  // 11: blixard.v1.Network.user:type_name -> blixard.v1.UserNetwork
+	19,  // 12: blixard.v1.Volume.root:type_name -> blixard.v1.RootVolume
+	20,  // 13: blixard.v1.Volume.data:type_name -> blixard.v1.DataVolume
+	10,  // 14: blixard.v1.NixosModule.file:type_name -> blixard.v1.Artifact
+	10,  // 15: blixard.v1.Flake.packed:type_name -> blixard.v1.Artifact
+	0,   // 16: blixard.v1.VMSpec.hypervisor:type_name -> blixard.v1.Hypervisor
+	11,  // 17: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
+	13,  // 18: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
+	14,  // 19: blixard.v1.VMSpec.nixos:type_name -> blixard.v1.Nixos
+	24,  // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
+	2,   // 21: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
+	3,   // 22: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
+	79,  // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
+	80,  // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
+	4,   // 25: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
+	26,  // 26: blixard.v1.VMSpec.health:type_name -> blixard.v1.Health
+	31,  // 27: blixard.v1.VMSpec.networks:type_name -> blixard.v1.Interface
+	27,  // 28: blixard.v1.Health.process:type_name -> blixard.v1.ProcessProbe
+	28,  // 29: blixard.v1.Health.agent:type_name -> blixard.v1.AgentProbe
+	29,  // 30: blixard.v1.Health.tcp:type_name -> blixard.v1.TCPProbe
+	30,  // 31: blixard.v1.Health.http:type_name -> blixard.v1.HTTPProbe
+	32,  // 32: blixard.v1.Interface.user:type_name -> blixard.v1.UserInterface
+	33,  // 33: blixard.v1.Interface.ports:type_name -> blixard.v1.PortForward
+	8,   // 34: blixard.v1.PortForward.protocol:type_name -> blixard.v1.Protocol
+	8,   // 35: blixard.v1.HostPort.protocol:type_name -> blixard.v1.Protocol
+	10,  // 36: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
+	0,   // 37: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
+	25,  // 38: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
+	36,  // 39: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
+	37,  // 40: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
+	83,  // 41: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
+	39,  // 42: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
+	5,   // 43: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
+	5,   // 44: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
+	0,   // 45: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
+	34,  // 46: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
+	6,   // 47: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
+	83,  // 48: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
+	7,   // 49: blixard.v1.VMStatus.health:type_name -> blixard.v1.HealthState
+	25,  // 50: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
+	40,  // 51: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
+	41,  // 52: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
+	83,  // 53: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
+	36,  // 54: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
+	37,  // 55: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
+	35,  // 56: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
+	43,  // 57: blixard.v1.VM.migration:type_name -> blixard.v1.Migration
+	9,   // 58: blixard.v1.Migration.state:type_name -> blixard.v1.MigrationState
+	40,  // 59: blixard.v1.Migration.other:type_name -> blixard.v1.Placement
+	44,  // 60: blixard.v1.Migration.progress:type_name -> blixard.v1.MigrationProgress
+	83,  // 61: blixard.v1.Migration.start_time:type_name -> google.protobuf.Timestamp
+	83,  // 62: blixard.v1.Migration.end_time:type_name -> google.protobuf.Timestamp
+	25,  // 63: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
+	42,  // 64: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
+	42,  // 65: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
+	38,  // 66: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
+	81,  // 67: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
+	42,  // 68: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
+	82,  // 69: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
+	42,  // 70: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
+	42,  // 71: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
+	42,  // 72: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
+	42,  // 73: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
+	42,  // 74: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
+	42,  // 75: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
+	25,  // 76: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
+	42,  // 77: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
+	42,  // 78: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
+	42,  // 79: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
+	42,  // 80: blixard.v1.MigrateResponse.vm:type_name -> blixard.v1.VM
+	42,  // 81: blixard.v1.CancelMigrationResponse.vm:type_name -> blixard.v1.VM
+	42,  // 82: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
+	76,  // 83: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
+	45,  // 84: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
+	47,  // 85: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
+	49,  // 86: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
+	51,  // 87: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
+	53,  // 88: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
+	55,  // 89: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
+	57,  // 90: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
+	59,  // 91: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
+	61,  // 92: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
+	63,  // 93: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
+	65,  // 94: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
+	67,  // 95: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
+	69,  // 96: blixard.v1.VMService.Migrate:input_type -> blixard.v1.MigrateRequest
+	71,  // 97: blixard.v1.VMService.CancelMigration:input_type -> blixard.v1.CancelMigrationRequest
+	73,  // 98: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
+	75,  // 99: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
+	46,  // 100: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
+	48,  // 101: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
+	50,  // 102: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
+	52,  // 103: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
+	54,  // 104: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
+	56,  // 105: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
+	58,  // 106: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
+	60,  // 107: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
+	62,  // 108: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
+	64,  // 109: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
+	66,  // 110: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
+	68,  // 111: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
+	70,  // 112: blixard.v1.VMService.Migrate:output_type -> blixard.v1.MigrateResponse
+	72,  // 113: blixard.v1.VMService.CancelMigration:output_type -> blixard.v1.CancelMigrationResponse
+	74,  // 114: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
+	77,  // 115: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
+	100, // [100:116] is the sub-list for method output_type
+	84,  // [84:100] is the sub-list for method input_type
+	84,  // [84:84] is the sub-list for extension type_name
+	84,  // [84:84] is the sub-list for extension extendee
+	0,   // [0:84] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_vm_proto_init() }
@@ -5827,14 +6481,14 @@ func file_blixard_v1_vm_proto_init() {
 		(*Interface_User)(nil),
 		(*Interface_Network)(nil),
 	}
-	file_blixard_v1_vm_proto_msgTypes[55].OneofWrappers = []any{}
+	file_blixard_v1_vm_proto_msgTypes[57].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_vm_proto_rawDesc), len(file_blixard_v1_vm_proto_rawDesc)),
-			NumEnums:      9,
-			NumMessages:   67,
+			NumEnums:      10,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-11457) + uint(11457-len(file_blixard_v1_vm_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-13066) + uint(13066-len(file_blixard_v1_vm_proto_rawDesc))
 
 func (x *Artifact) sizeWire() (n int) {
 	if x == nil {
@@ -1738,6 +1738,9 @@ func (x *VM) sizeWire() (n int) {
 	for _, v := range x.Attachments {
 		n += 2 + protowire.SizeBytes(v.sizeWire())
 	}
+	if x.Migration != nil {
+		n += 2 + protowire.SizeBytes(x.Migration.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1747,6 +1750,14 @@ func (x *VM) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Migration != nil {
+		{
+			end := i
+			i = x.Migration.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 802)
+	}
 	for k := len(x.Attachments) - 1; k >= 0; k-- {
 		{
 			end := i
@@ -1854,6 +1865,194 @@ func (x *VM) writeWire(b []byte, i int) int {
 	if len(x.Name) > 0 {
 		i = putString(b, i, x.Name)
 		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *Migration) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Id != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Id))
+	}
+	if x.State != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.State))
+	}
+	if x.Offline {
+		n += 1 + 1
+	}
+	if x.Other != nil {
+		n += 1 + protowire.SizeBytes(x.Other.sizeWire())
+	}
+	if len(x.From) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.From))
+	}
+	if len(x.To) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.To))
+	}
+	if x.Wanted != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Wanted))
+	}
+	if x.Attempt != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Attempt))
+	}
+	if x.Loaded {
+		n += 1 + 1
+	}
+	if x.Progress != nil {
+		n += 1 + protowire.SizeBytes(x.Progress.sizeWire())
+	}
+	if len(x.Principal) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Principal))
+	}
+	if len(x.Message) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Message))
+	}
+	if x.StartTime != nil {
+		n += 1 + protowire.SizeBytes(sizeTimestamp(x.StartTime))
+	}
+	if x.EndTime != nil {
+		n += 1 + protowire.SizeBytes(sizeTimestamp(x.EndTime))
+	}
+	if x.Deadline != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Deadline))
+	}
+	if x.DowntimeMs != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.DowntimeMs))
+	}
+	if x.HandedOverAt != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.HandedOverAt))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *Migration) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.HandedOverAt != 0 {
+		i = putVarint(b, i, uint64(x.HandedOverAt))
+		i = putVarint(b, i, 136)
+	}
+	if x.DowntimeMs != 0 {
+		i = putVarint(b, i, uint64(x.DowntimeMs))
+		i = putVarint(b, i, 128)
+	}
+	if x.Deadline != 0 {
+		i = putVarint(b, i, uint64(x.Deadline))
+		i = putVarint(b, i, 120)
+	}
+	if x.EndTime != nil {
+		{
+			end := i
+			i = writeTimestamp(b, i, x.EndTime)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 114)
+	}
+	if x.StartTime != nil {
+		{
+			end := i
+			i = writeTimestamp(b, i, x.StartTime)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 106)
+	}
+	if len(x.Message) > 0 {
+		i = putString(b, i, x.Message)
+		i = putVarint(b, i, 98)
+	}
+	if len(x.Principal) > 0 {
+		i = putString(b, i, x.Principal)
+		i = putVarint(b, i, 90)
+	}
+	if x.Progress != nil {
+		{
+			end := i
+			i = x.Progress.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 82)
+	}
+	if x.Loaded {
+		i = putBool(b, i, x.Loaded)
+		i = putVarint(b, i, 72)
+	}
+	if x.Attempt != 0 {
+		i = putVarint(b, i, uint64(x.Attempt))
+		i = putVarint(b, i, 64)
+	}
+	if x.Wanted != 0 {
+		i = putVarint(b, i, uint64(x.Wanted))
+		i = putVarint(b, i, 56)
+	}
+	if len(x.To) > 0 {
+		i = putString(b, i, x.To)
+		i = putVarint(b, i, 50)
+	}
+	if len(x.From) > 0 {
+		i = putString(b, i, x.From)
+		i = putVarint(b, i, 42)
+	}
+	if x.Other != nil {
+		{
+			end := i
+			i = x.Other.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 34)
+	}
+	if x.Offline {
+		i = putBool(b, i, x.Offline)
+		i = putVarint(b, i, 24)
+	}
+	if x.State != 0 {
+		i = putVarint(b, i, uint64(x.State))
+		i = putVarint(b, i, 16)
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i = putVarint(b, i, 8)
+	}
+	return i
+}
+
+func (x *MigrationProgress) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.SentBytes != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.SentBytes))
+	}
+	if x.LeftBytes != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.LeftBytes))
+	}
+	if x.ExpectedDowntimeMs != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.ExpectedDowntimeMs))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *MigrationProgress) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.ExpectedDowntimeMs != 0 {
+		i = putVarint(b, i, uint64(x.ExpectedDowntimeMs))
+		i = putVarint(b, i, 24)
+	}
+	if x.LeftBytes != 0 {
+		i = putVarint(b, i, uint64(x.LeftBytes))
+		i = putVarint(b, i, 16)
+	}
+	if x.SentBytes != 0 {
+		i = putVarint(b, i, uint64(x.SentBytes))
+		i = putVarint(b, i, 8)
 	}
 	return i
 }
@@ -2697,6 +2896,155 @@ func (x *BuildResponse) sizeWire() (n int) {
 
 // writeWire writes from b[i-1] to the front, and returns where it has come to.
 func (x *BuildResponse) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Vm != nil {
+		{
+			end := i
+			i = x.Vm.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *MigrateRequest) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.RequestId) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.RequestId))
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if len(x.To) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.To))
+	}
+	if x.Offline {
+		n += 1 + 1
+	}
+	if x.TimeoutMs != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.TimeoutMs))
+	}
+	if x.ValidateOnly {
+		n += 1 + 1
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *MigrateRequest) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.ValidateOnly {
+		i = putBool(b, i, x.ValidateOnly)
+		i = putVarint(b, i, 48)
+	}
+	if x.TimeoutMs != 0 {
+		i = putVarint(b, i, uint64(x.TimeoutMs))
+		i = putVarint(b, i, 40)
+	}
+	if x.Offline {
+		i = putBool(b, i, x.Offline)
+		i = putVarint(b, i, 32)
+	}
+	if len(x.To) > 0 {
+		i = putString(b, i, x.To)
+		i = putVarint(b, i, 26)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.RequestId) > 0 {
+		i = putString(b, i, x.RequestId)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *MigrateResponse) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Vm != nil {
+		n += 1 + protowire.SizeBytes(x.Vm.sizeWire())
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *MigrateResponse) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Vm != nil {
+		{
+			end := i
+			i = x.Vm.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *CancelMigrationRequest) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.RequestId) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.RequestId))
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if x.Id != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Id))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *CancelMigrationRequest) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i = putVarint(b, i, 24)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.RequestId) > 0 {
+		i = putString(b, i, x.RequestId)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *CancelMigrationResponse) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Vm != nil {
+		n += 1 + protowire.SizeBytes(x.Vm.sizeWire())
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *CancelMigrationResponse) writeWire(b []byte, i int) int {
 	if x == nil {
 		return i
 	}

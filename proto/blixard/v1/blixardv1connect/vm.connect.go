@@ -57,6 +57,11 @@ const (
 	VMServiceRollbackProcedure = "/blixard.v1.VMService/Rollback"
 	// VMServiceBuildProcedure is the fully-qualified name of the VMService's Build RPC.
 	VMServiceBuildProcedure = "/blixard.v1.VMService/Build"
+	// VMServiceMigrateProcedure is the fully-qualified name of the VMService's Migrate RPC.
+	VMServiceMigrateProcedure = "/blixard.v1.VMService/Migrate"
+	// VMServiceCancelMigrationProcedure is the fully-qualified name of the VMService's CancelMigration
+	// RPC.
+	VMServiceCancelMigrationProcedure = "/blixard.v1.VMService/CancelMigration"
 	// VMServiceLogsProcedure is the fully-qualified name of the VMService's Logs RPC.
 	VMServiceLogsProcedure = "/blixard.v1.VMService/Logs"
 	// VMServiceExplainProcedure is the fully-qualified name of the VMService's Explain RPC.
@@ -100,6 +105,14 @@ type VMServiceClient interface {
 	// Build builds anew what a VM needs, from the newest of what its spec refers
 	// to, or prepares more hosts for it.
 	Build(context.Context, *connect.Request[v1.BuildRequest]) (*connect.Response[v1.BuildResponse], error)
+	// Migrate moves a VM to another host: live, so that its guest goes on there with
+	// all that it had in memory, or offline, stopped here and started there. It is
+	// accepted at once and goes on by itself; VM.migration shows how far it is.
+	// FAILED_PRECONDITION: why it cannot be moved so, and what can be done instead.
+	Migrate(context.Context, *connect.Request[v1.MigrateRequest]) (*connect.Response[v1.MigrateResponse], error)
+	// CancelMigration ends a move before the VM has left its host: it runs on there.
+	// FAILED_PRECONDITION: there is none, or it is past that point.
+	CancelMigration(context.Context, *connect.Request[v1.CancelMigrationRequest]) (*connect.Response[v1.CancelMigrationResponse], error)
 	// Logs streams the VM's console, from any server.
 	Logs(context.Context, *connect.Request[v1.LogsRequest]) (*connect.ServerStreamForClient[v1.LogsResponse], error)
 	// Explain says for every host why it was chosen or was not.
@@ -191,6 +204,18 @@ func NewVMServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...c
 			connect.WithSchema(vMServiceMethods.ByName("Build")),
 			connect.WithClientOptions(opts...),
 		),
+		migrate: connect.NewClient[v1.MigrateRequest, v1.MigrateResponse](
+			httpClient,
+			baseURL+VMServiceMigrateProcedure,
+			connect.WithSchema(vMServiceMethods.ByName("Migrate")),
+			connect.WithClientOptions(opts...),
+		),
+		cancelMigration: connect.NewClient[v1.CancelMigrationRequest, v1.CancelMigrationResponse](
+			httpClient,
+			baseURL+VMServiceCancelMigrationProcedure,
+			connect.WithSchema(vMServiceMethods.ByName("CancelMigration")),
+			connect.WithClientOptions(opts...),
+		),
 		logs: connect.NewClient[v1.LogsRequest, v1.LogsResponse](
 			httpClient,
 			baseURL+VMServiceLogsProcedure,
@@ -209,20 +234,22 @@ func NewVMServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...c
 
 // vMServiceClient implements VMServiceClient.
 type vMServiceClient struct {
-	create   *connect.Client[v1.CreateRequest, v1.CreateResponse]
-	get      *connect.Client[v1.GetRequest, v1.GetResponse]
-	list     *connect.Client[v1.ListRequest, v1.ListResponse]
-	delete   *connect.Client[v1.DeleteRequest, v1.DeleteResponse]
-	start    *connect.Client[v1.StartRequest, v1.StartResponse]
-	stop     *connect.Client[v1.StopRequest, v1.StopResponse]
-	restart  *connect.Client[v1.RestartRequest, v1.RestartResponse]
-	pause    *connect.Client[v1.PauseRequest, v1.PauseResponse]
-	resume   *connect.Client[v1.ResumeRequest, v1.ResumeResponse]
-	update   *connect.Client[v1.UpdateRequest, v1.UpdateResponse]
-	rollback *connect.Client[v1.RollbackRequest, v1.RollbackResponse]
-	build    *connect.Client[v1.BuildRequest, v1.BuildResponse]
-	logs     *connect.Client[v1.LogsRequest, v1.LogsResponse]
-	explain  *connect.Client[v1.ExplainRequest, v1.ExplainResponse]
+	create          *connect.Client[v1.CreateRequest, v1.CreateResponse]
+	get             *connect.Client[v1.GetRequest, v1.GetResponse]
+	list            *connect.Client[v1.ListRequest, v1.ListResponse]
+	delete          *connect.Client[v1.DeleteRequest, v1.DeleteResponse]
+	start           *connect.Client[v1.StartRequest, v1.StartResponse]
+	stop            *connect.Client[v1.StopRequest, v1.StopResponse]
+	restart         *connect.Client[v1.RestartRequest, v1.RestartResponse]
+	pause           *connect.Client[v1.PauseRequest, v1.PauseResponse]
+	resume          *connect.Client[v1.ResumeRequest, v1.ResumeResponse]
+	update          *connect.Client[v1.UpdateRequest, v1.UpdateResponse]
+	rollback        *connect.Client[v1.RollbackRequest, v1.RollbackResponse]
+	build           *connect.Client[v1.BuildRequest, v1.BuildResponse]
+	migrate         *connect.Client[v1.MigrateRequest, v1.MigrateResponse]
+	cancelMigration *connect.Client[v1.CancelMigrationRequest, v1.CancelMigrationResponse]
+	logs            *connect.Client[v1.LogsRequest, v1.LogsResponse]
+	explain         *connect.Client[v1.ExplainRequest, v1.ExplainResponse]
 }
 
 // Create calls blixard.v1.VMService.Create.
@@ -285,6 +312,16 @@ func (c *vMServiceClient) Build(ctx context.Context, req *connect.Request[v1.Bui
 	return c.build.CallUnary(ctx, req)
 }
 
+// Migrate calls blixard.v1.VMService.Migrate.
+func (c *vMServiceClient) Migrate(ctx context.Context, req *connect.Request[v1.MigrateRequest]) (*connect.Response[v1.MigrateResponse], error) {
+	return c.migrate.CallUnary(ctx, req)
+}
+
+// CancelMigration calls blixard.v1.VMService.CancelMigration.
+func (c *vMServiceClient) CancelMigration(ctx context.Context, req *connect.Request[v1.CancelMigrationRequest]) (*connect.Response[v1.CancelMigrationResponse], error) {
+	return c.cancelMigration.CallUnary(ctx, req)
+}
+
 // Logs calls blixard.v1.VMService.Logs.
 func (c *vMServiceClient) Logs(ctx context.Context, req *connect.Request[v1.LogsRequest]) (*connect.ServerStreamForClient[v1.LogsResponse], error) {
 	return c.logs.CallServerStream(ctx, req)
@@ -332,6 +369,14 @@ type VMServiceHandler interface {
 	// Build builds anew what a VM needs, from the newest of what its spec refers
 	// to, or prepares more hosts for it.
 	Build(context.Context, *connect.Request[v1.BuildRequest]) (*connect.Response[v1.BuildResponse], error)
+	// Migrate moves a VM to another host: live, so that its guest goes on there with
+	// all that it had in memory, or offline, stopped here and started there. It is
+	// accepted at once and goes on by itself; VM.migration shows how far it is.
+	// FAILED_PRECONDITION: why it cannot be moved so, and what can be done instead.
+	Migrate(context.Context, *connect.Request[v1.MigrateRequest]) (*connect.Response[v1.MigrateResponse], error)
+	// CancelMigration ends a move before the VM has left its host: it runs on there.
+	// FAILED_PRECONDITION: there is none, or it is past that point.
+	CancelMigration(context.Context, *connect.Request[v1.CancelMigrationRequest]) (*connect.Response[v1.CancelMigrationResponse], error)
 	// Logs streams the VM's console, from any server.
 	Logs(context.Context, *connect.Request[v1.LogsRequest], *connect.ServerStream[v1.LogsResponse]) error
 	// Explain says for every host why it was chosen or was not.
@@ -419,6 +464,18 @@ func NewVMServiceHandler(svc VMServiceHandler, opts ...connect.HandlerOption) (s
 		connect.WithSchema(vMServiceMethods.ByName("Build")),
 		connect.WithHandlerOptions(opts...),
 	)
+	vMServiceMigrateHandler := connect.NewUnaryHandler(
+		VMServiceMigrateProcedure,
+		svc.Migrate,
+		connect.WithSchema(vMServiceMethods.ByName("Migrate")),
+		connect.WithHandlerOptions(opts...),
+	)
+	vMServiceCancelMigrationHandler := connect.NewUnaryHandler(
+		VMServiceCancelMigrationProcedure,
+		svc.CancelMigration,
+		connect.WithSchema(vMServiceMethods.ByName("CancelMigration")),
+		connect.WithHandlerOptions(opts...),
+	)
 	vMServiceLogsHandler := connect.NewServerStreamHandler(
 		VMServiceLogsProcedure,
 		svc.Logs,
@@ -458,6 +515,10 @@ func NewVMServiceHandler(svc VMServiceHandler, opts ...connect.HandlerOption) (s
 			vMServiceRollbackHandler.ServeHTTP(w, r)
 		case VMServiceBuildProcedure:
 			vMServiceBuildHandler.ServeHTTP(w, r)
+		case VMServiceMigrateProcedure:
+			vMServiceMigrateHandler.ServeHTTP(w, r)
+		case VMServiceCancelMigrationProcedure:
+			vMServiceCancelMigrationHandler.ServeHTTP(w, r)
 		case VMServiceLogsProcedure:
 			vMServiceLogsHandler.ServeHTTP(w, r)
 		case VMServiceExplainProcedure:
@@ -517,6 +578,14 @@ func (UnimplementedVMServiceHandler) Rollback(context.Context, *connect.Request[
 
 func (UnimplementedVMServiceHandler) Build(context.Context, *connect.Request[v1.BuildRequest]) (*connect.Response[v1.BuildResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.VMService.Build is not implemented"))
+}
+
+func (UnimplementedVMServiceHandler) Migrate(context.Context, *connect.Request[v1.MigrateRequest]) (*connect.Response[v1.MigrateResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.VMService.Migrate is not implemented"))
+}
+
+func (UnimplementedVMServiceHandler) CancelMigration(context.Context, *connect.Request[v1.CancelMigrationRequest]) (*connect.Response[v1.CancelMigrationResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.VMService.CancelMigration is not implemented"))
 }
 
 func (UnimplementedVMServiceHandler) Logs(context.Context, *connect.Request[v1.LogsRequest], *connect.ServerStream[v1.LogsResponse]) error {

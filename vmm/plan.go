@@ -115,7 +115,7 @@ func (u *Unit) settle(now int64) {
 		u.retryAt = 0
 		u.say(blixardv1.Phase_PHASE_PENDING, "Lapsed", exit.Message)
 	default:
-		u.fail(now, exit.Reason, exit.Message)
+		u.failed(now)
 	}
 }
 

@@ -73,6 +73,7 @@ type Unit struct {
 	reason   string
 	message  string
 	exitCode int32
+	failure  *blixardv1.Failure // the newest end of an attempt that nobody asked for; never changed
 }
 
 // bound is what a VM lives under: a lease, or none.
@@ -187,7 +188,7 @@ func (u *Unit) Finish(now int64, d Done) {
 		}
 		u.ended = u.attempt
 		u.end = &Exit{Code: 1, Reason: "StartFailed", Message: d.Err}
-		u.fail(now, u.end.Reason, u.end.Message)
+		u.failed(now)
 	case d.Err != "" && verb == Remove:
 		u.retryAt = now + second
 		u.say(blixardv1.Phase_PHASE_DELETING, "RemoveFailed", d.Err)
@@ -212,6 +213,12 @@ func (u *Unit) finishBuild(now int64, d Done) {
 	default:
 		u.fail(now, "BuildFailed", d.Err)
 	}
+}
+
+// failed counts the end of the newest attempt as a failure, and remembers it.
+func (u *Unit) failed(now int64) {
+	u.failure = &blixardv1.Failure{Attempt: u.ended, Reason: u.end.Reason, Message: sayable(u.end.Message), ExitCode: u.end.Code}
+	u.fail(now, u.end.Reason, u.end.Message)
 }
 
 // fail counts a failure and sets the time of the next try.
@@ -293,7 +300,7 @@ func (u *Unit) Observation() *blixardv1.Observation {
 		Uid: u.UID, Incarnation: u.Want.GetIncarnation(), Attempt: u.attempt,
 		Phase: u.phase, Reason: u.reason, Message: u.message, ExitCode: u.exitCode, Failures: u.failures,
 		Lease: lease.class, LeaseMs: lease.ms, Removed: u.Removed(), AssignmentRevision: u.Want.GetRevision(),
-		BuildMessage: u.buildMessage, Health: u.health.state, HealthMessage: u.health.message,
+		BuildMessage: u.buildMessage, Health: u.health.state, HealthMessage: u.health.message, LastFailure: u.failure,
 	}
 	// What was seen, and not what was ordered: a daemon that dies in between knows
 	// nothing of the order, and the cluster lets go of what the spec before needed.

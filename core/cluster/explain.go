@@ -79,6 +79,8 @@ func (s *State) summary(vm *blixardv1.VM, fits, hosts int) string {
 		text += "; that is drained, and it leaves when its turn comes and another host has room"
 	case looping(vm) != "":
 		text += "; " + looping(vm)
+	case restarted(vm) != "":
+		text += "; " + restarted(vm)
 	case vm.Paused:
 		text += fmt.Sprintf("; it is paused, until 'blixard vm resume %s'", vm.Name)
 	}

@@ -46,8 +46,9 @@ func checkHealth(s *blixardv1.VMSpec) *blixardv1.Error {
 	case nil:
 		return invalid("spec.health", "it says nothing to ask", "give one of process, agent, tcp and http")
 	case *blixardv1.Health_Agent:
-		if s.GetImage() == nil || s.GetHypervisor() != blixardv1.Hypervisor_HYPERVISOR_QEMU {
-			return invalid("spec.health.agent", "the agent can be asked in images under QEMU only", "say hypervisor: qemu, or use tcp or http")
+		h := s.GetHypervisor()
+		if s.GetImage() == nil || h != blixardv1.Hypervisor_HYPERVISOR_UNSPECIFIED && h != blixardv1.Hypervisor_HYPERVISOR_QEMU {
+			return invalid("spec.health.agent", "the agent can be asked in images under QEMU only", "say hypervisor: qemu or none, or use tcp or http")
 		}
 	case *blixardv1.Health_Tcp:
 		return checkProbeAddress(s, "spec.health.tcp", p.Tcp.GetHost(), p.Tcp.GetPort())
@@ -70,10 +71,33 @@ func checkProbeAddress(s *blixardv1.VMSpec, field, host string, port uint32) *bl
 	if host == "" && (s.GetProcess() != nil || leads(s, port)) {
 		return nil
 	}
-	if a, err := netip.ParseAddr(host); err != nil || a.Zone() != "" {
+	a, err := netip.ParseAddr(host)
+	switch {
+	case err != nil || a.Zone() != "":
 		return invalid(field+".host", fmt.Sprintf("%.80q is no address", host), "give the address at which its host reaches it, in digits; or leave it out and have a port of the host lead to that port (networks: user, ports)")
+	case s.GetProcess() != nil || s.GetFlake() != nil: // who shares its host's addresses, and who has its networks where nobody looks
+		return nil
+	case (a.IsLoopback() || a.IsUnspecified()) && !entrance(s, a, port):
+		advice := "leave the host out and have a port of its host lead to that port (networks: user, ports), or give the guest's own address"
+		if leads(s, port) {
+			advice = "leave the host out: a port of its host leads to that one"
+		}
+		return invalid(field+".host", fmt.Sprintf("%s is the host itself, and its port %d does not lead to the guest: the probe would ask somebody else", host, port), advice)
 	}
 	return nil
+}
+
+// entrance says that a port of the host, at one of its own addresses, leads into
+// the guest.
+func entrance(s *blixardv1.VMSpec, a netip.Addr, port uint32) bool {
+	return slices.ContainsFunc(s.GetNetworks(), func(i *blixardv1.Interface) bool {
+		return slices.ContainsFunc(i.GetPorts(), func(p *blixardv1.PortForward) bool {
+			at, err := netip.ParseAddr(p.Address)
+			everywhere := err != nil || at.IsUnspecified()
+			return p.HostPort == port && p.Protocol != blixardv1.Protocol_PROTOCOL_UDP &&
+				(everywhere && a.Unmap().Is4() || at == a.Unmap())
+		})
+	})
 }
 
 // leads says that a port of the host leads to a port of the guest.
@@ -89,6 +113,9 @@ func completeHealth(s *blixardv1.VMSpec) {
 	h := s.GetHealth()
 	if h == nil {
 		return
+	}
+	if h.GetAgent() != nil && s.Hypervisor == blixardv1.Hypervisor_HYPERVISOR_UNSPECIFIED {
+		s.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_QEMU
 	}
 	h.StartPeriodMs = cmp.Or(h.StartPeriodMs, 30_000)
 	h.IntervalMs = cmp.Or(h.IntervalMs, 10_000)
@@ -120,9 +147,42 @@ func (s *State) felt(e *entry, n *blixardv1.Node, vm *blixardv1.VM, o *blixardv1
 	}
 }
 
+// failed tells of a VM that has ended without being asked to, and of one that does
+// so again and again.
+func (s *State) failed(e *entry, n *blixardv1.Node, vm *blixardv1.VM, o *blixardv1.Observation, st *blixardv1.VMStatus) {
+	if f, old := o.LastFailure, vm.GetStatus().GetLastFailure(); f != nil && (f.Attempt != old.GetAttempt() || f.Reason != old.GetReason()) {
+		f = clone(f)
+		f.Time = e.time()
+		st.LastFailure = f
+		s.event(e, "VMFailed", vm.Name, n.Name, "attempt %d: %s: %s", f.Attempt, f.Reason, firstLine(f.Message))
+	}
+	if vm.Run && o.Failures >= CrashLoops && vm.GetStatus().GetFailures() < CrashLoops {
+		s.event(e, "VMCrashLoop", vm.Name, n.Name, "it has failed %d times in a row without a minute's run between them, and is tried again later each time", o.Failures)
+	}
+}
+
+// firstLine of what may have several.
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
+	return line
+}
+
 // CrashLoops is how many ends in a row, without a stable run between them, make a
 // crash loop.
 const CrashLoops = 3
+
+// restarted says why a VM that lives had to be started again; "" of others.
+func restarted(vm *blixardv1.VM) string {
+	f, st := vm.GetStatus().GetLastFailure(), vm.GetStatus()
+	if f == nil || st.GetAttempt() <= f.Attempt || !vm.Run || vm.Paused {
+		return ""
+	}
+	why := f.Reason + ": " + firstLine(f.Message)
+	if f.Reason == "Unhealthy" {
+		why = firstLine(f.Message)
+	}
+	return fmt.Sprintf("it was started again %s, because attempt %d ended: %s", f.Time.AsTime().Format("2006-01-02 15:04:05 UTC"), f.Attempt, why)
+}
 
 // looping says that a VM ends again and again, and what to look at; "" of others.
 func looping(vm *blixardv1.VM) string {

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"strings"
 	"testing"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -46,6 +47,47 @@ func TestHealthOfASpec(t *testing.T) {
 			t.Errorf("%d: %v: %v, want %q", i, c.health, err, c.field)
 		}
 	}
+	// Of an image, the host's own addresses lead to it only where a port does.
+	forward := func(p *blixardv1.PortForward) []*blixardv1.Interface {
+		return []*blixardv1.Interface{{Kind: &blixardv1.Interface_User{User: &blixardv1.UserInterface{}}, Ports: []*blixardv1.PortForward{p}}}
+	}
+	for i, c := range []struct {
+		host     string
+		port     uint32
+		networks []*blixardv1.Interface
+		refused  string // a word of the advice
+	}{
+		{"127.0.0.1", 8080, forward(&blixardv1.PortForward{HostPort: 8080, GuestPort: 80}), ""},
+		{"127.0.0.1", 80, forward(&blixardv1.PortForward{HostPort: 8080, GuestPort: 80}), "leave the host out: a port"},
+		{"127.0.0.1", 81, forward(&blixardv1.PortForward{HostPort: 8080, GuestPort: 80}), "guest's own address"},
+		{"127.0.0.1", 8080, forward(&blixardv1.PortForward{HostPort: 8080, GuestPort: 80, Protocol: blixardv1.Protocol_PROTOCOL_UDP}), "guest's own address"},
+		{"127.0.0.1", 8080, forward(&blixardv1.PortForward{HostPort: 8080, GuestPort: 80, Address: "127.0.0.2"}), "guest's own address"},
+		{"127.0.0.2", 8080, forward(&blixardv1.PortForward{HostPort: 8080, GuestPort: 80, Address: "127.0.0.2"}), ""},
+		{"::1", 8080, forward(&blixardv1.PortForward{HostPort: 8080, GuestPort: 80}), "guest's own address"},
+		{"0.0.0.0", 80, nil, "guest's own address"},
+		{"10.1.0.5", 80, nil, ""},
+	} {
+		spec := imageSpec()
+		spec.Networks, spec.Health = c.networks, tcp(c.host, c.port)
+		err := ValidateVM("a", spec)
+		if (err == nil) != (c.refused == "") || err != nil && (err.Field != "spec.health.tcp.host" || !strings.Contains(err.Advice, c.refused)) {
+			t.Errorf("%d: %v", i, err)
+		}
+	}
+	// Who names no hypervisor gets the one whose guests have an agent.
+	agent := imageSpec()
+	agent.Health = &blixardv1.Health{Probe: &blixardv1.Health_Agent{Agent: &blixardv1.AgentProbe{}}}
+	if err := ValidateVM("a", agent); err != nil {
+		t.Errorf("agent: %v", err)
+	}
+	completeHealth(agent)
+	if agent.Hypervisor != blixardv1.Hypervisor_HYPERVISOR_QEMU {
+		t.Errorf("agent: it may be run by %s", agent.Hypervisor)
+	}
+	agent.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER
+	if err := ValidateVM("a", agent); err.GetField() != "spec.health.agent" {
+		t.Errorf("agent under Firecracker: %v", err)
+	}
 	image := &blixardv1.VMSpec{Networks: []*blixardv1.Interface{{Ports: []*blixardv1.PortForward{{HostPort: 8080, GuestPort: 80}, {HostPort: 53, GuestPort: 53, Protocol: blixardv1.Protocol_PROTOCOL_UDP}}}}}
 	if !leads(image, 80) || leads(image, 8080) || leads(image, 53) {
 		t.Error("which port leads to which is not as the spec says")
@@ -76,5 +118,57 @@ func TestHealthOfASpec(t *testing.T) {
 		if want := []int{0, 1, 1, 2, 2}[i]; events() != want || d.VM("a").Status.Health != state {
 			t.Errorf("report %d: %d events, %s", i, events(), d.VM("a").Status.Health)
 		}
+	}
+}
+
+// An end that nobody asked for is told of once, and kept while the VM runs again;
+// a crash loop when it begins.
+func TestFailuresAreTold(t *testing.T) {
+	d := newDriver()
+	d.boot(FirstID)
+	d.request(createOp("a", 64, 1))
+	count := func(kind string) (n int) {
+		d.Events(0, func(e *blixardv1.Event) bool {
+			if e.Type == kind {
+				n++
+			}
+			return true
+		})
+		return n
+	}
+	say := func(phase blixardv1.Phase, attempt, failures uint32) {
+		o := seen(d.VM("a"), phase)
+		o.Attempt, o.Failures = attempt, failures
+		if failed := attempt - 1; failed > 0 {
+			o.LastFailure = &blixardv1.Failure{Attempt: failed, Reason: "Unhealthy", Message: "its health check failed 3 times", ExitCode: 1}
+		}
+		d.report(FirstID, o)
+	}
+	say(blixardv1.Phase_PHASE_RUNNING, 1, 0)
+	if x, _ := d.Explain("a"); strings.Contains(x.Summary, "started again") {
+		t.Errorf("of one that never failed: %s", x.Summary)
+	}
+	say(blixardv1.Phase_PHASE_RUNNING, 2, 1)
+	say(blixardv1.Phase_PHASE_RUNNING, 2, 1)
+	if count("VMFailed") != 1 || count("VMCrashLoop") != 0 {
+		t.Errorf("%d VMFailed, %d VMCrashLoop", count("VMFailed"), count("VMCrashLoop"))
+	}
+	if x, _ := d.Explain("a"); !strings.Contains(x.Summary, "started again") || !strings.Contains(x.Summary, "its health check failed 3 times") {
+		t.Errorf("explain: %s", x.Summary)
+	}
+	say(blixardv1.Phase_PHASE_RUNNING, 3, 2)
+	say(blixardv1.Phase_PHASE_FAILED, 4, 3)
+	say(blixardv1.Phase_PHASE_FAILED, 5, 4)
+	if count("VMFailed") != 4 || count("VMCrashLoop") != 1 {
+		t.Errorf("%d VMFailed, %d VMCrashLoop", count("VMFailed"), count("VMCrashLoop"))
+	}
+	if f := d.VM("a").Status.LastFailure; f.Attempt != 4 || f.Time == nil {
+		t.Errorf("the last failure is %v", f)
+	}
+	// A report that says nothing of it, of a daemon that has just begun, takes nothing back.
+	o := seen(d.VM("a"), blixardv1.Phase_PHASE_RUNNING)
+	d.report(FirstID, o)
+	if d.VM("a").Status.LastFailure.GetAttempt() != 4 {
+		t.Error("a restart of the daemon forgot why the VM was restarted")
 	}
 }

@@ -63,9 +63,10 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 		Phase: o.Phase, Reason: o.Reason, Message: o.Message, Attempt: o.Attempt,
 		ExitCode: o.ExitCode, Failures: o.Failures, ChangeTime: e.time(), Sequence: o.Sequence,
 		SpecGeneration: o.SpecGeneration, BuiltGeneration: o.BuiltGeneration, BuildMessage: o.BuildMessage,
-		Health: o.Health, HealthMessage: o.HealthMessage,
+		Health: o.Health, HealthMessage: o.HealthMessage, LastFailure: vm.GetStatus().GetLastFailure(),
 	}
 	s.felt(e, n, vm, o)
+	s.failed(e, n, vm, o, st)
 	s.builtBy(e, vm, n.Id, o)
 	if o.SpecGeneration == vm.SpecGeneration && vm.Status.GetSpecGeneration() != vm.SpecGeneration {
 		s.hold(n, vm, -1) // what the spec before needed more is free

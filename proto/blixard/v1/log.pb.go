@@ -2458,6 +2458,8 @@ type Observation struct {
 	// As of VMStatus.
 	Health        HealthState `protobuf:"varint,60,opt,name=health,proto3,enum=blixard.v1.HealthState" json:"health,omitempty"`
 	HealthMessage string      `protobuf:"bytes,61,opt,name=health_message,json=healthMessage,proto3" json:"health_message,omitempty"`
+	// Its time is left to the cluster.
+	LastFailure *Failure `protobuf:"bytes,70,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
 	// What the host has done for the migration of its assignment.
 	Migration     *MigrationReport `protobuf:"bytes,100,opt,name=migration,proto3" json:"migration,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2625,6 +2627,13 @@ func (x *Observation) GetHealthMessage() string {
 		return x.HealthMessage
 	}
 	return ""
+}
+
+func (x *Observation) GetLastFailure() *Failure {
+	if x != nil {
+		return x.LastFailure
+	}
+	return nil
 }
 
 func (x *Observation) GetMigration() *MigrationReport {
@@ -4161,7 +4170,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\bPrepared\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1d\n" +
 	"\n" +
-	"store_path\x18\x02 \x01(\tR\tstorePath\"\xf0\x05\n" +
+	"store_path\x18\x02 \x01(\tR\tstorePath\"\xa8\x06\n" +
 	"\vObservation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x129\n" +
 	"\vincarnation\x18\x02 \x01(\v2\x17.blixard.v1.IncarnationR\vincarnation\x12\x18\n" +
@@ -4182,7 +4191,8 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x06runner\x18\x10 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12\x19\n" +
 	"\blease_ms\x18\x11 \x01(\rR\aleaseMs\x12/\n" +
 	"\x06health\x18< \x01(\x0e2\x17.blixard.v1.HealthStateR\x06health\x12%\n" +
-	"\x0ehealth_message\x18= \x01(\tR\rhealthMessage\x129\n" +
+	"\x0ehealth_message\x18= \x01(\tR\rhealthMessage\x126\n" +
+	"\flast_failure\x18F \x01(\v2\x13.blixard.v1.FailureR\vlastFailure\x129\n" +
 	"\tmigration\x18d \x01(\v2\x1b.blixard.v1.MigrationReportR\tmigration\"\xa5\x01\n" +
 	"\x0fMigrationReport\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12-\n" +
@@ -4392,13 +4402,14 @@ var file_blixard_v1_log_proto_goTypes = []any{
 	(LeaseClass)(0),               // 56: blixard.v1.LeaseClass
 	(*Runner)(nil),                // 57: blixard.v1.Runner
 	(HealthState)(0),              // 58: blixard.v1.HealthState
-	(*MigrationProgress)(nil),     // 59: blixard.v1.MigrationProgress
-	(*VM)(nil),                    // 60: blixard.v1.VM
-	(*Node)(nil),                  // 61: blixard.v1.Node
-	(*ArtifactRecord)(nil),        // 62: blixard.v1.ArtifactRecord
-	(*ClusterNetwork)(nil),        // 63: blixard.v1.ClusterNetwork
-	(*Generation)(nil),            // 64: blixard.v1.Generation
-	(*timestamppb.Timestamp)(nil), // 65: google.protobuf.Timestamp
+	(*Failure)(nil),               // 59: blixard.v1.Failure
+	(*MigrationProgress)(nil),     // 60: blixard.v1.MigrationProgress
+	(*VM)(nil),                    // 61: blixard.v1.VM
+	(*Node)(nil),                  // 62: blixard.v1.Node
+	(*ArtifactRecord)(nil),        // 63: blixard.v1.ArtifactRecord
+	(*ClusterNetwork)(nil),        // 64: blixard.v1.ClusterNetwork
+	(*Generation)(nil),            // 65: blixard.v1.Generation
+	(*timestamppb.Timestamp)(nil), // 66: google.protobuf.Timestamp
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
 	4,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
@@ -4452,28 +4463,29 @@ var file_blixard_v1_log_proto_depIdxs = []int32{
 	56, // 48: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
 	57, // 49: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
 	58, // 50: blixard.v1.Observation.health:type_name -> blixard.v1.HealthState
-	31, // 51: blixard.v1.Observation.migration:type_name -> blixard.v1.MigrationReport
-	0,  // 52: blixard.v1.MigrationReport.step:type_name -> blixard.v1.MigrationStep
-	59, // 53: blixard.v1.MigrationReport.progress:type_name -> blixard.v1.MigrationProgress
-	1,  // 54: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
-	39, // 55: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	60, // 56: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	61, // 57: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	62, // 58: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	49, // 59: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
-	63, // 60: blixard.v1.Response.network:type_name -> blixard.v1.ClusterNetwork
-	64, // 61: blixard.v1.History.generations:type_name -> blixard.v1.Generation
-	40, // 62: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
-	49, // 63: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	51, // 64: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
-	65, // 65: blixard.v1.BackupHeader.create_time:type_name -> google.protobuf.Timestamp
-	61, // 66: blixard.v1.BackupHeader.nodes:type_name -> blixard.v1.Node
-	48, // 67: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	68, // [68:68] is the sub-list for method output_type
-	68, // [68:68] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	59, // 51: blixard.v1.Observation.last_failure:type_name -> blixard.v1.Failure
+	31, // 52: blixard.v1.Observation.migration:type_name -> blixard.v1.MigrationReport
+	0,  // 53: blixard.v1.MigrationReport.step:type_name -> blixard.v1.MigrationStep
+	60, // 54: blixard.v1.MigrationReport.progress:type_name -> blixard.v1.MigrationProgress
+	1,  // 55: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
+	39, // 56: blixard.v1.Response.error:type_name -> blixard.v1.Error
+	61, // 57: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	62, // 58: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	63, // 59: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	49, // 60: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
+	64, // 61: blixard.v1.Response.network:type_name -> blixard.v1.ClusterNetwork
+	65, // 62: blixard.v1.History.generations:type_name -> blixard.v1.Generation
+	40, // 63: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
+	49, // 64: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	51, // 65: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	66, // 66: blixard.v1.BackupHeader.create_time:type_name -> google.protobuf.Timestamp
+	62, // 67: blixard.v1.BackupHeader.nodes:type_name -> blixard.v1.Node
+	48, // 68: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	69, // [69:69] is the sub-list for method output_type
+	69, // [69:69] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-8704) + uint(8704-len(file_blixard_v1_log_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-8760) + uint(8760-len(file_blixard_v1_log_proto_rawDesc))
 
 func (x *Command) sizeWire() (n int) {
 	if x == nil {
@@ -1467,6 +1467,9 @@ func (x *Observation) sizeWire() (n int) {
 	if len(x.HealthMessage) > 0 {
 		n += 2 + protowire.SizeBytes(len(x.HealthMessage))
 	}
+	if x.LastFailure != nil {
+		n += 2 + protowire.SizeBytes(x.LastFailure.sizeWire())
+	}
 	if x.Migration != nil {
 		n += 2 + protowire.SizeBytes(x.Migration.sizeWire())
 	}
@@ -1486,6 +1489,14 @@ func (x *Observation) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 802)
+	}
+	if x.LastFailure != nil {
+		{
+			end := i
+			i = x.LastFailure.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 562)
 	}
 	if len(x.HealthMessage) > 0 {
 		i = putString(b, i, x.HealthMessage)

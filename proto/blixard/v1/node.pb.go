@@ -282,7 +282,10 @@ type HostFacts struct {
 	// Unset: nobody has looked.
 	Kvm *KVM `protobuf:"bytes,9,opt,name=kvm,proto3" json:"kvm,omitempty"`
 	// It can make bridges and taps.
-	Bridges       bool `protobuf:"varint,80,opt,name=bridges,proto3" json:"bridges,omitempty"`
+	Bridges bool `protobuf:"varint,80,opt,name=bridges,proto3" json:"bridges,omitempty"`
+	// The ranges of IPv4 addresses that it has addresses of, but for those of networks
+	// of ours: 192.168.1.0/24.
+	Subnets       []string `protobuf:"bytes,70,rep,name=subnets,proto3" json:"subnets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -378,6 +381,13 @@ func (x *HostFacts) GetBridges() bool {
 		return x.Bridges
 	}
 	return false
+}
+
+func (x *HostFacts) GetSubnets() []string {
+	if x != nil {
+		return x.Subnets
+	}
+	return nil
 }
 
 // KVM says whether hardware virtualisation is of use: it was tried.
@@ -867,7 +877,9 @@ type DrainMove struct {
 	// Where it would be placed as things stand; empty for one that is stopped.
 	Node string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
 	// In words.
-	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// The node that is drained.
+	From          string `protobuf:"bytes,70,opt,name=from,proto3" json:"from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -926,6 +938,13 @@ func (x *DrainMove) GetNode() string {
 func (x *DrainMove) GetMessage() string {
 	if x != nil {
 		return x.Message
+	}
+	return ""
+}
+
+func (x *DrainMove) GetFrom() string {
+	if x != nil {
+		return x.From
 	}
 	return ""
 }
@@ -1341,7 +1360,10 @@ type NodeServiceDrainRequest struct {
 	// Stop, where they are, the VMs that wait for their host; it stays so until Restore.
 	StopLocal bool `protobuf:"varint,4,opt,name=stop_local,json=stopLocal,proto3" json:"stop_local,omitempty"`
 	// Change nothing, and say what would go where.
-	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	ValidateOnly bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Of validate_only: nodes that are drained at the same time, so that nothing goes
+	// to them; what would become of their VMs is said, too.
+	Also          []string `protobuf:"bytes,70,rep,name=also,proto3" json:"also,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1409,6 +1431,13 @@ func (x *NodeServiceDrainRequest) GetValidateOnly() bool {
 		return x.ValidateOnly
 	}
 	return false
+}
+
+func (x *NodeServiceDrainRequest) GetAlso() []string {
+	if x != nil {
+		return x.Also
+	}
+	return nil
 }
 
 type NodeServiceDrainResponse struct {
@@ -1570,7 +1599,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12\x1d\n" +
 	"\n" +
 	"memory_mib\x18\x02 \x01(\x04R\tmemoryMib\x12\x19\n" +
-	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\x9c\x03\n" +
+	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\xb6\x03\n" +
 	"\tHostFacts\x121\n" +
 	"\bcapacity\x18\x01 \x01(\v2\x15.blixard.v1.ResourcesR\bcapacity\x12<\n" +
 	"\vhypervisors\x18\x02 \x03(\v2\x1a.blixard.v1.HypervisorFactR\vhypervisors\x129\n" +
@@ -1581,7 +1610,8 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"holdsForks\x12\x10\n" +
 	"\x03nix\x18\b \x01(\bR\x03nix\x12!\n" +
 	"\x03kvm\x18\t \x01(\v2\x0f.blixard.v1.KVMR\x03kvm\x12\x18\n" +
-	"\abridges\x18P \x01(\bR\abridges\x1a9\n" +
+	"\abridges\x18P \x01(\bR\abridges\x12\x18\n" +
+	"\asubnets\x18F \x03(\tR\asubnets\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\a\x10\b\"/\n" +
@@ -1630,12 +1660,13 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x14\n" +
 	"\x05moved\x18\x04 \x01(\rR\x05moved\x12\x12\n" +
-	"\x04done\x18\x05 \x01(\bR\x04done\"t\n" +
+	"\x04done\x18\x05 \x01(\bR\x04done\"\x88\x01\n" +
 	"\tDrainMove\x12\x0e\n" +
 	"\x02vm\x18\x01 \x01(\tR\x02vm\x12)\n" +
 	"\x04step\x18\x02 \x01(\x0e2\x15.blixard.v1.DrainStepR\x04step\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\".\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x12\n" +
+	"\x04from\x18F \x01(\tR\x04from\".\n" +
 	"\x16NodeServiceListRequest\x12\x14\n" +
 	"\x05stale\x18\x01 \x01(\bR\x05stale\"]\n" +
 	"\x17NodeServiceListResponse\x12&\n" +
@@ -1659,7 +1690,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"8\n" +
 	"\x10UncordonResponse\x12$\n" +
-	"\x04node\x18\x01 \x01(\v2\x10.blixard.v1.NodeR\x04node\"\xac\x01\n" +
+	"\x04node\x18\x01 \x01(\v2\x10.blixard.v1.NodeR\x04node\"\xc0\x01\n" +
 	"\x17NodeServiceDrainRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -1667,7 +1698,8 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\bparallel\x18\x03 \x01(\rR\bparallel\x12\x1d\n" +
 	"\n" +
 	"stop_local\x18\x04 \x01(\bR\tstopLocal\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"m\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x12\x12\n" +
+	"\x04also\x18F \x03(\tR\x04also\"m\n" +
 	"\x18NodeServiceDrainResponse\x12$\n" +
 	"\x04node\x18\x01 \x01(\v2\x10.blixard.v1.NodeR\x04node\x12+\n" +
 	"\x05moves\x18\x02 \x03(\v2\x15.blixard.v1.DrainMoveR\x05moves\"N\n" +

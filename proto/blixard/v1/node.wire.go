@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4002) + uint(4002-len(file_blixard_v1_node_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4069) + uint(4069-len(file_blixard_v1_node_proto_rawDesc))
 
 func (x *Resources) sizeWire() (n int) {
 	if x == nil {
@@ -75,6 +75,9 @@ func (x *HostFacts) sizeWire() (n int) {
 	if x.Kvm != nil {
 		n += 1 + protowire.SizeBytes(x.Kvm.sizeWire())
 	}
+	for _, v := range x.Subnets {
+		n += 2 + protowire.SizeBytes(len(v))
+	}
 	if x.Bridges {
 		n += 2 + 1
 	}
@@ -90,6 +93,10 @@ func (x *HostFacts) writeWire(b []byte, i int) int {
 	if x.Bridges {
 		i = putBool(b, i, x.Bridges)
 		i = putVarint(b, i, 640)
+	}
+	for k := len(x.Subnets) - 1; k >= 0; k-- {
+		i = putString(b, i, x.Subnets[k])
+		i = putVarint(b, i, 562)
 	}
 	if x.Kvm != nil {
 		{
@@ -516,6 +523,9 @@ func (x *DrainMove) sizeWire() (n int) {
 	if len(x.Message) > 0 {
 		n += 1 + protowire.SizeBytes(len(x.Message))
 	}
+	if len(x.From) > 0 {
+		n += 2 + protowire.SizeBytes(len(x.From))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -525,6 +535,10 @@ func (x *DrainMove) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if len(x.From) > 0 {
+		i = putString(b, i, x.From)
+		i = putVarint(b, i, 562)
+	}
 	if len(x.Message) > 0 {
 		i = putString(b, i, x.Message)
 		i = putVarint(b, i, 34)
@@ -809,6 +823,9 @@ func (x *NodeServiceDrainRequest) sizeWire() (n int) {
 	if x.ValidateOnly {
 		n += 1 + 1
 	}
+	for _, v := range x.Also {
+		n += 2 + protowire.SizeBytes(len(v))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -818,6 +835,10 @@ func (x *NodeServiceDrainRequest) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	for k := len(x.Also) - 1; k >= 0; k-- {
+		i = putString(b, i, x.Also[k])
+		i = putVarint(b, i, 562)
+	}
 	if x.ValidateOnly {
 		i = putBool(b, i, x.ValidateOnly)
 		i = putVarint(b, i, 40)

@@ -3225,6 +3225,8 @@ type VMStatus struct {
 	Health       HealthState `protobuf:"varint,60,opt,name=health,proto3,enum=blixard.v1.HealthState" json:"health,omitempty"`
 	// Of UNHEALTHY: what the probe met.
 	HealthMessage string `protobuf:"bytes,61,opt,name=health_message,json=healthMessage,proto3" json:"health_message,omitempty"`
+	// Why it had to be started again the last time, where nobody asked for its end.
+	LastFailure   *Failure `protobuf:"bytes,70,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3350,6 +3352,94 @@ func (x *VMStatus) GetHealthMessage() string {
 	return ""
 }
 
+func (x *VMStatus) GetLastFailure() *Failure {
+	if x != nil {
+		return x.LastFailure
+	}
+	return nil
+}
+
+// Failure is an end, or a start that came to nothing, that nobody asked for.
+type Failure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The attempt that it was the end of.
+	Attempt uint32 `protobuf:"varint,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// One word, for machines: Unhealthy, Crashed, BootFailed, ...
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// One sentence, for people.
+	Message  string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	ExitCode int32  `protobuf:"varint,4,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	// When the cluster heard of it.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failure) Reset() {
+	*x = Failure{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failure) ProtoMessage() {}
+
+func (x *Failure) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failure.ProtoReflect.Descriptor instead.
+func (*Failure) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *Failure) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Failure) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Failure) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Failure) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *Failure) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 // VM is one virtual machine: what its user wants, where it is, what it does.
 type VM struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3394,7 +3484,7 @@ type VM struct {
 
 func (x *VM) Reset() {
 	*x = VM{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3406,7 +3496,7 @@ func (x *VM) String() string {
 func (*VM) ProtoMessage() {}
 
 func (x *VM) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3419,7 +3509,7 @@ func (x *VM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VM.ProtoReflect.Descriptor instead.
 func (*VM) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *VM) GetName() string {
@@ -3602,7 +3692,7 @@ type Migration struct {
 
 func (x *Migration) Reset() {
 	*x = Migration{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3614,7 +3704,7 @@ func (x *Migration) String() string {
 func (*Migration) ProtoMessage() {}
 
 func (x *Migration) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3627,7 +3717,7 @@ func (x *Migration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Migration.ProtoReflect.Descriptor instead.
 func (*Migration) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Migration) GetId() uint64 {
@@ -3763,7 +3853,7 @@ type MigrationProgress struct {
 
 func (x *MigrationProgress) Reset() {
 	*x = MigrationProgress{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3775,7 +3865,7 @@ func (x *MigrationProgress) String() string {
 func (*MigrationProgress) ProtoMessage() {}
 
 func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3788,7 +3878,7 @@ func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationProgress.ProtoReflect.Descriptor instead.
 func (*MigrationProgress) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MigrationProgress) GetSentBytes() uint64 {
@@ -3825,7 +3915,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3837,7 +3927,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3850,7 +3940,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateRequest) GetRequestId() string {
@@ -3890,7 +3980,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3902,7 +3992,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3915,7 +4005,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CreateResponse) GetVm() *VM {
@@ -3936,7 +4026,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3948,7 +4038,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3961,7 +4051,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetRequest) GetName() string {
@@ -3991,7 +4081,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4003,7 +4093,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4016,7 +4106,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetResponse) GetVm() *VM {
@@ -4055,7 +4145,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4067,7 +4157,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4080,7 +4170,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListRequest) GetPageSize() uint32 {
@@ -4126,7 +4216,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4138,7 +4228,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4151,7 +4241,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListResponse) GetVms() []*VM {
@@ -4194,7 +4284,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4206,7 +4296,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4219,7 +4309,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DeleteRequest) GetRequestId() string {
@@ -4252,7 +4342,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4264,7 +4354,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4277,7 +4367,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DeleteResponse) GetVm() *VM {
@@ -4297,7 +4387,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4309,7 +4399,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4322,7 +4412,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StartRequest) GetRequestId() string {
@@ -4348,7 +4438,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4360,7 +4450,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4373,7 +4463,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *StartResponse) GetVm() *VM {
@@ -4393,7 +4483,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4405,7 +4495,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4418,7 +4508,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *StopRequest) GetRequestId() string {
@@ -4444,7 +4534,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4456,7 +4546,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4469,7 +4559,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *StopResponse) GetVm() *VM {
@@ -4489,7 +4579,7 @@ type RestartRequest struct {
 
 func (x *RestartRequest) Reset() {
 	*x = RestartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4501,7 +4591,7 @@ func (x *RestartRequest) String() string {
 func (*RestartRequest) ProtoMessage() {}
 
 func (x *RestartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4514,7 +4604,7 @@ func (x *RestartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartRequest.ProtoReflect.Descriptor instead.
 func (*RestartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RestartRequest) GetRequestId() string {
@@ -4540,7 +4630,7 @@ type RestartResponse struct {
 
 func (x *RestartResponse) Reset() {
 	*x = RestartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4552,7 +4642,7 @@ func (x *RestartResponse) String() string {
 func (*RestartResponse) ProtoMessage() {}
 
 func (x *RestartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4565,7 +4655,7 @@ func (x *RestartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartResponse.ProtoReflect.Descriptor instead.
 func (*RestartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RestartResponse) GetVm() *VM {
@@ -4585,7 +4675,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4597,7 +4687,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4610,7 +4700,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PauseRequest) GetRequestId() string {
@@ -4636,7 +4726,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4648,7 +4738,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4661,7 +4751,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *PauseResponse) GetVm() *VM {
@@ -4681,7 +4771,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4693,7 +4783,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4706,7 +4796,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ResumeRequest) GetRequestId() string {
@@ -4732,7 +4822,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[52]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4744,7 +4834,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[52]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4757,7 +4847,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{52}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ResumeResponse) GetVm() *VM {
@@ -4787,7 +4877,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[53]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4799,7 +4889,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[53]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4812,7 +4902,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{53}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *UpdateRequest) GetRequestId() string {
@@ -4873,7 +4963,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[54]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4885,7 +4975,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[54]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4898,7 +4988,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{54}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *UpdateResponse) GetVm() *VM {
@@ -4922,7 +5012,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[55]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4934,7 +5024,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[55]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4947,7 +5037,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{55}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RollbackRequest) GetRequestId() string {
@@ -4987,7 +5077,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[56]
+	mi := &file_blixard_v1_vm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4999,7 +5089,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[56]
+	mi := &file_blixard_v1_vm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5012,7 +5102,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{56}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RollbackResponse) GetVm() *VM {
@@ -5039,7 +5129,7 @@ type BuildRequest struct {
 
 func (x *BuildRequest) Reset() {
 	*x = BuildRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[57]
+	mi := &file_blixard_v1_vm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5051,7 +5141,7 @@ func (x *BuildRequest) String() string {
 func (*BuildRequest) ProtoMessage() {}
 
 func (x *BuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[57]
+	mi := &file_blixard_v1_vm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5064,7 +5154,7 @@ func (x *BuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildRequest.ProtoReflect.Descriptor instead.
 func (*BuildRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{57}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *BuildRequest) GetRequestId() string {
@@ -5111,7 +5201,7 @@ type BuildResponse struct {
 
 func (x *BuildResponse) Reset() {
 	*x = BuildResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[58]
+	mi := &file_blixard_v1_vm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5123,7 +5213,7 @@ func (x *BuildResponse) String() string {
 func (*BuildResponse) ProtoMessage() {}
 
 func (x *BuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[58]
+	mi := &file_blixard_v1_vm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5136,7 +5226,7 @@ func (x *BuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildResponse.ProtoReflect.Descriptor instead.
 func (*BuildResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{58}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *BuildResponse) GetVm() *VM {
@@ -5163,7 +5253,7 @@ type MigrateRequest struct {
 
 func (x *MigrateRequest) Reset() {
 	*x = MigrateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[59]
+	mi := &file_blixard_v1_vm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5175,7 +5265,7 @@ func (x *MigrateRequest) String() string {
 func (*MigrateRequest) ProtoMessage() {}
 
 func (x *MigrateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[59]
+	mi := &file_blixard_v1_vm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5188,7 +5278,7 @@ func (x *MigrateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrateRequest.ProtoReflect.Descriptor instead.
 func (*MigrateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{59}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *MigrateRequest) GetRequestId() string {
@@ -5242,7 +5332,7 @@ type MigrateResponse struct {
 
 func (x *MigrateResponse) Reset() {
 	*x = MigrateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[60]
+	mi := &file_blixard_v1_vm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5254,7 +5344,7 @@ func (x *MigrateResponse) String() string {
 func (*MigrateResponse) ProtoMessage() {}
 
 func (x *MigrateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[60]
+	mi := &file_blixard_v1_vm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5267,7 +5357,7 @@ func (x *MigrateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrateResponse.ProtoReflect.Descriptor instead.
 func (*MigrateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{60}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *MigrateResponse) GetVm() *VM {
@@ -5289,7 +5379,7 @@ type CancelMigrationRequest struct {
 
 func (x *CancelMigrationRequest) Reset() {
 	*x = CancelMigrationRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[61]
+	mi := &file_blixard_v1_vm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5301,7 +5391,7 @@ func (x *CancelMigrationRequest) String() string {
 func (*CancelMigrationRequest) ProtoMessage() {}
 
 func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[61]
+	mi := &file_blixard_v1_vm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5314,7 +5404,7 @@ func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationRequest.ProtoReflect.Descriptor instead.
 func (*CancelMigrationRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{61}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CancelMigrationRequest) GetRequestId() string {
@@ -5347,7 +5437,7 @@ type CancelMigrationResponse struct {
 
 func (x *CancelMigrationResponse) Reset() {
 	*x = CancelMigrationResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[62]
+	mi := &file_blixard_v1_vm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5359,7 +5449,7 @@ func (x *CancelMigrationResponse) String() string {
 func (*CancelMigrationResponse) ProtoMessage() {}
 
 func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[62]
+	mi := &file_blixard_v1_vm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5372,7 +5462,7 @@ func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationResponse.ProtoReflect.Descriptor instead.
 func (*CancelMigrationResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{62}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CancelMigrationResponse) GetVm() *VM {
@@ -5397,7 +5487,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[63]
+	mi := &file_blixard_v1_vm_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5409,7 +5499,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[63]
+	mi := &file_blixard_v1_vm_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5422,7 +5512,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{63}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LogsRequest) GetName() string {
@@ -5464,7 +5554,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[64]
+	mi := &file_blixard_v1_vm_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5476,7 +5566,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[64]
+	mi := &file_blixard_v1_vm_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5489,7 +5579,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{64}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -5509,7 +5599,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[65]
+	mi := &file_blixard_v1_vm_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5521,7 +5611,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[65]
+	mi := &file_blixard_v1_vm_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5534,7 +5624,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{65}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ExplainRequest) GetName() string {
@@ -5568,7 +5658,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[66]
+	mi := &file_blixard_v1_vm_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5580,7 +5670,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[66]
+	mi := &file_blixard_v1_vm_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5593,7 +5683,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{66}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Verdict) GetNodeId() uint64 {
@@ -5651,7 +5741,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[67]
+	mi := &file_blixard_v1_vm_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5663,7 +5753,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[67]
+	mi := &file_blixard_v1_vm_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5676,7 +5766,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{67}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ExplainResponse) GetVm() *VM {
@@ -5915,7 +6005,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\aleaving\x18< \x01(\bR\aleaving\x12\x12\n" +
 	"\x04held\x18= \x01(\bR\x04held\x12\x16\n" +
 	"\x06starts\x18> \x01(\rR\x06starts\x12*\n" +
-	"\x05ports\x18P \x03(\v2\x14.blixard.v1.HostPortR\x05ports\"\xe2\x03\n" +
+	"\x05ports\x18P \x03(\v2\x14.blixard.v1.HostPortR\x05ports\"\x9a\x04\n" +
 	"\bVMStatus\x12'\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x11.blixard.v1.PhaseR\x05phase\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -5931,7 +6021,14 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	" \x01(\rR\x0fbuiltGeneration\x12#\n" +
 	"\rbuild_message\x18\v \x01(\tR\fbuildMessage\x12/\n" +
 	"\x06health\x18< \x01(\x0e2\x17.blixard.v1.HealthStateR\x06health\x12%\n" +
-	"\x0ehealth_message\x18= \x01(\tR\rhealthMessage\"\x87\x06\n" +
+	"\x0ehealth_message\x18= \x01(\tR\rhealthMessage\x126\n" +
+	"\flast_failure\x18F \x01(\v2\x13.blixard.v1.FailureR\vlastFailure\"\xa2\x01\n" +
+	"\aFailure\x12\x18\n" +
+	"\aattempt\x18\x01 \x01(\rR\aattempt\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x1b\n" +
+	"\texit_code\x18\x04 \x01(\x05R\bexitCode\x12.\n" +
+	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x87\x06\n" +
 	"\x02VM\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12&\n" +
@@ -6232,7 +6329,7 @@ func file_blixard_v1_vm_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
+var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
 var file_blixard_v1_vm_proto_goTypes = []any{
 	(Hypervisor)(0),                 // 0: blixard.v1.Hypervisor
 	(Capability)(0),                 // 1: blixard.v1.Capability
@@ -6276,55 +6373,56 @@ var file_blixard_v1_vm_proto_goTypes = []any{
 	(*Incarnation)(nil),             // 39: blixard.v1.Incarnation
 	(*Placement)(nil),               // 40: blixard.v1.Placement
 	(*VMStatus)(nil),                // 41: blixard.v1.VMStatus
-	(*VM)(nil),                      // 42: blixard.v1.VM
-	(*Migration)(nil),               // 43: blixard.v1.Migration
-	(*MigrationProgress)(nil),       // 44: blixard.v1.MigrationProgress
-	(*CreateRequest)(nil),           // 45: blixard.v1.CreateRequest
-	(*CreateResponse)(nil),          // 46: blixard.v1.CreateResponse
-	(*GetRequest)(nil),              // 47: blixard.v1.GetRequest
-	(*GetResponse)(nil),             // 48: blixard.v1.GetResponse
-	(*ListRequest)(nil),             // 49: blixard.v1.ListRequest
-	(*ListResponse)(nil),            // 50: blixard.v1.ListResponse
-	(*DeleteRequest)(nil),           // 51: blixard.v1.DeleteRequest
-	(*DeleteResponse)(nil),          // 52: blixard.v1.DeleteResponse
-	(*StartRequest)(nil),            // 53: blixard.v1.StartRequest
-	(*StartResponse)(nil),           // 54: blixard.v1.StartResponse
-	(*StopRequest)(nil),             // 55: blixard.v1.StopRequest
-	(*StopResponse)(nil),            // 56: blixard.v1.StopResponse
-	(*RestartRequest)(nil),          // 57: blixard.v1.RestartRequest
-	(*RestartResponse)(nil),         // 58: blixard.v1.RestartResponse
-	(*PauseRequest)(nil),            // 59: blixard.v1.PauseRequest
-	(*PauseResponse)(nil),           // 60: blixard.v1.PauseResponse
-	(*ResumeRequest)(nil),           // 61: blixard.v1.ResumeRequest
-	(*ResumeResponse)(nil),          // 62: blixard.v1.ResumeResponse
-	(*UpdateRequest)(nil),           // 63: blixard.v1.UpdateRequest
-	(*UpdateResponse)(nil),          // 64: blixard.v1.UpdateResponse
-	(*RollbackRequest)(nil),         // 65: blixard.v1.RollbackRequest
-	(*RollbackResponse)(nil),        // 66: blixard.v1.RollbackResponse
-	(*BuildRequest)(nil),            // 67: blixard.v1.BuildRequest
-	(*BuildResponse)(nil),           // 68: blixard.v1.BuildResponse
-	(*MigrateRequest)(nil),          // 69: blixard.v1.MigrateRequest
-	(*MigrateResponse)(nil),         // 70: blixard.v1.MigrateResponse
-	(*CancelMigrationRequest)(nil),  // 71: blixard.v1.CancelMigrationRequest
-	(*CancelMigrationResponse)(nil), // 72: blixard.v1.CancelMigrationResponse
-	(*LogsRequest)(nil),             // 73: blixard.v1.LogsRequest
-	(*LogsResponse)(nil),            // 74: blixard.v1.LogsResponse
-	(*ExplainRequest)(nil),          // 75: blixard.v1.ExplainRequest
-	(*Verdict)(nil),                 // 76: blixard.v1.Verdict
-	(*ExplainResponse)(nil),         // 77: blixard.v1.ExplainResponse
-	nil,                             // 78: blixard.v1.Process.EnvEntry
-	nil,                             // 79: blixard.v1.VMSpec.LabelsEntry
-	nil,                             // 80: blixard.v1.VMSpec.RequireEntry
-	nil,                             // 81: blixard.v1.ListRequest.LabelsEntry
-	nil,                             // 82: blixard.v1.ListResponse.NodesEntry
-	(*timestamppb.Timestamp)(nil),   // 83: google.protobuf.Timestamp
+	(*Failure)(nil),                 // 42: blixard.v1.Failure
+	(*VM)(nil),                      // 43: blixard.v1.VM
+	(*Migration)(nil),               // 44: blixard.v1.Migration
+	(*MigrationProgress)(nil),       // 45: blixard.v1.MigrationProgress
+	(*CreateRequest)(nil),           // 46: blixard.v1.CreateRequest
+	(*CreateResponse)(nil),          // 47: blixard.v1.CreateResponse
+	(*GetRequest)(nil),              // 48: blixard.v1.GetRequest
+	(*GetResponse)(nil),             // 49: blixard.v1.GetResponse
+	(*ListRequest)(nil),             // 50: blixard.v1.ListRequest
+	(*ListResponse)(nil),            // 51: blixard.v1.ListResponse
+	(*DeleteRequest)(nil),           // 52: blixard.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 53: blixard.v1.DeleteResponse
+	(*StartRequest)(nil),            // 54: blixard.v1.StartRequest
+	(*StartResponse)(nil),           // 55: blixard.v1.StartResponse
+	(*StopRequest)(nil),             // 56: blixard.v1.StopRequest
+	(*StopResponse)(nil),            // 57: blixard.v1.StopResponse
+	(*RestartRequest)(nil),          // 58: blixard.v1.RestartRequest
+	(*RestartResponse)(nil),         // 59: blixard.v1.RestartResponse
+	(*PauseRequest)(nil),            // 60: blixard.v1.PauseRequest
+	(*PauseResponse)(nil),           // 61: blixard.v1.PauseResponse
+	(*ResumeRequest)(nil),           // 62: blixard.v1.ResumeRequest
+	(*ResumeResponse)(nil),          // 63: blixard.v1.ResumeResponse
+	(*UpdateRequest)(nil),           // 64: blixard.v1.UpdateRequest
+	(*UpdateResponse)(nil),          // 65: blixard.v1.UpdateResponse
+	(*RollbackRequest)(nil),         // 66: blixard.v1.RollbackRequest
+	(*RollbackResponse)(nil),        // 67: blixard.v1.RollbackResponse
+	(*BuildRequest)(nil),            // 68: blixard.v1.BuildRequest
+	(*BuildResponse)(nil),           // 69: blixard.v1.BuildResponse
+	(*MigrateRequest)(nil),          // 70: blixard.v1.MigrateRequest
+	(*MigrateResponse)(nil),         // 71: blixard.v1.MigrateResponse
+	(*CancelMigrationRequest)(nil),  // 72: blixard.v1.CancelMigrationRequest
+	(*CancelMigrationResponse)(nil), // 73: blixard.v1.CancelMigrationResponse
+	(*LogsRequest)(nil),             // 74: blixard.v1.LogsRequest
+	(*LogsResponse)(nil),            // 75: blixard.v1.LogsResponse
+	(*ExplainRequest)(nil),          // 76: blixard.v1.ExplainRequest
+	(*Verdict)(nil),                 // 77: blixard.v1.Verdict
+	(*ExplainResponse)(nil),         // 78: blixard.v1.ExplainResponse
+	nil,                             // 79: blixard.v1.Process.EnvEntry
+	nil,                             // 80: blixard.v1.VMSpec.LabelsEntry
+	nil,                             // 81: blixard.v1.VMSpec.RequireEntry
+	nil,                             // 82: blixard.v1.ListRequest.LabelsEntry
+	nil,                             // 83: blixard.v1.ListResponse.NodesEntry
+	(*timestamppb.Timestamp)(nil),   // 84: google.protobuf.Timestamp
 }
 var file_blixard_v1_vm_proto_depIdxs = []int32{
 	10,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
 	10,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
 	12,  // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
 	10,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
-	78,  // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
+	79,  // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
 	15,  // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
 	18,  // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
 	21,  // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
@@ -6343,8 +6441,8 @@ var file_blixard_v1_vm_proto_depIdxs = []int32{
 	24,  // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
 	2,   // 21: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
 	3,   // 22: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
-	79,  // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
-	80,  // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
+	80,  // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
+	81,  // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
 	4,   // 25: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
 	26,  // 26: blixard.v1.VMSpec.health:type_name -> blixard.v1.Health
 	31,  // 27: blixard.v1.VMSpec.networks:type_name -> blixard.v1.Interface
@@ -6361,86 +6459,88 @@ var file_blixard_v1_vm_proto_depIdxs = []int32{
 	25,  // 38: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
 	36,  // 39: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
 	37,  // 40: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
-	83,  // 41: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
+	84,  // 41: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
 	39,  // 42: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
 	5,   // 43: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
 	5,   // 44: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
 	0,   // 45: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
 	34,  // 46: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
 	6,   // 47: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
-	83,  // 48: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
+	84,  // 48: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
 	7,   // 49: blixard.v1.VMStatus.health:type_name -> blixard.v1.HealthState
-	25,  // 50: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
-	40,  // 51: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
-	41,  // 52: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
-	83,  // 53: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
-	36,  // 54: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
-	37,  // 55: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
-	35,  // 56: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
-	43,  // 57: blixard.v1.VM.migration:type_name -> blixard.v1.Migration
-	9,   // 58: blixard.v1.Migration.state:type_name -> blixard.v1.MigrationState
-	40,  // 59: blixard.v1.Migration.other:type_name -> blixard.v1.Placement
-	44,  // 60: blixard.v1.Migration.progress:type_name -> blixard.v1.MigrationProgress
-	83,  // 61: blixard.v1.Migration.start_time:type_name -> google.protobuf.Timestamp
-	83,  // 62: blixard.v1.Migration.end_time:type_name -> google.protobuf.Timestamp
-	25,  // 63: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
-	42,  // 64: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
-	42,  // 65: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
-	38,  // 66: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
-	81,  // 67: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
-	42,  // 68: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
-	82,  // 69: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
-	42,  // 70: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
-	42,  // 71: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
-	42,  // 72: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
-	42,  // 73: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
-	42,  // 74: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
-	42,  // 75: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
-	25,  // 76: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
-	42,  // 77: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
-	42,  // 78: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
-	42,  // 79: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
-	42,  // 80: blixard.v1.MigrateResponse.vm:type_name -> blixard.v1.VM
-	42,  // 81: blixard.v1.CancelMigrationResponse.vm:type_name -> blixard.v1.VM
-	42,  // 82: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
-	76,  // 83: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
-	45,  // 84: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
-	47,  // 85: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
-	49,  // 86: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
-	51,  // 87: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
-	53,  // 88: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
-	55,  // 89: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
-	57,  // 90: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
-	59,  // 91: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
-	61,  // 92: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
-	63,  // 93: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
-	65,  // 94: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
-	67,  // 95: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
-	69,  // 96: blixard.v1.VMService.Migrate:input_type -> blixard.v1.MigrateRequest
-	71,  // 97: blixard.v1.VMService.CancelMigration:input_type -> blixard.v1.CancelMigrationRequest
-	73,  // 98: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
-	75,  // 99: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
-	46,  // 100: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
-	48,  // 101: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
-	50,  // 102: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
-	52,  // 103: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
-	54,  // 104: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
-	56,  // 105: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
-	58,  // 106: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
-	60,  // 107: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
-	62,  // 108: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
-	64,  // 109: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
-	66,  // 110: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
-	68,  // 111: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
-	70,  // 112: blixard.v1.VMService.Migrate:output_type -> blixard.v1.MigrateResponse
-	72,  // 113: blixard.v1.VMService.CancelMigration:output_type -> blixard.v1.CancelMigrationResponse
-	74,  // 114: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
-	77,  // 115: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
-	100, // [100:116] is the sub-list for method output_type
-	84,  // [84:100] is the sub-list for method input_type
-	84,  // [84:84] is the sub-list for extension type_name
-	84,  // [84:84] is the sub-list for extension extendee
-	0,   // [0:84] is the sub-list for field type_name
+	42,  // 50: blixard.v1.VMStatus.last_failure:type_name -> blixard.v1.Failure
+	84,  // 51: blixard.v1.Failure.time:type_name -> google.protobuf.Timestamp
+	25,  // 52: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
+	40,  // 53: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
+	41,  // 54: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
+	84,  // 55: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
+	36,  // 56: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
+	37,  // 57: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
+	35,  // 58: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
+	44,  // 59: blixard.v1.VM.migration:type_name -> blixard.v1.Migration
+	9,   // 60: blixard.v1.Migration.state:type_name -> blixard.v1.MigrationState
+	40,  // 61: blixard.v1.Migration.other:type_name -> blixard.v1.Placement
+	45,  // 62: blixard.v1.Migration.progress:type_name -> blixard.v1.MigrationProgress
+	84,  // 63: blixard.v1.Migration.start_time:type_name -> google.protobuf.Timestamp
+	84,  // 64: blixard.v1.Migration.end_time:type_name -> google.protobuf.Timestamp
+	25,  // 65: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
+	43,  // 66: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
+	43,  // 67: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
+	38,  // 68: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
+	82,  // 69: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
+	43,  // 70: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
+	83,  // 71: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
+	43,  // 72: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
+	43,  // 73: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
+	43,  // 74: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
+	43,  // 75: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
+	43,  // 76: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
+	43,  // 77: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
+	25,  // 78: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
+	43,  // 79: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
+	43,  // 80: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
+	43,  // 81: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
+	43,  // 82: blixard.v1.MigrateResponse.vm:type_name -> blixard.v1.VM
+	43,  // 83: blixard.v1.CancelMigrationResponse.vm:type_name -> blixard.v1.VM
+	43,  // 84: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
+	77,  // 85: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
+	46,  // 86: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
+	48,  // 87: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
+	50,  // 88: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
+	52,  // 89: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
+	54,  // 90: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
+	56,  // 91: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
+	58,  // 92: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
+	60,  // 93: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
+	62,  // 94: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
+	64,  // 95: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
+	66,  // 96: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
+	68,  // 97: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
+	70,  // 98: blixard.v1.VMService.Migrate:input_type -> blixard.v1.MigrateRequest
+	72,  // 99: blixard.v1.VMService.CancelMigration:input_type -> blixard.v1.CancelMigrationRequest
+	74,  // 100: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
+	76,  // 101: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
+	47,  // 102: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
+	49,  // 103: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
+	51,  // 104: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
+	53,  // 105: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
+	55,  // 106: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
+	57,  // 107: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
+	59,  // 108: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
+	61,  // 109: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
+	63,  // 110: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
+	65,  // 111: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
+	67,  // 112: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
+	69,  // 113: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
+	71,  // 114: blixard.v1.VMService.Migrate:output_type -> blixard.v1.MigrateResponse
+	73,  // 115: blixard.v1.VMService.CancelMigration:output_type -> blixard.v1.CancelMigrationResponse
+	75,  // 116: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
+	78,  // 117: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
+	102, // [102:118] is the sub-list for method output_type
+	86,  // [86:102] is the sub-list for method input_type
+	86,  // [86:86] is the sub-list for extension type_name
+	86,  // [86:86] is the sub-list for extension extendee
+	0,   // [0:86] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_vm_proto_init() }
@@ -6481,14 +6581,14 @@ func file_blixard_v1_vm_proto_init() {
 		(*Interface_User)(nil),
 		(*Interface_Network)(nil),
 	}
-	file_blixard_v1_vm_proto_msgTypes[57].OneofWrappers = []any{}
+	file_blixard_v1_vm_proto_msgTypes[58].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_vm_proto_rawDesc), len(file_blixard_v1_vm_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   73,
+			NumMessages:   74,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-13066) + uint(13066-len(file_blixard_v1_vm_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-13287) + uint(13287-len(file_blixard_v1_vm_proto_rawDesc))
 
 func (x *Artifact) sizeWire() (n int) {
 	if x == nil {
@@ -1605,6 +1605,9 @@ func (x *VMStatus) sizeWire() (n int) {
 	if len(x.HealthMessage) > 0 {
 		n += 2 + protowire.SizeBytes(len(x.HealthMessage))
 	}
+	if x.LastFailure != nil {
+		n += 2 + protowire.SizeBytes(x.LastFailure.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1614,6 +1617,14 @@ func (x *VMStatus) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.LastFailure != nil {
+		{
+			end := i
+			i = x.LastFailure.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 562)
+	}
 	if len(x.HealthMessage) > 0 {
 		i = putString(b, i, x.HealthMessage)
 		i = putVarint(b, i, 490)
@@ -1668,6 +1679,61 @@ func (x *VMStatus) writeWire(b []byte, i int) int {
 	}
 	if x.Phase != 0 {
 		i = putVarint(b, i, uint64(x.Phase))
+		i = putVarint(b, i, 8)
+	}
+	return i
+}
+
+func (x *Failure) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Attempt != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Attempt))
+	}
+	if len(x.Reason) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Reason))
+	}
+	if len(x.Message) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Message))
+	}
+	if x.ExitCode != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.ExitCode))
+	}
+	if x.Time != nil {
+		n += 1 + protowire.SizeBytes(sizeTimestamp(x.Time))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *Failure) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Time != nil {
+		{
+			end := i
+			i = writeTimestamp(b, i, x.Time)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 42)
+	}
+	if x.ExitCode != 0 {
+		i = putVarint(b, i, uint64(x.ExitCode))
+		i = putVarint(b, i, 32)
+	}
+	if len(x.Message) > 0 {
+		i = putString(b, i, x.Message)
+		i = putVarint(b, i, 26)
+	}
+	if len(x.Reason) > 0 {
+		i = putString(b, i, x.Reason)
+		i = putVarint(b, i, 18)
+	}
+	if x.Attempt != 0 {
+		i = putVarint(b, i, uint64(x.Attempt))
 		i = putVarint(b, i, 8)
 	}
 	return i

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"connectrpc.com/connect"
 
@@ -49,7 +50,7 @@ func (s nodes) get(ctx context.Context, m *blixardv1.NodeServiceGetRequest) (*bl
 	}
 	out := &blixardv1.NodeServiceGetResponse{Node: n}
 	if n.Drain != nil {
-		out.Moves = view.DrainMoves(n, false)
+		out.Moves = view.DrainMoves(false, n)
 	}
 	view.Placed(n.Id, func(vm *blixardv1.VM) bool {
 		out.Vms = append(out.Vms, vm.Name)
@@ -92,11 +93,17 @@ func (s nodes) drain(ctx context.Context, m *blixardv1.NodeServiceDrainRequest) 
 		if err != nil {
 			return nil, "", err
 		}
-		if err := check(view.MayDrain(op)); err != nil {
-			return nil, "", err
+		var all []*blixardv1.Node
+		for _, name := range append([]string{m.Name}, m.Also...) {
+			op.Name = name
+			if err := check(view.MayDrain(op)); err != nil {
+				return nil, "", err
+			}
+			if n := view.NodeByName(name); !slices.Contains(all, n) {
+				all = append(all, n)
+			}
 		}
-		n := view.NodeByName(m.Name)
-		return &blixardv1.NodeServiceDrainResponse{Node: n, Moves: view.DrainMoves(n, m.StopLocal)}, "", nil
+		return &blixardv1.NodeServiceDrainResponse{Node: all[0], Moves: view.DrainMoves(m.StopLocal, all...)}, "", nil
 	}
 	resp, id, err := s.mutate(ctx, m.RequestId, &blixardv1.Command{Op: &blixardv1.Command_Drain{Drain: op}})
 	return &blixardv1.NodeServiceDrainResponse{Node: resp.GetNode()}, id, err

@@ -120,6 +120,17 @@ func (s *session) each(names []string, do func(name string) error) error {
 	if len(names) > 1 && s.g.RequestID != "" {
 		return usagef("--request-id names one change, and these are %d", len(names))
 	}
+	return s.collect(names, func(name string) error {
+		if name != names[0] && errors.Is(s.ctx.Err(), context.DeadlineExceeded) {
+			return &failure{code: exitTimeout, what: "nothing was asked for " + name,
+				why: fmt.Sprintf("the time for all of them together, %s, was over", s.patience), next: "allow more with --timeout, or name fewer"}
+		}
+		return do(name)
+	})
+}
+
+// collect does something for each name, tells what fails, and sums it up.
+func (s *session) collect(names []string, do func(name string) error) error {
 	var first error
 	failed := 0
 	for _, n := range names {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,36 +18,50 @@ import (
 const drainPatience = time.Hour
 
 func (c *NodeDrainCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
+	parallel := uint32(0)
+	if c.Parallel != nil {
+		if parallel = *c.Parallel; parallel == 0 {
+			return usagef("--parallel 0 is out of range: want 1 to 1000")
+		}
+	}
 	s, err := open(g, t, ctx)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	return s.each(c.Names, func(name string) error {
-		ask := &blixardv1.NodeServiceDrainRequest{Name: name, Parallel: c.Parallel, StopLocal: c.StopLocal, ValidateOnly: c.DryRun}
-		if c.DryRun {
-			r, err := s.Node.Drain(s.ctx, connect.NewRequest(ask))
-			if err != nil {
+	names := slices.Compact(slices.Sorted(slices.Values(c.Names)))
+	if c.DryRun {
+		return c.dryRun(s, names)
+	}
+	if len(names) > 1 {
+		// All of them first, so that nothing goes from one to the next.
+		if err := s.each(names, func(name string) error {
+			return s.change(func(id string) error {
+				_, err := s.Node.Cordon(s.ctx, connect.NewRequest(&blixardv1.CordonRequest{RequestId: id, Name: name}))
 				return err
-			}
-			return s.show(g, r.Msg, func() table { return moveTable(r.Msg.GetMoves()) })
+			})
+		}); err != nil {
+			return err
 		}
-		err := s.change(func(id string) error {
-			ask.RequestId = id
-			r, err := s.Node.Drain(s.ctx, connect.NewRequest(ask))
+	}
+	if err := s.each(names, func(name string) error {
+		return s.change(func(id string) error {
+			r, err := s.Node.Drain(s.ctx, connect.NewRequest(&blixardv1.NodeServiceDrainRequest{RequestId: id, Name: name, Parallel: parallel, StopLocal: c.StopLocal}))
 			if err != nil || g.Wait {
 				return err
 			}
 			return s.show(g, r.Msg.GetNode(), func() table { return nodeTable([]*blixardv1.Node{r.Msg.GetNode()}, time.Now()) })
 		})
-		if err != nil || !g.Wait {
-			return err
+	}); err != nil || !g.Wait {
+		return err
+	}
+	s.allow(drainPatience)
+	d := s.awaitDrains(names)
+	return s.collect(names, func(name string) error {
+		if d[name].err != nil {
+			return d[name].err
 		}
-		s.allow(drainPatience)
-		r, err := s.awaitDrain(name)
-		if err != nil {
-			return err
-		}
+		r := d[name].seen
 		if err := s.show(g, r, func() table {
 			tab := nodeTable([]*blixardv1.Node{r.GetNode()}, time.Now())
 			tab.notes = drainNotes(r)
@@ -56,6 +71,16 @@ func (c *NodeDrainCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 		}
 		return remaining(r)
 	})
+}
+
+// dryRun says what a drain of all of them together would do.
+func (c *NodeDrainCmd) dryRun(s *session, names []string) error {
+	r, err := s.Node.Drain(s.ctx, connect.NewRequest(&blixardv1.NodeServiceDrainRequest{
+		Name: names[0], Also: names[1:], StopLocal: c.StopLocal, ValidateOnly: true}))
+	if err != nil {
+		return err
+	}
+	return s.show(s.g, r.Msg, func() table { return moveTable(r.Msg.GetMoves(), names) })
 }
 
 func (c *NodeRestoreCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
@@ -68,48 +93,81 @@ func (c *NodeRestoreCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	})
 }
 
-// awaitDrain waits until nothing of a node is under way, or yet to be.
-func (s *session) awaitDrain(name string) (*blixardv1.NodeServiceGetResponse, error) {
+// drained is how far the drain of one node is: over, when done or err says so.
+type drained struct {
+	seen *blixardv1.NodeServiceGetResponse
+	last string
+	done bool
+	err  error
+}
+
+// awaitDrains waits until nothing of these nodes is under way, or yet to be.
+func (s *session) awaitDrains(names []string) map[string]*drained {
 	p := s.progress()
 	defer p.done()
 	start := time.Now()
-	last := "no answer yet"
+	all := map[string]*drained{}
+	for _, name := range names {
+		all[name] = &drained{last: "nothing yet"}
+	}
 	var said word
 	for pause := 50 * time.Millisecond; ; pause = min(pause*3/2, time.Second) {
-		r, err := s.Node.Get(s.ctx, connect.NewRequest(&blixardv1.NodeServiceGetRequest{Name: name}))
-		switch {
-		case err == nil && r.Msg.GetNode().GetDrain() == nil:
-			return nil, &failure{code: exitConflict, what: fmt.Sprintf("node %s is not drained any more", name), why: "somebody restored it meanwhile"}
-		case err == nil:
-			done := true
-			for _, m := range r.Msg.GetMoves() {
-				done = done && settled(m.GetStep())
+		var under []string
+		for _, name := range names {
+			if d := all[name]; !d.done && d.err == nil {
+				s.lookAtDrain(name, d)
 			}
-			if done {
-				return r.Msg, nil
+			if d := all[name]; !d.done && d.err == nil {
+				under = append(under, name+": "+d.last)
 			}
-			last = drainText(r.Msg)
-		case !s.late(err) && connect.CodeOf(err) != connect.CodeUnavailable:
-			return nil, err
-		case !s.late(err):
-			last = asFailure(err).what
 		}
-		p.say("draining %s: %s (%ds)", name, last, int(time.Since(start).Seconds()))
-		if p.w == nil && said.due(last, time.Now()) {
-			fmt.Fprintf(s.err, "draining %s: %s\n", name, last)
+		if len(under) == 0 {
+			return all
+		}
+		text := strings.Join(under, " | ")
+		p.say("draining %s (%ds)", text, int(time.Since(start).Seconds()))
+		if p.w == nil && said.due(text, time.Now()) {
+			fmt.Fprintf(s.err, "draining %s\n", text)
 		}
 		select {
 		case <-time.After(pause):
+			continue
 		case <-s.ctx.Done():
+		}
+		for _, name := range names {
+			d := all[name]
+			if d.done || d.err != nil {
+				continue
+			}
 			f := &failure{code: exitTimeout,
 				what: fmt.Sprintf("node %s: not drained within %s; it goes on in the cluster", name, s.patience),
-				why:  "last seen: " + last,
+				why:  "last seen: " + d.last,
 				next: fmt.Sprintf("blixard node get %s shows how far it is, and blixard node restore %s ends it", name, name)}
 			if errors.Is(s.ctx.Err(), context.Canceled) {
 				f.code, f.what = exitInterrupted, fmt.Sprintf("node %s: interrupted; the drain goes on in the cluster", name)
 			}
-			return nil, f
+			d.err = f
 		}
+		return all
+	}
+}
+
+// lookAtDrain asks once how far a drain is.
+func (s *session) lookAtDrain(name string, d *drained) {
+	r, err := s.Node.Get(s.ctx, connect.NewRequest(&blixardv1.NodeServiceGetRequest{Name: name}))
+	switch {
+	case err == nil && r.Msg.GetNode().GetDrain() == nil:
+		d.err = &failure{code: exitConflict, what: fmt.Sprintf("node %s is not drained any more", name), why: "somebody restored it meanwhile"}
+	case err == nil:
+		d.seen, d.last, d.done = r.Msg, drainText(r.Msg), true
+		for _, m := range r.Msg.GetMoves() {
+			d.done = d.done && settled(m.GetStep())
+		}
+	case s.late(err):
+	case connect.CodeOf(err) != connect.CodeUnavailable:
+		d.err = err
+	default:
+		d.last = asFailure(err).what
 	}
 }
 
@@ -183,11 +241,18 @@ func remaining(r *blixardv1.NodeServiceGetResponse) error {
 		next: fmt.Sprintf("blixard node drain %s --stop-local stops them there, until blixard node restore %s", name, name)}
 }
 
-func moveTable(moves []*blixardv1.DrainMove) table {
-	t := table{head: []string{"VM", "STEP", "TO", "WHY"}}
+func moveTable(moves []*blixardv1.DrainMove, nodes []string) table {
+	t := table{head: []string{"VM", "FROM", "STEP", "TO", "WHY"}}
+	has := map[string]bool{}
 	for _, m := range moves {
+		has[m.GetFrom()] = true
 		t.names = append(t.names, m.GetVm())
-		t.rows = append(t.rows, []string{m.GetVm(), kebab(m.GetStep().String(), "DRAIN_STEP_"), m.GetNode(), m.GetMessage()})
+		t.rows = append(t.rows, []string{m.GetVm(), m.GetFrom(), kebab(m.GetStep().String(), "DRAIN_STEP_"), m.GetNode(), m.GetMessage()})
+	}
+	for _, n := range nodes {
+		if !has[n] {
+			t.notes = append(t.notes, n+" has no VM")
+		}
 	}
 	return t
 }

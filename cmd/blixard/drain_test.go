@@ -33,11 +33,11 @@ func TestDrain(t *testing.T) {
 
 	dry := c.Must("node", "drain", "n1", "--dry-run")
 	for _, name := range moves {
-		if !strings.Contains(dry, name+"      next    n") {
+		if !strings.Contains(dry, name+"      n1     next    n") {
 			t.Errorf("the dry run says nothing of where %s goes:\n%s", name, dry)
 		}
 	}
-	if !strings.Contains(dry, "keep   stays ") {
+	if !strings.Contains(dry, "keep   n1     stays ") {
 		t.Errorf("the dry run says nothing of what stays:\n%s", dry)
 	}
 	if out := c.Must("node", "get", "n1"); strings.Contains(out, "Drain") {
@@ -100,6 +100,15 @@ func TestDrain(t *testing.T) {
 		}
 	}
 
+	// Asked for again, it is not told of again.
+	if again := c.Must("events"); strings.Count(again, "NodeDrained") != 1 {
+		t.Errorf("one drain has ended, and the events are\n%s", again)
+	}
+	c.Fails(exitPartial, nil, "node", "drain", "n1")
+	if again := c.Must("events"); strings.Count(again, "NodeDrained") != 1 {
+		t.Errorf("asked for twice, its end is told of twice:\n%s", again)
+	}
+
 	c.Must("node", "drain", "n1", "--stop-local")
 	if n := len(c.Named("n1").Running()); n != 0 {
 		t.Errorf("%d VMs run on a drained node", n)
@@ -153,5 +162,46 @@ func TestDrainWaitsForRoom(t *testing.T) {
 	})
 	if running := c.Named(host).Running(); len(running) != 0 {
 		t.Errorf("%v still run there", slices.Sorted(maps.Keys(running)))
+	}
+}
+
+// Nodes that are drained together are looked at together, and emptied side by side:
+// nothing goes from one to the next.
+func TestDrainOfSeveral(t *testing.T) {
+	t.Parallel()
+	c := up(t, 3)
+	c.Must("node", "cordon", "n3")
+	for _, name := range []string{"a", "b", "c", "d"} {
+		c.Must(create(name)...)
+	}
+	c.Must("node", "uncordon", "n3")
+	dry := c.Must("node", "drain", "n1", "n2", "--dry-run")
+	if strings.Count(dry, "FROM") != 1 || strings.Count(dry, "next   n3") != 4 || !strings.Contains(dry, "n2     next") {
+		t.Errorf("the dry run of two:\n%s", dry)
+	}
+	c.Fails(exitNotFound, []string{`no node named "n9"`}, "node", "drain", "n1", "n9", "--dry-run")
+	c.Fails(exitUsage, []string{"--parallel 0 is out of range"}, "node", "drain", "n1", "--parallel", "0")
+
+	out := c.Must("node", "drain", "n2", "n1", "n2")
+	if strings.Count(out, "2 of 2 moved") != 2 {
+		t.Errorf("two nodes were drained:\n%s", out)
+	}
+	for _, name := range []string{"a", "b", "c", "d"} {
+		if _, node := c.VM(name); node != "n3" {
+			t.Errorf("%s is on %s", name, node)
+		}
+	}
+	if events := c.Must("events"); strings.Count(events, "VMMoving") != 4 {
+		t.Errorf("four VMs had to move, each once:\n%s", events)
+	}
+
+	// The last one has nowhere to send anything; what is said of it is what was seen.
+	r := c.Fails(exitTimeout, []string{"node n3: not drained within 3s", "last seen: 0 of 4 moved; no room elsewhere for a, b, c, d"}, "node", "drain", "n3", "--timeout", "3s")
+	if strings.Contains(r.err, "no answer") {
+		t.Errorf("the servers answer: %s", r.err)
+	}
+	r = c.Run("node", "drain", "n1", "n3", "--timeout", "3s")
+	if r.code != exitPartial || !strings.Contains(r.out, "Drained") || !strings.Contains(r.err, "node n3: not drained within 3s") || strings.Contains(r.err, "no answer") {
+		t.Errorf("one of two in time: %v", r)
 	}
 }

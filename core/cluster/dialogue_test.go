@@ -36,6 +36,13 @@ func arg(td *datadriven.TestData, key, otherwise string) string {
 	return otherwise
 }
 
+func (d *driver) nodesNamed(names []string) (list []*blixardv1.Node) {
+	for _, n := range names {
+		list = append(list, d.NodeByName(n))
+	}
+	return list
+}
+
 func number(td *datadriven.TestData, key string, otherwise uint64) uint64 {
 	n, err := strconv.ParseUint(arg(td, key, fmt.Sprint(otherwise)), 10, 64)
 	if err != nil {
@@ -98,7 +105,7 @@ func (d *driver) line(t *testing.T, td *datadriven.TestData) string {
 		resp = d.request(&blixardv1.Command{Op: &blixardv1.Command_RestoreNode{RestoreNode: &blixardv1.RestoreNodeOp{Name: name}}})
 	case "moves": // what a drain would do, or does
 		out := ""
-		for _, m := range d.DrainMoves(d.NodeByName(name), arg(td, "stop-local", "") != "") {
+		for _, m := range d.DrainMoves(arg(td, "stop-local", "") != "", d.nodesNamed(append([]string{name}, strings.FieldsFunc(arg(td, "also", ""), func(r rune) bool { return r == ',' })...))...) {
 			out += fmt.Sprintf("%s: %s %s: %s\n", m.Vm, strings.TrimPrefix(m.Step.String(), "DRAIN_STEP_"), m.Node, m.Message)
 		}
 		n := d.NodeByName(name)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/blixard/blixard/core/mutant"
 	"github.com/blixard/blixard/core/schedule"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -77,7 +79,9 @@ func (s *State) drain(e *entry, op *blixardv1.DrainOp) *blixardv1.Response {
 		d.Parallel = op.Parallel
 	}
 	d.StopLocal = d.StopLocal || op.StopLocal
-	d.Done = false
+	if old.Drain != nil && proto.Equal(d, old.Drain) {
+		return nodeResponse(old)
+	}
 	if old.Drain == nil {
 		s.event(e, "NodeDraining", "", n.Name, "gets no new VM; those on it go to other hosts, %d at a time", d.Parallel)
 	}
@@ -102,7 +106,11 @@ func (s *State) restoreNode(e *entry, op *blixardv1.RestoreNodeOp) *blixardv1.Re
 	}
 	n := copyNode(old)
 	n.Drain, n.Cordoned = nil, false
-	s.event(e, "NodeRestored", "", n.Name, "may get VMs again; nothing is moved back")
+	if n.Host != nil && silent(n) {
+		s.event(e, "NodeRestored", "", n.Name, "is not drained any more, and may get VMs again once it is heard of; nothing is moved back")
+	} else {
+		s.event(e, "NodeRestored", "", n.Name, "may get VMs again; nothing is moved back")
+	}
 	for _, vm := range s.placedByPriority(n.Id) {
 		if !vm.Placement.Held || mutant.On("HeldForEver") {
 			continue
@@ -132,7 +140,7 @@ func (s *State) drainMore(e *entry) {
 	s.meta.DrainMore = false
 	var r *room
 	for _, id := range s.drained.Keys() {
-		if n := s.Node(id); n.Host != nil && !silent(n) {
+		if n := s.Node(id); n.Host != nil {
 			if r == nil {
 				r = s.room()
 			}
@@ -141,13 +149,14 @@ func (s *State) drainMore(e *entry) {
 	}
 }
 
-// drainNode sends off what may go now.
+// drainNode sends off what may go now. Nothing is ordered of a host that is not
+// heard of; but once its fence has released what was on it, its drain is over.
 func (s *State) drainNode(e *entry, n *blixardv1.Node, r *room) {
 	under, left := s.underWay(n.Id), 0
 	for _, vm := range s.placedByPriority(n.Id) {
 		switch stepOf(vm, n.Drain.StopLocal) {
 		case blixardv1.DrainStep_DRAIN_STEP_STOPPING:
-			if !vm.Placement.Held {
+			if !vm.Placement.Held && !silent(n) {
 				vm = copyVM(vm)
 				vm.Placement.Held = true
 				s.assign(e, vm, copyNode(s.Node(n.Id)))
@@ -155,7 +164,7 @@ func (s *State) drainNode(e *entry, n *blixardv1.Node, r *room) {
 			}
 		case blixardv1.DrainStep_DRAIN_STEP_NEXT:
 			left++
-			if under >= int(n.Drain.Parallel) && !mutant.On("DrainUnbounded") {
+			if silent(n) || under >= int(n.Drain.Parallel) && !mutant.On("DrainUnbounded") {
 				continue
 			}
 			if vm.Run {
@@ -305,16 +314,27 @@ func (r *room) lookForPorts(need schedule.Need, uid string) {
 	}
 }
 
-// DrainMoves says what becomes of each VM of a node while it is drained, or would
-// if it were, in the order in which they go.
-func (s *State) DrainMoves(n *blixardv1.Node, stopLocal bool) (list []*blixardv1.DrainMove) {
-	r := s.room(n.Id)
+// DrainMoves says what becomes of each VM of some nodes while they are drained
+// together, or would if they were, in the order in which they go from each.
+func (s *State) DrainMoves(stopLocal bool, nodes ...*blixardv1.Node) (list []*blixardv1.DrainMove) {
+	var beside []uint64
+	for _, n := range nodes {
+		beside = append(beside, n.Id)
+	}
+	r := s.room(beside...)
+	for _, n := range nodes {
+		list = append(list, s.drainMoves(r, n, stopLocal, beside)...)
+	}
+	return list
+}
+
+func (s *State) drainMoves(r *room, n *blixardv1.Node, stopLocal bool, beside []uint64) (list []*blixardv1.DrainMove) {
 	lost := ""
 	if n.GetHost() != nil && silent(n) {
 		lost = "; its host is not heard of" + silentSince(n)
 	}
 	for _, vm := range s.placedByPriority(n.Id) {
-		m := &blixardv1.DrainMove{Vm: vm.Name, Step: stepOf(vm, stopLocal || n.GetDrain().GetStopLocal())}
+		m := &blixardv1.DrainMove{Vm: vm.Name, From: n.Name, Step: stepOf(vm, stopLocal || n.GetDrain().GetStopLocal())}
 		switch m.Step {
 		case blixardv1.DrainStep_DRAIN_STEP_MOVING:
 			m.Message = "it is being stopped there" + lost
@@ -331,7 +351,7 @@ func (s *State) DrainMoves(n *blixardv1.Node, stopLocal bool) (list []*blixardv1
 				m.Node, m.Message = s.Node(h.ID).Name, "it would go to "+s.Node(h.ID).Name+lost
 				break
 			}
-			m.Step, m.Message = blixardv1.DrainStep_DRAIN_STEP_WAITS, r.whyNot(n.Id, need)+lost
+			m.Step, m.Message = blixardv1.DrainStep_DRAIN_STEP_WAITS, r.whyNot(beside, need)+lost
 		case blixardv1.DrainStep_DRAIN_STEP_STAYS:
 			m.Message = "it waits for its host (on_host_loss), and runs on; --stop-local stops it where it is"
 		case blixardv1.DrainStep_DRAIN_STEP_STOPPING:
@@ -347,8 +367,8 @@ func (s *State) DrainMoves(n *blixardv1.Node, stopLocal bool) (list []*blixardv1
 	return list
 }
 
-// whyNot says why no host beside one has room, naming a few.
-func (r *room) whyNot(beside uint64, need schedule.Need) string {
+// whyNot says why no host beside some has room, naming a few.
+func (r *room) whyNot(beside []uint64, need schedule.Need) string {
 	left := map[uint64]*schedule.Host{}
 	for _, h := range r.hosts {
 		left[h.ID] = h
@@ -356,7 +376,7 @@ func (r *room) whyNot(beside uint64, need schedule.Need) string {
 	var why []string
 	others := 0
 	r.s.Nodes(func(n *blixardv1.Node) bool {
-		if n.Host == nil || n.Id == beside {
+		if n.Host == nil || slices.Contains(beside, n.Id) {
 			return true
 		}
 		if others++; len(why) == 3 {

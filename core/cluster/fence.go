@@ -53,6 +53,7 @@ func (s *State) fence(e *entry, op *blixardv1.FenceOp) *blixardv1.Response {
 		}
 	}
 	s.put(nodeKey(n.Id), n)
+	s.redrain()
 	return nodeResponse(n)
 }
 

@@ -17,21 +17,33 @@ import (
 // cannot be is refused with the command that would do.
 func (f *SettingsFlags) message(command string, over *blixardv1.Settings) (*blixardv1.Settings, error) {
 	s := &blixardv1.Settings{}
-	var err error
-	if s.LeaseMs, err = milliseconds("--lease", f.Lease); err != nil {
-		return nil, err
+	for _, given := range []struct {
+		flag  string
+		value *time.Duration
+		field *uint32
+		most  string
+	}{
+		{"--lease", f.Lease, &s.LeaseMs, "1s to 1h"}, {"--renew", f.Renew, &s.RenewMs, "100ms to 1m"}, {"--long-lease", f.LongLease, &s.LongLeaseMs, "10s to 24h"},
+	} {
+		if given.value == nil {
+			continue
+		}
+		n, err := milliseconds(given.flag, *given.value)
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 { // which would mean: as it is
+			return nil, usagef("%s 0 is out of range: want %s", given.flag, given.most)
+		}
+		*given.field = n
 	}
-	if s.RenewMs, err = milliseconds("--renew", f.Renew); err != nil {
-		return nil, err
+	if f.Overcommit != nil {
+		o := math.Round(*f.Overcommit * 1000)
+		if o < 1 || o > math.MaxUint32 || math.IsNaN(o) {
+			return nil, usagef("--overcommit %v is out of range: want a number from 1 to 100", *f.Overcommit)
+		}
+		s.VcpuOvercommitMilli = uint32(o)
 	}
-	if s.LongLeaseMs, err = milliseconds("--long-lease", f.LongLease); err != nil {
-		return nil, err
-	}
-	o := math.Round(f.Overcommit * 1000)
-	if o < 0 || o > math.MaxUint32 || math.IsNaN(o) {
-		return nil, usagef("--overcommit %v: want a number from 1 to 100", f.Overcommit)
-	}
-	s.VcpuOvercommitMilli = uint32(o)
 	if lease, renew := cmp.Or(s.LeaseMs, over.GetLeaseMs()), cmp.Or(s.RenewMs, over.GetRenewMs()); lease < 3*renew {
 		return nil, &failure{code: exitUsage, what: fmt.Sprintf("--lease %s is too short for --renew %s", ms(lease), ms(renew)),
 			why:  "a lease must be at least three times as long as the time between renewals, so that one lost message ends no VM",

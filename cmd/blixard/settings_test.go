@@ -23,8 +23,16 @@ func TestSettingsOfARunningCluster(t *testing.T) {
 	}
 	c.Fails(exitUsage, []string{"nothing was said to change"}, "cluster", "settings", "set")
 	c.Fails(exitUsage, []string{"too short for --renew", "blixard cluster settings set --lease"}, "cluster", "settings", "set", "--renew", "40s")
-	c.Fails(exitUsage, []string{"1000 to 100000"}, "cluster", "settings", "set", "--overcommit", "0.5")
-	c.Fails(exitUsage, []string{"long_lease_ms"}, "cluster", "settings", "set", "--long-lease", "30s")
+	c.Fails(exitUsage, []string{"overcommit is 0.5, and must be 1 to 100"}, "cluster", "settings", "set", "--overcommit", "0.5")
+	c.Fails(exitUsage, []string{"long lease (30s) must be more than the lease (1m)"}, "cluster", "settings", "set", "--long-lease", "30s")
+
+	c.Fails(exitUsage, []string{"--lease 0 is out of range: want 1s to 1h"}, "cluster", "settings", "set", "--lease", "0s")
+	c.Fails(exitUsage, []string{"--overcommit 0 is out of range"}, "cluster", "settings", "set", "--overcommit", "0")
+	for _, alone := range []string{"settings", "pins"} {
+		if one, other := c.Must("cluster", alone), c.Must("cluster", alone, "show"); one != other {
+			t.Errorf("cluster %s says\n%s, and with show\n%s", alone, one, other)
+		}
+	}
 
 	out := c.Must("cluster", "settings", "set", "--lease", "3s")
 	if !strings.Contains(out, "3s") || !strings.Contains(out, "9.2s") {
@@ -33,7 +41,7 @@ func TestSettingsOfARunningCluster(t *testing.T) {
 	c.Await("keep", 30*time.Second, "lives under the shorter lease", func(vm *blixardv1.VM, _ string) bool {
 		return vm.GetPlacement().GetLeaseMs() == 3000
 	})
-	if out := c.Must("events"); !strings.Contains(out, "lease_ms 3000, was 60000") {
+	if out := c.Must("events"); !strings.Contains(out, "lease 3s, was 1m") {
 		t.Errorf("the events do not say it:\n%s", out)
 	}
 	if now := host.PID(vm); now != pid {

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
@@ -62,8 +61,8 @@ func (s *State) mayNotSettle(next *blixardv1.Settings) *blixardv1.Response {
 	})
 	if len(short) > 0 {
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
-			fmt.Sprintf("%s has a lease of its own, which is less than three times renew_ms (%d)", some(short), next.RenewMs),
-			"give it a longer lease_ms first, or a shorter renew_ms to the cluster")
+			fmt.Sprintf("%s has a lease of its own, which is less than three times the time between renewals (%s)", some(short), msText(next.RenewMs)),
+			"give it a longer lease first (vm update --lease), or have the cluster renew more often (--renew)")
 	}
 	s.Nodes(func(n *blixardv1.Node) bool {
 		h := loadOf(n, uint64(next.VcpuOvercommitMilli))
@@ -92,15 +91,12 @@ func (s *State) rekeyHosts(old *blixardv1.Settings) {
 	})
 }
 
-// changedSettings says what is different, in the words of the schema.
+// changedSettings says what is different.
 func changedSettings(old, next *blixardv1.Settings) string {
 	var list []string
-	o, n := old.ProtoReflect(), next.ProtoReflect()
-	fields := n.Descriptor().Fields()
-	for i := range fields.Len() {
-		f := fields.Get(i)
-		if was, is := o.Get(f), n.Get(f); f.Kind() == protoreflect.Uint32Kind && was.Uint() != is.Uint() {
-			list = append(list, fmt.Sprintf("%s %d, was %d", f.Name(), is.Uint(), was.Uint()))
+	for _, f := range settingsOf(next) {
+		if was := *f.of(old); was != *f.value {
+			list = append(list, fmt.Sprintf("%s %s, was %s", f.name, f.text(*f.value), f.text(was)))
 		}
 	}
 	return strings.Join(list, "; ")

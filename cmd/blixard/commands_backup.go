@@ -23,6 +23,9 @@ func (c *ClusterBackupCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	if c.File == "-" {
 		return s.backup(c.Stale, t.out)
 	}
+	if err := mayWrite(g, t, c.File); err != nil {
+		return err
+	}
 	f, err := os.CreateTemp(filepath.Dir(c.File), filepath.Base(c.File)+".*")
 	if err != nil {
 		return &failure{code: exitError, what: "cannot write the backup", why: err.Error(), next: "name a file in a directory that you may write to"}
@@ -39,11 +42,11 @@ func (c *ClusterBackupCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 			header, _, err = cluster.ReadBackup(f)
 		}
 	}
-	if err == nil {
-		err = errors.Join(f.Close(), os.Rename(f.Name(), c.File))
-	}
 	if err != nil {
 		return err
+	}
+	if err := errors.Join(f.Close(), os.Rename(f.Name(), c.File)); err != nil {
+		return &failure{code: exitError, what: "cannot write the backup", why: err.Error(), next: "name a file in a directory that you may write to"}
 	}
 	if g.Output == "json" || g.Output == "yaml" {
 		return s.show(g, header, nil)
@@ -51,6 +54,22 @@ func (c *ClusterBackupCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	fmt.Fprintf(t.out, "%s is cluster %s, generation %d, at revision %d: %d VMs on %d nodes.\nIt holds what is known of them, and neither disks nor artifacts.\n",
 		c.File, header.GetClusterId(), header.GetGeneration(), header.GetRevision(), header.GetVms(), len(header.GetNodes()))
 	return nil
+}
+
+// mayWrite says whether a file can be made, or written over.
+func mayWrite(g *Globals, t *terminal, path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil: // what is wrong with it is seen when it is written
+		return nil
+	case info.IsDir():
+		return &failure{code: exitUsage, what: path + " is a directory", why: "a backup is one file", next: "blixard cluster backup " + filepath.Join(path, "cluster.backup")}
+	case g.Yes:
+		return nil
+	case !t.asks():
+		return &failure{code: exitConflict, what: path + " is there already", why: "it may be the only good backup of this cluster, and nobody is there to be asked", next: "name another file, or give -y to overwrite it"}
+	}
+	return t.confirm(g, "Overwrite "+path+"?")
 }
 
 // backup writes what a server sends.
@@ -122,9 +141,14 @@ func (c *ClusterRestoreCmd) Run(g *Globals, t *terminal, ctx *runContext) error 
 // confirm has somebody give the word that a restore stands on.
 func (c *ClusterRestoreCmd) confirm(g *Globals, t *terminal, h *blixardv1.BackupHeader) error {
 	if !g.Yes && !t.asks() {
-		return &failure{code: exitUsage, what: "a restore needs somebody's word",
-			why:  "if a server of the old cluster still runs, hosts go on running the VMs that are started here again",
-			next: "make sure that its servers are off and will never run again; then -y gives the word in a script"}
+		why := "(1) no server of that generation will ever run again: hosts would go on running the VMs that are started here again; " +
+			"(2) its leases were not made longer since the backup; (3) it did not come down to one host, on which nothing binds (or else: none of its VMs is alive on any machine, and --hosts-off)"
+		if c.HostsOff {
+			why = "(1) no server of that generation will ever run again: hosts would go on running the VMs that are started here again; " +
+				"(2) none of its VMs is alive on any machine, which --hosts-off says: one that is runs twice from now on"
+		}
+		return &failure{code: exitUsage, what: "a restore needs somebody's word for what it cannot know", why: why,
+			next: "make sure of all of that; then -y gives the word in a script"}
 	}
 	fmt.Fprintf(t.err, "%s is of cluster %s, generation %d: %d VMs on %d nodes, written %s.\nWhat changed since is lost. You say that no server of that generation will ever run again",
 		c.File, h.GetClusterId(), h.GetGeneration(), h.GetVms(), len(h.GetNodes()), h.GetCreateTime().AsTime().Local().Format(time.DateTime))

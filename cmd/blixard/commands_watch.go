@@ -8,6 +8,7 @@ import (
 	"io"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -30,11 +31,13 @@ func (c *EventsCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	if c.Follow {
 		use = ctx
 	}
+	shown := 0
 	err = w.Follow(use, &blixardv1.WatchRequest{Events: true, Vm: c.VM, Revision: c.Since}, func(step *blixardv1.WatchResponse) error {
 		for _, e := range step.Events {
 			if err := w.line(e, eventLine(e)); err != nil {
 				return err
 			}
+			shown++
 		}
 		if !c.Follow {
 			return errShown
@@ -42,7 +45,19 @@ func (c *EventsCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 		return nil
 	})
 	if errors.Is(err, errShown) {
+		if shown == 0 && c.VM != "" {
+			return w.noEvents(c.VM)
+		}
 		return nil
+	}
+	return err
+}
+
+// noEvents says why there is nothing to show of a VM.
+func (w *watch) noEvents(name string) error {
+	_, err := w.VM.Get(w.ctx, connect.NewRequest(&blixardv1.GetRequest{Name: name}))
+	if err == nil {
+		fmt.Fprintf(w.err, "Nothing is kept of what happened to %s.\n", name)
 	}
 	return err
 }

@@ -125,6 +125,10 @@ func fromConnect(err error, c *connect.Error) *failure {
 		f.code = exitNotFound
 	case connect.CodeAlreadyExists, connect.CodeAborted, connect.CodeFailedPrecondition:
 		f.code = exitConflict
+	case connect.CodeResourceExhausted:
+		if detail != nil { // it is no answer that is too large
+			f.code = exitConflict
+		}
 	case connect.CodeDeadlineExceeded:
 		f.code = exitTimeout
 		f.next = or(f.next, "allow more with --timeout; the same --request-id again is safe")

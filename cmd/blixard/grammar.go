@@ -58,7 +58,7 @@ type ClusterCmd struct {
 }
 
 type ClusterBackupCmd struct {
-	File  string `arg:"" help:"The file to write, or - for the standard output."`
+	File  string `arg:"" help:"The file to write, or - for the standard output. -y overwrites one that is there."`
 	Stale bool   `help:"From the asked server's own copy: also where there is no quorum any more."`
 }
 
@@ -76,7 +76,7 @@ type ClusterInitCmd struct {
 }
 
 type ClusterSettingsCmd struct {
-	Show ClusterSettingsShowCmd `cmd:"" help:"Show them, and how soon the VMs of a lost host run elsewhere."`
+	Show ClusterSettingsShowCmd `cmd:"" default:"1" help:"Show them, and how soon the VMs of a lost host run elsewhere."`
 	Set  ClusterSettingsSetCmd  `cmd:"" help:"Change them, while VMs run."`
 }
 
@@ -88,10 +88,10 @@ type ClusterSettingsSetCmd struct {
 
 // SettingsFlags say what of the settings is not left as it is.
 type SettingsFlags struct {
-	Lease      time.Duration `placeholder:"15s" help:"How long a host may run a VM after its last renewal."`
-	Renew      time.Duration `placeholder:"3s" help:"How often hosts renew."`
-	LongLease  time.Duration `placeholder:"1h" help:"The lease of VMs that wait for their host."`
-	Overcommit float64       `placeholder:"4" help:"Vcpus that may be placed on one."`
+	Lease      *time.Duration `placeholder:"15s" help:"How long a host may run a VM after its last renewal."`
+	Renew      *time.Duration `placeholder:"3s" help:"How often hosts renew."`
+	LongLease  *time.Duration `placeholder:"1h" help:"The lease of VMs that wait for their host."`
+	Overcommit *float64       `placeholder:"4" help:"Vcpus that may be placed on one."`
 }
 
 type ClusterJoinCmd struct {
@@ -106,7 +106,7 @@ type ClusterRemoveCmd struct {
 }
 
 type ClusterPinsCmd struct {
-	Show ClusterPinsShowCmd `cmd:"" help:"Show them."`
+	Show ClusterPinsShowCmd `cmd:"" default:"1" help:"Show them."`
 	Set  ClusterPinsSetCmd  `cmd:"" help:"Change them, for VMs that are created or updated from now on."`
 }
 
@@ -327,7 +327,7 @@ type NodeUncordonCmd struct {
 
 type NodeDrainCmd struct {
 	Names     []string `arg:"" name:"name" help:"Nodes."`
-	Parallel  uint32   `placeholder:"2" help:"VMs of a node that are under way at a time."`
+	Parallel  *uint32  `placeholder:"2" help:"VMs of a node that are under way at a time."`
 	StopLocal bool     `help:"Stop, until restore, VMs that wait for their host because of what their disks hold there; they are not moved."`
 	DryRun    bool     `help:"Change nothing, and say which VM would go where, or why not."`
 }

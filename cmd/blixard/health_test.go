@@ -61,8 +61,14 @@ health:
 	if out := c.Must("vm", "explain", "web"); !strings.Contains(out, "crash loop") {
 		t.Errorf("vm explain:\n%s", out)
 	}
-	if out := c.Must("events", "--vm", "web"); !strings.Contains(out, "VMUnhealthy") || !strings.Contains(out, "connection refused") {
+	if out := c.Must("events", "--vm", "web"); !strings.Contains(out, "VMUnhealthy") || !strings.Contains(out, "connection refused") ||
+		!strings.Contains(out, "VMFailed") || !strings.Contains(out, "attempt 1: Unhealthy: its health check failed 2 times in a row") || strings.Count(out, "VMCrashLoop") != 1 {
 		t.Errorf("events:\n%s", out)
+	}
+	// While it runs again, why it had to be restarted is still said.
+	c.Await("web", 60*time.Second, "runs again", phaseIs(blixardv1.Phase_PHASE_RUNNING))
+	if out := c.Must("vm", "get", "web"); !strings.Contains(out, "Restarted ") || !strings.Contains(out, "Unhealthy: its health check failed") {
+		t.Errorf("vm get:\n%s", out)
 	}
 
 	// Under the policy never it is shown, and let alone.

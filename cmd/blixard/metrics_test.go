@@ -89,6 +89,7 @@ func TestMetrics(t *testing.T) {
 	is(first, 1, 1, "blixard_vms", "phase", "running")
 	is(first, 0, 0, "blixard_vms", "phase", "unreachable")
 	is(first, 1, 1, "blixard_vms_waiting", "reason", "NoHostFits")
+	is(first, 0, 0, "blixard_vms_waiting", "reason", "Unsettled")
 	is(first, 64<<20, 64<<20, "blixard_host_allocated", "node", "n1", "resource", "memory_bytes")
 	is(first, 4096<<20, 4096<<20, "blixard_host_capacity", "node", "n1", "resource", "memory_bytes")
 	is(first, 2, 10, "blixard_request_duration_seconds", "method", "VM.Create", "code", "ok")

@@ -170,6 +170,10 @@ func statusNotes(v *blixardv1.VM) []string {
 		notes = append(notes, fmt.Sprintf("CrashLoop: it has failed %d times in a row, the last time with exit code %d, and is tried again, later each time (blixard vm logs %s)",
 			st.GetFailures(), st.GetExitCode(), v.GetName()))
 	}
+	if f := st.GetLastFailure(); f != nil && st.GetAttempt() > f.GetAttempt() {
+		notes = append(notes, fmt.Sprintf("Restarted %s ago, after attempt %d: %s: %s",
+			age(f.GetTime(), time.Now()), f.GetAttempt(), f.GetReason(), firstLine(f.GetMessage())))
+	}
 	if st.GetMessage() == "" {
 		return notes
 	}

@@ -28,7 +28,13 @@ func TestRestoreACluster(t *testing.T) {
 	if out := c.Must("cluster", "backup", file); !strings.Contains(out, "generation 1") || !strings.Contains(out, "2 VMs on 3 nodes") {
 		t.Errorf("backup says:\n%s", out)
 	}
-	c.Fails(exitUsage, []string{"needs somebody's word"}, "cluster", "restore", file)
+	c.Fails(exitUsage, []string{"needs somebody's word", "no server of that generation", "not made longer", "down to one host", "--hosts-off"}, "cluster", "restore", file)
+	c.Fails(exitUsage, []string{"needs somebody's word", "no server of that generation", "none of its VMs is alive"}, "cluster", "restore", "--hosts-off", file)
+	// What may be the only good one is not written over unasked.
+	c.Fails(exitConflict, []string{file + " is there already", "-y to overwrite"}, "cluster", "backup", file)
+	c.Fails(exitUsage, []string{c.dir + " is a directory", filepath.Join(c.dir, "cluster.backup")}, "cluster", "backup", c.dir)
+	c.Fails(exitError, []string{"cannot write the backup", "name a file in a directory"}, "cluster", "backup", filepath.Join(c.dir, "no", "where"))
+	c.Must("cluster", "backup", "-y", file)
 	c.Fails(exitConflict, []string{"still alive", "n2 answers", "stop every server"}, "cluster", "restore", "-y", file)
 	whole, err := os.ReadFile(file)
 	if err != nil {
@@ -46,8 +52,8 @@ func TestRestoreACluster(t *testing.T) {
 	c.awaitBeat(late.GetUid(), 1)
 	n1.Lose()
 	c.Node(2).Lose()
-	c.Fails(exitNoQuorum, nil, "--timeout", "3s", "cluster", "backup", file)
-	c.Must("cluster", "backup", "--stale", file)
+	c.Fails(exitNoQuorum, nil, "--timeout", "3s", "cluster", "backup", "-y", file)
+	c.Must("cluster", "backup", "-y", "--stale", file)
 	begin := sinceBoot()
 	out := c.Must("cluster", "restore", "-y", file)
 	for _, want := range []string{"generation 2", "3 VMs", "none of them is started", "cluster rejoin"} {

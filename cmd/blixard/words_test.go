@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
 // What a user is told while, and after, something does not come to be.
@@ -144,5 +148,62 @@ func TestAddresses(t *testing.T) {
 		if got, err := addresses([]string{bad}); err == nil {
 			t.Errorf("%q is taken as %q", bad, got)
 		}
+	}
+}
+
+// What is asked of what is not there, or of what has nothing left to give, says so,
+// with a code that scripts can tell.
+func TestNothingToShowOrGive(t *testing.T) {
+	t.Parallel()
+	c := up(t, 1)
+	c.Fails(exitNotFound, []string{`no VM named "nope"`, "vm list"}, "events", "--vm", "nope")
+	c.Must(create("some")...)
+	if out := c.Must("events", "--vm", "some"); !strings.Contains(out, "VMPlaced") {
+		t.Errorf("events: %s", out)
+	}
+	c.Must("network", "create", "tiny", "10.253.77.0/30") // the gateway, and one more
+	c.Fails(exitConflict, []string{"overlaps the network tiny"}, "network", "create", "other", "10.253.0.0/16", "--bridge", "br9")
+	c.Fails(exitUsage, []string{"a program has its host's own network", "leave out --network"}, create("p", "--network", "tiny")...)
+	kernel := filepath.Join(t.TempDir(), "kernel")
+	if err := os.WriteFile(kernel, []byte("\x7fELF not really"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.Must("image", "push", kernel, "kernel")
+	image := func(name string, more ...string) []string {
+		return append([]string{"--no-wait", "vm", "create", name, "--kernel", "kernel", "--network", "tiny"}, more...)
+	}
+	if r := c.Run(image("one")...); r.code != 0 {
+		t.Fatal(r)
+	}
+	c.Fails(exitConflict, []string{"the network tiny has no free address", "network get tiny"}, image("two")...)
+	// A port of the host that another program has: which, whose, and what to do.
+	l, err := net.Listen("tcp4", "127.0.0.5:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := l.Addr().(*net.TCPAddr).Port
+	c.Must("--no-wait", "vm", "create", "port", "--kernel", "kernel", "-p", fmt.Sprintf("%d:80", port))
+	c.Await("port", 30*time.Second, "says whose its port is", func(v *blixardv1.VM, _ string) bool {
+		f := v.GetStatus().GetLastFailure()
+		return f.GetReason() == "PortTaken" && strings.Contains(f.GetMessage(), fmt.Sprintf("TCP port %d of its host is in use by", port)) &&
+			strings.Contains(f.GetMessage(), fmt.Sprintf("(pid %d)", os.Getpid())) && strings.Contains(f.GetMessage(), "vm update --port")
+	})
+	c.Fails(exitUsage, []string{"127.0.0.1 is the host itself", "guest's own address"}, image("three", "--health", "tcp://127.0.0.1:80")...)
+}
+
+// Many names share one time, and what was not begun is not said to be unanswered.
+func TestOutOfTimeForTheRest(t *testing.T) {
+	t.Parallel()
+	c := up(t, 1)
+	stuck := func(name string) {
+		c.Must("--no-wait", "vm", "create", name, "--require", "zone=mars", "--process", "--", "/bin/true")
+	}
+	stuck("a")
+	stuck("b")
+	c.Must("--no-wait", "vm", "stop", "a", "b")
+	r := c.Fails(exitTimeout, []string{"start a: not done within 2s", "nothing was asked for b", "2s, was over"}, "--timeout", "2s", "vm", "start", "a", "b")
+	if strings.Contains(r.err, "no answer") {
+		t.Errorf("it answers:\n%s", r.err)
 	}
 }

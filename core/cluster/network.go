@@ -43,21 +43,44 @@ func (s *State) createNetwork(e *entry, op *blixardv1.CreateNetworkOp) *blixardv
 	if spec.Bridge == "" {
 		spec.Bridge = bridgeName(s.meta.ClusterId, op.Name)
 	}
-	var other string
-	s.Networks(func(n *blixardv1.ClusterNetwork) bool {
-		if n.Spec.Bridge == spec.Bridge && poolOf(n.Spec).overlaps(p) {
-			other = n.Name
-		}
-		return other == ""
-	})
-	if other != "" {
-		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
-			fmt.Sprintf("%s overlaps the network %s on the same bridge, %s", spec.Cidr, other, spec.Bridge), "use other addresses, or another bridge")
+	if resp := s.mayNotOverlap(spec, p, op.Spec.Bridge != ""); resp != nil {
+		return resp
 	}
 	n := &blixardv1.ClusterNetwork{Name: op.Name, Spec: spec, CreateTime: e.time(), Revision: e.index}
 	s.put(networkKey(n.Name), n)
 	s.event(e, "NetworkCreated", "", "", "network %s, %s", n.Name, spec.Cidr)
 	return networkResponse(n)
+}
+
+// mayNotOverlap refuses addresses that mean something else already: of another
+// network, on whatever bridge, because a host has one route to an address; or, on a
+// bridge that we are to make, of what hosts are plugged into themselves. A bridge
+// that its operator names may well be that.
+func (s *State) mayNotOverlap(spec *blixardv1.NetworkSpec, p pool, named bool) *blixardv1.Response {
+	why := ""
+	s.Networks(func(n *blixardv1.ClusterNetwork) bool {
+		if poolOf(n.Spec).overlaps(p) {
+			why = fmt.Sprintf("%s overlaps the network %s (%s, bridge %s)", spec.Cidr, n.Name, n.Spec.Cidr, n.Spec.Bridge)
+		}
+		return why == ""
+	})
+	advice := "use other addresses; 'blixard network list' shows those that are taken"
+	if why == "" && !named {
+		advice = "use other addresses, or name the bridge that the host's own are on (--bridge)"
+		s.Nodes(func(n *blixardv1.Node) bool {
+			for _, text := range n.GetHost().GetFacts().GetSubnets() {
+				own, err := netip.ParsePrefix(text)
+				if mine := netip.MustParsePrefix(spec.Cidr); err == nil && own.Overlaps(mine) {
+					why = fmt.Sprintf("%s overlaps %s, of which the host %s has an address itself", spec.Cidr, own.Masked(), n.Name)
+				}
+			}
+			return why == ""
+		})
+	}
+	if why == "" {
+		return nil
+	}
+	return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, why, advice)
 }
 
 func (s *State) deleteNetwork(e *entry, op *blixardv1.DeleteNetworkOp) *blixardv1.Response {

@@ -387,3 +387,40 @@ func TestBadNetworksAreRefusedInWords(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Two networks of one range, on whatever bridges, and one that a host is itself
+// plugged into, would make a host send to one what is for the other.
+func TestNetworksThatOverlap(t *testing.T) {
+	d := plugged("10.1.0.0/24")
+	f := facts()
+	f.Subnets = []string{"192.168.7.0/24", "no range"}
+	n := d.Node(FirstID)
+	d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{NodeId: n.Id, BootId: n.Host.BootId, Epoch: n.Host.Epoch, Facts: f}}})
+	for i, c := range []struct {
+		cidr, bridge, why string
+	}{
+		{"10.1.0.128/25", "", "overlaps the network lan (10.1.0.0/24"},
+		{"10.0.0.0/8", "br9", "overlaps the network lan (10.1.0.0/24"},
+		{"192.168.7.0/24", "", "overlaps 192.168.7.0/24, of which the host n1 has an address"},
+		{"192.168.0.0/16", "", "overlaps 192.168.7.0/24"},
+		{"192.168.7.64/26", "br0", ""}, // the operator's, which may be that very range
+		{"10.2.0.0/24", "", ""},
+	} {
+		e := d.network(fmt.Sprint("other", i), &blixardv1.NetworkSpec{Cidr: c.cidr, Bridge: c.bridge}).GetError()
+		if (e == nil) != (c.why == "") || e != nil && (!strings.Contains(e.Message, c.why) || e.Advice == "") {
+			t.Errorf("%s on %q: %v", c.cidr, c.bridge, e)
+		}
+	}
+}
+
+func TestProgramsAndFlakesHaveNoNetworks(t *testing.T) {
+	for want, spec := range map[string]*blixardv1.VMSpec{
+		"host's own network": {Source: &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/true"}}}},
+		"by itself":          {Source: &blixardv1.VMSpec_Flake{Flake: &blixardv1.Flake{From: &blixardv1.Flake_Ref{Ref: "github:a/b"}}}},
+	} {
+		spec.Networks = []*blixardv1.Interface{on("lan")}
+		if e := checkInterfaces(spec); !strings.Contains(e.GetMessage(), want) {
+			t.Errorf("%q: %v", want, e)
+		}
+	}
+}

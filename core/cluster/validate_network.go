@@ -85,6 +85,10 @@ func checkInterfaces(s *blixardv1.VMSpec) *blixardv1.Error {
 	switch {
 	case s.GetNixos() != nil:
 		return invalid("spec.networks", "they are those of an image", "give a NixOS VM its networks in spec.nixos.networks")
+	case s.GetProcess() != nil:
+		return invalid("spec.networks", "a program has its host's own network, and nothing that could be plugged in anywhere", "leave out --network and --port; the program opens its ports on its host by itself")
+	case s.GetFlake() != nil:
+		return invalid("spec.networks", "a flake says by itself what its VM is plugged into", "give it in the flake (microvm.interfaces)")
 	case s.GetImage() == nil:
 		return invalid("spec.networks", "they are those of an image, and the spec has none", "leave them out")
 	case len(list) > maxInterfaces:

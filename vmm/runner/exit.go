@@ -19,6 +19,7 @@ const (
 	Lapsed      = "Lapsed"      // its host's lease had passed
 	BootFailed  = "BootFailed"  // the hypervisor could not start it
 	StartFailed = "StartFailed" // we could not
+	PortTaken   = "PortTaken"   // another program has a port of its host that is to lead to it
 )
 
 // understand says how an instance ended, from its shim's last word.

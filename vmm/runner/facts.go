@@ -21,6 +21,7 @@ import (
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/guest/tsc"
 	"github.com/blixard/blixard/vmm/runner/kvm"
+	"github.com/blixard/blixard/vmm/runner/links"
 )
 
 // discover finds out what this machine can do.
@@ -39,6 +40,8 @@ func (h *Host) discover() (*blixardv1.HostFacts, error) {
 		h.cfg.Log.Info("VMs cannot be plugged into networks here", "why", err)
 	} else {
 		facts.Bridges = true
+		facts.Subnets, err = links.Subnets()
+		h.warn("what this host is plugged into was not found out", err)
 	}
 	for _, k := range hypervisor.Table {
 		if !h.cfg.allows(k.Hypervisor) {

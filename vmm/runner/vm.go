@@ -183,6 +183,10 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 	if r.Nix != nil {
 		v.hold()
 	}
+	if err := portsFree(assignment.Spec); err != nil {
+		v.takeDown()
+		return v.failed(PortTaken, err)
+	}
 	c, err := d.prepare(ctx, v.at, a.Assignment, a.Instance)
 	if err != nil {
 		v.takeDown()

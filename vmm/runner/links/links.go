@@ -27,6 +27,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -151,6 +152,30 @@ func (l *Links) Able() error {
 	})
 }
 
+// Subnets are the ranges of IPv4 addresses of which this host has one, but for its
+// loopback and the bridges that we made.
+func Subnets() (list []string, err error) {
+	all, err := netlink.LinkList()
+	if err != nil {
+		return nil, err
+	}
+	for _, link := range all {
+		if link.Attrs().Flags&net.FlagLoopback != 0 || ours(link) {
+			continue
+		}
+		addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range addrs {
+			ones, _ := a.Mask.Size()
+			list = append(list, fmt.Sprintf("%s/%d", a.IP.Mask(a.Mask), ones))
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list), nil
+}
+
 // fresh is the name under which a bridge of this daemon comes into being.
 func (l *Links) fresh() string { return bridgePrefix + l.host + "new" }
 
@@ -222,6 +247,19 @@ func address(link netlink.Link, text string) error {
 	a, err := netlink.ParseAddr(text)
 	if err != nil {
 		return err
+	}
+	all, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return err
+	}
+	for _, other := range all {
+		if other.LinkIndex != link.Attrs().Index && (other.Contains(a.IP) || a.Contains(other.IP)) {
+			name := "another interface"
+			if l, err := netlink.LinkByIndex(other.LinkIndex); err == nil {
+				name = l.Attrs().Name
+			}
+			return fmt.Errorf("this host has %s on %s, which overlaps %s: it would not know where to send what is for one of them; give the network other addresses, or change the host's", other.IPNet, name, text)
+		}
 	}
 	if err := netlink.AddrAdd(link, a); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("address %s: %w", text, err)

@@ -121,20 +121,29 @@ func (p *packet) open() core.Receive {
 	e, m := p.msg.Envelope, p.msg.Raft
 	in.Envelope.ClusterId, in.Envelope.Generation, in.Envelope.From, in.Envelope.To = e.ClusterId, e.Generation, e.From, e.To
 	in.Envelope.Snapshot, in.Envelope.Level, in.Envelope.Address = e.Snapshot, e.Level, e.Address
-	in.Raft = &raftpb.Message{
+	in.Raft = ownCopy(m)
+	return in
+}
+
+// ownCopy is a message of Raft that its recipient may change. Only the entries' data
+// is shared.
+func ownCopy(m *raftpb.Message) *raftpb.Message {
+	c := &raftpb.Message{
 		Type: m.Type, To: m.To, From: m.From, Term: m.Term, LogTerm: m.LogTerm, Index: m.Index, Commit: m.Commit,
 		Vote: m.Vote, Reject: m.Reject, RejectHint: m.RejectHint, Context: m.Context,
 	}
 	if m.Snapshot != nil {
-		in.Raft.Snapshot = proto.CloneOf(m.Snapshot)
+		c.Snapshot = proto.CloneOf(m.Snapshot)
 	}
 	if len(m.Entries) > 0 {
-		in.Raft.Entries = make([]*raftpb.Entry, len(m.Entries))
+		c.Entries = make([]*raftpb.Entry, len(m.Entries))
+		own := make([]raftpb.Entry, len(m.Entries))
+		for i, e := range m.Entries {
+			own[i].Term, own[i].Index, own[i].Type, own[i].Data = e.Term, e.Index, e.Type, e.Data
+			c.Entries[i] = &own[i]
+		}
 	}
-	for i, e := range m.Entries {
-		in.Raft.Entries[i] = &raftpb.Entry{Term: e.Term, Index: e.Index, Type: e.Type, Data: e.Data}
-	}
-	return in
+	return c
 }
 
 // sumOf is a hash over all of a message of Raft.

@@ -70,6 +70,9 @@ type Request struct {
 	// Stale: a read of this node's own copy. Otherwise, without Command, a
 	// linearizable read.
 	Stale bool
+	// VM, of a read without After, is the name of the one VM that is asked for: the
+	// answer is Reply.One, not a view of everything.
+	VM string `json:",omitempty"`
 	// After, when not 0: a read of this node's own copy, once that is of a later
 	// revision, or as it is when Timeout has passed.
 	After uint64

@@ -33,6 +33,8 @@ type Reply struct {
 	// View answers a read: a frozen state, to be read outside of the loop for as
 	// long as one likes.
 	View *cluster.State
+	// One answers a read of one VM.
+	One *cluster.One
 	// Error, for a read that could not be made.
 	Error *blixardv1.Error
 }

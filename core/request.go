@@ -29,6 +29,7 @@ type reply struct {
 
 type read struct {
 	id       uint64
+	vm       string // only this one
 	deadline int64
 }
 
@@ -48,14 +49,25 @@ func (s *server) request(r Request) {
 	case r.Command == nil && r.After != 0:
 		s.watches.add(s, watcher{r.ID, r.After, deadline})
 	case r.Command == nil && r.Stale:
-		s.out.Replies = append(s.out.Replies, Reply{ID: r.ID, View: s.view()})
+		s.show(r.ID, r.VM)
 	case r.Command == nil:
-		s.rounds.read(read{r.ID, deadline})
+		s.rounds.read(read{r.ID, r.VM, deadline})
 	case r.Command.RequestId == "":
 		s.refuse(r.ID, blixardv1.ErrorCode_ERROR_CODE_INVALID, "the request has no request id", "send one: a UUIDv7")
 	default:
 		s.clients.add(s, r, deadline)
 	}
+}
+
+// show answers a read with what there is now: one VM, or all of it.
+func (s *server) show(id uint64, vm string) {
+	r := Reply{ID: id}
+	if vm != "" {
+		r.One = s.state.One(vm)
+	} else {
+		r.View = s.view()
+	}
+	s.out.Replies = append(s.out.Replies, r)
 }
 
 func (c *clients) add(s *server, r Request, deadline int64) {

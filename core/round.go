@@ -122,7 +122,7 @@ func (r *rounds) settle(s *server) {
 		c := r.done[0]
 		r.done = r.done[1:]
 		for _, q := range c.reads {
-			s.out.Replies = append(s.out.Replies, Reply{ID: q.id, View: s.view()})
+			s.show(q.id, q.vm)
 		}
 		if s.leading != nil {
 			for _, sync := range c.grants {

@@ -259,11 +259,11 @@ func (v *village) create(id uint64, name string) *blixardv1.VM {
 
 func (v *village) vm(id uint64, name string) *blixardv1.VM {
 	v.t.Helper()
-	r := v.wait(id, Request{})
-	if r.View == nil {
-		v.t.Fatalf("no view: %v", r.Error)
+	r := v.wait(id, Request{VM: name})
+	if r.One == nil {
+		v.t.Fatalf("no answer to a read: %v", r.Error)
 	}
-	return r.View.VM(name)
+	return r.One.VM
 }
 
 func three(t *testing.T) *village {

@@ -48,5 +48,5 @@ func (w *watchers) answer(s *server, due func(watcher) bool) {
 }
 
 func (s *server) tell(q watcher) {
-	s.out.Replies = append(s.out.Replies, Reply{ID: q.id, View: s.view()})
+	s.show(q.id, "")
 }

@@ -21,6 +21,8 @@ type Backend interface {
 	// Read returns a frozen state: linearizable, or this node's own copy when
 	// stale. It is only called on servers.
 	Read(ctx context.Context, stale bool) (*cluster.State, error)
+	// One reads one VM as Read does, which costs less. It is only called on servers.
+	One(ctx context.Context, name string, stale bool) (*cluster.One, error)
 	// Await returns this node's own copy once it is of a later revision, or as it
 	// is a little before ctx ends. It is only called on servers.
 	Await(ctx context.Context, after uint64) (*cluster.State, error)

@@ -131,6 +131,14 @@ func (n *node) Read(_ context.Context, stale bool) (*cluster.State, error) {
 	return n.state.Freeze(), nil
 }
 
+func (n *node) One(ctx context.Context, name string, stale bool) (*cluster.One, error) {
+	view, err := n.Read(ctx, stale)
+	if err != nil {
+		return nil, err
+	}
+	return view.One(name), nil
+}
+
 func (n *node) Await(ctx context.Context, after uint64) (*cluster.State, error) {
 	for {
 		n.mu.Lock()

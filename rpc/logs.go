@@ -34,13 +34,13 @@ func (s vms) logs(ctx context.Context, m *blixardv1.LogsRequest, send func([]byt
 }
 
 func (s vms) findLogs(ctx context.Context, m *blixardv1.LogsRequest) (io.ReadCloser, error) {
-	view, vm, err := s.find(ctx, m.Name, true)
-	if err != nil || vm.Placement.GetNodeId() == 0 {
-		if view, vm, err = s.find(ctx, m.Name, false); err != nil {
+	one, err := s.find(ctx, m.Name, true)
+	if err != nil || one.Node == nil {
+		if one, err = s.find(ctx, m.Name, false); err != nil {
 			return nil, err
 		}
 	}
-	host := view.Node(vm.GetPlacement().GetNodeId())
+	vm, host := one.VM, one.Node
 	if err := noLogs(vm, host, m.Build); err != nil {
 		return nil, err
 	}

@@ -106,33 +106,40 @@ func (s vms) pause(ctx context.Context, givenID string, op *blixardv1.PauseOp) (
 }
 
 func (s vms) Get(ctx context.Context, req *connect.Request[blixardv1.GetRequest]) (*connect.Response[blixardv1.GetResponse], error) {
-	view, vm, err := s.find(ctx, req.Msg.Name, req.Msg.Stale)
+	one, err := s.find(ctx, req.Msg.Name, req.Msg.Stale)
 	if err != nil {
 		return answer[blixardv1.GetResponse](nil, "", err)
 	}
-	return answer(&blixardv1.GetResponse{
-		Vm: view.Shown(vm), Node: view.Node(vm.GetPlacement().GetNodeId()).GetName(), History: view.History(vm.Name),
-	}, "", nil)
+	return answer(&blixardv1.GetResponse{Vm: one.VM, Node: one.Node.GetName(), History: one.History}, "", nil)
 }
 
-func (s vms) find(ctx context.Context, name string, stale bool) (*cluster.State, *blixardv1.VM, error) {
+func (s vms) find(ctx context.Context, name string, stale bool) (*cluster.One, error) {
 	if err := check(cluster.ValidateName(name)); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	view, err := s.read(ctx, stale)
-	if err != nil {
-		return nil, nil, err
+	if err := s.member(); err != nil {
+		return nil, err
 	}
-	vm := view.VM(name)
-	if vm == nil {
-		return nil, nil, refuse(blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND, "", fmt.Sprintf("there is no VM named %q", name),
-			"'blixard vm list' shows those there are")
+	one, err := s.cfg.Backend.One(ctx, name, stale)
+	if err == nil && one.VM == nil {
+		err = noVM(name)
 	}
-	return view, vm, nil
+	return one, err
+}
+
+func noVM(name string) error {
+	return refuse(blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND, "", fmt.Sprintf("there is no VM named %q", name),
+		"'blixard vm list' shows those there are")
 }
 
 func (s vms) Explain(ctx context.Context, req *connect.Request[blixardv1.ExplainRequest]) (*connect.Response[blixardv1.ExplainResponse], error) {
-	view, _, err := s.find(ctx, req.Msg.Name, req.Msg.Stale)
+	if err := check(cluster.ValidateName(req.Msg.Name)); err != nil {
+		return answer[blixardv1.ExplainResponse](nil, "", err)
+	}
+	view, err := s.read(ctx, req.Msg.Stale)
+	if err == nil && view.VM(req.Msg.Name) == nil {
+		err = noVM(req.Msg.Name)
+	}
 	if err != nil {
 		return answer[blixardv1.ExplainResponse](nil, "", err)
 	}

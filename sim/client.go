@@ -300,9 +300,12 @@ func (c *client) request(op *Operation) core.Request {
 	cmd := &blixardv1.Command{}
 	switch op.Verb {
 	case StaleGet:
-		in.Stale = true
+		in.Stale, in.VM = true, op.Name
 		return in
-	case Get, List:
+	case Get:
+		in.VM = op.Name
+		return in
+	case List:
 		return in
 	case Create:
 		cmd.Op = &blixardv1.Command_CreateVm{CreateVm: &blixardv1.CreateVMOp{Name: op.Name, Spec: op.Spec}}
@@ -420,8 +423,11 @@ func (w *World) answered(a *ask, r *core.Reply) {
 }
 
 func (w *World) answer(m *Machine, q *request, r core.Reply) {
-	if r.View != nil {
+	switch {
+	case r.View != nil:
 		w.judges.states.seen(w, m, r.View)
+	case r.One != nil: // of the state that the node has now, or had in this step
+		w.judges.states.seen(w, m, m.daemon.node.State())
 	}
 	w.answered(q.ask, &r)
 }
@@ -486,9 +492,8 @@ func (op *Operation) take(r *core.Reply) {
 			op.VMs = append(op.VMs, vm)
 			return true
 		})
-	case r.View != nil:
-		op.Revision = r.View.Revision()
-		op.VM = r.View.VM(op.Name)
+	case r.One != nil:
+		op.Revision, op.VM = r.One.Revision, r.One.VM
 	default:
 		op.Error, op.Revision = r.Response.GetError(), r.Response.GetRevision()
 		op.VM, op.Node = r.Response.GetVm(), r.Response.GetNode()

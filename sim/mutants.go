@@ -50,13 +50,34 @@ func (d *Daemon) mutateRequest(in *core.Request) {
 func (d *Daemon) mutateReply(r core.Reply) core.Reply {
 	if mutant.On("AnswersByOrder") {
 		for _, q := range sorted(d.waiting) {
-			if (q.in.Command == nil) == (r.View != nil) {
+			if sort(q.in) == sortOf(r) {
 				r.ID = q.in.ID
 				break
 			}
 		}
 	}
 	return r
+}
+
+// sort of answer that a request gets: to a mutation, of one VM, or of everything.
+func sort(in core.Request) int {
+	switch {
+	case in.Command != nil:
+		return 0
+	case in.VM != "":
+		return 1
+	}
+	return 2
+}
+
+func sortOf(r core.Reply) int {
+	switch {
+	case r.One != nil:
+		return 1
+	case r.View != nil:
+		return 2
+	}
+	return 0
 }
 
 // Of the network.

@@ -48,6 +48,15 @@ func (d *daemon) Read(ctx context.Context, stale bool) (*cluster.State, error) {
 	return r.View, err
 }
 
+func (d *daemon) One(ctx context.Context, name string, stale bool) (*cluster.One, error) {
+	w := d.world.Load()
+	if w == nil {
+		return nil, errNoCluster
+	}
+	r, err := w.ask(ctx, w.loop, core.Request{Stale: stale, VM: name})
+	return r.One, err
+}
+
 func (d *daemon) Await(ctx context.Context, after uint64) (*cluster.State, error) {
 	w := d.world.Load()
 	if w == nil {

@@ -43,6 +43,26 @@ func (s *State) Shown(vm *blixardv1.VM) *blixardv1.VM {
 	return vm
 }
 
+// One is what is shown of one VM. Its records are shared, and must not be changed.
+type One struct {
+	// Revision is the state's that it was read in.
+	Revision uint64
+	VM       *blixardv1.VM   // as Shown; nil: nobody has the name
+	Node     *blixardv1.Node // that it is placed on; nil: none
+	History  []*blixardv1.Generation
+}
+
+// One reads one VM, for whoever needs no more: unlike a frozen state it costs the
+// entries that follow nothing.
+func (s *State) One(name string) *One {
+	one := &One{Revision: s.Revision()}
+	if vm := s.VM(name); vm != nil {
+		one.VM, one.History = s.Shown(vm), s.History(name)
+		one.Node = s.Node(vm.GetPlacement().GetNodeId())
+	}
+	return one
+}
+
 // silent hosts are not heard of.
 func silent(n *blixardv1.Node) bool {
 	return n.Host.GetSuspect() || n.Host.GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE

@@ -84,7 +84,7 @@ type Operation struct {
 }
 
 func (o *Operation) String() string {
-	s := fmt.Sprintf("client %d: %s %s", o.Client, o.Verb, o.Name)
+	s := begun{o}.String()
 	switch {
 	case o.Return == 0 && !o.Unknown:
 		return s
@@ -98,6 +98,13 @@ func (o *Operation) String() string {
 		return s + fmt.Sprintf(" -> uid %s run %t/%d paused %t spec %d deleting %t at %d", o.VM.Uid, o.VM.Run, o.VM.RunGeneration, o.VM.Paused, o.VM.SpecGeneration, o.VM.Deleting, o.Revision)
 	}
 	return s + fmt.Sprintf(" -> none at %d", o.Revision)
+}
+
+// begun is an operation as it was when it began.
+type begun struct{ op *Operation }
+
+func (b begun) String() string {
+	return fmt.Sprintf("client %d: %s %s", b.op.Client, b.op.Verb, b.op.Name)
 }
 
 type client struct {
@@ -290,7 +297,7 @@ func (c *client) begin(op *Operation, done func(*Operation)) {
 	c.luck.Seed(c.w.cfg.Seed, mix(uint64(c.w.now)^uint64(c.index)<<56))
 	c.op, c.done, c.attempts, c.delivery = op, done, 0, false
 	c.w.history = append(c.w.history, op)
-	c.w.keep(nil, op.String())
+	c.w.keep(nil, begun{op})
 	c.asking = &ask{client: c, request: c.request(op), list: op.Verb == List}
 	c.try()
 }
@@ -475,7 +482,7 @@ func (c *client) end(r *core.Reply) {
 		op.take(r)
 		w.trace.fold(op.Revision)
 	}
-	w.keep(nil, op.String())
+	w.keep(nil, op)
 	if c.done != nil {
 		c.done(op)
 	}

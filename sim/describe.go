@@ -19,6 +19,10 @@ func describe(what any) string {
 	switch x := what.(type) {
 	case string:
 		return x
+	case begun:
+		return x.String()
+	case *Operation:
+		return x.String()
 	case []byte:
 		env := &blixardv1.Envelope{}
 		if proto.Unmarshal(x, env) != nil {

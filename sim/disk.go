@@ -22,6 +22,7 @@ import (
 // process, and nothing of that batch is on the disk.
 type Disk struct {
 	tables  [core.Tables]map[string][]byte // put into order only when they are read
+	log     []core.KV                      // the table core.Log, in order: it grows at its end
 	pending []core.Batch
 	logged  func(key, value []byte) // hears of every entry of the log
 	rand    *rand.Rand
@@ -49,6 +50,7 @@ func (d *Disk) copy() *Disk {
 	for t := range d.tables {
 		c.tables[t] = maps.Clone(d.tables[t])
 	}
+	c.log = slices.Clone(d.log)
 	return c
 }
 
@@ -84,7 +86,12 @@ func (d *Disk) crash() {
 }
 
 func (d *Disk) apply(b core.Batch) {
-	for _, op := range b.Ops {
+	for i := range b.Ops {
+		op := &b.Ops[i]
+		if op.Table == core.Log {
+			d.applyLog(op)
+			continue
+		}
 		t := d.tables[op.Table]
 		switch {
 		case op.Range:
@@ -94,15 +101,48 @@ func (d *Disk) apply(b core.Batch) {
 			delete(t, string(op.Key))
 		default:
 			t[string(op.Key)] = op.Value
-			if op.Table == core.Log && d.logged != nil {
-				d.logged(op.Key, op.Value)
-			}
 		}
 	}
 }
 
+func (d *Disk) applyLog(op *core.Op) {
+	at, found := d.find(op.Key)
+	switch {
+	case op.Range:
+		end := len(d.log)
+		if len(op.End) > 0 {
+			end, _ = d.find(op.End)
+		}
+		d.log = slices.Delete(d.log, at, max(at, end))
+	case op.Value == nil && found:
+		d.log = slices.Delete(d.log, at, at+1)
+	case op.Value == nil:
+	case found:
+		d.log[at].Value = op.Value
+	default:
+		d.log = slices.Insert(d.log, at, core.KV{Key: op.Key, Value: op.Value})
+	}
+	if !op.Range && op.Value != nil && d.logged != nil {
+		d.logged(op.Key, op.Value)
+	}
+}
+
+// find is where in the log a key is, or belongs.
+func (d *Disk) find(key []byte) (at int, found bool) {
+	if n := len(d.log); n == 0 || bytes.Compare(d.log[n-1].Key, key) < 0 {
+		return n, false
+	}
+	return slices.BinarySearchFunc(d.log, key, func(kv core.KV, key []byte) int { return bytes.Compare(kv.Key, key) })
+}
+
 func (d *Disk) value(t core.Table, key []byte) []byte {
-	return d.tables[t][string(key)]
+	if t != core.Log {
+		return d.tables[t][string(key)]
+	}
+	if at, found := d.find(key); found {
+		return d.log[at].Value
+	}
+	return nil
 }
 
 // Image is what the disk holds: what a process that starts now will read.
@@ -112,6 +152,9 @@ func (d *Disk) Image() core.Image {
 		for _, k := range slices.Sorted(maps.Keys(d.tables[t])) {
 			img[t] = append(img[t], core.KV{Key: []byte(k), Value: bytes.Clone(d.tables[t][k])})
 		}
+	}
+	for _, kv := range d.log {
+		img[core.Log] = append(img[core.Log], core.KV{Key: bytes.Clone(kv.Key), Value: bytes.Clone(kv.Value)})
 	}
 	return img
 }

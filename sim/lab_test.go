@@ -131,7 +131,8 @@ func (l *lab) finish(n *labNode, rd *raft.Ready) {
 // send gives each its own copy: Raft changes what it is given.
 func (l *lab) send(messages *[]*raftpb.Message) {
 	for _, m := range *messages {
-		c := ownCopy(m)
+		c := &raftpb.Message{}
+		copyInto(c, m)
 		l.queue.push(event{at: l.now + between(l.rand, 500*time.Microsecond, time.Millisecond), kind: evReceive, n: m.GetTo(), ref: c})
 	}
 	*messages = nil

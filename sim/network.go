@@ -111,27 +111,29 @@ func wrap(msg *core.Message) *packet {
 
 // open is the message as its recipient gets it: its own.
 func (p *packet) open() core.Receive {
-	in := core.Receive{Envelope: &blixardv1.Envelope{}}
 	if p.msg == nil {
+		in := core.Receive{Envelope: &blixardv1.Envelope{}}
 		if err := proto.Unmarshal(p.encoded, in.Envelope); err != nil {
 			panic("sim: envelope does not unmarshal: " + err.Error())
 		}
 		return in
 	}
-	e, m := p.msg.Envelope, p.msg.Raft
-	in.Envelope.ClusterId, in.Envelope.Generation, in.Envelope.From, in.Envelope.To = e.ClusterId, e.Generation, e.From, e.To
-	in.Envelope.Snapshot, in.Envelope.Level, in.Envelope.Address = e.Snapshot, e.Level, e.Address
-	in.Raft = ownCopy(m)
-	return in
+	own := &struct { // one allocation
+		blixardv1.Envelope
+		m raftpb.Message
+	}{}
+	e, to := p.msg.Envelope, &own.Envelope
+	to.ClusterId, to.Generation, to.From, to.To = e.ClusterId, e.Generation, e.From, e.To
+	to.Snapshot, to.Level, to.Address = e.Snapshot, e.Level, e.Address
+	copyInto(&own.m, p.msg.Raft)
+	return core.Receive{Envelope: to, Raft: &own.m}
 }
 
-// ownCopy is a message of Raft that its recipient may change. Only the entries' data
-// is shared.
-func ownCopy(m *raftpb.Message) *raftpb.Message {
-	c := &raftpb.Message{
-		Type: m.Type, To: m.To, From: m.From, Term: m.Term, LogTerm: m.LogTerm, Index: m.Index, Commit: m.Commit,
-		Vote: m.Vote, Reject: m.Reject, RejectHint: m.RejectHint, Context: m.Context,
-	}
+// copyInto makes c a copy of a message of Raft that its recipient may change. Only
+// the entries' data is shared.
+func copyInto(c, m *raftpb.Message) {
+	c.Type, c.To, c.From, c.Term, c.LogTerm, c.Index, c.Commit = m.Type, m.To, m.From, m.Term, m.LogTerm, m.Index, m.Commit
+	c.Vote, c.Reject, c.RejectHint, c.Context = m.Vote, m.Reject, m.RejectHint, m.Context
 	if m.Snapshot != nil {
 		c.Snapshot = proto.CloneOf(m.Snapshot)
 	}
@@ -143,7 +145,6 @@ func ownCopy(m *raftpb.Message) *raftpb.Message {
 			c.Entries[i] = &own[i]
 		}
 	}
-	return c
 }
 
 // sumOf is a hash over all of a message of Raft.

@@ -124,6 +124,12 @@ func (s *State) do(e *entry) *blixardv1.Response {
 		return s.settle(e, op.Settle)
 	case *blixardv1.Command_Readmit:
 		return s.readmit(e, op.Readmit)
+	case *blixardv1.Command_MigrateVm:
+		return s.migrate(e, op.MigrateVm)
+	case *blixardv1.Command_CancelMigration:
+		return s.cancelMigration(e, op.CancelMigration)
+	case *blixardv1.Command_Switch:
+		return s.switchOver(e, op.Switch)
 	}
 	return refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "this server does not know the operation", "upgrade it")
 }

@@ -24,6 +24,8 @@ type driver struct {
 	// alive holds every instance that may be running: "uid node lease". What puts
 	// it there is a placement; what takes it out is checked.
 	alive map[string]string
+	moves moves
+	qemu  bool // its hosts have it
 }
 
 func newDriver() *driver {
@@ -64,10 +66,19 @@ func facts() *blixardv1.HostFacts {
 	}
 }
 
+// facts are those of a host of this cluster.
+func (d *driver) facts() *blixardv1.HostFacts {
+	f := facts()
+	if d.qemu {
+		f.Hypervisors = append(f.Hypervisors, &blixardv1.HypervisorFact{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU})
+	}
+	return f
+}
+
 func (d *driver) boot(node uint64) {
 	n := d.Node(node)
 	d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostBoot{HostBoot: &blixardv1.HostBootOp{
-		NodeId: node, BootId: "b", Epoch: n.Host.Epoch, Facts: facts(),
+		NodeId: node, BootId: "b", Epoch: n.Host.Epoch, Facts: d.facts(),
 	}}})
 }
 
@@ -99,8 +110,10 @@ func createOp(name string, memory uint64, policy blixardv1.OnHostLoss) *blixardv
 func (d *driver) possible() map[string]string {
 	out := map[string]string{}
 	d.VMs("", func(vm *blixardv1.VM) bool {
-		if p := vm.Placement; p != nil {
-			out[fmt.Sprintf("%s@%d", vm.Uid, p.Incarnation.Index)] = fmt.Sprintf("%d/%v", p.NodeId, p.Lease)
+		for _, at := range sidesOf(vm) {
+			if p := at.p; p != nil {
+				out[fmt.Sprintf("%s@%d", vm.Uid, p.Incarnation.Index)] = fmt.Sprintf("%d/%v", p.NodeId, p.Lease)
+			}
 		}
 		return true
 	})
@@ -119,10 +132,16 @@ func (d *driver) step(t *rapid.T) {
 	name := rapid.SampledFrom([]string{"a", "b", "c", "d", "e"}).Draw(t, "vm")
 	vm := d.VM(name)
 	released := ""
-	switch kind := rapid.SampledFrom([]string{"create", "create", "delete", "power", "report", "removed", "fence", "stale fence", "long fence", "boot", "reboot", "suspect", "cordon", "drain", "drain", "restore", "add", "remove node", "lose node", "retry"}).Draw(t, "kind"); kind {
+	switch kind := rapid.SampledFrom([]string{"create", "create", "delete", "power", "report", "removed", "fence", "stale fence", "long fence", "boot", "reboot", "suspect", "cordon", "drain", "drain", "restore", "add", "remove node", "lose node", "retry", "migrate", "migrate", "move", "move", "move", "move", "cancel", "switch", "switch"}).Draw(t, "kind"); kind {
 	case "create":
 		policy := rapid.SampledFrom([]blixardv1.OnHostLoss{1, 2}).Draw(t, "policy")
-		d.request(createOp(name, rapid.Uint64Range(32, 2000).Draw(t, "memory"), policy))
+		cmd := createOp(name, rapid.Uint64Range(32, 2000).Draw(t, "memory"), policy)
+		if rapid.Bool().Draw(t, "image") {
+			cmd.GetCreateVm().Spec.Source = &blixardv1.VMSpec_Image{Image: &blixardv1.Image{Kernel: aKernel}}
+		}
+		d.request(cmd)
+	case "migrate", "move", "cancel", "switch":
+		released = d.moveStep(t, kind, vm)
 	case "delete":
 		d.request(&blixardv1.Command{Op: &blixardv1.Command_DeleteVm{DeleteVm: &blixardv1.DeleteVMOp{Name: name}}})
 		released = "gone" // allowed only on a host whose long window has passed
@@ -160,7 +179,7 @@ func (d *driver) step(t *rapid.T) {
 		}
 		n := d.Node(node)
 		d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostBoot{HostBoot: &blixardv1.HostBootOp{
-			NodeId: node, BootId: fmt.Sprint("b", d.index), Epoch: n.Host.Epoch, Facts: facts(),
+			NodeId: node, BootId: fmt.Sprint("b", d.index), Epoch: n.Host.Epoch, Facts: d.facts(),
 		}}})
 	case "suspect":
 		d.apply(&blixardv1.Command{Op: &blixardv1.Command_Suspect{Suspect: &blixardv1.SuspectOp{
@@ -203,6 +222,7 @@ func (d *driver) step(t *rapid.T) {
 		}
 	}
 	d.bounded(t, leaving.Keys())
+	d.switched(t)
 	after := d.possible()
 	for who, where := range before {
 		if _, still := after[who]; still {
@@ -232,7 +252,7 @@ func (d *driver) step(t *rapid.T) {
 func (d *driver) bounded(t *rapid.T, before []string) {
 	fresh := map[uint64]bool{}
 	d.leaving.Scan(func(k, name string) bool {
-		if !slices.Contains(before, k) {
+		if !slices.Contains(before, k) && !leavesOffline(d.VM(name)) {
 			fresh[d.VM(name).Placement.NodeId] = true
 		}
 		return true
@@ -263,7 +283,11 @@ func (d *driver) ledger(t *rapid.T) {
 	type sums struct{ vcpus, memory, disk, n uint64 }
 	held := map[uint64]sums{}
 	d.VMs("", func(vm *blixardv1.VM) bool {
-		if p := vm.Placement; p != nil {
+		for _, at := range sidesOf(vm) {
+			p := at.p
+			if p == nil {
+				continue
+			}
 			h := held[p.NodeId]
 			held[p.NodeId] = sums{h.vcpus + uint64(p.Vcpus), h.memory + p.MemoryMib, h.disk + p.DiskMib, h.n + 1}
 			if d.Node(p.NodeId) == nil {
@@ -303,6 +327,7 @@ func (d *driver) rebuilt(t *rapid.T) {
 	for name, pair := range map[string][2][]string{
 		"uids": {d.uids.Keys(), fresh.uids.Keys()}, "placed": {d.placed.Keys(), fresh.placed.Keys()},
 		"changes": {d.changes.Keys(), fresh.changes.Keys()}, "hosts": {d.hosts.Keys(), fresh.hosts.Keys()}, "leaving": {d.leaving.Keys(), fresh.leaving.Keys()},
+		"migrating": {d.migrating.Keys(), fresh.migrating.Keys()},
 		"pending": {d.pending.Keys(), fresh.pending.Keys()}, "revised": {d.revised.Keys(), fresh.revised.Keys()}, "old": {d.old.Keys(), fresh.old.Keys()}, "names": {d.names.Keys(), fresh.names.Keys()},
 	} {
 		if !slices.Equal(pair[0], pair[1]) {
@@ -314,7 +339,12 @@ func (d *driver) rebuilt(t *rapid.T) {
 func TestWhateverHappens(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := newDriver()
+		d.qemu = true
 		d.boot(FirstID)
+		d.apply(&blixardv1.Command{Op: &blixardv1.Command_Announce{Announce: &blixardv1.AnnounceOp{Digest: aKernel.Digest, Size: 1, NodeId: 1}}})
+		if rapid.Bool().Draw(t, "two") {
+			d.moves.begin(t, d)
+		}
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			d.step(t)
 			d.ledger(t)

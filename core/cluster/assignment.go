@@ -3,6 +3,7 @@ package cluster
 import (
 	"encoding/binary"
 
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -15,30 +16,39 @@ func (s *State) Assignments(node, from uint64) (to uint64, list []*blixardv1.Ass
 		if k[:8] != prefix || binary.BigEndian.Uint64([]byte(k[8:16])) > to {
 			return false
 		}
-		list = append(list, s.assignment(s.VM(name)))
+		list = append(list, s.assignment(s.VM(name), node))
 		return true
 	})
 	return to, list
 }
 
-func (s *State) assignment(vm *blixardv1.VM) *blixardv1.Assignment {
+// assignment is what a host must know of a VM that is placed there.
+func (s *State) assignment(vm *blixardv1.VM, node uint64) *blixardv1.Assignment {
+	p := at(vm, node)
 	a := &blixardv1.Assignment{
-		Uid: vm.Uid, Name: vm.Name, Incarnation: vm.Placement.Incarnation, Revision: vm.AssignmentRevision,
-		Spec: vm.Spec, Run: vm.Run && !vm.Placement.Held, RunGeneration: vm.RunGeneration + vm.Placement.Starts, Remove: removes(vm),
-		Lease: vm.Placement.TargetLease, LeaseMs: vm.Placement.TargetLeaseMs,
-		Hypervisor: vm.Placement.Hypervisor,
+		Uid: vm.Uid, Name: vm.Name, Incarnation: p.Incarnation, Revision: vm.AssignmentRevision,
+		Spec: vm.Spec, Run: vm.Run && !p.Held, RunGeneration: vm.RunGeneration + p.Starts, Remove: removes(vm),
+		Lease: p.TargetLease, LeaseMs: p.TargetLeaseMs,
+		Hypervisor: p.Hypervisor,
+	}
+	if other(vm, node) {
+		a.Revision, a.Remove = vm.Migration.AssignmentRevision, !moving(vm)
+		a.Run = mutant.On("TargetRunsEarly") && vm.Run
 	}
 	if a.Remove {
 		return a
+	}
+	if moving(vm) {
+		a.Migration = s.migrationOrder(vm, node)
 	}
 	a.Paused = vm.Paused
 	a.Interfaces = s.interfaces(vm)
 	a.SpecGeneration, a.RestartWhenBuilt, a.Pins, a.Fresh = vm.SpecGeneration, vm.RestartWhenBuilt, vm.Pins, vm.Fresh
 	a.Fallback = s.fallback(vm)
 	if a.Runner = vm.Runner; a.Runner == nil {
-		a.RunnerAddresses = s.holders(a.Fallback.GetRunner(), vm.Placement.NodeId)
+		a.RunnerAddresses = s.holders(a.Fallback.GetRunner(), node)
 	} else {
-		a.RunnerAddresses = s.holders(a.Runner, vm.Placement.NodeId)
+		a.RunnerAddresses = s.holders(a.Runner, node)
 	}
 	needs := inputs(vm.Spec, vm.Pins)
 	if a.Fallback != nil {
@@ -54,4 +64,18 @@ func (s *State) assignment(vm *blixardv1.VM) *blixardv1.Assignment {
 		a.Sources = append(a.Sources, src)
 	}
 	return a
+}
+
+// migrationOrder is a host's part in a VM's live move.
+func (s *State) migrationOrder(vm *blixardv1.VM, node uint64) *blixardv1.MigrationOrder {
+	m := vm.Migration
+	o := &blixardv1.MigrationOrder{
+		Id: m.Id, Role: blixardv1.MigrationRole_MIGRATION_ROLE_SOURCE, PeerNodeId: m.Other.NodeId,
+		Attempt: m.Attempt, Send: m.State >= blixardv1.MigrationState_MIGRATION_STATE_SENDING,
+	}
+	if other(vm, node) {
+		o = &blixardv1.MigrationOrder{Id: m.Id, Role: blixardv1.MigrationRole_MIGRATION_ROLE_TARGET, PeerNodeId: vm.Placement.NodeId}
+	}
+	o.PeerAddress = s.Node(o.PeerNodeId).GetAddress()
+	return o
 }

@@ -205,14 +205,14 @@ func bothPorts(a, b []*blixardv1.HostPort) []*blixardv1.HostPort {
 
 // reindexPorts follows which VM has which port of a host.
 func (s *State) reindexPorts(o, n *blixardv1.VM) {
-	op, np := o.GetPlacement(), n.GetPlacement()
-	if len(op.GetPorts()) == 0 && len(np.GetPorts()) == 0 {
-		return
+	for _, at := range sidesOf(o) {
+		for _, p := range at.p.GetPorts() {
+			s.ports.Delete(portKey(at.p.NodeId, p))
+		}
 	}
-	for _, p := range op.GetPorts() {
-		s.ports.Delete(portKey(op.NodeId, p))
-	}
-	for _, p := range np.GetPorts() {
-		s.ports.Set(portKey(np.NodeId, p), n.Uid)
+	for _, at := range sidesOf(n) {
+		for _, p := range at.p.GetPorts() {
+			s.ports.Set(portKey(at.p.NodeId, p), n.Uid)
+		}
 	}
 }

@@ -12,7 +12,8 @@ import (
 // and puts that.
 //
 // What nearly every entry copies shares with the record whatever is replaced as
-// a whole when it changes (a spec, pins, a status, facts, a drain). Its own are the message
+// a whole when it changes (a spec, pins, a status, a migration, facts,
+// a drain). Its own are the message
 // itself, its lists, a VM's placement and runner, a host's state and ledger:
 // these may be changed in place. Who changes anything else uses clone.
 
@@ -21,7 +22,7 @@ func copyVM(vm *blixardv1.VM) *blixardv1.VM {
 		Name: vm.Name, Uid: vm.Uid, Spec: vm.Spec, Run: vm.Run, RunGeneration: vm.RunGeneration, Deleting: vm.Deleting,
 		Status: vm.Status, CreateTime: vm.CreateTime, Revision: vm.Revision, AssignmentRevision: vm.AssignmentRevision,
 		SpecGeneration: vm.SpecGeneration, Pins: vm.Pins, RestartWhenBuilt: vm.RestartWhenBuilt, Fresh: vm.Fresh, Paused: vm.Paused,
-		PreparedNodes: slices.Clone(vm.PreparedNodes), Attachments: slices.Clone(vm.Attachments),
+		PreparedNodes: slices.Clone(vm.PreparedNodes), Attachments: slices.Clone(vm.Attachments), Migration: vm.Migration,
 	}
 	if vm.Runner != nil {
 		c.Runner = clone(vm.Runner)

@@ -19,6 +19,8 @@ import (
 //
 //	placed ──► leaving ──► released by its host's acknowledgement ──► placed elsewhere
 //	  │
+//	  ├──► moving: live, where that can be (migrate.go); once, then it leaves
+//	  │
 //	  └──► held: it waits for its host, so it stays, stopped if that was asked for
 //
 // A VM is stopped only when another host could take it as things stand, what is
@@ -83,6 +85,7 @@ func (s *State) drain(e *entry, op *blixardv1.DrainOp) *blixardv1.Response {
 		return nodeResponse(old)
 	}
 	if old.Drain == nil {
+		d.Begun = e.index
 		s.event(e, "NodeDraining", "", n.Name, "gets no new VM; those on it go to other hosts, %d at a time", d.Parallel)
 	}
 	n.Drain, n.Cordoned = d, true
@@ -152,9 +155,20 @@ func (s *State) drainMore(e *entry) {
 // drainNode sends off what may go now. Nothing is ordered of a host that is not
 // heard of; but once its fence has released what was on it, its drain is over.
 func (s *State) drainNode(e *entry, n *blixardv1.Node, r *room) {
+	placed := s.placedByPriority(n.Id)
 	under, left := s.underWay(n.Id), 0
-	for _, vm := range s.placedByPriority(n.Id) {
-		switch stepOf(vm, n.Drain.StopLocal) {
+	for _, vm := range placed {
+		if moving(vm) && other(vm, n.Id) { // it was on its way here
+			vm = copyVM(vm)
+			s.abandon(e, vm, nil, n.Name+" is drained")
+			s.put(vmKey(vm.Name), vm)
+		}
+		if vm.GetMigration().GetOther() != nil {
+			under++
+		}
+	}
+	for _, vm := range placed {
+		switch stepOf(s.VM(vm.Name), n.Drain.StopLocal) {
 		case blixardv1.DrainStep_DRAIN_STEP_STOPPING:
 			if !vm.Placement.Held && !silent(n) {
 				vm = copyVM(vm)
@@ -165,6 +179,10 @@ func (s *State) drainNode(e *entry, n *blixardv1.Node, r *room) {
 		case blixardv1.DrainStep_DRAIN_STEP_NEXT:
 			left++
 			if silent(n) || under >= int(n.Drain.Parallel) && !mutant.On("DrainUnbounded") {
+				continue
+			}
+			if s.drainLive(e, n, vm, r) {
+				under++
 				continue
 			}
 			if vm.Run {
@@ -190,12 +208,45 @@ func (s *State) drainNode(e *entry, n *blixardv1.Node, r *room) {
 	}
 }
 
+// drainLive begins to move a VM live, if that can be, and has not come to nothing
+// since the drain began.
+func (s *State) drainLive(e *entry, n *blixardv1.Node, vm *blixardv1.VM, r *room) bool {
+	if !s.goesLive(n, vm) {
+		return false
+	}
+	h, ok := s.liveTarget(r, vm, nil)
+	if ok {
+		s.begin(e, vm, s.Node(h.ID), defaultMigrationMs, true)
+	}
+	return ok
+}
+
+func (s *State) goesLive(n *blixardv1.Node, vm *blixardv1.VM) bool {
+	m := vm.GetMigration()
+	if m.GetState() == blixardv1.MigrationState_MIGRATION_STATE_FAILED && n.GetDrain() != nil && m.Id >= n.Drain.Begun {
+		return false
+	}
+	if why, _ := s.stuck(vm); why != "" {
+		return false
+	}
+	why, _ := s.immovable(vm)
+	return why == ""
+}
+
+// whyLeft says why a VM has left its host.
+func whyLeft(vm *blixardv1.VM) string {
+	if leavesOffline(vm) {
+		return "to start on another host"
+	}
+	return "which is drained"
+}
+
 // stepOf is what a drain does with a VM of its node, the room elsewhere aside.
 func stepOf(vm *blixardv1.VM, stopLocal bool) blixardv1.DrainStep {
 	p := vm.Placement
 	phase := vm.GetStatus().GetPhase()
 	switch {
-	case vm.Deleting, p.Leaving:
+	case vm.Deleting, p.GetLeaving(), vm.GetMigration().GetOther() != nil:
 		return blixardv1.DrainStep_DRAIN_STEP_MOVING
 	case p.Held && phase == blixardv1.Phase_PHASE_STOPPED && vm.Spec.GetOnHostLoss() == blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT, over(vm):
 		return blixardv1.DrainStep_DRAIN_STEP_STOPPED
@@ -269,21 +320,28 @@ func (r *room) claim(vm *blixardv1.VM) (h *schedule.Host, need schedule.Need, ok
 	if slices.ContainsFunc(r.full, func(f schedule.Need) bool { return need.AtLeast(&f) }) {
 		return nil, need, false
 	}
-	r.lookForPorts(need, vm.Uid)
 	holds := vm.GetRunner().GetNodes()
+	if h, ok = r.claimOf(vm, need, func(h *schedule.Host) bool { return slices.Contains(holds, h.ID) }); ok {
+		return h, need, true
+	}
+	if h, ok = r.claimOf(vm, need, func(*schedule.Host) bool { return true }); !ok {
+		r.full = append(r.full, need)
+	}
+	return h, need, ok
+}
+
+// claimOf takes the room that a VM needs on the first host that fits and will do.
+func (r *room) claimOf(vm *blixardv1.VM, need schedule.Need, will func(*schedule.Host) bool) (h *schedule.Host, ok bool) {
+	r.lookForPorts(need, vm.Uid)
 	id, _, ok := schedule.Choose(func(yield func(*schedule.Host) bool) {
 		for _, h := range r.hosts {
-			if slices.Contains(holds, h.ID) && !yield(h) {
+			if will(h) && !yield(h) {
 				return
 			}
 		}
 	}, need)
 	if !ok {
-		id, _, ok = schedule.Choose(slices.Values(r.hosts), need)
-	}
-	if !ok {
-		r.full = append(r.full, need)
-		return nil, need, false
+		return nil, false
 	}
 	i := slices.IndexFunc(r.hosts, func(h *schedule.Host) bool { return h.ID == id })
 	h = r.hosts[i]
@@ -295,7 +353,7 @@ func (r *room) claim(vm *blixardv1.VM) (h *schedule.Host, need schedule.Need, ok
 	for ; i+1 < len(r.hosts) && r.hosts[i+1].Key() < h.Key(); i++ {
 		r.hosts[i], r.hosts[i+1] = r.hosts[i+1], r.hosts[i]
 	}
-	return h, need, true
+	return h, true
 }
 
 // lookForPorts tells the hosts which of the ports that are needed somebody has
@@ -337,14 +395,26 @@ func (s *State) drainMoves(r *room, n *blixardv1.Node, stopLocal bool, beside []
 		m := &blixardv1.DrainMove{Vm: vm.Name, From: n.Name, Step: stepOf(vm, stopLocal || n.GetDrain().GetStopLocal())}
 		switch m.Step {
 		case blixardv1.DrainStep_DRAIN_STEP_MOVING:
-			m.Message = "it is being stopped there" + lost
-			if vm.Deleting {
+			switch {
+			case vm.Deleting:
 				m.Message = "it is being deleted" + lost
+			case vm.GetMigration().GetOther() != nil && other(vm, n.Id):
+				m.Message = "what is left of it there is being removed" + lost
+			case vm.GetMigration().GetOther() != nil:
+				m.Node, m.Message = vm.Migration.To, "it goes live to "+vm.Migration.To+", and runs on meanwhile"+lost
+			default:
+				m.Message = "it is being stopped there" + lost
 			}
 		case blixardv1.DrainStep_DRAIN_STEP_NEXT:
 			if !vm.Run {
 				m.Message = "it is stopped, and gets a host when it is started" + lost
 				break
+			}
+			if s.goesLive(n, vm) {
+				if h, ok := s.liveTarget(r, vm, nil); ok {
+					m.Node, m.Message = s.Node(h.ID).Name, "it would go to "+s.Node(h.ID).Name+" live, without being stopped"+lost
+					break
+				}
 			}
 			h, need, ok := r.claim(vm)
 			if ok {
@@ -409,6 +479,9 @@ func (s *State) underDrain(n *blixardv1.Node, vm *blixardv1.VM, st *blixardv1.VM
 	case p.Leaving && st.Phase == blixardv1.Phase_PHASE_DELETING:
 		st.Phase, st.Reason = blixardv1.Phase_PHASE_STOPPING, "Moving"
 		st.Message = "it leaves " + n.Name + ", which is drained, and starts on another host"
+		if leavesOffline(vm) {
+			st.Message = "it leaves " + n.Name + ", and starts on another host"
+		}
 	case p.Held && vm.Run && st.Phase == blixardv1.Phase_PHASE_STOPPED:
 		st.Reason, st.Message = "HostDrained", "its host "+n.Name+" is drained, and it waits for that: 'blixard node restore "+n.Name+"' starts it again"
 	}

@@ -47,6 +47,9 @@ func (s *State) Explain(name string) (*blixardv1.ExplainResponse, *blixardv1.Err
 func (s *State) summary(vm *blixardv1.VM, fits, hosts int) string {
 	p := vm.Placement
 	if p == nil {
+		if o := vm.GetMigration().GetOther(); o != nil && vm.Deleting {
+			return "it is being deleted: " + s.deletionWaits(vm)
+		}
 		if vm.Deleting || !vm.Run {
 			return "it is stopped and holds no host"
 		}
@@ -58,6 +61,9 @@ func (s *State) summary(vm *blixardv1.VM, fits, hosts int) string {
 	node := s.Node(p.NodeId)
 	lost := node.GetHost().GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE
 	text := fmt.Sprintf("it was placed on %s by entry %d, where most was left among the hosts that fit", node.GetName(), p.Incarnation.GetIndex())
+	if m := vm.Migration; !m.GetOffline() && m.GetId() != 0 && m.Id == p.Incarnation.GetIndex() {
+		text = fmt.Sprintf("it came live from %s to %s, by entry %d", m.From, node.GetName(), m.Id)
+	}
 	switch {
 	case vm.Deleting:
 		text = "it is being deleted: " + s.deletionWaits(vm)
@@ -71,6 +77,10 @@ func (s *State) summary(vm *blixardv1.VM, fits, hosts int) string {
 		text = fmt.Sprintf("its host %s has not been heard of%s; once its lease has surely ended, the VM is placed on another host", node.GetName(), silentSince(node))
 	case silent(node):
 		text = fmt.Sprintf("its host %s has not been heard of%s; the VM waits for it, and is not started elsewhere", node.GetName(), silentSince(node))
+	case moving(vm):
+		text += "; it is being moved " + s.movingText(vm) + ": " + vm.Migration.Message
+	case leavesOffline(vm) && p.Leaving:
+		text += "; it leaves that, and starts on another host"
 	case p.Leaving:
 		text += "; it is leaving that, which is drained, and starts on another host"
 	case p.Held:

@@ -41,7 +41,16 @@ func (s *State) fence(e *entry, op *blixardv1.FenceOp) *blixardv1.Response {
 	})
 	s.event(e, "HostFenced", "", n.Name, "epoch %d: its lease has surely ended", n.Host.Epoch)
 	for _, vm := range placed {
+		if moving(vm) {
+			vm = copyVM(vm)
+			s.abandon(e, vm, n, n.Name+" was lost")
+			s.put(vmKey(vm.Name), vm)
+		}
 		switch {
+		case other(vm, n.Id):
+			if s.gone(n, at(vm, n.Id).Lease) {
+				s.releaseOther(e, copyVM(vm), n, "its host "+n.Name+" was lost and fenced")
+			}
 		case vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT, mutant.On("FenceReleasesLong"):
 			s.release(e, vm, n, "its host "+n.Name+" was lost and fenced")
 		case s.gone(n, vm.Placement.Lease) && removes(vm):
@@ -90,8 +99,8 @@ func (s *State) LeastWindow(long bool) int64 { return Window(s.meta.Settings, s.
 func (s *State) WindowOf(n *blixardv1.Node, long bool) int64 {
 	longest := s.baseLeaseMs(long)
 	s.Placed(n.Id, func(vm *blixardv1.VM) bool {
-		if long || vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT {
-			longest = max(longest, vm.Placement.LeaseMs)
+		if p := at(vm, n.Id); long || p.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT {
+			longest = max(longest, p.LeaseMs)
 		}
 		return true
 	})

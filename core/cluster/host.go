@@ -58,8 +58,9 @@ func (s *State) MayNotBoot(n *blixardv1.Node, boot string, facts *blixardv1.Host
 	}
 	long, none := false, false
 	s.Placed(n.Id, func(vm *blixardv1.VM) bool {
-		long = long || vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_LONG
-		none = none || vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_NONE
+		l := at(vm, n.Id).Lease
+		long = long || l == blixardv1.LeaseClass_LEASE_CLASS_LONG
+		none = none || l == blixardv1.LeaseClass_LEASE_CLASS_NONE
 		return !none || !long
 	})
 	another := was != "" && is != ""
@@ -120,10 +121,16 @@ func (s *State) newEpoch(e *entry, n *blixardv1.Node, reboot bool) {
 	})
 	for _, vm := range placed {
 		vm = clone(vm)
-		vm.Placement.Epoch = n.Host.Epoch
+		p := at(vm, n.Id)
+		p.Epoch = n.Host.Epoch
 		if reboot {
-			vm.Placement.Lease, vm.Placement.LeaseMs = 0, 0
-			s.target(vm, n)
+			p.Lease, p.LeaseMs = 0, 0
+			s.target(vm, p, n)
+		}
+		if other(vm, n.Id) { // no move outlives an epoch: it is only to be removed
+			vm.Migration.AssignmentRevision = e.index
+			s.put(vmKey(vm.Name), vm)
+			continue
 		}
 		if !vm.Deleting {
 			s.setPhase(e, vm, blixardv1.Phase_PHASE_PENDING, "HostReturned", "its host has a new epoch and has not reported yet")

@@ -78,24 +78,48 @@ func (s *State) revise(key string, was, is bool, from, to uint64) {
 	}
 }
 
+// side is one of the placements of a VM, and when its host's assignment last changed.
+type side struct {
+	p        *blixardv1.Placement
+	revision uint64
+}
+
+// sidesOf are the placement with the right to run, and the other; p is nil for none.
+func sidesOf(vm *blixardv1.VM) [2]side {
+	m := vm.GetMigration()
+	return [2]side{{vm.GetPlacement(), vm.GetAssignmentRevision()}, {m.GetOther(), m.GetAssignmentRevision()}}
+}
+
+func sameSides(o, n [2]side) bool {
+	for i := range o {
+		if o[i].p.GetNodeId() != n[i].p.GetNodeId() || o[i].p != nil && o[i].revision != n[i].revision {
+			return false
+		}
+	}
+	return true
+}
+
 func (s *State) reindexVM(o, n *blixardv1.VM) {
-	op, np := o.GetPlacement(), n.GetPlacement()
-	samePlace := o.GetUid() == n.GetUid() && op.GetNodeId() == np.GetNodeId() && (op == nil) == (np == nil)
+	was, is := sidesOf(o), sidesOf(n)
+	samePlaces := o.GetUid() == n.GetUid() && sameSides(was, is)
 	if o != nil {
 		if o.Uid != n.GetUid() {
 			s.uids.Delete(o.Uid)
 		}
-		if op != nil && !samePlace {
-			s.placed.Delete(be(op.NodeId) + o.Uid)
-		}
-		if op != nil && !(samePlace && o.AssignmentRevision == n.AssignmentRevision) {
-			s.changes.Delete(be(op.NodeId) + be(o.AssignmentRevision) + o.Uid)
+		for _, at := range was {
+			if at.p != nil && !samePlaces {
+				s.placed.Delete(be(at.p.NodeId) + o.Uid)
+				s.changes.Delete(be(at.p.NodeId) + be(at.revision) + o.Uid)
+			}
 		}
 		if waiting(o) {
 			s.pending.Delete(pendingKey(o))
 		}
-		if op.GetLeaving() {
-			s.leaving.Delete(be(op.NodeId) + pendingKey(o))
+		if o.GetPlacement().GetLeaving() {
+			s.leaving.Delete(be(o.Placement.NodeId) + pendingKey(o))
+		}
+		if was[1].p != nil && is[1].p == nil {
+			s.migrating.Delete(o.Name)
 		}
 		for _, id := range o.PreparedNodes {
 			s.ready.Delete(be(id) + o.Uid)
@@ -105,17 +129,20 @@ func (s *State) reindexVM(o, n *blixardv1.VM) {
 		if o.GetUid() != n.Uid {
 			s.uids.Set(n.Uid, n.Name)
 		}
-		if np != nil && !samePlace {
-			s.placed.Set(be(np.NodeId)+n.Uid, struct{}{})
-		}
-		if np != nil && !(samePlace && o.AssignmentRevision == n.AssignmentRevision) {
-			s.changes.Set(be(np.NodeId)+be(n.AssignmentRevision)+n.Uid, n.Name)
+		for _, at := range is {
+			if at.p != nil && !samePlaces {
+				s.placed.Set(be(at.p.NodeId)+n.Uid, struct{}{})
+				s.changes.Set(be(at.p.NodeId)+be(at.revision)+n.Uid, n.Name)
+			}
 		}
 		if waiting(n) {
 			s.pending.Set(pendingKey(n), n.Name)
 		}
-		if np.GetLeaving() {
-			s.leaving.Set(be(np.NodeId)+pendingKey(n), n.Name)
+		if n.GetPlacement().GetLeaving() {
+			s.leaving.Set(be(n.Placement.NodeId)+pendingKey(n), n.Name)
+		}
+		if is[1].p != nil && was[1].p == nil {
+			s.migrating.Set(n.Name, struct{}{})
 		}
 		if n.Runner != nil {
 			for _, id := range n.PreparedNodes {

@@ -33,7 +33,7 @@ func (s *State) mayLose(n *blixardv1.Node) *blixardv1.Response {
 	}
 	var long []string
 	s.Placed(n.Id, func(vm *blixardv1.VM) bool {
-		if vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_LONG && !s.gone(n, vm.Placement.Lease) {
+		if l := at(vm, n.Id).Lease; l == blixardv1.LeaseClass_LEASE_CLASS_LONG && !s.gone(n, l) {
 			long = append(long, vm.Name)
 		}
 		return true
@@ -76,6 +76,14 @@ func (s *State) lose(e *entry, n *blixardv1.Node) {
 	})
 	for _, vm := range placed {
 		why := "its host " + n.Name + " was lost for good"
+		if moving(vm) {
+			vm = copyVM(vm)
+			s.abandon(e, vm, n, why)
+		}
+		if other(vm, n.Id) {
+			s.releaseOther(e, copyVM(vm), n, why)
+			continue
+		}
 		if !vm.Deleting && vm.Spec.GetOnHostLoss() == blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT {
 			vm = clone(vm)
 			vm.Run, vm.Paused = mutant.On("LostStartsAnew"), false

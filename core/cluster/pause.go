@@ -19,6 +19,8 @@ func (s *State) pause(e *entry, op *blixardv1.PauseOp) *blixardv1.Response {
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+op.Name+" is being deleted", "")
 	case vm.Paused == op.Paused:
 		return vmResponse(vm)
+	case moving(vm):
+		return s.busyMoving(vm, "paused")
 	case !vm.Run:
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+op.Name+" is stopped, so there is nothing to pause", "'blixard vm start "+op.Name+"' first")
 	}

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"cmp"
+	"encoding/binary"
 	"iter"
 	"slices"
 
@@ -149,6 +150,51 @@ func (s *State) portsTaken(h *schedule.Host, n schedule.Need, uid string) {
 	}
 }
 
+// choose chooses a host for a VM that has none.
+func (s *State) choose(vm *blixardv1.VM, n schedule.Need) (id uint64, hv int32, ok bool) {
+	// Where something of it is left, nothing of it can be.
+	left := vm.GetMigration().GetOther().GetNodeId()
+	beside := func(hosts iter.Seq[*schedule.Host], not uint64) iter.Seq[*schedule.Host] {
+		return func(yield func(*schedule.Host) bool) {
+			for h := range hosts {
+				if h.ID != left && h.ID != not && !yield(h) {
+					return
+				}
+			}
+		}
+	}
+	if leavesOffline(vm) { // where it was told to go, or at least not where it was
+		if w := s.Node(vm.Migration.Wanted); w != nil && schedulable(w) {
+			h := scheduleHost(w, s.overcommit())
+			s.portsTaken(h, n, "")
+			if id, hv, ok = schedule.Choose(slices.Values([]*schedule.Host{h}), n); ok {
+				return id, hv, ok
+			}
+		}
+		if id, hv, ok = schedule.Choose(beside(s.emptiestFirst(n), s.NodeByName(vm.Migration.From).GetId()), n); ok {
+			return id, hv, ok
+		}
+	}
+	// Where its runner is, nothing needs to be copied.
+	if id, hv, ok = schedule.Choose(beside(slices.Values(s.holdersOf(vm)), 0), n); ok {
+		return id, hv, ok
+	}
+	return schedule.Choose(beside(s.emptiestFirst(n), 0), n)
+}
+
+// endOffline ends an offline move of the caller's own copy of a VM: on a node, or,
+// when that is nil, because it was stopped meanwhile.
+func (s *State) endOffline(e *entry, vm *blixardv1.VM, node *blixardv1.Node) {
+	m := clone(vm.Migration)
+	m.EndTime = e.time()
+	if m.State, m.To, m.Message = blixardv1.MigrationState_MIGRATION_STATE_DONE, node.GetName(), ""; node == nil {
+		m.State, m.Message = blixardv1.MigrationState_MIGRATION_STATE_FAILED, "it was stopped meanwhile, and gets a host when it is started"
+	} else if m.Wanted != 0 && m.Wanted != node.Id {
+		m.Message = "the host that was asked for could not take it any more"
+	}
+	vm.Migration = m
+}
+
 // place gives a waiting VM a host, if one fits, and says so in its status. The
 // VM is the caller's own copy, and is stored.
 func (s *State) place(e *entry, vm *blixardv1.VM) bool {
@@ -161,11 +207,7 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 		return false
 	}
 	n := s.needOf(vm)
-	// Where its runner is, nothing needs to be copied.
-	id, hv, ok := schedule.Choose(slices.Values(s.holdersOf(vm)), n)
-	if !ok {
-		id, hv, ok = schedule.Choose(s.emptiestFirst(n), n)
-	}
+	id, hv, ok := s.choose(vm, n)
 	if !ok {
 		vm.Status = &blixardv1.VMStatus{
 			Phase: blixardv1.Phase_PHASE_PENDING, Reason: "NoHostFits", ChangeTime: e.time(),
@@ -181,13 +223,16 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 		Hypervisor:  blixardv1.Hypervisor(hv),
 		Vcpus:       uint32(n.MilliCPU / 1000), MemoryMib: n.MemoryMiB, DiskMib: n.DiskMiB, Ports: hostPorts(vm.Spec),
 	}
-	s.target(vm, node)
+	s.target(vm, vm.Placement, node)
+	if leavesOffline(vm) {
+		s.endOffline(e, vm, node)
+	}
 	vm.AssignmentRevision = e.index
 	vm.Status = &blixardv1.VMStatus{
 		Phase: blixardv1.Phase_PHASE_PENDING, Reason: "Placed", ChangeTime: e.time(),
 		Message: "placed on " + node.Name + ", which has not reported yet",
 	}
-	s.hold(node, vm, +1)
+	s.hold(node, vm.Placement, +1)
 	node.Host.Revision = e.index
 	s.put(nodeKey(id), node)
 	s.prepare(e, vm)
@@ -196,9 +241,9 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 	return true
 }
 
-// hold accounts the VM's resources to its host, or takes them back.
-func (s *State) hold(node *blixardv1.Node, vm *blixardv1.VM, sign int) {
-	p, h := vm.Placement, node.Host
+// hold accounts a placement's resources to its host, or takes them back.
+func (s *State) hold(node *blixardv1.Node, p *blixardv1.Placement, sign int) {
+	h := node.Host
 	if h.Allocated == nil {
 		h.Allocated = &blixardv1.Resources{}
 	}
@@ -235,28 +280,31 @@ func (s *State) leaseMs(vm *blixardv1.VM, class blixardv1.LeaseClass) uint32 {
 
 // retarget gives every placed VM the lease that it should have now.
 func (s *State) retarget(e *entry) {
-	var placed []*blixardv1.VM
+	type on struct {
+		node uint64
+		uid  string
+	}
+	var placed []on
 	s.placed.Scan(func(k string, _ struct{}) bool {
-		placed = append(placed, s.VMByUID(k[8:]))
+		placed = append(placed, on{binary.BigEndian.Uint64([]byte(k)), k[8:]})
 		return true
 	})
-	for _, vm := range placed {
-		node := s.Node(vm.Placement.NodeId)
-		want := s.leaseFor(vm, node)
-		if want == vm.Placement.TargetLease && s.leaseMs(vm, want) == vm.Placement.TargetLeaseMs {
+	for _, o := range placed {
+		vm, node := s.VMByUID(o.uid), s.Node(o.node)
+		want, p := s.leaseFor(vm, node), at(vm, o.node)
+		if want == p.TargetLease && s.leaseMs(vm, want) == p.TargetLeaseMs {
 			continue
 		}
 		vm, node = clone(vm), clone(node)
-		s.target(vm, node)
-		s.assign(e, vm, node)
+		s.target(vm, at(vm, o.node), node)
+		s.assignAt(e, vm, node)
 	}
 }
 
-// target gives the VM, the caller's own copy, the lease that it should have on its
-// host. What is loosened by that, in class or length, counts as loose at once;
+// target gives a VM's placement, the caller's own copy, the lease that it should
+// have on that host. What is loosened by that, in class or length, counts as loose at once;
 // what is tightened, only when the host has acknowledged it.
-func (s *State) target(vm *blixardv1.VM, node *blixardv1.Node) {
-	p := vm.Placement
+func (s *State) target(vm *blixardv1.VM, p *blixardv1.Placement, node *blixardv1.Node) {
 	p.TargetLease = s.leaseFor(vm, node)
 	p.TargetLeaseMs = s.leaseMs(vm, p.TargetLease)
 	if p.Lease == 0 || p.Lease > p.TargetLease {
@@ -268,12 +316,11 @@ func (s *State) target(vm *blixardv1.VM, node *blixardv1.Node) {
 	}
 }
 
-// tighten takes a host's word for the lease under which the VM, the caller's own
-// copy, lives at most. It counts only if the host knew the newest assignment: an
-// older one may be loosened again after it was sent.
-func tighten(vm *blixardv1.VM, o *blixardv1.Observation) {
-	p := vm.Placement
-	if o.AssignmentRevision < vm.AssignmentRevision || o.Lease < p.TargetLease {
+// tighten takes a host's word for the lease under which a VM lives there at most;
+// the placement is the caller's own copy. It counts only if the host knew the newest
+// assignment, of that revision: an older one may be loosened again after it was sent.
+func tighten(p *blixardv1.Placement, revision uint64, o *blixardv1.Observation) {
+	if o.AssignmentRevision < revision || o.Lease < p.TargetLease {
 		return
 	}
 	p.Lease = p.TargetLease
@@ -293,13 +340,26 @@ func (s *State) assign(e *entry, vm *blixardv1.VM, node *blixardv1.Node) {
 	}
 }
 
-// release ends an instance: what it held is free. A VM that was being deleted
+// assignAt stores a VM that one of its hosts must hear of: whichever of the two the
+// node is. Both are the caller's own copies.
+func (s *State) assignAt(e *entry, vm *blixardv1.VM, node *blixardv1.Node) {
+	if !other(vm, node.Id) {
+		s.assign(e, vm, node)
+		return
+	}
+	vm.Migration.AssignmentRevision = e.index
+	s.put(vmKey(vm.Name), vm)
+	node.Host.Revision = e.index
+	s.put(nodeKey(node.Id), node)
+}
+
+// release ends the instance that has the right to run: what it held is free. A VM that was being deleted
 // is gone; another waits for a host. The node is the caller's own copy, and is
 // not stored here.
 func (s *State) release(e *entry, vm *blixardv1.VM, node *blixardv1.Node, why string) {
-	s.hold(node, vm, -1)
+	s.hold(node, vm.Placement, -1)
 	if mutant.On("CreditTwice") && !vm.Run {
-		s.hold(node, vm, -1)
+		s.hold(node, vm.Placement, -1)
 	}
 	if vm.Placement.Leaving && node.Drain != nil {
 		node.Drain = clone(node.Drain)
@@ -307,9 +367,12 @@ func (s *State) release(e *entry, vm *blixardv1.VM, node *blixardv1.Node, why st
 	}
 	vm = copyVM(vm)
 	vm.Placement = nil
+	if leavesOffline(vm) && !vm.Run {
+		s.endOffline(e, vm, nil)
+	}
 	s.event(e, "VMReleased", vm.Name, node.Name, "%s", why)
 	s.freed()
-	if vm.Deleting {
+	if vm.Deleting && vm.GetMigration().GetOther() == nil {
 		s.drop(e, vm)
 		return
 	}
@@ -317,7 +380,10 @@ func (s *State) release(e *entry, vm *blixardv1.VM, node *blixardv1.Node, why st
 		Phase: blixardv1.Phase_PHASE_PENDING, Reason: "Released", ChangeTime: e.time(),
 		Message: why,
 	}
-	if !vm.Run {
+	switch {
+	case vm.Deleting:
+		vm.Status.Phase = blixardv1.Phase_PHASE_DELETING
+	case !vm.Run:
 		vm.Status.Phase = blixardv1.Phase_PHASE_STOPPED
 	}
 	s.put(vmKey(vm.Name), vm)
@@ -360,7 +426,8 @@ func (s *State) placeWaiting(e *entry, vm *blixardv1.VM, none []schedule.Need) [
 	n := s.needOf(vm)
 	ok := !slices.ContainsFunc(none, func(m schedule.Need) bool { return n.AtLeast(&m) })
 	if ok {
-		if _, _, ok = schedule.Choose(s.emptiestFirst(n), n); !ok {
+		// One of which something is left somewhere may only not go there.
+		if _, _, ok = s.choose(vm, n); !ok && vm.GetMigration().GetOther() == nil {
 			none = append(none, n)
 		}
 	}

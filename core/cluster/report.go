@@ -42,8 +42,12 @@ func (s *State) heldAnew(e *entry, old *blixardv1.Node, facts *blixardv1.HostFac
 // observe takes one observation; the node is the caller's own copy.
 func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 	vm := s.VMByUID(o.Uid)
-	p := vm.GetPlacement()
-	if p == nil || p.NodeId != n.Id || p.Epoch != n.Host.Epoch || !sameIncarnation(p.Incarnation, o.Incarnation) {
+	p := at(vm, n.Id)
+	if p == nil || p.Epoch != n.Host.Epoch || !sameIncarnation(p.Incarnation, o.Incarnation) {
+		return
+	}
+	if other(vm, n.Id) {
+		s.observeOther(e, n, vm, o)
 		return
 	}
 	current := o.AssignmentRevision >= vm.AssignmentRevision
@@ -53,12 +57,12 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 		case vm.Deleting:
 			s.release(e, vm, n, "its host has removed it")
 		case p.Leaving:
-			s.release(e, vm, n, "it has left "+n.Name+", which is drained")
+			s.release(e, vm, n, "it has left "+n.Name+", "+whyLeft(vm))
 		}
 		return
 	}
 	vm = copyVM(vm)
-	tighten(vm, o)
+	tighten(vm.Placement, vm.AssignmentRevision, o)
 	st := &blixardv1.VMStatus{
 		Phase: o.Phase, Reason: o.Reason, Message: o.Message, Attempt: o.Attempt,
 		ExitCode: o.ExitCode, Failures: o.Failures, ChangeTime: e.time(), Sequence: o.Sequence,
@@ -69,11 +73,12 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 	s.failed(e, n, vm, o, st)
 	s.builtBy(e, vm, n.Id, o)
 	if o.SpecGeneration == vm.SpecGeneration && vm.Status.GetSpecGeneration() != vm.SpecGeneration {
-		s.hold(n, vm, -1) // what the spec before needed more is free
+		s.hold(n, vm.Placement, -1) // what the spec before needed more is free
 		s.reaccount(vm, nil)
-		s.hold(n, vm, +1)
+		s.hold(n, vm.Placement, +1)
 		s.freed()
 	}
+	s.observeMove(e, n, vm, o)
 	s.underDrain(n, vm, st)
 	if vm.Deleting {
 		st.Phase = blixardv1.Phase_PHASE_DELETING

@@ -50,7 +50,7 @@ func (s *State) restore(e *entry, op *blixardv1.RestoreOp) *blixardv1.Response {
 		}
 		s.put(nodeKey(n.Id), n)
 	}
-	s.leap()
+	s.leap(e)
 	s.event(e, "ClusterRestored", "", op.Node.GetName(), "generation %d, from a backup at revision %d", s.meta.Generation, e.index-RestoreGap)
 	if op.NodeId == 0 {
 		return s.addNode(e, op.Node)
@@ -65,7 +65,7 @@ const leapBy = 10_000
 // leap takes every VM's counters beyond what its host may have seen of them: a
 // start, or a spec, that is asked for from now on is none that it knows. So what
 // should run and has ended by itself is started again.
-func (s *State) leap() {
+func (s *State) leap(e *entry) {
 	var all []*blixardv1.VM
 	s.VMs("", func(vm *blixardv1.VM) bool {
 		all = append(all, vm)
@@ -75,6 +75,9 @@ func (s *State) leap() {
 		vm = copyVM(vm)
 		vm.RunGeneration += leapBy
 		vm.SpecGeneration += leapBy
+		if moving(vm) { // how it ended nobody knows
+			s.abandon(e, vm, nil, "the cluster was restored from a backup")
+		}
 		s.put(vmKey(vm.Name), vm)
 	}
 }
@@ -97,8 +100,8 @@ func (s *State) renamed(n *blixardv1.Node) {
 		return true
 	})
 	for _, vm := range placed {
-		vm = copyVM(vm)
-		vm.Placement.Node = n.Name
+		vm = clone(vm)
+		at(vm, n.Id).Node = n.Name
 		s.put(vmKey(vm.Name), vm)
 	}
 }

@@ -37,6 +37,8 @@ type State struct {
 	drained *btree.Map[uint64, struct{}] // ids of nodes that are drained
 	leaving *btree.Map[string, string]   // node priority index -> name
 
+	migrating *btree.Map[string, struct{}] // names of VMs in a live move
+
 	free      *btree.Map[string, uint32] // network, first free address -> the last of that run
 	addresses *btree.Map[string, string] // network, address -> uid that has it
 	macs      *btree.Map[string, string] // mac -> uid that has it
@@ -107,8 +109,8 @@ func New() *State {
 		ready:   btree.NewMap[string, struct{}](0),
 		revised: btree.NewMap[string, string](0),
 		drained: btree.NewMap[uint64, struct{}](0),
-		leaving: btree.NewMap[string, string](0),
-		free:    btree.NewMap[string, uint32](0), addresses: btree.NewMap[string, string](0),
+		leaving: btree.NewMap[string, string](0), migrating: btree.NewMap[string, struct{}](0),
+		free: btree.NewMap[string, uint32](0), addresses: btree.NewMap[string, string](0),
 		macs: btree.NewMap[string, string](0), ports: btree.NewMap[string, string](0),
 		track: true,
 	}
@@ -123,6 +125,7 @@ func (s *State) Freeze() *State {
 	c.changes, c.hosts, c.pending = s.changes.Copy(), s.hosts.Copy(), s.pending.Copy()
 	c.old, c.idle, c.ready = s.old.Copy(), s.idle.Copy(), s.ready.Copy()
 	c.revised, c.drained, c.leaving = s.revised.Copy(), s.drained.Copy(), s.leaving.Copy()
+	c.migrating = s.migrating.Copy()
 	c.free, c.addresses, c.macs, c.ports = s.free.Copy(), s.addresses.Copy(), s.macs.Copy(), s.ports.Copy()
 	c.dirty, c.track = nil, false
 	return &c

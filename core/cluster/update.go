@@ -124,7 +124,7 @@ func (s *State) updatable(name string) (*blixardv1.VM, *blixardv1.Response) {
 	if vm.Deleting {
 		return nil, refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+name+" is being deleted", "")
 	}
-	return vm, nil
+	return vm, s.busyMoving(vm, "changed")
 }
 
 // change is how a VM gets another spec.
@@ -148,7 +148,7 @@ func (s *State) regenerate(e *entry, old *blixardv1.VM, next *blixardv1.Generati
 	if node != nil {
 		if old.Placement.Leaving && next.Spec.OnHostLoss == blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT {
 			return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
-				"the VM "+old.Name+" is just leaving "+node.Name+", which is drained, and cannot be told to wait for it any more", "try again when it runs elsewhere")
+				"the VM "+old.Name+" is just leaving "+node.Name+", and cannot be told to wait for it any more", "try again when it runs elsewhere")
 		}
 		if resp := s.noRoom(old, node, next.Spec); resp != nil {
 			return resp
@@ -182,10 +182,10 @@ func (s *State) regenerate(e *entry, old *blixardv1.VM, next *blixardv1.Generati
 		return vmResponse(vm)
 	}
 	n := clone(node)
-	s.hold(n, vm, -1)
+	s.hold(n, vm.Placement, -1)
 	s.reaccount(vm, old.Placement)
-	s.hold(n, vm, +1)
-	s.target(vm, n)
+	s.hold(n, vm.Placement, +1)
+	s.target(vm, vm.Placement, n)
 	s.prepare(e, vm)
 	s.assign(e, vm, n)
 	s.freed()

@@ -105,8 +105,13 @@ func (s *State) deleteVM(e *entry, op *blixardv1.DeleteVMOp) *blixardv1.Response
 		vm.Attachments = nil
 	}
 	s.setPhase(e, vm, blixardv1.Phase_PHASE_DELETING, "Deleting", "deleted by its user")
+	if moving(vm) {
+		s.abandon(e, vm, nil, "it was deleted")
+	}
 	if vm.Placement == nil {
-		s.drop(e, vm)
+		if s.put(vmKey(vm.Name), vm); vm.GetMigration().GetOther() == nil {
+			s.drop(e, vm)
+		}
 		return vmResponse(vm)
 	}
 	node := copyNode(s.Node(vm.Placement.NodeId))
@@ -132,7 +137,7 @@ func (s *State) drop(e *entry, vm *blixardv1.VM) {
 
 // deletionWaits says what a deletion waits for.
 func (s *State) deletionWaits(vm *blixardv1.VM) string {
-	node := s.Node(vm.GetPlacement().GetNodeId())
+	node := s.Node(cmp.Or(vm.GetPlacement().GetNodeId(), vm.GetMigration().GetOther().GetNodeId()))
 	if node == nil {
 		return "it will be gone in a moment"
 	}
@@ -163,6 +168,9 @@ func (s *State) power(e *entry, op *blixardv1.PowerOp) *blixardv1.Response {
 		if ended(vm) && !vm.Placement.GetHeld() { // how it ended is no answer to whoever waits for the start
 			s.setPhase(e, vm, blixardv1.Phase_PHASE_PENDING, "StartAsked", "its user asked for it to be started")
 		}
+	}
+	if moving(vm) { // its user wants it ended, here and there
+		s.abandon(e, vm, nil, map[bool]string{false: "it was stopped", true: "it was restarted"}[op.Run])
 	}
 	switch {
 	case vm.Placement != nil:

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -57,7 +58,9 @@ func (h *Host) discover() (*blixardv1.HostFacts, error) {
 			h.drivers[k.Hypervisor] = d
 		}
 		facts.Hypervisors = append(facts.Hypervisors, &blixardv1.HypervisorFact{
-			Hypervisor: k.Hypervisor, Version: found.version, Kvm: facts.Kvm.Usable && k.Program != "", Capabilities: k.Can().List(),
+			Hypervisor: k.Hypervisor, Version: found.version, Kvm: facts.Kvm.Usable && k.Program != "",
+			// The driver's half of a live migration is not there yet.
+			Capabilities: slices.DeleteFunc(k.Can().List(), func(c blixardv1.Capability) bool { return c == blixardv1.Capability_CAPABILITY_MIGRATE }),
 		})
 	}
 	if h.cfg.Nix != nil {

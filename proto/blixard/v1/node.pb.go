@@ -799,7 +799,10 @@ type Drain struct {
 	// VMs that have left since.
 	Moved uint32 `protobuf:"varint,4,opt,name=moved,proto3" json:"moved,omitempty"`
 	// Nothing that could go elsewhere was left.
-	Done          bool `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`
+	Done bool `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`
+	// Log index of the entry that ordered it: a VM whose live move came to nothing
+	// since is stopped and started elsewhere.
+	Begun         uint64 `protobuf:"varint,100,opt,name=begun,proto3" json:"begun,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -867,6 +870,13 @@ func (x *Drain) GetDone() bool {
 		return x.Done
 	}
 	return false
+}
+
+func (x *Drain) GetBegun() uint64 {
+	if x != nil {
+		return x.Begun
+	}
+	return 0
 }
 
 // DrainMove is one VM of a node that is drained.
@@ -1652,7 +1662,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"createTime\x12\x1a\n" +
 	"\brevision\x18\b \x01(\x04R\brevision\x12\x14\n" +
 	"\x05level\x18\t \x01(\rR\x05level\x12'\n" +
-	"\x05drain\x18< \x01(\v2\x11.blixard.v1.DrainR\x05drain\"\xa7\x01\n" +
+	"\x05drain\x18< \x01(\v2\x11.blixard.v1.DrainR\x05drain\"\xbd\x01\n" +
 	"\x05Drain\x12\x1a\n" +
 	"\bparallel\x18\x01 \x01(\rR\bparallel\x12\x1d\n" +
 	"\n" +
@@ -1660,7 +1670,8 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x14\n" +
 	"\x05moved\x18\x04 \x01(\rR\x05moved\x12\x12\n" +
-	"\x04done\x18\x05 \x01(\bR\x04done\"\x88\x01\n" +
+	"\x04done\x18\x05 \x01(\bR\x04done\x12\x14\n" +
+	"\x05begun\x18d \x01(\x04R\x05begun\"\x88\x01\n" +
 	"\tDrainMove\x12\x0e\n" +
 	"\x02vm\x18\x01 \x01(\tR\x02vm\x12)\n" +
 	"\x04step\x18\x02 \x01(\x0e2\x15.blixard.v1.DrainStepR\x04step\x12\x12\n" +

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4069) + uint(4069-len(file_blixard_v1_node_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4091) + uint(4091-len(file_blixard_v1_node_proto_rawDesc))
 
 func (x *Resources) sizeWire() (n int) {
 	if x == nil {
@@ -471,6 +471,9 @@ func (x *Drain) sizeWire() (n int) {
 	if x.Done {
 		n += 1 + 1
 	}
+	if x.Begun != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.Begun))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -480,6 +483,10 @@ func (x *Drain) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Begun != 0 {
+		i = putVarint(b, i, uint64(x.Begun))
+		i = putVarint(b, i, 800)
+	}
 	if x.Done {
 		i = putBool(b, i, x.Done)
 		i = putVarint(b, i, 40)

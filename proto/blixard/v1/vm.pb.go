@@ -3685,9 +3685,11 @@ type Migration struct {
 	// report of the hand-over to the report that it runs; milliseconds.
 	DowntimeMs uint32 `protobuf:"varint,16,opt,name=downtime_ms,json=downtimeMs,proto3" json:"downtime_ms,omitempty"`
 	// Logged time at which it was handed over.
-	HandedOverAt  uint64 `protobuf:"varint,17,opt,name=handed_over_at,json=handedOverAt,proto3" json:"handed_over_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	HandedOverAt uint64 `protobuf:"varint,17,opt,name=handed_over_at,json=handedOverAt,proto3" json:"handed_over_at,omitempty"`
+	// Log index at which the assignment of other's host last changed.
+	AssignmentRevision uint64 `protobuf:"varint,18,opt,name=assignment_revision,json=assignmentRevision,proto3" json:"assignment_revision,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Migration) Reset() {
@@ -3835,6 +3837,13 @@ func (x *Migration) GetDowntimeMs() uint32 {
 func (x *Migration) GetHandedOverAt() uint64 {
 	if x != nil {
 		return x.HandedOverAt
+	}
+	return 0
+}
+
+func (x *Migration) GetAssignmentRevision() uint64 {
+	if x != nil {
+		return x.AssignmentRevision
 	}
 	return 0
 }
@@ -6051,7 +6060,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x05fresh\x18\x12 \x01(\bR\x05fresh\x12\x16\n" +
 	"\x06paused\x18\x13 \x01(\bR\x06paused\x128\n" +
 	"\vattachments\x18P \x03(\v2\x16.blixard.v1.AttachmentR\vattachments\x123\n" +
-	"\tmigration\x18d \x01(\v2\x15.blixard.v1.MigrationR\tmigrationJ\x04\b\x0f\x10\x10\"\xca\x04\n" +
+	"\tmigration\x18d \x01(\v2\x15.blixard.v1.MigrationR\tmigrationJ\x04\b\x0f\x10\x10\"\xfb\x04\n" +
 	"\tMigration\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x120\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1a.blixard.v1.MigrationStateR\x05state\x12\x18\n" +
@@ -6072,7 +6081,8 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\bdeadline\x18\x0f \x01(\x04R\bdeadline\x12\x1f\n" +
 	"\vdowntime_ms\x18\x10 \x01(\rR\n" +
 	"downtimeMs\x12$\n" +
-	"\x0ehanded_over_at\x18\x11 \x01(\x04R\fhandedOverAt\"\x83\x01\n" +
+	"\x0ehanded_over_at\x18\x11 \x01(\x04R\fhandedOverAt\x12/\n" +
+	"\x13assignment_revision\x18\x12 \x01(\x04R\x12assignmentRevision\"\x83\x01\n" +
 	"\x11MigrationProgress\x12\x1d\n" +
 	"\n" +
 	"sent_bytes\x18\x01 \x01(\x04R\tsentBytes\x12\x1d\n" +

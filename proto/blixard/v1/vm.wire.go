@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-13287) + uint(13287-len(file_blixard_v1_vm_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-13336) + uint(13336-len(file_blixard_v1_vm_proto_rawDesc))
 
 func (x *Artifact) sizeWire() (n int) {
 	if x == nil {
@@ -1990,6 +1990,9 @@ func (x *Migration) sizeWire() (n int) {
 	if x.HandedOverAt != 0 {
 		n += 2 + protowire.SizeVarint(uint64(x.HandedOverAt))
 	}
+	if x.AssignmentRevision != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.AssignmentRevision))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1999,6 +2002,10 @@ func (x *Migration) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.AssignmentRevision != 0 {
+		i = putVarint(b, i, uint64(x.AssignmentRevision))
+		i = putVarint(b, i, 144)
+	}
 	if x.HandedOverAt != 0 {
 		i = putVarint(b, i, uint64(x.HandedOverAt))
 		i = putVarint(b, i, 136)

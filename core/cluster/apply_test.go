@@ -328,7 +328,7 @@ func (d *driver) rebuilt(t *rapid.T) {
 		"uids": {d.uids.Keys(), fresh.uids.Keys()}, "placed": {d.placed.Keys(), fresh.placed.Keys()},
 		"changes": {d.changes.Keys(), fresh.changes.Keys()}, "hosts": {d.hosts.Keys(), fresh.hosts.Keys()}, "leaving": {d.leaving.Keys(), fresh.leaving.Keys()},
 		"migrating": {d.migrating.Keys(), fresh.migrating.Keys()},
-		"pending": {d.pending.Keys(), fresh.pending.Keys()}, "revised": {d.revised.Keys(), fresh.revised.Keys()}, "old": {d.old.Keys(), fresh.old.Keys()}, "names": {d.names.Keys(), fresh.names.Keys()},
+		"pending":   {d.pending.Keys(), fresh.pending.Keys()}, "revised": {d.revised.Keys(), fresh.revised.Keys()}, "old": {d.old.Keys(), fresh.old.Keys()}, "names": {d.names.Keys(), fresh.names.Keys()},
 	} {
 		if !slices.Equal(pair[0], pair[1]) {
 			t.Fatalf("index %s: %q, rebuilt %q", name, pair[0], pair[1])

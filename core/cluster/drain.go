@@ -115,7 +115,7 @@ func (s *State) restoreNode(e *entry, op *blixardv1.RestoreNodeOp) *blixardv1.Re
 		s.event(e, "NodeRestored", "", n.Name, "may get VMs again; nothing is moved back")
 	}
 	for _, vm := range s.placedByPriority(n.Id) {
-		if !vm.Placement.Held || mutant.On("HeldForEver") {
+		if other(vm, n.Id) || !vm.Placement.Held || mutant.On("HeldForEver") {
 			continue
 		}
 		vm = copyVM(vm)

@@ -24,7 +24,7 @@ func (s *State) Explain(name string) (*blixardv1.ExplainResponse, *blixardv1.Err
 		hosts++
 		h := scheduleHost(node, s.overcommit())
 		v := &blixardv1.Verdict{NodeId: node.Id, Node: node.Name, Load: h.Load(), Chosen: vm.Placement.GetNodeId() == node.Id}
-		if v.Chosen { // what it holds itself does not stand in its own way
+		if at(vm, node.Id) != nil { // what it holds itself does not stand in its own way
 			mine := schedule.Resources{MilliCPU: n.MilliCPU, MemoryMiB: n.MemoryMiB, DiskMiB: n.DiskMiB}
 			h.Used.MilliCPU -= min(mine.MilliCPU, h.Used.MilliCPU)
 			h.Used.MemoryMiB -= min(mine.MemoryMiB, h.Used.MemoryMiB)

@@ -295,7 +295,8 @@ func (m *Machine) join(node *blixardv1.Node, servers []*blixardv1.Node) error {
 
 func (m *Machine) admitted(id core.Identity, b core.Batch) {
 	m.disk.apply(b)
-	m.member, m.id, m.ids, m.of = true, id.ID, append(m.ids, id.ID), id.Generation
+	m.member, m.of = true, id.Generation
+	m.goesBy(id.ID)
 	m.w.say(m, fmt.Sprintf("is member %d", id.ID))
 	m.startDaemon()
 }

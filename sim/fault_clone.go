@@ -38,7 +38,8 @@ func (f Clone) strike(w *World) bool {
 	c.keeper.start(func() {})
 	c.powerOff()
 	c.setDisk(m.disk.copy())
-	c.member, c.of, c.id, c.ids, c.called, c.clones = true, m.of, m.id, append(c.ids, m.id), m.called, m
+	c.member, c.of, c.called, c.clones = true, m.of, m.called, m
+	c.goesBy(m.id)
 	c.capacity = m.capacity // it is as big: what runs is not looked at again
 	c.dirs = btree.NewMap[string, *vmDir](0)
 	m.dirs.Scan(func(uid string, d *vmDir) bool {
@@ -56,7 +57,7 @@ func (f Clone) strike(w *World) bool {
 		if w.judges.newest.nodes[c.id].GetHost().GetBootId() == c.bootID {
 			loser = m
 		}
-		loser.ids = slices.DeleteFunc(loser.ids, func(id uint64) bool { return id == c.id })
+		w.known[c.id] = slices.DeleteFunc(w.known[c.id], func(m *Machine) bool { return m == loser })
 		loser.powerOff()
 		loser.wipe()
 		if loser == m { // the copy is the node now, and has its address

@@ -59,9 +59,9 @@ func (j *judgePlaced) inTurn(w *World, n *newest, vm *blixardv1.VM) {
 	if vm.Spec.GetProcess() == nil || n.meta.GetPlaceMore() {
 		return
 	}
-	for _, name := range slices.Sorted(maps.Keys(n.vms)) {
-		o := n.vms[name]
-		if o.Placement == nil && o.Run && !o.Deleting && o.Spec.GetProcess() != nil && o.Spec.Priority > vm.Spec.Priority &&
+	for _, name := range slices.Sorted(maps.Keys(n.waiting)) {
+		o := n.waiting[name]
+		if o.Spec.GetProcess() != nil && o.Spec.Priority > vm.Spec.Priority &&
 			o.Spec.Vcpus <= vm.Spec.Vcpus && o.Spec.MemoryMib <= vm.Spec.MemoryMib && len(o.Spec.Require) == 0 {
 			w.fail("a higher priority is placed first", "index %d: %s (priority %d) is placed on %s, and %s (priority %d), which needs no more, waits",
 				n.index, vm.Name, vm.Spec.Priority, vm.Placement.Node, o.Name, o.Spec.Priority)

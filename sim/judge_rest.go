@@ -176,23 +176,25 @@ func (w *World) unrest() (why []string) {
 func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 	n, where := w.Live(vm.Uid)
 	st := vm.GetStatus()
-	at := fmt.Sprintf("phase %s (%s: %s), live %v", st.GetPhase(), st.GetReason(), st.GetMessage(), where)
+	at := func(what string) string {
+		return fmt.Sprintf("%s; phase %s (%s: %s), live %v", what, st.GetPhase(), st.GetReason(), st.GetMessage(), where)
+	}
 	switch {
 	case vm.Deleting:
-		return "is still being deleted; " + at
+		return at("is still being deleted")
 	case w.undrained(v, vm) != "":
-		return w.undrained(v, vm) + "; " + at
+		return at(w.undrained(v, vm))
 	case !vm.Run, vm.Placement.GetHeld():
 		if n != 0 || st.GetPhase() != blixardv1.Phase_PHASE_STOPPED {
-			return "is stopped by its user, or for its host's drain; " + at
+			return at("is stopped by its user, or for its host's drain")
 		}
 	case vm.Placement == nil:
 		if !w.explained(v, vm, false) {
-			return "waits, and a host has room; " + at
+			return at("waits, and a host has room")
 		}
 	case vm.Spec.Restart != blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS && n == 0:
 		if p := st.GetPhase(); p != blixardv1.Phase_PHASE_STOPPED && p != blixardv1.Phase_PHASE_FAILED {
-			return "has ended; " + at
+			return at("has ended")
 		}
 	default:
 		host := w.byID(vm.Placement.NodeId)
@@ -201,11 +203,11 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 			phase = blixardv1.Phase_PHASE_PAUSED
 		}
 		if n != 1 || host == nil || where[0] != host.Name || st.GetPhase() != phase {
-			return fmt.Sprintf("should be %v on %s; %s", phase, name(host), at)
+			return at(fmt.Sprintf("should be %v on %s", phase, name(host)))
 		}
 		d, _ := host.dirs.Get(vm.Uid)
 		if d.guest.paused != vm.Paused {
-			return fmt.Sprintf("paused is %t, and should be %t; %s", d.guest.paused, vm.Paused, at)
+			return at(fmt.Sprintf("paused is %t, and should be %t", d.guest.paused, vm.Paused))
 		}
 		if i := d.guest.instance; i.Index != vm.Placement.Incarnation.GetIndex() || i.Generation != vm.Placement.Incarnation.GetGeneration() {
 			return "runs as another incarnation: " + i.String()

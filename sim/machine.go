@@ -35,11 +35,10 @@ type Machine struct {
 	disk   *Disk
 	member bool // its disk holds an identity
 	id     uint64
-	ids    []uint64 // all that it ever had
-	level  uint32   // that its binary can apply
-	of     uint64   // the generation whose member it is
-	called string   // its name in the cluster: a new one each time that it joins
-	named  int      // how many it has used
+	level  uint32 // that its binary can apply
+	of     uint64 // the generation whose member it is
+	called string // its name in the cluster: a new one each time that it joins
+	named  int    // how many it has used
 	keeper *keeper
 	clones *Machine // it is a copy of that one
 
@@ -71,6 +70,9 @@ func (w *World) newMachine(index int, server, host bool) *Machine {
 	m.at = m.Name + ":7000"
 	m.setDisk(newDisk(w.chance.stream(m.Name + "/disk")))
 	m.capacity = &blixardv1.Resources{Vcpus: 8, MemoryMib: 8192, DiskMib: 100 << 10}
+	if w.mix.VMs > 0 { // a cluster that has many has large machines
+		m.capacity.Vcpus, m.capacity.MemoryMib = 16, 16384
+	}
 	if w.mix.Small {
 		m.capacity.Vcpus, m.capacity.MemoryMib = uint32(1+m.rand.IntN(4)), uint64(1024<<m.rand.IntN(3))
 	}

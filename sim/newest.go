@@ -16,8 +16,10 @@ type newest struct {
 	vms   map[string]*blixardv1.VM // by name; nil: nothing is known yet
 	names map[string]string        // by uid
 	nodes map[uint64]*blixardv1.Node
-	files bool // the newest step has touched an artifact
-	meta  *blixardv1.Meta
+	// waiting are those of vms that should run and are placed nowhere.
+	waiting map[string]*blixardv1.VM
+	files   bool // the newest step has touched an artifact
+	meta    *blixardv1.Meta
 
 	// What the last entry has changed.
 	changed []vmChange
@@ -97,9 +99,13 @@ func (n *newest) set(name string, vm *blixardv1.VM) {
 	if was := n.vms[name]; was != nil && was.Uid != vm.GetUid() {
 		delete(n.names, was.Uid)
 	}
+	delete(n.waiting, name)
 	if vm == nil {
 		delete(n.vms, name)
 		return
+	}
+	if vm.Placement == nil && vm.Run && !vm.Deleting {
+		n.waiting[name] = vm
 	}
 	n.vms[name] = vm
 	n.names[vm.Uid] = name
@@ -111,6 +117,7 @@ func (n *newest) anew(v *cluster.State) (same bool) {
 	*n = newest{
 		index: v.Revision(), meta: v.Meta(),
 		vms: map[string]*blixardv1.VM{}, names: map[string]string{}, nodes: map[uint64]*blixardv1.Node{},
+		waiting: map[string]*blixardv1.VM{},
 	}
 	same = true
 	v.VMs("", func(vm *blixardv1.VM) bool {

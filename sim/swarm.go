@@ -94,14 +94,14 @@ func Base(seed uint64) Config {
 	return c
 }
 
-// Large is a swarm of hundreds of hosts with thousands of VMs, which are there when
-// faults begin.
+// Large is a swarm of 200 to 400 hosts with 2,000 to 5,200 VMs, which are there
+// when faults begin.
 func Large(seed uint64) Config {
 	c := Swarm(seed)
 	c.Profile = "large"
 	r := chance{seed}.stream("large")
 	c.Servers, c.Hosts, c.KeepEntries = pick(r, 3, 3, 5, 7), 200+r.IntN(201), max(c.KeepEntries, 500)
-	c.large(c.Hosts * (5 + r.IntN(3)))
+	c.large(c.Hosts * (10 + r.IntN(4)))
 	return c
 }
 

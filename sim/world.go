@@ -48,6 +48,7 @@ type World struct {
 	machines  []*Machine
 	running   map[string][]*guest // all process tables together, by uid
 	byAddress map[string]*Machine
+	known     map[uint64][]*Machine // all that ever had an id, in their order
 	clusterID string
 	net       *network
 	clients   []*client
@@ -96,7 +97,7 @@ func New(cfg Config) *World {
 	w := &World{
 		cfg: cfg, settings: cfg.Settings, mix: cfg.Mix, chance: chance{cfg.Seed},
 		byAddress: map[string]*Machine{}, broken: map[*ended]uint64{}, unpaused: map[int]int64{},
-		counts: map[string]int{}, running: map[string][]*guest{}, givenUp: map[string]bool{}, record: cfg.Record || cfg.Script != nil, clusterID: "11111111-2222-4333-8444-555555555555",
+		known: map[uint64][]*Machine{}, counts: map[string]int{}, running: map[string][]*guest{}, givenUp: map[string]bool{}, record: cfg.Record || cfg.Script != nil, clusterID: "11111111-2222-4333-8444-555555555555",
 	}
 	w.generation = 1
 	w.trace.log = cfg.Log
@@ -495,12 +496,20 @@ func (w *World) machineOf(id uint64) *Machine {
 	if m := w.byID(id); m != nil {
 		return m
 	}
-	for _, m := range w.machines {
-		if slices.Contains(m.ids, id) {
-			return m
-		}
+	for _, m := range w.known[id] {
+		return m
 	}
 	return nil
+}
+
+// goesBy gives a machine the id that it is a member under from now on.
+func (m *Machine) goesBy(id uint64) {
+	m.id = id
+	if list := m.w.known[id]; !slices.Contains(list, m) {
+		list = append(list, m)
+		slices.SortFunc(list, func(a, b *Machine) int { return cmp.Compare(a.Index, b.Index) })
+		m.w.known[id] = list
+	}
 }
 
 // Do lets the operator do one thing, and waits for its end.
@@ -608,7 +617,7 @@ func (w *World) settledIn(node *blixardv1.Node) bool {
 
 func (w *World) byID(id uint64) *Machine {
 	var found *Machine
-	for _, m := range w.machines {
+	for _, m := range w.known[id] {
 		if !m.member || m.id != id {
 			continue
 		}
@@ -637,13 +646,12 @@ func (w *World) Leader() *Machine {
 
 // Live counts the live instances of a VM, by uid, in every process table.
 func (w *World) Live(uid string) (n int, where []string) {
-	for _, m := range w.machines {
-		if d, ok := m.dirs.Get(uid); ok && m.on && d.guest != nil {
-			n++
-			where = append(where, m.Name)
-		}
+	running := slices.Clone(w.running[uid])
+	slices.SortFunc(running, func(a, b *guest) int { return cmp.Compare(a.m.Index, b.m.Index) })
+	for _, g := range running {
+		where = append(where, g.m.Name)
 	}
-	return n, where
+	return len(where), where
 }
 
 // Guests calls f for every live guest.

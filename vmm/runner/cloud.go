@@ -102,7 +102,7 @@ func quoted(s string) string {
 	return s
 }
 
-func (d *cloud) follow(p place, tell func(paused bool)) session {
+func (d *cloud) follow(p place, tell func(guestState)) session {
 	c := cloudControl{rest{filepath.Join(p.run, apiSocket)}}
 	r := &resets{path: filepath.Join(p.run, eventsFile), control: c, warn: d.warn}
 	r.skip()

@@ -52,6 +52,9 @@ type Config struct {
 	// AllowPaths are folders of this host in which a NixOS VM's shares and
 	// absolute volumes may be.
 	AllowPaths []string
+	// Passage connects to the host that a guest goes to, which has admitted it (Admit)
+	// when there is no error; nil: guests are not moved while they run.
+	Passage func(context.Context, Passage) (Stream, error)
 	// Spawner starts the shims.
 	Spawner shims.Spawner
 }

@@ -15,6 +15,8 @@ const (
 	notYet guestState = iota // it boots, ends, or has none
 	running
 	paused
+	waiting // for a guest that comes from elsewhere
+	left    // its guest was sent somewhere: elsewhere, or into a file
 )
 
 // control is what every hypervisor can be asked over its socket, however it
@@ -48,8 +50,11 @@ type qemuControl struct{ c *qmp.Client }
 
 func (q qemuControl) state(ctx context.Context) (guestState, error) {
 	status, err := q.c.Status(ctx)
-	return map[string]guestState{"running": running, "paused": paused}[status], err
+	return guestStates[status], err
 }
+
+// guestStates are QEMU's words. One that has sent its guest somewhere stands still.
+var guestStates = map[string]guestState{"running": running, "paused": paused, "postmigrate": paused}
 
 func (q qemuControl) pause(ctx context.Context) error  { return q.c.Execute(ctx, "stop", nil, nil) }
 func (q qemuControl) resume(ctx context.Context) error { return q.c.Execute(ctx, "cont", nil, nil) }

@@ -24,8 +24,9 @@ type driver interface {
 	// Nix built is the assignment's runner by then.
 	prepare(context.Context, place, *blixardv1.Assignment, shim.Instance) (command, error)
 	// follow watches a live instance: it tells once the guest was seen to run, and
-	// whenever it was seen to be paused, or to go on. It is ended by close.
-	follow(p place, tell func(paused bool)) session
+	// whenever it was seen to be paused, or to go on, or to wait for a move or to
+	// have left by one. It is ended by close.
+	follow(p place, tell func(guestState)) session
 }
 
 // place is where an instance has its files.
@@ -38,6 +39,8 @@ type command struct {
 	pidNamespace bool
 	user         *shim.User
 	steps        *shim.Steps
+	// shape of a machine whose guest can be moved while it runs; "": it cannot.
+	shape string
 }
 
 // session is a driver's connection to one live instance.

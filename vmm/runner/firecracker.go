@@ -116,7 +116,7 @@ func (d *firecracker) config(b boot) (firecrackerConfig, error) {
 	return c, nil
 }
 
-func (d *firecracker) follow(p place, tell func(paused bool)) session {
+func (d *firecracker) follow(p place, tell func(guestState)) session {
 	c := firecrackerControl{rest{filepath.Join(p.run, apiSocket)}}
 	s := &restSession{
 		place: p, name: "Firecracker", control: c,

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"sync"
 
@@ -89,8 +90,10 @@ func (v *vm) adopt() {
 		v.h.cfg.Log.Warn("what a VM is must be guessed from its run directory", "uid", v.uid, "err", err)
 	}
 	order, orderErr := started(v.at.run)
-	if rec == nil {
-		rec = &record{Instance: shim.Instance{UID: v.uid}}
+	if v.guessed = rec == nil; v.guessed {
+		// Whether its guest may run here is not known either: an order to wait for one
+		// tells, and what stands still stays so.
+		rec = &record{Instance: shim.Instance{UID: v.uid}, Incoming: orderErr == nil && slices.Contains(order.Argv, "-incoming")}
 	}
 	// A record is written before its order: another order is one that was never
 	// given, and its files are of the attempt before.

@@ -44,7 +44,10 @@ const (
 	qmpSocket     = "qmp"
 	consoleSocket = "con"
 	agentSocket   = "agent"
-	qemuLog       = "qemu.log"
+	// A guest leaves and arrives by these.
+	outgoingSocket = "out"
+	incomingSocket = "in"
+	qemuLog        = "qemu.log"
 )
 
 const buildLogFile = "build.log"

@@ -79,14 +79,16 @@ func (v *vm) watch() {
 			v.h.cfg.Log.Warn("a VM is alive that could not be started now", "vm", attempt, "err", err)
 		}
 	}
-	v.session = d.follow(v.at, func(paused bool) {
+	v.session = d.follow(v.at, func(s guestState) {
 		v.q.put(func() {
-			if v.alive && v.rec.Instance == attempt && (!v.ready || v.paused != paused) {
-				v.ready, v.paused = true, paused
-				v.tell()
+			if v.alive && v.rec.Instance == attempt {
+				v.seen(s)
 			}
 		})
 	})
+	if m, ok := v.session.(mover); ok && (v.guessed || v.rec.Offered != 0 || v.rec.HandedOver != 0) {
+		m.offer()
+	}
 	ctx, cancel := context.WithCancel(v.h.ctx)
 	v.unwatch = cancel
 	s := v.shim
@@ -112,13 +114,34 @@ func (v *vm) watch() {
 	})
 }
 
+// seen takes what its hypervisor says of a live instance's guest.
+func (v *vm) seen(s guestState) {
+	switch {
+	case v.rec.Incoming:
+		v.seenIncoming(s)
+	case s == waiting:
+	case v.rec.HandedOver != 0:
+	case s == left && v.rec.Offered != 0:
+		v.handedOver(v.rec.Offered)
+	case v.rec.Offered != 0 && v.leaving == nil: // a daemon before us has offered it, and it stays
+		v.stays()
+		if m, ok := v.session.(mover); ok {
+			m.sent(true)
+		}
+		v.seen(s)
+	case !v.ready || v.paused != (s != running):
+		v.ready, v.paused = true, s != running
+		v.tell()
+	}
+}
+
 // settle looks whether a live instance has ended, and notes how.
 func (v *vm) settle() {
 	if !v.alive || !shims.Dead(v.at.run) {
 		return
 	}
 	v.rec.Exit = v.howEnded()
-	v.rec.Next = nil
+	v.rec.Next, v.rec.Offered = nil, 0
 	v.drop()
 	v.alive, v.ready, v.paused = false, false, false
 	v.note()
@@ -156,7 +179,11 @@ func (v *vm) howEnded() *vmm.Exit {
 			s = v.silent()
 			defer s.close()
 		}
-		return understand(*st.Exit, s, v.ready || st.Shim != nil && v.session == nil)
+		e := understand(*st.Exit, s, v.ready || st.Shim != nil && v.session == nil)
+		if v.rec.Incoming && e.Reason != Killed && e.Reason != Lapsed {
+			e = &vmm.Exit{Code: 1, Reason: NotArrived, Message: "its guest has not come over: " + e.Message}
+		}
+		return e
 	case v.killed:
 		return &vmm.Exit{Code: 137, Reason: Killed, Message: "it was killed, and its shim, which did not answer, with it"}
 	case st.Shim != nil && st.Shim.Page != "" && lapsed(st.Shim.Page):
@@ -168,7 +195,7 @@ func (v *vm) howEnded() *vmm.Exit {
 // silent is a session of an instance that is dead already.
 func (v *vm) silent() session {
 	if d, err := v.h.driverOf(v.rec); err == nil {
-		return d.follow(v.at, func(bool) {})
+		return d.follow(v.at, func(guestState) {})
 	}
 	return processSession{}
 }

@@ -34,7 +34,7 @@ type nixSession struct {
 	paused bool
 }
 
-func (n *nixDriver) follow(p place, tell func(paused bool)) session {
+func (n *nixDriver) follow(p place, tell func(guestState)) session {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &nixSession{place: p, cancel: cancel, done: make(chan struct{})}
 	go s.watch(ctx, tell)
@@ -47,7 +47,7 @@ const (
 	readyBlind = 3 * time.Second // alive for so long is ready, where there is nothing to ask
 )
 
-func (s *nixSession) watch(ctx context.Context, tell func(paused bool)) {
+func (s *nixSession) watch(ctx context.Context, tell func(guestState)) {
 	defer close(s.done)
 	runner := s.runner()
 	_, err := os.Stat(filepath.Join(runner, "bin", "microvm-shutdown"))
@@ -71,7 +71,7 @@ func (s *nixSession) watch(ctx context.Context, tell func(paused bool)) {
 		})
 		if state != notYet || !socket && !askable && time.Since(begin) > readyBlind {
 			s.set(state == paused)
-			tell(state == paused)
+			tell(state)
 			return
 		}
 	}

@@ -65,9 +65,13 @@ func (d process) prepare(_ context.Context, p place, a *blixardv1.Assignment, i 
 	return command{argv: spec.Argv, env: words, dir: p.state, output: p.console, pidNamespace: d.pidNamespace}, nil
 }
 
-func (process) follow(p place, tell func(paused bool)) session {
+func (process) follow(p place, tell func(guestState)) session {
 	all, err := familyIn(p.run)
-	tell(err == nil && all.stopped())
+	if err == nil && all.stopped() {
+		tell(paused)
+	} else {
+		tell(running)
+	}
 	return processSession{p}
 }
 

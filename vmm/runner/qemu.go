@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"time"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -26,17 +27,32 @@ func (q *qemu) prepare(ctx context.Context, p place, a *blixardv1.Assignment, i 
 	if err != nil {
 		return command{}, err
 	}
-	if err := clean(p.run, qmpSocket, consoleSocket, agentSocket, qemuLog); err != nil {
+	if err := clean(p.run, qmpSocket, consoleSocket, agentSocket, qemuLog, outgoingSocket, incomingSocket); err != nil {
 		return command{}, err
 	}
-	return command{argv: argv, env: []string{"PATH=/usr/bin:/bin"}, dir: p.run, output: filepath.Join(p.run, qemuLog)}, nil
+	c := command{argv: argv, env: []string{"PATH=/usr/bin:/bin"}, dir: p.run, output: filepath.Join(p.run, qemuLog)}
+	if !b.writes() {
+		c.shape = q.machine.shape(b)
+	}
+	return c, nil
+}
+
+// prepareIncoming has QEMU wait for a guest, and not run it by itself.
+func (q *qemu) prepareIncoming(_ context.Context, p place, _ shim.Instance, c command) (command, error) {
+	c.argv = append(c.argv, "-S", "-incoming", "unix:"+filepath.Join(p.run, incomingSocket))
+	return c, nil
+}
+
+// writes says that the guest has disks of its own, whose contents would stay behind.
+func (b boot) writes() bool {
+	return slices.ContainsFunc(b.disks, func(d disk) bool { return !d.readOnly })
 }
 
 func (q *qemu) lastWords(p place) string { return tail(filepath.Join(p.run, qemuLog), 3, 600) }
 
-func (q *qemu) follow(p place, tell func(paused bool)) session {
+func (q *qemu) follow(p place, tell func(guestState)) session {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &qemuSession{q: q, place: p, tell: tell, cancel: cancel, done: make(chan struct{}), moved: make(chan struct{}, 1)}
+	s := &qemuSession{q: q, place: p, tell: tell, cancel: cancel, done: make(chan struct{}), moved: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 	go s.watch(ctx)
 	return s
 }

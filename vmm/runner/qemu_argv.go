@@ -9,6 +9,10 @@ import (
 	"github.com/blixard/blixard/vmm/shim"
 )
 
+// machineType is what guests see. It can be migrated, and has no version: only an
+// equal QEMU has the same.
+const machineType = "microvm,acpi=on,pit=off,pic=off"
+
 // machine is what is the same for every VM of a host.
 type machine struct {
 	program string
@@ -55,7 +59,7 @@ func (m machine) argv(b boot) ([]string, error) {
 		m.program,
 		"-name", "guest=" + escape(b.name),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-M", "microvm,acpi=on,pit=off,pic=off",
+		"-M", machineType,
 		"-accel", accel, "-cpu", "max",
 		"-smp", fmt.Sprint(b.vcpus), "-m", fmt.Sprintf("size=%dM", b.memoryMib),
 		"-global", "virtio-mmio.force-legacy=false",

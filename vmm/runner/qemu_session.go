@@ -21,12 +21,17 @@ import (
 type qemuSession struct {
 	q      *qemu
 	place  place
-	tell   func(paused bool)
+	tell   func(guestState)
 	cancel context.CancelFunc
 	done   chan struct{} // closed when nothing watches any more
 	moved  chan struct{} // the guest was stopped, or goes on
+	turn   chan struct{} // a move of the guest is further than it was
+
+	door    sync.Mutex // held while a guest is let go on
+	offered bool       // it may have left for another host
 
 	mu       sync.Mutex
+	sending  bool // a move of ours is under way
 	client   *qmp.Client
 	shutdown qmp.Shutdown // the last event of that name
 	panicked bool
@@ -75,6 +80,9 @@ func (s *qemuSession) serve(ctx context.Context, c *qmp.Client) {
 		s.client = nil
 		s.mu.Unlock()
 	}()
+	if s.leftover(ctx, c) != nil {
+		return
+	}
 	look := time.NewTicker(50 * time.Millisecond) // until the guest was seen to run
 	defer look.Stop()
 	tick := time.NewTicker(again)
@@ -82,14 +90,16 @@ func (s *qemuSession) serve(ctx context.Context, c *qmp.Client) {
 	for ask, known := true, false; ; {
 		if ask {
 			ctx, cancel := context.WithTimeout(ctx, qmpPatience)
-			state, err := qemuControl{c}.state(ctx)
+			state, err := s.state(ctx, c)
 			cancel()
 			if err != nil {
 				return
 			}
 			if state != notYet {
-				s.tell(state == paused)
-				known = true
+				s.tell(state)
+			}
+			// A QEMU whose guest has come says nothing.
+			if known = known || state != notYet && state != waiting; known {
 				look.Stop()
 			}
 		}
@@ -116,7 +126,7 @@ func (s *qemuSession) goOn(ctx context.Context, c *qmp.Client) {
 	s.mu.Unlock()
 	if full {
 		ask, cancel := context.WithTimeout(ctx, qmpPatience)
-		_ = c.Execute(ask, "cont", nil, nil) // refused or not: the next event tells
+		_ = s.release(ask, c) // refused or not: the next event tells
 		cancel()
 	}
 }
@@ -128,10 +138,10 @@ func (s *qemuSession) event(e qmp.Event) {
 	case "SHUTDOWN":
 		_ = json.Unmarshal(e.Data, &s.shutdown) // what cannot be read says nothing
 	case "STOP", "RESUME":
-		select {
-		case s.moved <- struct{}{}:
-		default:
-		}
+		leaveWord(s.moved)
+	case "MIGRATION":
+		leaveWord(s.moved)
+		leaveWord(s.turn)
 	case "GUEST_PANICKED":
 		s.panicked = true
 	case "BLOCK_IO_ERROR":
@@ -145,6 +155,14 @@ func (s *qemuSession) event(e qmp.Event) {
 		}
 	}
 	s.q.log("QEMU event", "event", e.Name, "data", string(e.Data), "dir", s.place.run)
+}
+
+// leaveWord leaves word, unless some is there.
+func leaveWord(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // with does something over the connection that there is, or will be soon.
@@ -169,7 +187,7 @@ func (s *qemuSession) with(ctx context.Context, do func(context.Context, *qmp.Cl
 func (s *qemuSession) stop(ctx context.Context, _ *shims.Shim) error {
 	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error {
 		if state, err := (qemuControl{c}).state(ctx); err == nil && state == paused {
-			if err := (qemuControl{c}).resume(ctx); err != nil {
+			if err := s.release(ctx, c); err != nil {
 				return err
 			}
 		}
@@ -182,7 +200,7 @@ func (s *qemuSession) pause(ctx context.Context) error {
 }
 
 func (s *qemuSession) resume(ctx context.Context) error {
-	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error { return qemuControl{c}.resume(ctx) })
+	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error { return s.release(ctx, c) })
 }
 
 // ended waits for what QMP still has to say. QEMU ends with 0 for all that a

@@ -290,7 +290,7 @@ func TestAQMPThatHangsHoldsUpNothing(t *testing.T) {
 	}()
 	q := &qemu{log: func(string, ...any) {}}
 	begin := time.Now()
-	s := q.follow(place{run: dir}, func(bool) { t.Error("ready") })
+	s := q.follow(place{run: dir}, func(guestState) { t.Error("ready") })
 	if err := s.stop(t.Context(), nil); !errors.Is(err, errNoQMP) {
 		t.Error(err)
 	}
@@ -321,11 +321,18 @@ func TestAGuestPausedByAFullDiskGoesOn(t *testing.T) {
 		}
 		defer c.Close()
 		fmt.Fprintln(c, `{"QMP":{}}`)
+		status, asked := "running", 0
 		lines := bufio.NewScanner(c)
 		for id := 1; lines.Scan(); id++ {
 			commands <- lines.Text()
-			fmt.Fprintf(c, `{"return":{"status":"running"},"id":%d}`+"\n", id)
+			answer := `{}`
 			if strings.Contains(lines.Text(), "query-status") {
+				asked++
+				answer = fmt.Sprintf(`{"status":%q}`, status)
+			}
+			fmt.Fprintf(c, `{"return":%s,"id":%d}`+"\n", answer, id)
+			if asked == 2 && status == "running" { // it has been seen to run
+				status = "io-error"
 				fmt.Fprintln(c, `{"event":"BLOCK_IO_ERROR","data":{"device":"d0","nospace":true,"action":"stop"}}`)
 			}
 		}
@@ -333,7 +340,7 @@ func TestAGuestPausedByAFullDiskGoesOn(t *testing.T) {
 	warned := make(chan struct{}, 1)
 	q := &qemu{log: func(string, ...any) {}, warn: func(string, ...any) { warned <- struct{}{} }}
 	ready := make(chan struct{})
-	s := q.follow(place{run: dir}, func(bool) { close(ready) })
+	s := q.follow(place{run: dir}, func(guestState) { close(ready) })
 	defer s.close()
 	<-ready
 	<-warned

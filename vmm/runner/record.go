@@ -33,6 +33,15 @@ type record struct {
 	// Next is set while the instance is moved to another lease: it may have
 	// either, and its shim knows which.
 	Next *bound `json:"next,omitempty"`
+	// Incoming: its guest comes from another host, and none of its code may run here.
+	Incoming bool `json:"incoming,omitempty"`
+	// Offered is the migration by which its guest may have left, and HandedOver the
+	// one by which it has. QEMU knows which; once it does not live any more, only
+	// what was handed over was ever said to have been.
+	Offered    uint64 `json:"offered,omitempty"`
+	HandedOver uint64 `json:"handedOver,omitempty"`
+	// Shape is what a machine must have in common with this one to take its guest.
+	Shape string `json:"shape,omitempty"`
 	// Exit is how it ended, once that is known.
 	Exit *vmm.Exit `json:"exit,omitempty"`
 }

@@ -35,7 +35,7 @@ const (
 	restSeldom   = 500 * time.Millisecond
 )
 
-func (s *restSession) begin(tell func(paused bool)) *restSession {
+func (s *restSession) begin(tell func(guestState)) *restSession {
 	var ctx context.Context
 	ctx, s.cancel = context.WithCancel(context.Background())
 	s.done = make(chan struct{})
@@ -43,7 +43,7 @@ func (s *restSession) begin(tell func(paused bool)) *restSession {
 	return s
 }
 
-func (s *restSession) watch(ctx context.Context, tell func(paused bool)) {
+func (s *restSession) watch(ctx context.Context, tell func(guestState)) {
 	defer close(s.done)
 	known := notYet
 	for pause := restSoon; ; {
@@ -55,7 +55,7 @@ func (s *restSession) watch(ctx context.Context, tell func(paused bool)) {
 		cancel()
 		if err == nil && state != notYet && state != known {
 			known, pause = state, restSeldom
-			tell(state == paused)
+			tell(state)
 		}
 		select {
 		case <-ctx.Done():

@@ -37,7 +37,14 @@ type vm struct {
 	killed  bool        // we killed it ourselves, past its shim
 	shim    *shims.Shim // a connection, if there is one
 	session session     // of a live instance
-	unwatch context.CancelFunc
+	// Of a live instance that is Incoming; and the move away that is under way, if
+	// there is one, and what is to be said of it or of the one before.
+	incoming vmm.Incoming
+	arriving bool // its guest is on its way
+	guessed  bool // its record was lost
+	leaving  *leaving
+	outgoing vmm.Outgoing
+	unwatch  context.CancelFunc
 
 	lane *lane // the Build under way, if there is one
 
@@ -118,8 +125,14 @@ func (v *vm) stoppable(ctx context.Context, stop *context.CancelFunc) (context.C
 
 func (v *vm) carryOut(ctx context.Context, a vmm.Action) error {
 	switch a.Verb {
-	case vmm.Start:
+	case vmm.Start, vmm.Receive:
 		return v.start(ctx, a)
+	case vmm.TakeOver:
+		return v.takeOver(ctx, a.Instance)
+	case vmm.Send:
+		return v.send(a)
+	case vmm.Unsend:
+		return v.unsend(a.Instance)
 	case vmm.Stop:
 		return v.press(ctx, a.Instance)
 	case vmm.Pause, vmm.Resume:
@@ -152,7 +165,7 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 	a.Assignment = assignment
 	r := record{
 		Instance: a.Instance, RunGeneration: assignment.RunGeneration, SpecGeneration: assignment.SpecGeneration,
-		Hypervisor: assignment.Hypervisor, Bound: v.bound(a),
+		Hypervisor: assignment.Hypervisor, Bound: v.bound(a), Incoming: a.Verb == vmm.Receive,
 	}
 	for _, dir := range []string{v.at.state, v.at.run} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -170,7 +183,7 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 		return err
 	}
 	r.Plugs = len(plugs)
-	v.rec, v.killed = &r, false
+	v.rec, v.killed, v.guessed, v.incoming, v.outgoing = &r, false, false, vmm.Opening, vmm.Outgoing{}
 	if err := r.write(v.at.state); err != nil {
 		return v.failed(StartFailed, err)
 	}
@@ -187,7 +200,7 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 		v.takeDown()
 		return v.failed(PortTaken, err)
 	}
-	c, err := d.prepare(ctx, v.at, a.Assignment, a.Instance)
+	c, err := v.command(ctx, d, a)
 	if err != nil {
 		v.takeDown()
 		return v.failed(StartFailed, err)
@@ -231,6 +244,12 @@ func (v *vm) press(ctx context.Context, i shim.Instance) error {
 	if err := v.mine(i); err != nil {
 		return err
 	}
+	if v.leaving != nil {
+		_ = v.unsend(i) // what came of it is noted
+	}
+	if v.rec.Incoming || v.rec.HandedOver != 0 || v.leaving != nil {
+		return v.kill(ctx, i) // there is no guest here that could hear it
+	}
 	return v.ask(ctx, func(ctx context.Context, s *shims.Shim) error { return v.session.stop(ctx, s) })
 }
 
@@ -242,6 +261,14 @@ func (v *vm) pause(ctx context.Context, i shim.Instance, pause bool) error {
 	}
 	if err := v.mine(i); err != nil {
 		return err
+	}
+	if v.leaving != nil && pause {
+		if err := v.unsend(i); err != nil {
+			return fmt.Errorf("pause it: %w", err)
+		}
+	}
+	if v.rec.Incoming || v.rec.HandedOver != 0 {
+		return errElsewhere
 	}
 	do, what := v.session.resume, "let it go on"
 	if pause {
@@ -378,13 +405,17 @@ func (v *vm) report() vmm.Report {
 	if v.rec == nil {
 		return vmm.Report{Instance: shim.Instance{UID: v.uid}}
 	}
-	r := vmm.Report{Instance: v.rec.Instance, RunGeneration: v.rec.RunGeneration, SpecGeneration: v.rec.SpecGeneration, Liveness: vmm.Down, Exit: v.rec.Exit}
+	r := vmm.Report{Instance: v.rec.Instance, RunGeneration: v.rec.RunGeneration, SpecGeneration: v.rec.SpecGeneration, Liveness: vmm.Down, Exit: v.rec.Exit, HandedOver: v.rec.HandedOver}
 	if v.alive {
 		b := v.rec.Bound
 		if n := v.rec.Next; n != nil && n.Lease < b.Lease {
 			b = *n // it may have either: the looser
 		}
 		r.Liveness, r.Ready, r.Paused, r.Exit = vmm.Alive, v.ready, v.ready && v.paused, nil
+		r.Outgoing = v.outgoing
+		if v.rec.Incoming {
+			r.Incoming = max(v.incoming, vmm.Opening)
+		}
 		r.Lease, r.LeaseMs, r.Epoch = max(b.Lease, blixardv1.LeaseClass_LEASE_CLASS_NONE), b.Ms, b.Epoch
 	}
 	return r

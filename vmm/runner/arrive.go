@@ -1,0 +1,176 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// A guest that comes from another host. Its hypervisor is started as any is, under
+// this host's lease, told to wait for the guest (-S, -incoming). That it may not run
+// is in instance.json before it is spawned, and taken out of there before it does.
+
+// receiver is a driver that can start a hypervisor for a guest that comes.
+type receiver interface {
+	prepareIncoming(context.Context, place, shim.Instance, command) (command, error)
+}
+
+// command is what a start executes.
+func (v *vm) command(ctx context.Context, d driver, a vmm.Action) (command, error) {
+	c, err := d.prepare(ctx, v.at, a.Assignment, a.Instance)
+	if err != nil {
+		return c, err
+	}
+	v.rec.Shape = c.shape
+	if err := v.rec.write(v.at.state); err != nil {
+		return c, err
+	}
+	if a.Verb != vmm.Receive {
+		return c, nil
+	}
+	r, ok := d.(receiver)
+	if !ok || c.shape == "" {
+		return c, errors.New("this hypervisor takes no guest that runs elsewhere")
+	}
+	return r.prepareIncoming(ctx, v.at, a.Instance, c)
+}
+
+// seenIncoming takes what is seen of a guest that may not run here yet.
+func (v *vm) seenIncoming(s guestState) {
+	now := map[guestState]vmm.Incoming{waiting: vmm.Listening, paused: vmm.Loaded}[s]
+	switch {
+	case s == running: // nobody has told it to
+		v.h.cfg.Log.Error("a guest runs that must not: it is killed", "vm", v.rec.Instance)
+		if err := v.kill(v.h.ctx, v.rec.Instance); err != nil {
+			v.h.cfg.Log.Error("a guest that must not run was not killed", "vm", v.rec.Instance, "err", err)
+		}
+		v.tell()
+	case now > v.incoming:
+		v.incoming = now
+		v.tell()
+	}
+}
+
+// takeOver lets a guest run that has arrived.
+func (v *vm) takeOver(ctx context.Context, i shim.Instance) error {
+	v.settle()
+	if !v.alive {
+		return errors.New("it cannot be taken over: it is not alive")
+	}
+	if err := v.mine(i); err != nil {
+		return err
+	}
+	if !v.rec.Incoming {
+		return nil
+	}
+	m, ok := v.session.(mover)
+	if !ok || v.incoming != vmm.Loaded {
+		return fmt.Errorf("it cannot be taken over: its guest is not here yet (%v)", v.incoming)
+	}
+	v.rec.Incoming = false
+	if err := v.rec.write(v.at.state); err != nil {
+		v.rec.Incoming = true
+		return err
+	}
+	v.incoming, v.ready, v.paused = 0, true, true
+	step(v.uid, "landing")
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	if err := m.land(ctx); err != nil {
+		return fmt.Errorf("let it run: %w", err) // it is paused, and will be resumed
+	}
+	v.paused = false
+	v.h.cfg.Log.Info("a guest has arrived, and runs", "vm", v.rec.Instance)
+	return nil
+}
+
+// arrivePatience is how long a guest that arrives may wait at the door.
+const arrivePatience = 10 * time.Second
+
+// Admit looks whether a guest can come in, and gives what takes it: that ends when
+// the guest is here, or will not come. Whoever it is that sends, QEMU loads only
+// what fits, and runs nothing.
+func (h *Host) Admit(ctx context.Context, p Passage) (func(context.Context, Stream) error, error) {
+	if err := checkUID(p.UID); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	v := h.vms[p.UID]
+	h.mu.Unlock()
+	if v == nil {
+		return nil, fmt.Errorf("no guest of VM %s is expected here", p.UID)
+	}
+	type answer struct {
+		m   mover
+		err error
+	}
+	looked := make(chan answer, 1)
+	if !v.q.put(func() {
+		m, err := v.admit(p)
+		looked <- answer{m, err}
+	}) {
+		return nil, errOvertaken
+	}
+	var m mover
+	select {
+	case a := <-looked:
+		if a.err != nil {
+			return nil, a.err
+		}
+		m = a.m
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	gone := func() { v.q.put(func() { v.arriving = false }) }
+	version, err := m.version(ctx)
+	if err == nil {
+		err = fits(p.Shape, shapeWith(version, v.shape()))
+	}
+	if err != nil {
+		gone()
+		return nil, err
+	}
+	return func(ctx context.Context, from Stream) error {
+		defer gone()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(h.ctx, cancel)()
+		to, err := (&net.Dialer{Timeout: arrivePatience}).DialContext(ctx, "unix", filepath.Join(v.at.run, incomingSocket))
+		if err != nil {
+			from.Close()
+			return fmt.Errorf("its hypervisor takes no guest (any more): %w", err)
+		}
+		defer m.look()
+		return relay(ctx, to.(*net.UnixConn), from)
+	}, nil
+}
+
+// admit looks whether a guest is expected.
+func (v *vm) admit(p Passage) (mover, error) {
+	v.settle()
+	m, ok := v.session.(mover)
+	switch {
+	case v.rec == nil || !v.alive || !ok || !v.rec.Incoming || v.rec.Instance.Index != p.Migration:
+		return nil, fmt.Errorf("no guest of VM %s is expected here by migration %d", p.UID, p.Migration)
+	case v.incoming == vmm.Loaded || v.arriving:
+		return nil, fmt.Errorf("the guest of VM %s is here already, or on its way", p.UID)
+	}
+	v.arriving = true
+	return m, nil
+}
+
+// shape is the machine's, from any goroutine: it does not change while its
+// hypervisor lives.
+func (v *vm) shape() string {
+	r, err := readRecord(v.at.state)
+	if err != nil || r == nil {
+		return ""
+	}
+	return r.Shape
+}

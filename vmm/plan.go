@@ -329,7 +329,7 @@ func (u *Unit) planAbsent(now int64, c Context) *Action {
 			u.say(blixardv1.Phase_PHASE_DELETING, "Removed", "nothing of it is left on this host")
 			return nil
 		}
-		if u.reason == "RemoveFailed" && u.early(now, u.retryAt) {
+		if u.reason == "RemoveFailed" && (mutant.On("RemoveUnanswered") || u.early(now, u.retryAt)) {
 			return nil
 		}
 		return u.await(c, Remove)

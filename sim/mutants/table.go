@@ -411,6 +411,14 @@ var All = []Mutant{
 		Caught: []string{atRest}, Harder: sim.SoonAtRest,
 	},
 	{
+		Name: "RemoveUnanswered", What: "a removal that was done is waited for when its answer is lost",
+		Caught: []string{atRest, quorum},
+	},
+	{
+		Name: "NoTimeout", What: "a word that a hypervisor does not answer is waited for without end",
+		Caught: []string{atRest, quorum},
+	},
+	{
 		Name: "DeadIsAlive", What: "a dead VM is reported as alive",
 		Caught: []string{atRest}, Harder: sim.SoonAtRest,
 	},

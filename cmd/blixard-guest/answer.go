@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"syscall"
@@ -52,6 +53,17 @@ func (s *agentState) handle(line []byte, send func(agent.Response)) {
 		case s.shutdown <- struct{}{}:
 		default: // asked already
 		}
+	case agent.Read, agent.Write:
+		r := s.ok(req.ID)
+		if req.Op == agent.Write {
+			err = write(*req.Write)
+		} else {
+			r.Read, err = read(*req.Read)
+		}
+		if err != nil {
+			r = agent.Response{ID: req.ID, Error: err.Error()}
+		}
+		send(r)
 	case agent.Exec:
 		if !s.running.enter(maxPrograms) {
 			send(agent.Response{ID: req.ID, Error: fmt.Sprintf("busy: %d programs are running", maxPrograms)})
@@ -172,4 +184,46 @@ func (h *head) Write(p []byte) (int, error) {
 	}
 	h.kept = append(h.kept, p...)
 	return len(p), nil
+}
+
+// read reads a piece of a regular file: others may block, or never end.
+func read(req agent.ReadRequest) (*agent.ReadResponse, error) {
+	f, err := os.OpenFile(req.Path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.IsDir() {
+		return nil, fmt.Errorf("%s is a directory", req.Path)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file", req.Path)
+	}
+	buf := make([]byte, agent.MaxOutput)
+	n, err := f.ReadAt(buf, req.Offset)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	return &agent.ReadResponse{Data: buf[:n], Mode: uint32(info.Mode().Perm()), End: err == io.EOF}, nil
+}
+
+// write writes a piece of a file, which is made by its first one.
+func write(req agent.WriteRequest) error {
+	flags, mode := os.O_WRONLY|unix.O_NONBLOCK, os.FileMode(req.Mode).Perm()
+	if mode == 0 {
+		mode = 0o644
+	}
+	if req.Offset == 0 {
+		flags |= os.O_CREATE | os.O_TRUNC
+	}
+	f, err := os.OpenFile(req.Path, flags, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(req.Data, req.Offset)
+	return errors.Join(err, f.Close())
 }

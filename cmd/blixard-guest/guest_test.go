@@ -170,3 +170,53 @@ func TestWhereAResetEndsTheMachine(t *testing.T) {
 		}
 	}
 }
+
+// A file travels in pieces; what is no file is refused.
+func TestFilesInPieces(t *testing.T) {
+	s := &agentState{}
+	dir := t.TempDir()
+	path := dir + "/file"
+	say := func(r agent.Request) agent.Response {
+		t.Helper()
+		r.ID = 1
+		line, err := agent.Encode(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ask(t, s, string(bytes.TrimSpace(line)))
+	}
+	whole := bytes.Repeat([]byte("0123456789"), agent.MaxOutput/5)
+	for at := 0; at < len(whole); at += agent.MaxOutput {
+		piece := whole[at:min(at+agent.MaxOutput, len(whole))]
+		if r := say(agent.Request{Op: agent.Write, Write: &agent.WriteRequest{Path: path, Offset: int64(at), Mode: 0o640, Data: piece}}); !r.OK {
+			t.Fatal(r.Error)
+		}
+	}
+	var got []byte
+	for end := false; !end; {
+		r := say(agent.Request{Op: agent.Read, Read: &agent.ReadRequest{Path: path, Offset: int64(len(got))}})
+		if !r.OK || r.Read.Mode != 0o640 {
+			t.Fatalf("%+v", r)
+		}
+		got, end = append(got, r.Read.Data...), r.Read.End
+	}
+	if !bytes.Equal(got, whole) {
+		t.Errorf("%d bytes came back of %d", len(got), len(whole))
+	}
+	// Written again, it is cut first.
+	say(agent.Request{Op: agent.Write, Write: &agent.WriteRequest{Path: path, Data: []byte("short")}})
+	if r := say(agent.Request{Op: agent.Read, Read: &agent.ReadRequest{Path: path}}); string(r.Read.Data) != "short" || !r.Read.End {
+		t.Errorf("%+v", r.Read)
+	}
+	for want, r := range map[string]agent.Request{
+		"is a directory":   {Op: agent.Read, Read: &agent.ReadRequest{Path: dir}},
+		"no regular file":  {Op: agent.Read, Read: &agent.ReadRequest{Path: "/dev/zero"}},
+		"no such file":     {Op: agent.Write, Write: &agent.WriteRequest{Path: dir + "/none", Offset: 5}},
+		"no absolute path": {Op: agent.Write, Write: &agent.WriteRequest{Path: "x"}},
+		"needs read.path":  {Op: agent.Read},
+	} {
+		if a := say(r); a.OK || !strings.Contains(a.Error, want) {
+			t.Errorf("want %q: %+v", want, a)
+		}
+	}
+}

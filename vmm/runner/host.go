@@ -31,6 +31,8 @@ type Host struct {
 	nix     *nixDriver // nil: there is no Nix here
 	holds   bool       // PID namespaces can be had
 	links   *links.Links
+	agents  agents
+	typing  typing
 
 	ctx    context.Context // ends when the host is closed
 	cancel context.CancelFunc
@@ -265,6 +267,8 @@ func (h *Host) Close() {
 	for _, v := range vms {
 		v.drop()
 	}
+	h.agents.close()
+	h.typing.close()
 	h.leases.close()
 	h.guard.release()
 }

@@ -89,6 +89,11 @@ func (v *vm) watch() {
 	if m, ok := v.session.(mover); ok && (v.guessed || v.rec.Offered != 0 || v.rec.HandedOver != 0) {
 		m.offer()
 	}
+	if s, ok := v.session.(interface {
+		disks(context.Context) (uint64, uint64, error)
+	}); ok {
+		v.counts(s.disks)
+	}
 	ctx, cancel := context.WithCancel(v.h.ctx)
 	v.unwatch = cancel
 	s := v.shim
@@ -135,6 +140,13 @@ func (v *vm) seen(s guestState) {
 	}
 }
 
+// counts says who knows what the guest has read and written.
+func (v *vm) counts(disks func(context.Context) (read, written uint64, err error)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.disks = disks
+}
+
 // settle looks whether a live instance has ended, and notes how.
 func (v *vm) settle() {
 	if !v.alive || !shims.Dead(v.at.run) {
@@ -155,6 +167,7 @@ func (v *vm) drop() {
 		v.unwatch()
 		v.unwatch = nil
 	}
+	v.counts(nil)
 	if v.session != nil {
 		v.session.close()
 		v.session = nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -29,7 +28,7 @@ func (h *Host) probe(a vmm.Action) {
 	ctx, cancel := context.WithTimeout(h.ctx, timeout)
 	defer cancel()
 	pulse := newPulse()
-	err := ask(ctx, a.Health, filepath.Join(h.at.runOf(a.Instance.UID), agentSocket))
+	err := h.agents.ask(ctx, a.Health, filepath.Join(h.at.runOf(a.Instance.UID), agentSocket))
 	stood := pulse.stop()
 	if h.ctx.Err() != nil {
 		return // being closed
@@ -45,10 +44,10 @@ func (h *Host) probe(a vmm.Action) {
 }
 
 // ask says what is wrong with a guest, as far as its probe can tell.
-func ask(ctx context.Context, h *blixardv1.Health, agentAt string) error {
+func (a *agents) ask(ctx context.Context, h *blixardv1.Health, agentAt string) error {
 	switch p := h.GetProbe().(type) {
 	case *blixardv1.Health_Agent:
-		return askAgent(ctx, agentAt)
+		return a.ping(ctx, agentAt)
 	case *blixardv1.Health_Tcp:
 		c, err := connect(ctx, p.Tcp.Host, p.Tcp.Port)
 		if err == nil {
@@ -65,43 +64,10 @@ func connect(ctx context.Context, host string, port uint32) (net.Conn, error) {
 	return (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.FormatUint(uint64(port), 10)))
 }
 
-// askAgent pings the agent in a guest.
-func askAgent(ctx context.Context, at string) error {
-	c, err := (&net.Dialer{}).DialContext(ctx, "unix", at)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
-	id := rand.Uint64()>>12 | 1 // not one that an earlier host has asked with
-	line, err := agent.Encode(agent.Request{ID: id, Op: agent.Ping})
-	if err != nil {
-		return err
-	}
-	if _, err := c.Write(append([]byte(agent.Hello), line...)); err != nil {
-		return late(ctx, err)
-	}
-	var lines agent.Lines
-	buf := make([]byte, 4096)
-	for {
-		n, err := c.Read(buf)
-		if err != nil {
-			return late(ctx, err)
-		}
-		var answer *agent.Response
-		_ = lines.Feed(buf[:n], func(line []byte) { // a line that is no answer to us is not ours to judge
-			if r, err := agent.DecodeResponse(line); err == nil && r.ID == id {
-				answer = &r
-			}
-		})
-		switch {
-		case answer == nil:
-		case answer.OK:
-			return nil
-		default:
-			return errors.New("the agent says: " + answer.Error)
-		}
-	}
+// ping asks the agent in a guest whether it is there.
+func (a *agents) ping(ctx context.Context, at string) error {
+	_, err := a.call(ctx, at, agent.Request{Op: agent.Ping})
+	return err
 }
 
 // late is why a call failed: our own time being up says more than what it broke.

@@ -73,7 +73,7 @@ func TestProbesOfAPort(t *testing.T) {
 		{get("/", 204), "answered 200 OK"},
 		{get("/slow", 0), "deadline exceeded"},
 	} {
-		err := ask(shortly(t), c.health, "")
+		err := new(agents).ask(shortly(t), c.health, "")
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: got %v, want %q", c.health, err, c.want)
 		}
@@ -81,7 +81,7 @@ func TestProbesOfAPort(t *testing.T) {
 			t.Errorf("%v: %v is said to be our fault", c.health, err)
 		}
 	}
-	for _, err := range []error{&net.OpError{Err: os.NewSyscallError("socket", syscall.EMFILE)}, fmt.Errorf("dial: %w", syscall.ENETUNREACH), ask(shortly(t), &blixardv1.Health{}, "")} {
+	for _, err := range []error{&net.OpError{Err: os.NewSyscallError("socket", syscall.EMFILE)}, fmt.Errorf("dial: %w", syscall.ENETUNREACH), new(agents).ask(shortly(t), &blixardv1.Health{}, "")} {
 		if !ours(err) {
 			t.Errorf("%v is said to be the guest's fault", err)
 		}
@@ -90,7 +90,7 @@ func TestProbesOfAPort(t *testing.T) {
 
 func TestProbesOfAnAgent(t *testing.T) {
 	at := filepath.Join(t.TempDir(), "agent")
-	if err := ask(shortly(t), agentProbe, at); err == nil || !ours(err) {
+	if err := new(agents).ask(shortly(t), agentProbe, at); err == nil || !ours(err) {
 		t.Errorf("without a socket: %v", err)
 	}
 	l, err := net.Listen("unix", at)
@@ -130,7 +130,10 @@ func TestProbesOfAnAgent(t *testing.T) {
 		{func(agent.Request) string { return "{\"id\":7,\"ok\":true}\n" }, "deadline exceeded"},
 	} {
 		answers <- c.say
-		if err := ask(shortly(t), agentProbe, at); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+		a := new(agents)
+		err := a.ask(shortly(t), agentProbe, at)
+		a.close()
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("got %v, want %q", err, c.want)
 		}
 	}

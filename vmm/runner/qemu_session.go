@@ -195,6 +195,30 @@ func (s *qemuSession) stop(ctx context.Context, _ *shims.Shim) error {
 	})
 }
 
+// disks is what the guest has read from its disks and written to them; it waits for
+// no connection.
+func (s *qemuSession) disks(ctx context.Context) (read, written uint64, err error) {
+	s.mu.Lock()
+	c := s.client
+	s.mu.Unlock()
+	if c == nil {
+		return 0, 0, errNoQMP
+	}
+	var all []struct {
+		Stats struct {
+			Read    uint64 `json:"rd_bytes"`
+			Written uint64 `json:"wr_bytes"`
+		} `json:"stats"`
+	}
+	if err := c.Execute(ctx, "query-blockstats", nil, &all); err != nil {
+		return 0, 0, err
+	}
+	for _, d := range all {
+		read, written = read+d.Stats.Read, written+d.Stats.Written
+	}
+	return read, written, nil
+}
+
 func (s *qemuSession) pause(ctx context.Context) error {
 	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error { return qemuControl{c}.pause(ctx) })
 }

@@ -1,8 +1,12 @@
 package runner
 
 import (
+	"context"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/prometheus/procfs"
 )
@@ -19,7 +23,17 @@ type Usage struct {
 	// look.
 	ReadBytes, WrittenBytes uint64
 	Processes               int
+	// DiskRead and DiskWritten are what the guest has read and written of its disks,
+	// in bytes; Disks says that its hypervisor says.
+	Disks                 bool
+	DiskRead, DiskWritten uint64
+	// Received and Sent are the guest's bytes on bridges.
+	Received, Sent uint64
 }
+
+// disksPatience is how long a hypervisor is waited for: it is asked by who looks
+// at all VMs.
+const disksPatience = 500 * time.Millisecond
 
 // Usage lists the live VMs of this host by uid. It reads /proc, and takes a few
 // hundred microseconds a VM.
@@ -29,38 +43,62 @@ func (h *Host) Usage() (all []Usage) {
 		return nil
 	}
 	h.mu.Lock()
-	runs := map[string]string{}
-	for uid, v := range h.vms {
-		runs[uid] = v.at.run
-	}
+	vms := slices.Collect(maps.Values(h.vms))
 	h.mu.Unlock()
-	for uid, run := range runs {
-		f, err := familyIn(run)
+	ctx, cancel := context.WithTimeout(h.ctx, disksPatience)
+	defer cancel()
+	found := make([]*Usage, len(vms))
+	var wait sync.WaitGroup
+	for i, v := range vms {
+		f, err := familyIn(v.at.run)
 		if err != nil {
 			continue // it does not live
 		}
-		u := Usage{UID: uid}
-		for _, pid := range f.all() {
-			p, err := fs.Proc(pid)
-			if err != nil {
-				continue // it has just ended
+		found[i] = &Usage{UID: v.uid}
+		wait.Go(func() {
+			found[i].take(fs, f)
+			v.mu.Lock()
+			disks := v.disks
+			v.mu.Unlock()
+			if disks != nil {
+				if r, w, err := disks(ctx); err == nil {
+					found[i].Disks, found[i].DiskRead, found[i].DiskWritten = true, r, w
+				}
 			}
-			s, err := p.Stat()
-			if err != nil {
-				continue
+			if rec, err := readRecord(v.at.state); err == nil && rec != nil && rec.Plugs > 0 {
+				found[i].Received, found[i].Sent = h.links.Traffic(v.uid, rec.Plugs)
 			}
-			u.Processes++
-			u.CPUSeconds += s.CPUTime() + float64(s.CUTime+s.CSTime)/userHz
-			u.MemoryBytes += uint64(s.ResidentMemory())
-			if io, err := p.IO(); err == nil {
-				u.ReadBytes += io.ReadBytes
-				u.WrittenBytes += io.WriteBytes
-			}
+		})
+	}
+	wait.Wait()
+	for _, u := range found {
+		if u != nil {
+			all = append(all, *u)
 		}
-		all = append(all, u)
 	}
 	slices.SortFunc(all, func(a, b Usage) int { return strings.Compare(a.UID, b.UID) })
 	return all
+}
+
+// take adds up what the processes of a VM have taken.
+func (u *Usage) take(fs procfs.FS, f family) {
+	for _, pid := range f.all() {
+		p, err := fs.Proc(pid)
+		if err != nil {
+			continue // it has just ended
+		}
+		s, err := p.Stat()
+		if err != nil {
+			continue
+		}
+		u.Processes++
+		u.CPUSeconds += s.CPUTime() + float64(s.CUTime+s.CSTime)/userHz
+		u.MemoryBytes += uint64(s.ResidentMemory())
+		if io, err := p.IO(); err == nil {
+			u.ReadBytes += io.ReadBytes
+			u.WrittenBytes += io.WriteBytes
+		}
+	}
 }
 
 // userHz is the unit of times in /proc, the same on every Linux that Go runs on.

@@ -48,10 +48,11 @@ type vm struct {
 
 	lane *lane // the Build under way, if there is one
 
-	mu        sync.Mutex         // guards these
-	over      <-chan struct{}    // closed when the newest Build is over; nil: there was none
-	stopBuild context.CancelFunc // ends the newest Build
-	stopStart context.CancelFunc // ends the wait of a Start for what it needs
+	mu        sync.Mutex                                              // guards these
+	disks     func(context.Context) (read, written uint64, err error) // of a live instance whose hypervisor says
+	over      <-chan struct{}                                         // closed when the newest Build is over; nil: there was none
+	stopBuild context.CancelFunc                                      // ends the newest Build
+	stopStart context.CancelFunc                                      // ends the wait of a Start for what it needs
 }
 
 func (h *Host) newVM(uid string) *vm {

@@ -62,6 +62,10 @@ const (
 	Exec Op = "exec"
 	// Shutdown answers, then powers the guest off.
 	Shutdown Op = "shutdown"
+	// Read reads a piece of a file, as Request.Read says, and answers Response.Read.
+	Read Op = "read"
+	// Write writes a piece of a file, as Request.Write says.
+	Write Op = "write"
 )
 
 // Request is what a host asks.
@@ -69,6 +73,9 @@ type Request struct {
 	ID   uint64       `json:"id"`
 	Op   Op           `json:"op"`
 	Exec *ExecRequest `json:"exec,omitempty"` // with Op Exec only
+
+	Read  *ReadRequest  `json:"read,omitempty"`  // with Op Read only
+	Write *WriteRequest `json:"write,omitempty"` // with Op Write only
 }
 
 // Response is what a guest answers. OK is false exactly when Error says why.
@@ -81,6 +88,29 @@ type Response struct {
 	UptimeMS int64         `json:"uptime_ms,omitempty"`
 	Info     *InfoResponse `json:"info,omitempty"`
 	Exec     *ExecResponse `json:"exec,omitempty"`
+	Read     *ReadResponse `json:"read,omitempty"`
+}
+
+// ReadRequest is a piece of a file, at most MaxOutput bytes from an offset on.
+type ReadRequest struct {
+	Path   string `json:"path"` // absolute
+	Offset int64  `json:"offset,omitempty"`
+}
+
+// ReadResponse is that piece.
+type ReadResponse struct {
+	Data []byte `json:"data_b64"`
+	Mode uint32 `json:"mode"` // permission bits
+	End  bool   `json:"end,omitempty"`
+}
+
+// WriteRequest is a piece to be written, at most MaxOutput bytes. At offset 0 the
+// file is made, or cut to nothing.
+type WriteRequest struct {
+	Path   string `json:"path"` // absolute
+	Offset int64  `json:"offset,omitempty"`
+	Mode   uint32 `json:"mode,omitempty"` // of a file that is made; 0: 0644
+	Data   []byte `json:"data_b64"`
 }
 
 // ExecRequest is a program to run: no shell, no terminal.
@@ -155,10 +185,35 @@ func (r Request) check() error {
 			return fmt.Errorf("exec.timeout_ms is %d, it must not be negative", r.Exec.TimeoutMS)
 		}
 		return nil
+	case Read:
+		if r.Read == nil {
+			return errors.New(`op "read" needs read.path`)
+		}
+		return checkPath(r.Read.Path, r.Read.Offset)
+	case Write:
+		if r.Write == nil {
+			return errors.New(`op "write" needs write.path`)
+		}
+		if n := len(r.Write.Data); n > MaxOutput {
+			return fmt.Errorf("write.data is %d bytes, it must be at most %d", n, MaxOutput)
+		}
+		return checkPath(r.Write.Path, r.Write.Offset)
 	case "":
-		return errors.New(`no op: want "ping", "info", "exec" or "shutdown"`)
+		return errors.New("no op: want " + ops)
 	}
-	return fmt.Errorf(`unknown op %q: want "ping", "info", "exec" or "shutdown"`, r.Op)
+	return fmt.Errorf("unknown op %q: want "+ops, r.Op)
+}
+
+const ops = `"ping", "info", "exec", "read", "write" or "shutdown"`
+
+func checkPath(path string, offset int64) error {
+	switch {
+	case path == "" || path[0] != '/':
+		return fmt.Errorf("%q is no absolute path", path)
+	case offset < 0:
+		return fmt.Errorf("offset is %d, it must not be negative", offset)
+	}
+	return nil
 }
 
 // DecodeResponse reads one line.

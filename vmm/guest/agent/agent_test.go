@@ -26,6 +26,9 @@ func TestWireFormat(t *testing.T) {
 			Response{ID: 2, OK: true, Exec: &ExecResponse{Exit: 7, Stdout: []byte("out"), Bounded: true}},
 			`{"id":2,"ok":true,"exec":{"exit":7,"stdout_b64":"b3V0","stderr_b64":null,"bounded":true}}`,
 		},
+		{Request{ID: 4, Op: Read, Read: &ReadRequest{Path: "/a", Offset: 5}}, `{"id":4,"op":"read","read":{"path":"/a","offset":5}}`},
+		{Request{ID: 5, Op: Write, Write: &WriteRequest{Path: "/a", Mode: 384, Data: []byte("in")}}, `{"id":5,"op":"write","write":{"path":"/a","mode":384,"data_b64":"aW4="}}`},
+		{Response{ID: 4, OK: true, Read: &ReadResponse{Data: []byte("out"), Mode: 420, End: true}}, `{"id":4,"ok":true,"read":{"data_b64":"b3V0","mode":420,"end":true}}`},
 		{Response{ID: 3, Error: "no"}, `{"id":3,"ok":false,"error":"no"}`},
 	} {
 		got, err := Encode(c.v)

@@ -176,6 +176,21 @@ func Subnets() (list []string, err error) {
 	return slices.Compact(list), nil
 }
 
+// Traffic is what the guest of a VM has received and sent by its taps, so many.
+func (l *Links) Traffic(uid string, taps int) (received, sent uint64) {
+	for i := 0; i < MaxPlugs && taps > 0; i++ {
+		link, err := netlink.LinkByName(l.Tap(uid, i))
+		if err != nil {
+			continue // another kind of interface has that number
+		}
+		taps--
+		if s := link.Attrs().Statistics; s != nil { // what the host sends, the guest receives
+			received, sent = received+s.TxBytes, sent+s.RxBytes
+		}
+	}
+	return received, sent
+}
+
 // fresh is the name under which a bridge of this daemon comes into being.
 func (l *Links) fresh() string { return bridgePrefix + l.host + "new" }
 

@@ -31,6 +31,8 @@ type Client struct {
 	Cluster  blixardv1connect.ClusterServiceClient
 	Artifact blixardv1connect.ArtifactServiceClient
 	Watch    blixardv1connect.WatchServiceClient
+	// Guest's calls are made once: a program that may have run is not run again.
+	Guest blixardv1connect.GuestServiceClient
 
 	servers []string
 	cursor  cursor
@@ -62,6 +64,7 @@ func Dial(servers []string, t *TLS) *Client {
 	c.Cluster = blixardv1connect.NewClusterServiceClient(h, base, opts)
 	c.Artifact = blixardv1connect.NewArtifactServiceClient(h, base, opts)
 	c.Watch = blixardv1connect.NewWatchServiceClient(h, base, opts)
+	c.Guest = blixardv1connect.NewGuestServiceClient(h, base, plain())
 	return c
 }
 

@@ -50,7 +50,7 @@ func (s *Server) forward(next http.Handler) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := s.cfg.Backend.Status().Identity
-		if id.ClusterID == "" || id.Server || local[r.URL.Path] || !strings.HasPrefix(r.URL.Path, "/blixard.v1.") {
+		if id.ClusterID == "" || id.Server || local[r.URL.Path] || hereOnly(r.Context(), r.Header) != "" || !strings.HasPrefix(r.URL.Path, "/blixard.v1.") {
 			next.ServeHTTP(w, r)
 			return
 		}

@@ -105,6 +105,7 @@ type node struct {
 	server *Server
 	blobs  *dirBlobs
 	logs   *fakeLogs
+	guests *fakeGuests
 	// What the Config may have.
 	closures Closures
 	checkVM  func(context.Context, *blixardv1.VMSpec) error
@@ -284,7 +285,8 @@ func serve(t *testing.T, tlsOf func(string) *TLS, nodes ...*node) *world {
 	for i, n := range nodes {
 		n.blobs = &dirBlobs{t.TempDir()}
 		n.logs = &fakeLogs{build: &fakeLogs{}}
-		n.server = NewServer(Config{Backend: n, Blobs: n.blobs, Logs: n.logs, Closures: n.closures, CheckVM: n.checkVM, TLS: tlsOf(n.name), Version: "test"})
+		n.guests = &fakeGuests{node: n.name}
+		n.server = NewServer(Config{Backend: n, Blobs: n.blobs, Logs: n.logs, Guests: n.guests, Closures: n.closures, CheckVM: n.checkVM, TLS: tlsOf(n.name), Version: "test"})
 		go n.server.Serve(listeners[i])
 		t.Cleanup(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)

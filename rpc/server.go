@@ -22,6 +22,8 @@ type Config struct {
 	Blobs   Blobs
 	// Logs may be nil on a node that is no host.
 	Logs Logs
+	// Guests likewise.
+	Guests Guests
 	// Closures may be nil where there is no Nix.
 	Closures Closures
 	// CheckVM may be nil. It looks at a spec that core/cluster accepts, for what
@@ -91,6 +93,7 @@ func (s *Server) Handler() http.Handler {
 	)
 	api := http.NewServeMux()
 	api.Handle(blixardv1connect.NewVMServiceHandler(vms{s}, opts))
+	api.Handle(blixardv1connect.NewGuestServiceHandler(guests{s}, opts))
 	api.Handle(blixardv1connect.NewNodeServiceHandler(nodes{s}, opts))
 	api.Handle(blixardv1connect.NewNetworkServiceHandler(networks{s}, opts))
 	api.Handle(blixardv1connect.NewClusterServiceHandler(members{s}, opts))
@@ -99,7 +102,7 @@ func (s *Server) Handler() http.Handler {
 	names := []string{
 		blixardv1connect.VMServiceName, blixardv1connect.NodeServiceName,
 		blixardv1connect.NetworkServiceName, blixardv1connect.ClusterServiceName, blixardv1connect.ArtifactServiceName,
-		blixardv1connect.WatchServiceName,
+		blixardv1connect.WatchServiceName, blixardv1connect.GuestServiceName,
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", notTooBig(s.forward(api)))

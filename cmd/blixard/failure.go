@@ -56,6 +56,10 @@ func explain(w io.Writer, err error, requestID string) int {
 	if err == nil {
 		return exitOK
 	}
+	var program programExit
+	if errors.As(err, &program) {
+		return int(program)
+	}
 	f := asFailure(err)
 	fmt.Fprintf(w, "blixard: %s\n", f.what)
 	if f.why != "" {

@@ -167,6 +167,10 @@ type VMCmd struct {
 	History  VMHistoryCmd  `cmd:"" help:"Show the specs that a VM had, and what was built for them."`
 	Delete   VMDeleteCmd   `cmd:"" aliases:"rm" help:"End VMs and everything they own."`
 	Logs     VMLogsCmd     `cmd:"" help:"Show the console of a VM, or the log of its build."`
+	Console  VMConsoleCmd  `cmd:"" help:"Read and type on the console of a VM, beside whoever else does; Ctrl-] leaves it."`
+	Top      VMTopCmd      `cmd:"" help:"Show what VMs take: CPU, memory, disk, network; on a terminal, again and again."`
+	Exec     VMExecCmd     `cmd:"" help:"Run a program in a VM, by the agent there: vm exec web -- uname -a. Its exit code is ours."`
+	Copy     VMCopyCmd     `cmd:"" aliases:"cp" help:"Copy a file into a VM or out of one, by the agent there: vm copy FILE web:/etc/FILE."`
 	Explain  VMExplainCmd  `cmd:"" help:"Say why a VM is where it is, and why not elsewhere."`
 	Render   VMRenderCmd   `cmd:"" help:"Write the flake that a VM would be built from (-o DIR); asks no cluster."`
 }
@@ -278,6 +282,31 @@ type VMLogsCmd struct {
 	Follow bool   `short:"f" help:"Stay and show what comes; of a build, until it has ended."`
 	Tail   uint64 `placeholder:"BYTES" help:"Only the last bytes."`
 	Build  bool   `help:"What its newest build said, instead of its console."`
+}
+
+type VMConsoleCmd struct {
+	Name     string `arg:"" help:"The VM."`
+	ReadOnly bool   `short:"r" help:"Type nothing."`
+	Tail     uint64 `default:"4096" placeholder:"BYTES" help:"Begin so far back."`
+}
+
+type VMTopCmd struct {
+	Names    []string      `arg:"" optional:"" name:"name" help:"Only these VMs."`
+	Interval time.Duration `default:"2s" placeholder:"2s" help:"Between two looks."`
+	Sort     string        `enum:"name,cpu,memory" default:"name" placeholder:"WHAT" help:"name (the default), cpu or memory."`
+	Once     bool          `help:"Show it once, also on a terminal."`
+}
+
+type VMExecCmd struct {
+	Name  string            `arg:"" help:"The VM."`
+	Argv  []string          `arg:"" help:"After --: the program, and its arguments."`
+	Env   map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Of its environment. May be repeated."`
+	Stdin bool              `short:"i" help:"Give it our standard input, at most 512 KiB."`
+}
+
+type VMCopyCmd struct {
+	From string `arg:"" help:"A file of ours, or VM:/PATH."`
+	To   string `arg:"" help:"The other one. A directory of ours, or VM:/DIR/, keeps the name."`
 }
 
 type VMExplainCmd struct {

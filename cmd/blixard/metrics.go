@@ -57,6 +57,10 @@ var (
 	descMemory  = describe("vm_resident_memory_bytes", "Resident memory of a VM that lives here.", "vm", "uid")
 	descRead    = describe("vm_storage_read_bytes_total", "Read from storage by a VM that lives here.", "vm", "uid")
 	descWritten = describe("vm_storage_written_bytes_total", "Written to storage by a VM that lives here.", "vm", "uid")
+	descDiskR   = describe("vm_disk_read_bytes_total", "Read from its disks by the guest of a VM that lives here, where its hypervisor says.", "vm", "uid")
+	descDiskW   = describe("vm_disk_written_bytes_total", "Written to its disks by the guest of a VM that lives here, where its hypervisor says.", "vm", "uid")
+	descNetR    = describe("vm_network_received_bytes_total", "Received on bridges by the guest of a VM that lives here.", "vm", "uid")
+	descNetS    = describe("vm_network_sent_bytes_total", "Sent on bridges by the guest of a VM that lives here.", "vm", "uid")
 	descProcs   = describe("vm_processes", "Processes of a VM that lives here.", "vm", "uid")
 )
 
@@ -207,6 +211,12 @@ func (m *metrics) collectHost(view *cluster.State, out chan<- prometheus.Metric)
 		put(descMemory, prometheus.GaugeValue, float64(u.MemoryBytes))
 		put(descRead, prometheus.CounterValue, float64(u.ReadBytes))
 		put(descWritten, prometheus.CounterValue, float64(u.WrittenBytes))
+		if u.Disks {
+			put(descDiskR, prometheus.CounterValue, float64(u.DiskRead))
+			put(descDiskW, prometheus.CounterValue, float64(u.DiskWritten))
+		}
+		put(descNetR, prometheus.CounterValue, float64(u.Received))
+		put(descNetS, prometheus.CounterValue, float64(u.Sent))
 		put(descProcs, prometheus.GaugeValue, float64(u.Processes))
 	}
 }

@@ -27,6 +27,7 @@ type leader struct {
 	chores  int64               // when placing or collecting was last proposed
 	settled int64               // when the end of the wait after a restore was last looked for
 	leveled map[uint64]int64    // when a node's level was last proposed
+	moves   map[uint64]int64    // when the switch, or the end, of a migration was last proposed, by its id
 }
 
 // hostView is what a leader remembers of a host.
@@ -55,7 +56,7 @@ func newLeader(s *server, term uint64) *leader {
 	return &leader{
 		server: s, term: term, elected: s.now.Boot,
 		logged: s.state.Meta().LoggedTime, loggedAt: s.now.Boot,
-		hosts: map[uint64]*hostView{}, touched: map[uint64]struct{}{}, leveled: map[uint64]int64{},
+		hosts: map[uint64]*hostView{}, touched: map[uint64]struct{}{}, leveled: map[uint64]int64{}, moves: map[uint64]int64{},
 	}
 }
 

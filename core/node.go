@@ -117,6 +117,11 @@ func (n *Node) Step(now Time, in Input) (Output, error) {
 				return n.out, err
 			}
 			if l := n.server.leading; l != nil {
+				if l.migrations() {
+					if err := n.server.pump(); err != nil {
+						return n.out, err
+					}
+				}
 				l.push()
 			}
 		} else if !n.keeper.busy && len(n.keeper.extra) > 0 {

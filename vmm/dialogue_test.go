@@ -133,6 +133,15 @@ func (k *talk) want(d *datadriven.TestData) {
 			a.Spec.Restart = blixardv1.RestartPolicy_RESTART_POLICY_ON_FAILURE
 		case "incarnation":
 			fmt.Sscan(arg.Vals[0], &a.Incarnation.Index)
+		case "source": // of that migration; attempt 1 moves
+			a.Migration = &blixardv1.MigrationOrder{Role: blixardv1.MigrationRole_MIGRATION_ROLE_SOURCE, Attempt: 1}
+			fmt.Sscan(arg.Vals[0], &a.Migration.Id)
+		case "send":
+			a.Migration.Send = true
+		case "target":
+			a.Run, a.Migration = false, &blixardv1.MigrationOrder{Role: blixardv1.MigrationRole_MIGRATION_ROLE_TARGET}
+			fmt.Sscan(arg.Vals[0], &a.Migration.Id)
+			a.Incarnation.Index = a.Migration.Id
 		case "unbound":
 			a.Lease, a.LeaseMs = blixardv1.LeaseClass_LEASE_CLASS_NONE, 0
 		case "long":
@@ -166,9 +175,23 @@ func (k *talk) see(t *testing.T, d *datadriven.TestData) {
 		case "resumed":
 			r.Paused = false
 		case "down":
-			r.Liveness, r.Ready, r.Paused = Down, false, false
+			r.Liveness, r.Ready, r.Paused, r.Incoming, r.Outgoing = Down, false, false, 0, Outgoing{}
 		case "absent":
 			r = Report{Instance: r.Instance}
+		case "opening", "listening", "loaded":
+			r.Incoming = map[string]Incoming{"opening": Opening, "listening": Listening, "loaded": Loaded}[arg.Key]
+		case "taken-over":
+			r.Incoming = 0
+		case "sending":
+			r.Outgoing = Outgoing{SentBytes: 1}
+			fmt.Sscan(arg.Vals[0], &r.Outgoing.Migration)
+		case "broken":
+			r.Outgoing.Failed, r.Outgoing.Message = true, "the stream broke"
+		case "unsent":
+			r.Outgoing = Outgoing{}
+		case "handed-over":
+			fmt.Sscan(arg.Vals[0], &r.HandedOver)
+			r.Outgoing, r.Ready = Outgoing{}, false
 		case "code":
 			r.Exit = &Exit{Reason: "Exited", Message: "it ended by itself"}
 			fmt.Sscan(arg.Vals[0], &r.Exit.Code)
@@ -207,7 +230,7 @@ func (k *talk) plan() (out string) {
 		switch a.Verb {
 		case Build:
 			k.build = *a
-		case Start:
+		case Start, Receive:
 			k.start = *a
 		}
 		out += fmt.Sprintf("orders %v %v\n", a.Verb, a.Instance)
@@ -245,6 +268,9 @@ func (k *talk) says() string {
 	}
 	if o.Removed {
 		s += " [removed]"
+	}
+	if m := o.Migration; m != nil {
+		s += fmt.Sprintf(" [migration %d: %s]", m.Id, strings.TrimSpace(strings.TrimPrefix(m.Step.String(), "MIGRATION_STEP_")+" "+m.Message))
 	}
 	return s + " lease " + strings.TrimPrefix(o.Lease.String(), "LEASE_CLASS_") + "\n"
 }

@@ -88,6 +88,7 @@ func (u *Unit) settle(now int64) {
 	u.health = health{}
 	u.aliveAt, u.readyAt, u.stopAt, u.killedAt, u.hung, u.unsure = 0, 0, 0, 0, false, false
 	u.pauseReason, u.pauseMessage, u.pauseAgain = "", "", 0
+	u.move.takingOver = 0
 	if u.Seen.Liveness != Down || u.ended >= u.Seen.Instance.Attempt {
 		return
 	}
@@ -128,6 +129,10 @@ func (u *Unit) planAlive(now int64, c Context) *Action {
 	case w == nil || !u.current():
 		u.say(blixardv1.Phase_PHASE_STOPPING, "NotAssigned", "it is not assigned to this host any more")
 		return u.kill(now, c)
+	case u.Seen.HandedOver != 0:
+		return u.planHandedOver(now, c)
+	case u.Seen.Incoming != 0:
+		return u.planIncoming(now, c)
 	case w.Remove || !w.Run, u.health.sick:
 		return u.stop(now, c)
 	case u.renews():
@@ -155,6 +160,9 @@ func (u *Unit) planAlive(now int64, c Context) *Action {
 	}
 	u.forgive(now)
 	if a := u.rebind(now, c); a != nil {
+		return a
+	}
+	if a := u.planSend(now, c); a != nil {
 		return a
 	}
 	if a := u.pause(now, c); a != nil {
@@ -310,6 +318,9 @@ func (u *Unit) planDown(now int64, c Context) *Action {
 		}
 		return u.await(c, Remove)
 	}
+	if u.receives() {
+		return u.planReceive(now, c)
+	}
 	if u.build != 0 && !u.Want.Run && u.Seen.Instance.Attempt == 0 {
 		return u.cancelBuild(c) // it has its files, and was never started
 	}
@@ -320,7 +331,7 @@ func (u *Unit) planAbsent(now int64, c Context) *Action {
 	switch {
 	case u.busy():
 		return nil
-	case u.build != 0 && (u.Want == nil || u.Want.Remove || !u.Want.Run):
+	case u.build != 0 && (u.Want == nil || u.Want.Remove || !u.Want.Run && !u.receives()):
 		return u.cancelBuild(c)
 	case u.Want == nil:
 		return nil
@@ -333,6 +344,8 @@ func (u *Unit) planAbsent(now int64, c Context) *Action {
 			return nil
 		}
 		return u.await(c, Remove)
+	case u.receives():
+		return u.planReceive(now, c)
 	}
 	return u.planStart(now, c)
 }
@@ -340,6 +353,13 @@ func (u *Unit) planAbsent(now int64, c Context) *Action {
 // planStart starts a VM of which nothing is alive, if it should run now.
 func (u *Unit) planStart(now int64, c Context) *Action {
 	w := u.Want
+	if w.Migration != nil {
+		if u.handsOver() && !mutant.On("HandedOverStarts") {
+			u.say(blixardv1.Phase_PHASE_PAUSED, "HandedOver", "it has ended here, and goes on on another host")
+			return nil
+		}
+		u.failMove("it ended while it was sent")
+	}
 	if u.early(now, u.expect) {
 		return nil
 	}
@@ -412,7 +432,7 @@ func (u *Unit) fallback() *blixardv1.Assignment {
 // restarts says whether the policy starts again what has ended, and says what
 // it is when it does not.
 func (u *Unit) restarts() bool {
-	if u.incarnation != u.Want.GetIncarnation().GetIndex() || u.ended == 0 || u.ended < u.attempt || u.asked || u.end.Reason == "Lapsed" || mutant.On("PolicyIgnored") {
+	if u.incarnation != u.Want.GetIncarnation().GetIndex() || u.ended == 0 || u.ended < u.attempt || u.asked || u.end.Reason == "Lapsed" || u.Seen.HandedOver != 0 || mutant.On("PolicyIgnored") {
 		return true
 	}
 	policy := u.Want.GetSpec().GetRestart()

@@ -41,6 +41,7 @@ type Unit struct {
 	buildAgain    int64
 
 	health health
+	move   move
 
 	attempt        uint32 // the highest that was ever started
 	runGeneration  uint32 // of the newest attempt
@@ -140,7 +141,7 @@ func (u *Unit) Observe(now int64, r Report) {
 	if r.Liveness != Alive && u.order == 0 && u.expect == 0 {
 		u.ordered = bound{}
 	}
-	if r.Liveness == Alive && u.aliveAt == 0 {
+	if r.Liveness == Alive && (u.aliveAt == 0 || u.Seen.Incoming != 0 && r.Incoming == 0) {
 		u.aliveAt = max(now, 1)
 	}
 	if r.Liveness == Alive && r.Ready && u.readyAt == 0 {
@@ -178,11 +179,13 @@ func (u *Unit) Finish(now int64, d Done) {
 		}
 	case d.Err == "" && verb == Remove:
 		u.removed = true
-	case d.Err == "" && verb == Start:
+	case verb == Send, verb == Unsend, verb == TakeOver:
+		u.moved(verb, d)
+	case d.Err == "" && (verb == Start || verb == Receive):
 		if u.Seen.Liveness == Absent || u.Seen.Instance.Attempt < u.attempt {
 			u.expect = now + startSilence
 		}
-	case d.Err != "" && verb == Start:
+	case d.Err != "" && (verb == Start || verb == Receive):
 		if u.Seen.Liveness != Absent && u.Seen.Instance.Attempt >= u.attempt {
 			return // it was seen: its report says how it ended, or will
 		}
@@ -300,7 +303,7 @@ func (u *Unit) Observation() *blixardv1.Observation {
 		Uid: u.UID, Incarnation: u.Want.GetIncarnation(), Attempt: u.attempt,
 		Phase: u.phase, Reason: u.reason, Message: u.message, ExitCode: u.exitCode, Failures: u.failures,
 		Lease: lease.class, LeaseMs: lease.ms, Removed: u.Removed(), AssignmentRevision: u.Want.GetRevision(),
-		BuildMessage: u.buildMessage, Health: u.health.state, HealthMessage: u.health.message, LastFailure: u.failure,
+		BuildMessage: u.buildMessage, Health: u.health.state, HealthMessage: u.health.message, Migration: u.migration(), LastFailure: u.failure,
 	}
 	// What was seen, and not what was ordered: a daemon that dies in between knows
 	// nothing of the order, and the cluster lets go of what the spec before needed.

@@ -3,14 +3,12 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/tidwall/btree"
 
 	"github.com/blixard/blixard/core"
 	"github.com/blixard/blixard/core/cluster"
-	"github.com/blixard/blixard/core/hypervisor"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/shim"
 )
@@ -137,9 +135,7 @@ func (m *Machine) facts() *blixardv1.HostFacts {
 	return &blixardv1.HostFacts{
 		Capacity: m.capacity,
 		Hypervisors: []*blixardv1.HypervisorFact{
-			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Version: "sim", Kvm: true, Capabilities: slices.DeleteFunc(
-				hypervisor.Get(blixardv1.Hypervisor_HYPERVISOR_QEMU).Can().List(),
-				func(c blixardv1.Capability) bool { return c == blixardv1.Capability_CAPABILITY_MIGRATE })},
+			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Version: "sim", Kvm: true, Capabilities: []blixardv1.Capability{1, 2, 4, 5, 6, 9, 10, 11, 12}},
 			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Version: "sim"},
 		},
 		Labels: m.labels, Version: "sim", Machine: "machine-" + m.Name, HoldsForks: m.holdsForks(),

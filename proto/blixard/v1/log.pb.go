@@ -211,6 +211,9 @@ type Command struct {
 	//	*Command_MigrateVm
 	//	*Command_CancelMigration
 	//	*Command_Switch
+	//	*Command_CreateVolume
+	//	*Command_GrowVolume
+	//	*Command_DeleteVolume
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -585,6 +588,33 @@ func (x *Command) GetSwitch() *SwitchOp {
 	return nil
 }
 
+func (x *Command) GetCreateVolume() *CreateVolumeOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_CreateVolume); ok {
+			return x.CreateVolume
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetGrowVolume() *GrowVolumeOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_GrowVolume); ok {
+			return x.GrowVolume
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDeleteVolume() *DeleteVolumeOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_DeleteVolume); ok {
+			return x.DeleteVolume
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -721,6 +751,18 @@ type Command_Switch struct {
 	Switch *SwitchOp `protobuf:"bytes,102,opt,name=switch,proto3,oneof"`
 }
 
+type Command_CreateVolume struct {
+	CreateVolume *CreateVolumeOp `protobuf:"bytes,120,opt,name=create_volume,json=createVolume,proto3,oneof"`
+}
+
+type Command_GrowVolume struct {
+	GrowVolume *GrowVolumeOp `protobuf:"bytes,121,opt,name=grow_volume,json=growVolume,proto3,oneof"`
+}
+
+type Command_DeleteVolume struct {
+	DeleteVolume *DeleteVolumeOp `protobuf:"bytes,122,opt,name=delete_volume,json=deleteVolume,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Op() {}
 
 func (*Command_CreateVm) isCommand_Op() {}
@@ -786,6 +828,12 @@ func (*Command_MigrateVm) isCommand_Op() {}
 func (*Command_CancelMigration) isCommand_Op() {}
 
 func (*Command_Switch) isCommand_Op() {}
+
+func (*Command_CreateVolume) isCommand_Op() {}
+
+func (*Command_GrowVolume) isCommand_Op() {}
+
+func (*Command_DeleteVolume) isCommand_Op() {}
 
 // LevelOp says which binary a node runs now. The level of the cluster is the least
 // that any member knows, and never goes back.
@@ -1457,6 +1505,7 @@ type DeleteVMOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Uid           string                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	Volumes       bool                   `protobuf:"varint,120,opt,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1503,6 +1552,13 @@ func (x *DeleteVMOp) GetUid() string {
 		return x.Uid
 	}
 	return ""
+}
+
+func (x *DeleteVMOp) GetVolumes() bool {
+	if x != nil {
+		return x.Volumes
+	}
+	return false
 }
 
 type PowerOp struct {
@@ -1932,6 +1988,188 @@ func (x *DeleteNetworkOp) GetName() string {
 	return ""
 }
 
+type CreateVolumeOp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Spec  *VolumeSpec            `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	Host  string                 `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	// What it holds will be sent: it needs a host at once, one that has room for this
+	// VM, too.
+	Written       bool    `protobuf:"varint,4,opt,name=written,proto3" json:"written,omitempty"`
+	Beside        *VMSpec `protobuf:"bytes,5,opt,name=beside,proto3" json:"beside,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateVolumeOp) Reset() {
+	*x = CreateVolumeOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateVolumeOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateVolumeOp) ProtoMessage() {}
+
+func (x *CreateVolumeOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateVolumeOp.ProtoReflect.Descriptor instead.
+func (*CreateVolumeOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *CreateVolumeOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateVolumeOp) GetSpec() *VolumeSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *CreateVolumeOp) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *CreateVolumeOp) GetWritten() bool {
+	if x != nil {
+		return x.Written
+	}
+	return false
+}
+
+func (x *CreateVolumeOp) GetBeside() *VMSpec {
+	if x != nil {
+		return x.Beside
+	}
+	return nil
+}
+
+type GrowVolumeOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	SizeMib       uint64                 `protobuf:"varint,2,opt,name=size_mib,json=sizeMib,proto3" json:"size_mib,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrowVolumeOp) Reset() {
+	*x = GrowVolumeOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrowVolumeOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrowVolumeOp) ProtoMessage() {}
+
+func (x *GrowVolumeOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrowVolumeOp.ProtoReflect.Descriptor instead.
+func (*GrowVolumeOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GrowVolumeOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GrowVolumeOp) GetSizeMib() uint64 {
+	if x != nil {
+		return x.SizeMib
+	}
+	return 0
+}
+
+type DeleteVolumeOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Uid           string                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteVolumeOp) Reset() {
+	*x = DeleteVolumeOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteVolumeOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteVolumeOp) ProtoMessage() {}
+
+func (x *DeleteVolumeOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteVolumeOp.ProtoReflect.Descriptor instead.
+func (*DeleteVolumeOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *DeleteVolumeOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteVolumeOp) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
 type CordonOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1942,7 +2180,7 @@ type CordonOp struct {
 
 func (x *CordonOp) Reset() {
 	*x = CordonOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1954,7 +2192,7 @@ func (x *CordonOp) String() string {
 func (*CordonOp) ProtoMessage() {}
 
 func (x *CordonOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[20]
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1967,7 +2205,7 @@ func (x *CordonOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonOp.ProtoReflect.Descriptor instead.
 func (*CordonOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CordonOp) GetName() string {
@@ -1995,7 +2233,7 @@ type DrainOp struct {
 
 func (x *DrainOp) Reset() {
 	*x = DrainOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2245,7 @@ func (x *DrainOp) String() string {
 func (*DrainOp) ProtoMessage() {}
 
 func (x *DrainOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[21]
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2258,7 @@ func (x *DrainOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainOp.ProtoReflect.Descriptor instead.
 func (*DrainOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DrainOp) GetName() string {
@@ -2053,7 +2291,7 @@ type RestoreNodeOp struct {
 
 func (x *RestoreNodeOp) Reset() {
 	*x = RestoreNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2303,7 @@ func (x *RestoreNodeOp) String() string {
 func (*RestoreNodeOp) ProtoMessage() {}
 
 func (x *RestoreNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[22]
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2316,7 @@ func (x *RestoreNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreNodeOp.ProtoReflect.Descriptor instead.
 func (*RestoreNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RestoreNodeOp) GetName() string {
@@ -2101,7 +2339,7 @@ type AddNodeOp struct {
 
 func (x *AddNodeOp) Reset() {
 	*x = AddNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2113,7 +2351,7 @@ func (x *AddNodeOp) String() string {
 func (*AddNodeOp) ProtoMessage() {}
 
 func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2126,7 +2364,7 @@ func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeOp.ProtoReflect.Descriptor instead.
 func (*AddNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AddNodeOp) GetName() string {
@@ -2176,7 +2414,7 @@ type RemoveNodeOp struct {
 
 func (x *RemoveNodeOp) Reset() {
 	*x = RemoveNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2188,7 +2426,7 @@ func (x *RemoveNodeOp) String() string {
 func (*RemoveNodeOp) ProtoMessage() {}
 
 func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2201,7 +2439,7 @@ func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeOp.ProtoReflect.Descriptor instead.
 func (*RemoveNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RemoveNodeOp) GetName() string {
@@ -2232,7 +2470,7 @@ type HostBootOp struct {
 
 func (x *HostBootOp) Reset() {
 	*x = HostBootOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2244,7 +2482,7 @@ func (x *HostBootOp) String() string {
 func (*HostBootOp) ProtoMessage() {}
 
 func (x *HostBootOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2257,7 +2495,7 @@ func (x *HostBootOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostBootOp.ProtoReflect.Descriptor instead.
 func (*HostBootOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *HostBootOp) GetNodeId() uint64 {
@@ -2299,13 +2537,14 @@ type HostReportOp struct {
 	Facts *HostFacts `protobuf:"bytes,5,opt,name=facts,proto3" json:"facts,omitempty"`
 	// Runners that the host has made ready for VMs that it does not run.
 	Prepared      []*Prepared `protobuf:"bytes,6,rep,name=prepared,proto3" json:"prepared,omitempty"`
+	Volumes       *VolumeNews `protobuf:"bytes,120,opt,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HostReportOp) Reset() {
 	*x = HostReportOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2317,7 +2556,7 @@ func (x *HostReportOp) String() string {
 func (*HostReportOp) ProtoMessage() {}
 
 func (x *HostReportOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2330,7 +2569,7 @@ func (x *HostReportOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReportOp.ProtoReflect.Descriptor instead.
 func (*HostReportOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *HostReportOp) GetNodeId() uint64 {
@@ -2375,6 +2614,13 @@ func (x *HostReportOp) GetPrepared() []*Prepared {
 	return nil
 }
 
+func (x *HostReportOp) GetVolumes() *VolumeNews {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 type Prepared struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
@@ -2385,7 +2631,7 @@ type Prepared struct {
 
 func (x *Prepared) Reset() {
 	*x = Prepared{}
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2397,7 +2643,7 @@ func (x *Prepared) String() string {
 func (*Prepared) ProtoMessage() {}
 
 func (x *Prepared) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2410,7 +2656,7 @@ func (x *Prepared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepared.ProtoReflect.Descriptor instead.
 func (*Prepared) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Prepared) GetUid() string {
@@ -2468,7 +2714,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2480,7 +2726,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2493,7 +2739,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Observation) GetUid() string {
@@ -2657,7 +2903,7 @@ type MigrationReport struct {
 
 func (x *MigrationReport) Reset() {
 	*x = MigrationReport{}
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +2915,7 @@ func (x *MigrationReport) String() string {
 func (*MigrationReport) ProtoMessage() {}
 
 func (x *MigrationReport) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +2928,7 @@ func (x *MigrationReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationReport.ProtoReflect.Descriptor instead.
 func (*MigrationReport) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MigrationReport) GetId() uint64 {
@@ -2724,7 +2970,7 @@ type SuspectOp struct {
 
 func (x *SuspectOp) Reset() {
 	*x = SuspectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2736,7 +2982,7 @@ func (x *SuspectOp) String() string {
 func (*SuspectOp) ProtoMessage() {}
 
 func (x *SuspectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2749,7 +2995,7 @@ func (x *SuspectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectOp.ProtoReflect.Descriptor instead.
 func (*SuspectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SuspectOp) GetNodeId() uint64 {
@@ -2786,7 +3032,7 @@ type CloneOp struct {
 
 func (x *CloneOp) Reset() {
 	*x = CloneOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2798,7 +3044,7 @@ func (x *CloneOp) String() string {
 func (*CloneOp) ProtoMessage() {}
 
 func (x *CloneOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2811,7 +3057,7 @@ func (x *CloneOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneOp.ProtoReflect.Descriptor instead.
 func (*CloneOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CloneOp) GetNodeId() uint64 {
@@ -2852,7 +3098,7 @@ type FenceOp struct {
 
 func (x *FenceOp) Reset() {
 	*x = FenceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +3110,7 @@ func (x *FenceOp) String() string {
 func (*FenceOp) ProtoMessage() {}
 
 func (x *FenceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +3123,7 @@ func (x *FenceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceOp.ProtoReflect.Descriptor instead.
 func (*FenceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FenceOp) GetNodeId() uint64 {
@@ -2927,7 +3173,7 @@ type AnnounceOp struct {
 
 func (x *AnnounceOp) Reset() {
 	*x = AnnounceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2939,7 +3185,7 @@ func (x *AnnounceOp) String() string {
 func (*AnnounceOp) ProtoMessage() {}
 
 func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2952,7 +3198,7 @@ func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceOp.ProtoReflect.Descriptor instead.
 func (*AnnounceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AnnounceOp) GetDigest() string {
@@ -2993,7 +3239,7 @@ type TagOp struct {
 
 func (x *TagOp) Reset() {
 	*x = TagOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[34]
+	mi := &file_blixard_v1_log_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3005,7 +3251,7 @@ func (x *TagOp) String() string {
 func (*TagOp) ProtoMessage() {}
 
 func (x *TagOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[34]
+	mi := &file_blixard_v1_log_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3018,7 +3264,7 @@ func (x *TagOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagOp.ProtoReflect.Descriptor instead.
 func (*TagOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TagOp) GetDigest() string {
@@ -3044,7 +3290,7 @@ type CollectOp struct {
 
 func (x *CollectOp) Reset() {
 	*x = CollectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[35]
+	mi := &file_blixard_v1_log_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3056,7 +3302,7 @@ func (x *CollectOp) String() string {
 func (*CollectOp) ProtoMessage() {}
 
 func (x *CollectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[35]
+	mi := &file_blixard_v1_log_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3069,7 +3315,7 @@ func (x *CollectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectOp.ProtoReflect.Descriptor instead.
 func (*CollectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{35}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{38}
 }
 
 // PlaceOp goes on placing what waits, when one entry could not place everything.
@@ -3081,7 +3327,7 @@ type PlaceOp struct {
 
 func (x *PlaceOp) Reset() {
 	*x = PlaceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[36]
+	mi := &file_blixard_v1_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3093,7 +3339,7 @@ func (x *PlaceOp) String() string {
 func (*PlaceOp) ProtoMessage() {}
 
 func (x *PlaceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[36]
+	mi := &file_blixard_v1_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3106,7 +3352,7 @@ func (x *PlaceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOp.ProtoReflect.Descriptor instead.
 func (*PlaceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{36}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{39}
 }
 
 // Error is a refusal, in words: what, why, what to do next. It is also the
@@ -3125,7 +3371,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_blixard_v1_log_proto_msgTypes[37]
+	mi := &file_blixard_v1_log_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3137,7 +3383,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[37]
+	mi := &file_blixard_v1_log_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3150,7 +3396,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{37}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Error) GetCode() ErrorCode {
@@ -3192,6 +3438,7 @@ type Response struct {
 	//	*Response_Artifact
 	//	*Response_Settings
 	//	*Response_Network
+	//	*Response_Volume
 	Result        isResponse_Result `protobuf_oneof:"result"`
 	Revision      uint64            `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -3200,7 +3447,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_blixard_v1_log_proto_msgTypes[38]
+	mi := &file_blixard_v1_log_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3212,7 +3459,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[38]
+	mi := &file_blixard_v1_log_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3225,7 +3472,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{38}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Response) GetError() *Error {
@@ -3287,6 +3534,15 @@ func (x *Response) GetNetwork() *ClusterNetwork {
 	return nil
 }
 
+func (x *Response) GetVolume() *ClusterVolume {
+	if x != nil {
+		if x, ok := x.Result.(*Response_Volume); ok {
+			return x.Volume
+		}
+	}
+	return nil
+}
+
 func (x *Response) GetRevision() uint64 {
 	if x != nil {
 		return x.Revision
@@ -3318,6 +3574,10 @@ type Response_Network struct {
 	Network *ClusterNetwork `protobuf:"bytes,80,opt,name=network,proto3,oneof"`
 }
 
+type Response_Volume struct {
+	Volume *ClusterVolume `protobuf:"bytes,120,opt,name=volume,proto3,oneof"`
+}
+
 func (*Response_Vm) isResponse_Result() {}
 
 func (*Response_Node) isResponse_Result() {}
@@ -3327,6 +3587,8 @@ func (*Response_Artifact) isResponse_Result() {}
 func (*Response_Settings) isResponse_Result() {}
 
 func (*Response_Network) isResponse_Result() {}
+
+func (*Response_Volume) isResponse_Result() {}
 
 // Request is one remembered mutation.
 // History is the specs that a VM had before, a record beside the VM's own: that
@@ -3342,7 +3604,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_blixard_v1_log_proto_msgTypes[39]
+	mi := &file_blixard_v1_log_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3354,7 +3616,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[39]
+	mi := &file_blixard_v1_log_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3367,7 +3629,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{39}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *History) GetVm() string {
@@ -3398,7 +3660,7 @@ type DedupeRecord struct {
 
 func (x *DedupeRecord) Reset() {
 	*x = DedupeRecord{}
-	mi := &file_blixard_v1_log_proto_msgTypes[40]
+	mi := &file_blixard_v1_log_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3410,7 +3672,7 @@ func (x *DedupeRecord) String() string {
 func (*DedupeRecord) ProtoMessage() {}
 
 func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[40]
+	mi := &file_blixard_v1_log_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3423,7 +3685,7 @@ func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeRecord.ProtoReflect.Descriptor instead.
 func (*DedupeRecord) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{40}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DedupeRecord) GetKey() string {
@@ -3472,7 +3734,7 @@ type DedupeFloor struct {
 
 func (x *DedupeFloor) Reset() {
 	*x = DedupeFloor{}
-	mi := &file_blixard_v1_log_proto_msgTypes[41]
+	mi := &file_blixard_v1_log_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3484,7 +3746,7 @@ func (x *DedupeFloor) String() string {
 func (*DedupeFloor) ProtoMessage() {}
 
 func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[41]
+	mi := &file_blixard_v1_log_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3497,7 +3759,7 @@ func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeFloor.ProtoReflect.Descriptor instead.
 func (*DedupeFloor) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{41}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DedupeFloor) GetPrincipal() string {
@@ -3531,7 +3793,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blixard_v1_log_proto_msgTypes[42]
+	mi := &file_blixard_v1_log_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3543,7 +3805,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[42]
+	mi := &file_blixard_v1_log_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3556,7 +3818,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{42}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -3644,7 +3906,7 @@ type Meta struct {
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_blixard_v1_log_proto_msgTypes[43]
+	mi := &file_blixard_v1_log_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3656,7 +3918,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[43]
+	mi := &file_blixard_v1_log_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3669,7 +3931,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{43}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Meta) GetClusterId() string {
@@ -3810,7 +4072,7 @@ type BackupHeader struct {
 
 func (x *BackupHeader) Reset() {
 	*x = BackupHeader{}
-	mi := &file_blixard_v1_log_proto_msgTypes[44]
+	mi := &file_blixard_v1_log_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3822,7 +4084,7 @@ func (x *BackupHeader) String() string {
 func (*BackupHeader) ProtoMessage() {}
 
 func (x *BackupHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[44]
+	mi := &file_blixard_v1_log_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3835,7 +4097,7 @@ func (x *BackupHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupHeader.ProtoReflect.Descriptor instead.
 func (*BackupHeader) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{44}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *BackupHeader) GetClusterId() string {
@@ -3911,7 +4173,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_blixard_v1_log_proto_msgTypes[45]
+	mi := &file_blixard_v1_log_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3923,7 +4185,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[45]
+	mi := &file_blixard_v1_log_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3936,7 +4198,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{45}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Snapshot) GetRecords() []*Record {
@@ -3956,7 +4218,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_blixard_v1_log_proto_msgTypes[46]
+	mi := &file_blixard_v1_log_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3968,7 +4230,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[46]
+	mi := &file_blixard_v1_log_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3981,7 +4243,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{46}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Record) GetKey() []byte {
@@ -4003,7 +4265,7 @@ var File_blixard_v1_log_proto protoreflect.FileDescriptor
 const file_blixard_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"\x14blixard/v1/log.proto\x12\n" +
-	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x18blixard/v1/network.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8c\x0f\n" +
+	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x18blixard/v1/network.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\x1a\x17blixard/v1/volume.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x10\n" +
 	"\aCommand\x12\x1f\n" +
 	"\vlogged_time\x18\x01 \x01(\x04R\n" +
 	"loggedTime\x12\x1b\n" +
@@ -4049,7 +4311,11 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"migrate_vm\x18d \x01(\v2\x17.blixard.v1.MigrateVMOpH\x00R\tmigrateVm\x12J\n" +
 	"\x10cancel_migration\x18e \x01(\v2\x1d.blixard.v1.CancelMigrationOpH\x00R\x0fcancelMigration\x12.\n" +
-	"\x06switch\x18f \x01(\v2\x14.blixard.v1.SwitchOpH\x00R\x06switchB\x04\n" +
+	"\x06switch\x18f \x01(\v2\x14.blixard.v1.SwitchOpH\x00R\x06switch\x12A\n" +
+	"\rcreate_volume\x18x \x01(\v2\x1a.blixard.v1.CreateVolumeOpH\x00R\fcreateVolume\x12;\n" +
+	"\vgrow_volume\x18y \x01(\v2\x18.blixard.v1.GrowVolumeOpH\x00R\n" +
+	"growVolume\x12A\n" +
+	"\rdelete_volume\x18z \x01(\v2\x1a.blixard.v1.DeleteVolumeOpH\x00R\fdeleteVolumeB\x04\n" +
 	"\x02op\"8\n" +
 	"\aLevelOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
@@ -4101,11 +4367,12 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"generation\x12)\n" +
 	"\x04node\x18\x03 \x01(\v2\x15.blixard.v1.AddNodeOpR\x04node\"A\n" +
 	"\rSetSettingsOp\x120\n" +
-	"\bsettings\x18\x01 \x01(\v2\x14.blixard.v1.SettingsR\bsettings\"2\n" +
+	"\bsettings\x18\x01 \x01(\v2\x14.blixard.v1.SettingsR\bsettings\"L\n" +
 	"\n" +
 	"DeleteVMOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
-	"\x03uid\x18\x02 \x01(\tR\x03uid\"I\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x18\n" +
+	"\avolumes\x18x \x01(\bR\avolumes\"I\n" +
 	"\aPowerOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\bR\x03run\x12\x18\n" +
@@ -4134,7 +4401,19 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
 	"\x04spec\x18\x02 \x01(\v2\x17.blixard.v1.NetworkSpecR\x04spec\"%\n" +
 	"\x0fDeleteNetworkOp\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\":\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xaa\x01\n" +
+	"\x0eCreateVolumeOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
+	"\x04spec\x18\x02 \x01(\v2\x16.blixard.v1.VolumeSpecR\x04spec\x12\x12\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\x12\x18\n" +
+	"\awritten\x18\x04 \x01(\bR\awritten\x12*\n" +
+	"\x06beside\x18\x05 \x01(\v2\x12.blixard.v1.VMSpecR\x06beside\"=\n" +
+	"\fGrowVolumeOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
+	"\bsize_mib\x18\x02 \x01(\x04R\asizeMib\"6\n" +
+	"\x0eDeleteVolumeOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\":\n" +
 	"\bCordonOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bcordoned\x18\x02 \x01(\bR\bcordoned\"X\n" +
@@ -4159,14 +4438,15 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12+\n" +
-	"\x05facts\x18\x04 \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\"\xf2\x01\n" +
+	"\x05facts\x18\x04 \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\"\xa4\x02\n" +
 	"\fHostReportOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12;\n" +
 	"\fobservations\x18\x04 \x03(\v2\x17.blixard.v1.ObservationR\fobservations\x12+\n" +
 	"\x05facts\x18\x05 \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\x120\n" +
-	"\bprepared\x18\x06 \x03(\v2\x14.blixard.v1.PreparedR\bprepared\";\n" +
+	"\bprepared\x18\x06 \x03(\v2\x14.blixard.v1.PreparedR\bprepared\x120\n" +
+	"\avolumes\x18x \x01(\v2\x16.blixard.v1.VolumeNewsR\avolumes\";\n" +
 	"\bPrepared\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1d\n" +
 	"\n" +
@@ -4228,14 +4508,15 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\x0e2\x15.blixard.v1.ErrorCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
 	"\x06advice\x18\x03 \x01(\tR\x06advice\x12\x14\n" +
-	"\x05field\x18\x04 \x01(\tR\x05field\"\xc9\x02\n" +
+	"\x05field\x18\x04 \x01(\tR\x05field\"\xfe\x02\n" +
 	"\bResponse\x12'\n" +
 	"\x05error\x18\x01 \x01(\v2\x11.blixard.v1.ErrorR\x05error\x12 \n" +
 	"\x02vm\x18\x02 \x01(\v2\x0e.blixard.v1.VMH\x00R\x02vm\x12&\n" +
 	"\x04node\x18\x03 \x01(\v2\x10.blixard.v1.NodeH\x00R\x04node\x128\n" +
 	"\bartifact\x18\x04 \x01(\v2\x1a.blixard.v1.ArtifactRecordH\x00R\bartifact\x122\n" +
 	"\bsettings\x18\x06 \x01(\v2\x14.blixard.v1.SettingsH\x00R\bsettings\x126\n" +
-	"\anetwork\x18P \x01(\v2\x1a.blixard.v1.ClusterNetworkH\x00R\anetwork\x12\x1a\n" +
+	"\anetwork\x18P \x01(\v2\x1a.blixard.v1.ClusterNetworkH\x00R\anetwork\x123\n" +
+	"\x06volume\x18x \x01(\v2\x19.blixard.v1.ClusterVolumeH\x00R\x06volume\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x04R\brevisionB\b\n" +
 	"\x06result\"S\n" +
 	"\aHistory\x12\x0e\n" +
@@ -4341,7 +4622,7 @@ func file_blixard_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_blixard_v1_log_proto_goTypes = []any{
 	(MigrationStep)(0),            // 0: blixard.v1.MigrationStep
 	(ErrorCode)(0),                // 1: blixard.v1.ErrorCode
@@ -4365,78 +4646,84 @@ var file_blixard_v1_log_proto_goTypes = []any{
 	(*SwitchOp)(nil),              // 19: blixard.v1.SwitchOp
 	(*CreateNetworkOp)(nil),       // 20: blixard.v1.CreateNetworkOp
 	(*DeleteNetworkOp)(nil),       // 21: blixard.v1.DeleteNetworkOp
-	(*CordonOp)(nil),              // 22: blixard.v1.CordonOp
-	(*DrainOp)(nil),               // 23: blixard.v1.DrainOp
-	(*RestoreNodeOp)(nil),         // 24: blixard.v1.RestoreNodeOp
-	(*AddNodeOp)(nil),             // 25: blixard.v1.AddNodeOp
-	(*RemoveNodeOp)(nil),          // 26: blixard.v1.RemoveNodeOp
-	(*HostBootOp)(nil),            // 27: blixard.v1.HostBootOp
-	(*HostReportOp)(nil),          // 28: blixard.v1.HostReportOp
-	(*Prepared)(nil),              // 29: blixard.v1.Prepared
-	(*Observation)(nil),           // 30: blixard.v1.Observation
-	(*MigrationReport)(nil),       // 31: blixard.v1.MigrationReport
-	(*SuspectOp)(nil),             // 32: blixard.v1.SuspectOp
-	(*CloneOp)(nil),               // 33: blixard.v1.CloneOp
-	(*FenceOp)(nil),               // 34: blixard.v1.FenceOp
-	(*AnnounceOp)(nil),            // 35: blixard.v1.AnnounceOp
-	(*TagOp)(nil),                 // 36: blixard.v1.TagOp
-	(*CollectOp)(nil),             // 37: blixard.v1.CollectOp
-	(*PlaceOp)(nil),               // 38: blixard.v1.PlaceOp
-	(*Error)(nil),                 // 39: blixard.v1.Error
-	(*Response)(nil),              // 40: blixard.v1.Response
-	(*History)(nil),               // 41: blixard.v1.History
-	(*DedupeRecord)(nil),          // 42: blixard.v1.DedupeRecord
-	(*DedupeFloor)(nil),           // 43: blixard.v1.DedupeFloor
-	(*Event)(nil),                 // 44: blixard.v1.Event
-	(*Meta)(nil),                  // 45: blixard.v1.Meta
-	(*BackupHeader)(nil),          // 46: blixard.v1.BackupHeader
-	(*Snapshot)(nil),              // 47: blixard.v1.Snapshot
-	(*Record)(nil),                // 48: blixard.v1.Record
-	(*Settings)(nil),              // 49: blixard.v1.Settings
-	(*VMSpec)(nil),                // 50: blixard.v1.VMSpec
-	(*Pins)(nil),                  // 51: blixard.v1.Pins
-	(*NetworkSpec)(nil),           // 52: blixard.v1.NetworkSpec
-	(*HostFacts)(nil),             // 53: blixard.v1.HostFacts
-	(*Incarnation)(nil),           // 54: blixard.v1.Incarnation
-	(Phase)(0),                    // 55: blixard.v1.Phase
-	(LeaseClass)(0),               // 56: blixard.v1.LeaseClass
-	(*Runner)(nil),                // 57: blixard.v1.Runner
-	(HealthState)(0),              // 58: blixard.v1.HealthState
-	(*Failure)(nil),               // 59: blixard.v1.Failure
-	(*MigrationProgress)(nil),     // 60: blixard.v1.MigrationProgress
-	(*VM)(nil),                    // 61: blixard.v1.VM
-	(*Node)(nil),                  // 62: blixard.v1.Node
-	(*ArtifactRecord)(nil),        // 63: blixard.v1.ArtifactRecord
-	(*ClusterNetwork)(nil),        // 64: blixard.v1.ClusterNetwork
-	(*Generation)(nil),            // 65: blixard.v1.Generation
-	(*timestamppb.Timestamp)(nil), // 66: google.protobuf.Timestamp
+	(*CreateVolumeOp)(nil),        // 22: blixard.v1.CreateVolumeOp
+	(*GrowVolumeOp)(nil),          // 23: blixard.v1.GrowVolumeOp
+	(*DeleteVolumeOp)(nil),        // 24: blixard.v1.DeleteVolumeOp
+	(*CordonOp)(nil),              // 25: blixard.v1.CordonOp
+	(*DrainOp)(nil),               // 26: blixard.v1.DrainOp
+	(*RestoreNodeOp)(nil),         // 27: blixard.v1.RestoreNodeOp
+	(*AddNodeOp)(nil),             // 28: blixard.v1.AddNodeOp
+	(*RemoveNodeOp)(nil),          // 29: blixard.v1.RemoveNodeOp
+	(*HostBootOp)(nil),            // 30: blixard.v1.HostBootOp
+	(*HostReportOp)(nil),          // 31: blixard.v1.HostReportOp
+	(*Prepared)(nil),              // 32: blixard.v1.Prepared
+	(*Observation)(nil),           // 33: blixard.v1.Observation
+	(*MigrationReport)(nil),       // 34: blixard.v1.MigrationReport
+	(*SuspectOp)(nil),             // 35: blixard.v1.SuspectOp
+	(*CloneOp)(nil),               // 36: blixard.v1.CloneOp
+	(*FenceOp)(nil),               // 37: blixard.v1.FenceOp
+	(*AnnounceOp)(nil),            // 38: blixard.v1.AnnounceOp
+	(*TagOp)(nil),                 // 39: blixard.v1.TagOp
+	(*CollectOp)(nil),             // 40: blixard.v1.CollectOp
+	(*PlaceOp)(nil),               // 41: blixard.v1.PlaceOp
+	(*Error)(nil),                 // 42: blixard.v1.Error
+	(*Response)(nil),              // 43: blixard.v1.Response
+	(*History)(nil),               // 44: blixard.v1.History
+	(*DedupeRecord)(nil),          // 45: blixard.v1.DedupeRecord
+	(*DedupeFloor)(nil),           // 46: blixard.v1.DedupeFloor
+	(*Event)(nil),                 // 47: blixard.v1.Event
+	(*Meta)(nil),                  // 48: blixard.v1.Meta
+	(*BackupHeader)(nil),          // 49: blixard.v1.BackupHeader
+	(*Snapshot)(nil),              // 50: blixard.v1.Snapshot
+	(*Record)(nil),                // 51: blixard.v1.Record
+	(*Settings)(nil),              // 52: blixard.v1.Settings
+	(*VMSpec)(nil),                // 53: blixard.v1.VMSpec
+	(*Pins)(nil),                  // 54: blixard.v1.Pins
+	(*NetworkSpec)(nil),           // 55: blixard.v1.NetworkSpec
+	(*VolumeSpec)(nil),            // 56: blixard.v1.VolumeSpec
+	(*HostFacts)(nil),             // 57: blixard.v1.HostFacts
+	(*VolumeNews)(nil),            // 58: blixard.v1.VolumeNews
+	(*Incarnation)(nil),           // 59: blixard.v1.Incarnation
+	(Phase)(0),                    // 60: blixard.v1.Phase
+	(LeaseClass)(0),               // 61: blixard.v1.LeaseClass
+	(*Runner)(nil),                // 62: blixard.v1.Runner
+	(HealthState)(0),              // 63: blixard.v1.HealthState
+	(*Failure)(nil),               // 64: blixard.v1.Failure
+	(*MigrationProgress)(nil),     // 65: blixard.v1.MigrationProgress
+	(*VM)(nil),                    // 66: blixard.v1.VM
+	(*Node)(nil),                  // 67: blixard.v1.Node
+	(*ArtifactRecord)(nil),        // 68: blixard.v1.ArtifactRecord
+	(*ClusterNetwork)(nil),        // 69: blixard.v1.ClusterNetwork
+	(*ClusterVolume)(nil),         // 70: blixard.v1.ClusterVolume
+	(*Generation)(nil),            // 71: blixard.v1.Generation
+	(*timestamppb.Timestamp)(nil), // 72: google.protobuf.Timestamp
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
 	4,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
 	5,  // 1: blixard.v1.Command.create_vm:type_name -> blixard.v1.CreateVMOp
 	14, // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
 	15, // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
-	22, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
-	25, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
-	26, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
-	27, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
-	28, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
-	32, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
-	34, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
-	35, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
-	36, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
-	37, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
-	38, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
+	25, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
+	28, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
+	29, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
+	30, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
+	31, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
+	35, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
+	37, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
+	38, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
+	39, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
+	40, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
+	41, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
 	6,  // 15: blixard.v1.Command.update_vm:type_name -> blixard.v1.UpdateVMOp
 	7,  // 16: blixard.v1.Command.rollback_vm:type_name -> blixard.v1.RollbackVMOp
 	8,  // 17: blixard.v1.Command.build_vm:type_name -> blixard.v1.BuildVMOp
 	9,  // 18: blixard.v1.Command.set_pins:type_name -> blixard.v1.SetPinsOp
-	33, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
+	36, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
 	16, // 20: blixard.v1.Command.pause:type_name -> blixard.v1.PauseOp
 	3,  // 21: blixard.v1.Command.level:type_name -> blixard.v1.LevelOp
 	13, // 22: blixard.v1.Command.set_settings:type_name -> blixard.v1.SetSettingsOp
-	23, // 23: blixard.v1.Command.drain:type_name -> blixard.v1.DrainOp
-	24, // 24: blixard.v1.Command.restore_node:type_name -> blixard.v1.RestoreNodeOp
+	26, // 23: blixard.v1.Command.drain:type_name -> blixard.v1.DrainOp
+	27, // 24: blixard.v1.Command.restore_node:type_name -> blixard.v1.RestoreNodeOp
 	20, // 25: blixard.v1.Command.create_network:type_name -> blixard.v1.CreateNetworkOp
 	21, // 26: blixard.v1.Command.delete_network:type_name -> blixard.v1.DeleteNetworkOp
 	10, // 27: blixard.v1.Command.restore:type_name -> blixard.v1.RestoreOp
@@ -4445,47 +4732,54 @@ var file_blixard_v1_log_proto_depIdxs = []int32{
 	17, // 30: blixard.v1.Command.migrate_vm:type_name -> blixard.v1.MigrateVMOp
 	18, // 31: blixard.v1.Command.cancel_migration:type_name -> blixard.v1.CancelMigrationOp
 	19, // 32: blixard.v1.Command.switch:type_name -> blixard.v1.SwitchOp
-	49, // 33: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
-	25, // 34: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
-	50, // 35: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
-	50, // 36: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
-	51, // 37: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
-	25, // 38: blixard.v1.RestoreOp.node:type_name -> blixard.v1.AddNodeOp
-	25, // 39: blixard.v1.ReadmitOp.node:type_name -> blixard.v1.AddNodeOp
-	49, // 40: blixard.v1.SetSettingsOp.settings:type_name -> blixard.v1.Settings
-	52, // 41: blixard.v1.CreateNetworkOp.spec:type_name -> blixard.v1.NetworkSpec
-	53, // 42: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
-	30, // 43: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
-	53, // 44: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
-	29, // 45: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
-	54, // 46: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
-	55, // 47: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
-	56, // 48: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
-	57, // 49: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
-	58, // 50: blixard.v1.Observation.health:type_name -> blixard.v1.HealthState
-	59, // 51: blixard.v1.Observation.last_failure:type_name -> blixard.v1.Failure
-	31, // 52: blixard.v1.Observation.migration:type_name -> blixard.v1.MigrationReport
-	0,  // 53: blixard.v1.MigrationReport.step:type_name -> blixard.v1.MigrationStep
-	60, // 54: blixard.v1.MigrationReport.progress:type_name -> blixard.v1.MigrationProgress
-	1,  // 55: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
-	39, // 56: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	61, // 57: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	62, // 58: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	63, // 59: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	49, // 60: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
-	64, // 61: blixard.v1.Response.network:type_name -> blixard.v1.ClusterNetwork
-	65, // 62: blixard.v1.History.generations:type_name -> blixard.v1.Generation
-	40, // 63: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
-	49, // 64: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	51, // 65: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
-	66, // 66: blixard.v1.BackupHeader.create_time:type_name -> google.protobuf.Timestamp
-	62, // 67: blixard.v1.BackupHeader.nodes:type_name -> blixard.v1.Node
-	48, // 68: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	69, // [69:69] is the sub-list for method output_type
-	69, // [69:69] is the sub-list for method input_type
-	69, // [69:69] is the sub-list for extension type_name
-	69, // [69:69] is the sub-list for extension extendee
-	0,  // [0:69] is the sub-list for field type_name
+	22, // 33: blixard.v1.Command.create_volume:type_name -> blixard.v1.CreateVolumeOp
+	23, // 34: blixard.v1.Command.grow_volume:type_name -> blixard.v1.GrowVolumeOp
+	24, // 35: blixard.v1.Command.delete_volume:type_name -> blixard.v1.DeleteVolumeOp
+	52, // 36: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
+	28, // 37: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
+	53, // 38: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
+	53, // 39: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
+	54, // 40: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
+	28, // 41: blixard.v1.RestoreOp.node:type_name -> blixard.v1.AddNodeOp
+	28, // 42: blixard.v1.ReadmitOp.node:type_name -> blixard.v1.AddNodeOp
+	52, // 43: blixard.v1.SetSettingsOp.settings:type_name -> blixard.v1.Settings
+	55, // 44: blixard.v1.CreateNetworkOp.spec:type_name -> blixard.v1.NetworkSpec
+	56, // 45: blixard.v1.CreateVolumeOp.spec:type_name -> blixard.v1.VolumeSpec
+	53, // 46: blixard.v1.CreateVolumeOp.beside:type_name -> blixard.v1.VMSpec
+	57, // 47: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
+	33, // 48: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
+	57, // 49: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
+	32, // 50: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
+	58, // 51: blixard.v1.HostReportOp.volumes:type_name -> blixard.v1.VolumeNews
+	59, // 52: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
+	60, // 53: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
+	61, // 54: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
+	62, // 55: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
+	63, // 56: blixard.v1.Observation.health:type_name -> blixard.v1.HealthState
+	64, // 57: blixard.v1.Observation.last_failure:type_name -> blixard.v1.Failure
+	34, // 58: blixard.v1.Observation.migration:type_name -> blixard.v1.MigrationReport
+	0,  // 59: blixard.v1.MigrationReport.step:type_name -> blixard.v1.MigrationStep
+	65, // 60: blixard.v1.MigrationReport.progress:type_name -> blixard.v1.MigrationProgress
+	1,  // 61: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
+	42, // 62: blixard.v1.Response.error:type_name -> blixard.v1.Error
+	66, // 63: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	67, // 64: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	68, // 65: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	52, // 66: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
+	69, // 67: blixard.v1.Response.network:type_name -> blixard.v1.ClusterNetwork
+	70, // 68: blixard.v1.Response.volume:type_name -> blixard.v1.ClusterVolume
+	71, // 69: blixard.v1.History.generations:type_name -> blixard.v1.Generation
+	43, // 70: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
+	52, // 71: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	54, // 72: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	72, // 73: blixard.v1.BackupHeader.create_time:type_name -> google.protobuf.Timestamp
+	67, // 74: blixard.v1.BackupHeader.nodes:type_name -> blixard.v1.Node
+	51, // 75: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	76, // [76:76] is the sub-list for method output_type
+	76, // [76:76] is the sub-list for method input_type
+	76, // [76:76] is the sub-list for extension type_name
+	76, // [76:76] is the sub-list for extension extendee
+	0,  // [0:76] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }
@@ -4498,6 +4792,7 @@ func file_blixard_v1_log_proto_init() {
 	file_blixard_v1_network_proto_init()
 	file_blixard_v1_node_proto_init()
 	file_blixard_v1_vm_proto_init()
+	file_blixard_v1_volume_proto_init()
 	file_blixard_v1_log_proto_msgTypes[0].OneofWrappers = []any{
 		(*Command_Init)(nil),
 		(*Command_CreateVm)(nil),
@@ -4532,14 +4827,18 @@ func file_blixard_v1_log_proto_init() {
 		(*Command_MigrateVm)(nil),
 		(*Command_CancelMigration)(nil),
 		(*Command_Switch)(nil),
+		(*Command_CreateVolume)(nil),
+		(*Command_GrowVolume)(nil),
+		(*Command_DeleteVolume)(nil),
 	}
 	file_blixard_v1_log_proto_msgTypes[6].OneofWrappers = []any{}
-	file_blixard_v1_log_proto_msgTypes[38].OneofWrappers = []any{
+	file_blixard_v1_log_proto_msgTypes[41].OneofWrappers = []any{
 		(*Response_Vm)(nil),
 		(*Response_Node)(nil),
 		(*Response_Artifact)(nil),
 		(*Response_Settings)(nil),
 		(*Response_Network)(nil),
+		(*Response_Volume)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4547,7 +4846,7 @@ func file_blixard_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_log_proto_rawDesc), len(file_blixard_v1_log_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   47,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

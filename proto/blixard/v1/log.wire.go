@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-8760) + uint(8760-len(file_blixard_v1_log_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-9401) + uint(9401-len(file_blixard_v1_log_proto_rawDesc))
 
 func (x *Command) sizeWire() (n int) {
 	if x == nil {
@@ -95,6 +95,12 @@ func (x *Command) sizeWire() (n int) {
 		n += 2 + protowire.SizeBytes(o.CancelMigration.sizeWire())
 	case *Command_Switch:
 		n += 2 + protowire.SizeBytes(o.Switch.sizeWire())
+	case *Command_CreateVolume:
+		n += 2 + protowire.SizeBytes(o.CreateVolume.sizeWire())
+	case *Command_GrowVolume:
+		n += 2 + protowire.SizeBytes(o.GrowVolume.sizeWire())
+	case *Command_DeleteVolume:
+		n += 2 + protowire.SizeBytes(o.DeleteVolume.sizeWire())
 	}
 	return n + len(x.unknownFields)
 }
@@ -337,6 +343,27 @@ func (x *Command) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 818)
+	case *Command_CreateVolume:
+		{
+			end := i
+			i = o.CreateVolume.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 962)
+	case *Command_GrowVolume:
+		{
+			end := i
+			i = o.GrowVolume.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 970)
+	case *Command_DeleteVolume:
+		{
+			end := i
+			i = o.DeleteVolume.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 978)
 	}
 	if len(x.PayloadHash) > 0 {
 		i = putBytes(b, i, x.PayloadHash)
@@ -804,6 +831,9 @@ func (x *DeleteVMOp) sizeWire() (n int) {
 	if len(x.Uid) > 0 {
 		n += 1 + protowire.SizeBytes(len(x.Uid))
 	}
+	if x.Volumes {
+		n += 2 + 1
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -813,6 +843,10 @@ func (x *DeleteVMOp) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Volumes {
+		i = putBool(b, i, x.Volumes)
+		i = putVarint(b, i, 960)
+	}
 	if len(x.Uid) > 0 {
 		i = putString(b, i, x.Uid)
 		i = putVarint(b, i, 18)
@@ -1087,6 +1121,125 @@ func (x *DeleteNetworkOp) writeWire(b []byte, i int) int {
 	return i
 }
 
+func (x *CreateVolumeOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if x.Spec != nil {
+		n += 1 + protowire.SizeBytes(x.Spec.sizeWire())
+	}
+	if len(x.Host) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Host))
+	}
+	if x.Written {
+		n += 1 + 1
+	}
+	if x.Beside != nil {
+		n += 1 + protowire.SizeBytes(x.Beside.sizeWire())
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *CreateVolumeOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Beside != nil {
+		{
+			end := i
+			i = x.Beside.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 42)
+	}
+	if x.Written {
+		i = putBool(b, i, x.Written)
+		i = putVarint(b, i, 32)
+	}
+	if len(x.Host) > 0 {
+		i = putString(b, i, x.Host)
+		i = putVarint(b, i, 26)
+	}
+	if x.Spec != nil {
+		{
+			end := i
+			i = x.Spec.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 18)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *GrowVolumeOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if x.SizeMib != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.SizeMib))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *GrowVolumeOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.SizeMib != 0 {
+		i = putVarint(b, i, uint64(x.SizeMib))
+		i = putVarint(b, i, 16)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *DeleteVolumeOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if len(x.Uid) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Uid))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *DeleteVolumeOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if len(x.Uid) > 0 {
+		i = putString(b, i, x.Uid)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
 func (x *CordonOp) sizeWire() (n int) {
 	if x == nil {
 		return 0
@@ -1328,6 +1481,9 @@ func (x *HostReportOp) sizeWire() (n int) {
 	for _, v := range x.Prepared {
 		n += 1 + protowire.SizeBytes(v.sizeWire())
 	}
+	if x.Volumes != nil {
+		n += 2 + protowire.SizeBytes(x.Volumes.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1337,6 +1493,14 @@ func (x *HostReportOp) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Volumes != nil {
+		{
+			end := i
+			i = x.Volumes.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 962)
+	}
 	for k := len(x.Prepared) - 1; k >= 0; k-- {
 		{
 			end := i
@@ -1929,6 +2093,8 @@ func (x *Response) sizeWire() (n int) {
 		n += 1 + protowire.SizeBytes(o.Settings.sizeWire())
 	case *Response_Network:
 		n += 2 + protowire.SizeBytes(o.Network.sizeWire())
+	case *Response_Volume:
+		n += 2 + protowire.SizeBytes(o.Volume.sizeWire())
 	}
 	return n + len(x.unknownFields)
 }
@@ -1975,6 +2141,13 @@ func (x *Response) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 642)
+	case *Response_Volume:
+		{
+			end := i
+			i = o.Volume.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 962)
 	}
 	if x.Revision != 0 {
 		i = putVarint(b, i, uint64(x.Revision))

@@ -540,6 +540,10 @@ type HostState struct {
 	// Log index of the last change to suspect or epoch_state: its VMs are shown in
 	// another way since.
 	HeardRevision uint64 `protobuf:"varint,14,opt,name=heard_revision,json=heardRevision,proto3" json:"heard_revision,omitempty"`
+	// Sequence of the newest inventory of volumes of this epoch that was applied.
+	VolumeSequence uint64 `protobuf:"varint,120,opt,name=volume_sequence,json=volumeSequence,proto3" json:"volume_sequence,omitempty"`
+	// Volumes that it has and the cluster does not know, at most 64. Nobody removes them.
+	OrphanVolumes []*VolumeReport `protobuf:"bytes,121,rep,name=orphan_volumes,json=orphanVolumes,proto3" json:"orphan_volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -663,6 +667,20 @@ func (x *HostState) GetHeardRevision() uint64 {
 		return x.HeardRevision
 	}
 	return 0
+}
+
+func (x *HostState) GetVolumeSequence() uint64 {
+	if x != nil {
+		return x.VolumeSequence
+	}
+	return 0
+}
+
+func (x *HostState) GetOrphanVolumes() []*VolumeReport {
+	if x != nil {
+		return x.OrphanVolumes
+	}
+	return nil
 }
 
 // Node is a member of the cluster: a server, a host, or both.
@@ -1604,7 +1622,7 @@ var File_blixard_v1_node_proto protoreflect.FileDescriptor
 const file_blixard_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"\x15blixard/v1/node.proto\x12\n" +
-	"blixard.v1\x1a\x13blixard/v1/vm.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"[\n" +
+	"blixard.v1\x1a\x13blixard/v1/vm.proto\x1a\x17blixard/v1/volume.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"[\n" +
 	"\tResources\x12\x14\n" +
 	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12\x1d\n" +
 	"\n" +
@@ -1634,7 +1652,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"hypervisor\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x10\n" +
 	"\x03kvm\x18\x03 \x01(\bR\x03kvm\x12:\n" +
-	"\fcapabilities\x18\x04 \x03(\x0e2\x16.blixard.v1.CapabilityR\fcapabilities\"\x81\x04\n" +
+	"\fcapabilities\x18\x04 \x03(\x0e2\x16.blixard.v1.CapabilityR\fcapabilities\"\xeb\x04\n" +
 	"\tHostState\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x127\n" +
@@ -1649,7 +1667,9 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\x10prepare_revision\x18\v \x01(\x04R\x0fprepareRevision\x12#\n" +
 	"\rrefused_boots\x18\f \x03(\tR\frefusedBoots\x12=\n" +
 	"\fsilent_since\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\vsilentSince\x12%\n" +
-	"\x0eheard_revision\x18\x0e \x01(\x04R\rheardRevisionJ\x04\b\n" +
+	"\x0eheard_revision\x18\x0e \x01(\x04R\rheardRevision\x12'\n" +
+	"\x0fvolume_sequence\x18x \x01(\x04R\x0evolumeSequence\x12?\n" +
+	"\x0eorphan_volumes\x18y \x03(\v2\x18.blixard.v1.VolumeReportR\rorphanVolumesJ\x04\b\n" +
 	"\x10\v\"\xd4\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
@@ -1790,6 +1810,7 @@ var file_blixard_v1_node_proto_goTypes = []any{
 	(Hypervisor)(0),                    // 24: blixard.v1.Hypervisor
 	(Capability)(0),                    // 25: blixard.v1.Capability
 	(*timestamppb.Timestamp)(nil),      // 26: google.protobuf.Timestamp
+	(*VolumeReport)(nil),               // 27: blixard.v1.VolumeReport
 }
 var file_blixard_v1_node_proto_depIdxs = []int32{
 	3,  // 0: blixard.v1.HostFacts.capacity:type_name -> blixard.v1.Resources
@@ -1802,37 +1823,38 @@ var file_blixard_v1_node_proto_depIdxs = []int32{
 	4,  // 7: blixard.v1.HostState.facts:type_name -> blixard.v1.HostFacts
 	3,  // 8: blixard.v1.HostState.allocated:type_name -> blixard.v1.Resources
 	26, // 9: blixard.v1.HostState.silent_since:type_name -> google.protobuf.Timestamp
-	1,  // 10: blixard.v1.Node.server:type_name -> blixard.v1.ServerState
-	7,  // 11: blixard.v1.Node.host:type_name -> blixard.v1.HostState
-	26, // 12: blixard.v1.Node.create_time:type_name -> google.protobuf.Timestamp
-	9,  // 13: blixard.v1.Node.drain:type_name -> blixard.v1.Drain
-	26, // 14: blixard.v1.Drain.start_time:type_name -> google.protobuf.Timestamp
-	2,  // 15: blixard.v1.DrainMove.step:type_name -> blixard.v1.DrainStep
-	8,  // 16: blixard.v1.NodeServiceListResponse.nodes:type_name -> blixard.v1.Node
-	8,  // 17: blixard.v1.NodeServiceGetResponse.node:type_name -> blixard.v1.Node
-	10, // 18: blixard.v1.NodeServiceGetResponse.moves:type_name -> blixard.v1.DrainMove
-	8,  // 19: blixard.v1.CordonResponse.node:type_name -> blixard.v1.Node
-	8,  // 20: blixard.v1.UncordonResponse.node:type_name -> blixard.v1.Node
-	8,  // 21: blixard.v1.NodeServiceDrainResponse.node:type_name -> blixard.v1.Node
-	10, // 22: blixard.v1.NodeServiceDrainResponse.moves:type_name -> blixard.v1.DrainMove
-	8,  // 23: blixard.v1.NodeServiceRestoreResponse.node:type_name -> blixard.v1.Node
-	11, // 24: blixard.v1.NodeService.List:input_type -> blixard.v1.NodeServiceListRequest
-	13, // 25: blixard.v1.NodeService.Get:input_type -> blixard.v1.NodeServiceGetRequest
-	15, // 26: blixard.v1.NodeService.Cordon:input_type -> blixard.v1.CordonRequest
-	17, // 27: blixard.v1.NodeService.Uncordon:input_type -> blixard.v1.UncordonRequest
-	19, // 28: blixard.v1.NodeService.Drain:input_type -> blixard.v1.NodeServiceDrainRequest
-	21, // 29: blixard.v1.NodeService.Restore:input_type -> blixard.v1.NodeServiceRestoreRequest
-	12, // 30: blixard.v1.NodeService.List:output_type -> blixard.v1.NodeServiceListResponse
-	14, // 31: blixard.v1.NodeService.Get:output_type -> blixard.v1.NodeServiceGetResponse
-	16, // 32: blixard.v1.NodeService.Cordon:output_type -> blixard.v1.CordonResponse
-	18, // 33: blixard.v1.NodeService.Uncordon:output_type -> blixard.v1.UncordonResponse
-	20, // 34: blixard.v1.NodeService.Drain:output_type -> blixard.v1.NodeServiceDrainResponse
-	22, // 35: blixard.v1.NodeService.Restore:output_type -> blixard.v1.NodeServiceRestoreResponse
-	30, // [30:36] is the sub-list for method output_type
-	24, // [24:30] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	27, // 10: blixard.v1.HostState.orphan_volumes:type_name -> blixard.v1.VolumeReport
+	1,  // 11: blixard.v1.Node.server:type_name -> blixard.v1.ServerState
+	7,  // 12: blixard.v1.Node.host:type_name -> blixard.v1.HostState
+	26, // 13: blixard.v1.Node.create_time:type_name -> google.protobuf.Timestamp
+	9,  // 14: blixard.v1.Node.drain:type_name -> blixard.v1.Drain
+	26, // 15: blixard.v1.Drain.start_time:type_name -> google.protobuf.Timestamp
+	2,  // 16: blixard.v1.DrainMove.step:type_name -> blixard.v1.DrainStep
+	8,  // 17: blixard.v1.NodeServiceListResponse.nodes:type_name -> blixard.v1.Node
+	8,  // 18: blixard.v1.NodeServiceGetResponse.node:type_name -> blixard.v1.Node
+	10, // 19: blixard.v1.NodeServiceGetResponse.moves:type_name -> blixard.v1.DrainMove
+	8,  // 20: blixard.v1.CordonResponse.node:type_name -> blixard.v1.Node
+	8,  // 21: blixard.v1.UncordonResponse.node:type_name -> blixard.v1.Node
+	8,  // 22: blixard.v1.NodeServiceDrainResponse.node:type_name -> blixard.v1.Node
+	10, // 23: blixard.v1.NodeServiceDrainResponse.moves:type_name -> blixard.v1.DrainMove
+	8,  // 24: blixard.v1.NodeServiceRestoreResponse.node:type_name -> blixard.v1.Node
+	11, // 25: blixard.v1.NodeService.List:input_type -> blixard.v1.NodeServiceListRequest
+	13, // 26: blixard.v1.NodeService.Get:input_type -> blixard.v1.NodeServiceGetRequest
+	15, // 27: blixard.v1.NodeService.Cordon:input_type -> blixard.v1.CordonRequest
+	17, // 28: blixard.v1.NodeService.Uncordon:input_type -> blixard.v1.UncordonRequest
+	19, // 29: blixard.v1.NodeService.Drain:input_type -> blixard.v1.NodeServiceDrainRequest
+	21, // 30: blixard.v1.NodeService.Restore:input_type -> blixard.v1.NodeServiceRestoreRequest
+	12, // 31: blixard.v1.NodeService.List:output_type -> blixard.v1.NodeServiceListResponse
+	14, // 32: blixard.v1.NodeService.Get:output_type -> blixard.v1.NodeServiceGetResponse
+	16, // 33: blixard.v1.NodeService.Cordon:output_type -> blixard.v1.CordonResponse
+	18, // 34: blixard.v1.NodeService.Uncordon:output_type -> blixard.v1.UncordonResponse
+	20, // 35: blixard.v1.NodeService.Drain:output_type -> blixard.v1.NodeServiceDrainResponse
+	22, // 36: blixard.v1.NodeService.Restore:output_type -> blixard.v1.NodeServiceRestoreResponse
+	31, // [31:37] is the sub-list for method output_type
+	25, // [25:31] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_node_proto_init() }
@@ -1841,6 +1863,7 @@ func file_blixard_v1_node_proto_init() {
 		return
 	}
 	file_blixard_v1_vm_proto_init()
+	file_blixard_v1_volume_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

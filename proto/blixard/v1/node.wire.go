@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4091) + uint(4091-len(file_blixard_v1_node_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4222) + uint(4222-len(file_blixard_v1_node_proto_rawDesc))
 
 func (x *Resources) sizeWire() (n int) {
 	if x == nil {
@@ -278,6 +278,12 @@ func (x *HostState) sizeWire() (n int) {
 	if x.HeardRevision != 0 {
 		n += 1 + protowire.SizeVarint(uint64(x.HeardRevision))
 	}
+	if x.VolumeSequence != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.VolumeSequence))
+	}
+	for _, v := range x.OrphanVolumes {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -287,6 +293,18 @@ func (x *HostState) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	for k := len(x.OrphanVolumes) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.OrphanVolumes[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 970)
+	}
+	if x.VolumeSequence != 0 {
+		i = putVarint(b, i, uint64(x.VolumeSequence))
+		i = putVarint(b, i, 960)
+	}
 	if x.HeardRevision != 0 {
 		i = putVarint(b, i, uint64(x.HeardRevision))
 		i = putVarint(b, i, 112)

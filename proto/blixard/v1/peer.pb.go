@@ -275,7 +275,11 @@ type Sync struct {
 	Address string `protobuf:"bytes,11,opt,name=address,proto3" json:"address,omitempty"`
 	// It only says what the host saw: a leader needs no proof of its leadership for
 	// that, and does not answer. What was lost is said again by the next renewal.
-	News          bool `protobuf:"varint,12,opt,name=news,proto3" json:"news,omitempty"`
+	News bool `protobuf:"varint,12,opt,name=news,proto3" json:"news,omitempty"`
+	// Revision of the orders for its volumes that the host has.
+	VolumeRevision uint64 `protobuf:"varint,120,opt,name=volume_revision,json=volumeRevision,proto3" json:"volume_revision,omitempty"`
+	// All its volumes, once they are known.
+	Volumes       *VolumeInventory `protobuf:"bytes,121,opt,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -394,6 +398,20 @@ func (x *Sync) GetNews() bool {
 	return false
 }
 
+func (x *Sync) GetVolumeRevision() uint64 {
+	if x != nil {
+		return x.VolumeRevision
+	}
+	return 0
+}
+
+func (x *Sync) GetVolumes() *VolumeInventory {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 // Grant answers a Sync. lease_ms and the assignments count only when the
 // epoch is the host's and the nonce is known to it.
 type Grant struct {
@@ -421,9 +439,12 @@ type Grant struct {
 	PrepareRevision uint64         `protobuf:"varint,14,opt,name=prepare_revision,json=prepareRevision,proto3" json:"prepare_revision,omitempty"`
 	Preparations    []*Preparation `protobuf:"bytes,15,rep,name=preparations,proto3" json:"preparations,omitempty"`
 	// The node was removed from the cluster, for good: it must end what it runs.
-	Removed       bool `protobuf:"varint,16,opt,name=removed,proto3" json:"removed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Removed bool `protobuf:"varint,16,opt,name=removed,proto3" json:"removed,omitempty"`
+	// When it is later than the host's: the orders for all its volumes.
+	VolumeRevision uint64         `protobuf:"varint,120,opt,name=volume_revision,json=volumeRevision,proto3" json:"volume_revision,omitempty"`
+	Volumes        []*VolumeOrder `protobuf:"bytes,121,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Grant) Reset() {
@@ -568,6 +589,20 @@ func (x *Grant) GetRemoved() bool {
 	return false
 }
 
+func (x *Grant) GetVolumeRevision() uint64 {
+	if x != nil {
+		return x.VolumeRevision
+	}
+	return 0
+}
+
+func (x *Grant) GetVolumes() []*VolumeOrder {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 // Preparation is a runner that a host holds ready for a VM that it does not run.
 type Preparation struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -666,6 +701,8 @@ type Assignment struct {
 	Paused bool `protobuf:"varint,20,opt,name=paused,proto3" json:"paused,omitempty"`
 	// Of spec.networks, one each.
 	Interfaces []*InterfaceConfig `protobuf:"bytes,80,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	// Of spec.volumes, one each.
+	Volumes []*VolumeConfig `protobuf:"bytes,120,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	// The host's part in a live migration. Of a TARGET run is false: nothing there
 	// may run before an assignment without this.
 	Migration     *MigrationOrder `protobuf:"bytes,100,opt,name=migration,proto3" json:"migration,omitempty"`
@@ -850,6 +887,13 @@ func (x *Assignment) GetInterfaces() []*InterfaceConfig {
 	return nil
 }
 
+func (x *Assignment) GetVolumes() []*VolumeConfig {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 func (x *Assignment) GetMigration() *MigrationOrder {
 	if x != nil {
 		return x.Migration
@@ -946,6 +990,68 @@ func (x *MigrationOrder) GetSend() bool {
 	return false
 }
 
+// VolumeConfig is all that a host must know of one volume of a VM.
+type VolumeConfig struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Volume *VolumeOrder           `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	// As the guest sees it: see VolumeMount.
+	Disk          string `protobuf:"bytes,2,opt,name=disk,proto3" json:"disk,omitempty"`
+	ReadOnly      bool   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeConfig) Reset() {
+	*x = VolumeConfig{}
+	mi := &file_blixard_v1_peer_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeConfig) ProtoMessage() {}
+
+func (x *VolumeConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_peer_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeConfig.ProtoReflect.Descriptor instead.
+func (*VolumeConfig) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *VolumeConfig) GetVolume() *VolumeOrder {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *VolumeConfig) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *VolumeConfig) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
 // InterfaceConfig is all that a host must know of one interface.
 type InterfaceConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -966,7 +1072,7 @@ type InterfaceConfig struct {
 
 func (x *InterfaceConfig) Reset() {
 	*x = InterfaceConfig{}
-	mi := &file_blixard_v1_peer_proto_msgTypes[6]
+	mi := &file_blixard_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1084,7 @@ func (x *InterfaceConfig) String() string {
 func (*InterfaceConfig) ProtoMessage() {}
 
 func (x *InterfaceConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_peer_proto_msgTypes[6]
+	mi := &file_blixard_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1097,7 @@ func (x *InterfaceConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfaceConfig.ProtoReflect.Descriptor instead.
 func (*InterfaceConfig) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *InterfaceConfig) GetMac() string {
@@ -1054,7 +1160,7 @@ type ArtifactSource struct {
 
 func (x *ArtifactSource) Reset() {
 	*x = ArtifactSource{}
-	mi := &file_blixard_v1_peer_proto_msgTypes[7]
+	mi := &file_blixard_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1066,7 +1172,7 @@ func (x *ArtifactSource) String() string {
 func (*ArtifactSource) ProtoMessage() {}
 
 func (x *ArtifactSource) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_peer_proto_msgTypes[7]
+	mi := &file_blixard_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1079,7 +1185,7 @@ func (x *ArtifactSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArtifactSource.ProtoReflect.Descriptor instead.
 func (*ArtifactSource) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ArtifactSource) GetArtifact() *Artifact {
@@ -1107,7 +1213,7 @@ type Forward struct {
 
 func (x *Forward) Reset() {
 	*x = Forward{}
-	mi := &file_blixard_v1_peer_proto_msgTypes[8]
+	mi := &file_blixard_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1225,7 @@ func (x *Forward) String() string {
 func (*Forward) ProtoMessage() {}
 
 func (x *Forward) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_peer_proto_msgTypes[8]
+	mi := &file_blixard_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1238,7 @@ func (x *Forward) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forward.ProtoReflect.Descriptor instead.
 func (*Forward) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_blixard_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Forward) GetCommands() []*Command {
@@ -1147,7 +1253,7 @@ var File_blixard_v1_peer_proto protoreflect.FileDescriptor
 const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"\x15blixard/v1/peer.proto\x12\n" +
-	"blixard.v1\x1a\x18blixard/v1/cluster.proto\x1a\x14blixard/v1/log.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\"\xdb\x02\n" +
+	"blixard.v1\x1a\x18blixard/v1/cluster.proto\x1a\x14blixard/v1/log.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\x1a\x17blixard/v1/volume.proto\"\xdb\x02\n" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
@@ -1164,7 +1270,7 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x05level\x18\n" +
 	" \x01(\rR\x05level\x12\x18\n" +
 	"\aaddress\x18\v \x01(\tR\aaddressB\x06\n" +
-	"\x04body\"\x8d\x03\n" +
+	"\x04body\"\xed\x03\n" +
 	"\x04Sync\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
@@ -1178,7 +1284,9 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\bprepared\x18\n" +
 	" \x03(\v2\x14.blixard.v1.PreparedR\bprepared\x12\x18\n" +
 	"\aaddress\x18\v \x01(\tR\aaddress\x12\x12\n" +
-	"\x04news\x18\f \x01(\bR\x04news\"\x90\x04\n" +
+	"\x04news\x18\f \x01(\bR\x04news\x12'\n" +
+	"\x0fvolume_revision\x18x \x01(\x04R\x0evolumeRevision\x125\n" +
+	"\avolumes\x18y \x01(\v2\x1b.blixard.v1.VolumeInventoryR\avolumes\"\xec\x04\n" +
 	"\x05Grant\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
@@ -1196,11 +1304,13 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\tleader_id\x18\r \x01(\x04R\bleaderId\x12)\n" +
 	"\x10prepare_revision\x18\x0e \x01(\x04R\x0fprepareRevision\x12;\n" +
 	"\fpreparations\x18\x0f \x03(\v2\x17.blixard.v1.PreparationR\fpreparations\x12\x18\n" +
-	"\aremoved\x18\x10 \x01(\bR\aremoved\"i\n" +
+	"\aremoved\x18\x10 \x01(\bR\aremoved\x12'\n" +
+	"\x0fvolume_revision\x18x \x01(\x04R\x0evolumeRevision\x121\n" +
+	"\avolumes\x18y \x03(\v2\x17.blixard.v1.VolumeOrderR\avolumes\"i\n" +
 	"\vPreparation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12*\n" +
 	"\x06runner\x18\x02 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xe6\x06\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"\x9a\a\n" +
 	"\n" +
 	"Assignment\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
@@ -1228,7 +1338,8 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x06paused\x18\x14 \x01(\bR\x06paused\x12;\n" +
 	"\n" +
 	"interfaces\x18P \x03(\v2\x1b.blixard.v1.InterfaceConfigR\n" +
-	"interfaces\x128\n" +
+	"interfaces\x122\n" +
+	"\avolumes\x18x \x03(\v2\x18.blixard.v1.VolumeConfigR\avolumes\x128\n" +
 	"\tmigration\x18d \x01(\v2\x1a.blixard.v1.MigrationOrderR\tmigration\"\xc2\x01\n" +
 	"\x0eMigrationOrder\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12-\n" +
@@ -1237,7 +1348,11 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"peerNodeId\x12!\n" +
 	"\fpeer_address\x18\x04 \x01(\tR\vpeerAddress\x12\x18\n" +
 	"\aattempt\x18\x05 \x01(\rR\aattempt\x12\x12\n" +
-	"\x04send\x18\x06 \x01(\bR\x04send\"\xc2\x01\n" +
+	"\x04send\x18\x06 \x01(\bR\x04send\"p\n" +
+	"\fVolumeConfig\x12/\n" +
+	"\x06volume\x18\x01 \x01(\v2\x17.blixard.v1.VolumeOrderR\x06volume\x12\x12\n" +
+	"\x04disk\x18\x02 \x01(\tR\x04disk\x12\x1b\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly\"\xc2\x01\n" +
 	"\x0fInterfaceConfig\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x16\n" +
@@ -1269,7 +1384,7 @@ func file_blixard_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_blixard_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_blixard_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_blixard_v1_peer_proto_goTypes = []any{
 	(MigrationRole)(0),      // 0: blixard.v1.MigrationRole
 	(*Envelope)(nil),        // 1: blixard.v1.Envelope
@@ -1278,54 +1393,61 @@ var file_blixard_v1_peer_proto_goTypes = []any{
 	(*Preparation)(nil),     // 4: blixard.v1.Preparation
 	(*Assignment)(nil),      // 5: blixard.v1.Assignment
 	(*MigrationOrder)(nil),  // 6: blixard.v1.MigrationOrder
-	(*InterfaceConfig)(nil), // 7: blixard.v1.InterfaceConfig
-	(*ArtifactSource)(nil),  // 8: blixard.v1.ArtifactSource
-	(*Forward)(nil),         // 9: blixard.v1.Forward
-	(*Observation)(nil),     // 10: blixard.v1.Observation
-	(*HostFacts)(nil),       // 11: blixard.v1.HostFacts
-	(*Prepared)(nil),        // 12: blixard.v1.Prepared
-	(*Settings)(nil),        // 13: blixard.v1.Settings
-	(*Node)(nil),            // 14: blixard.v1.Node
-	(*Runner)(nil),          // 15: blixard.v1.Runner
-	(*Incarnation)(nil),     // 16: blixard.v1.Incarnation
-	(*VMSpec)(nil),          // 17: blixard.v1.VMSpec
-	(LeaseClass)(0),         // 18: blixard.v1.LeaseClass
-	(Hypervisor)(0),         // 19: blixard.v1.Hypervisor
-	(*Pins)(nil),            // 20: blixard.v1.Pins
-	(*Generation)(nil),      // 21: blixard.v1.Generation
-	(*Artifact)(nil),        // 22: blixard.v1.Artifact
-	(*Command)(nil),         // 23: blixard.v1.Command
+	(*VolumeConfig)(nil),    // 7: blixard.v1.VolumeConfig
+	(*InterfaceConfig)(nil), // 8: blixard.v1.InterfaceConfig
+	(*ArtifactSource)(nil),  // 9: blixard.v1.ArtifactSource
+	(*Forward)(nil),         // 10: blixard.v1.Forward
+	(*Observation)(nil),     // 11: blixard.v1.Observation
+	(*HostFacts)(nil),       // 12: blixard.v1.HostFacts
+	(*Prepared)(nil),        // 13: blixard.v1.Prepared
+	(*VolumeInventory)(nil), // 14: blixard.v1.VolumeInventory
+	(*Settings)(nil),        // 15: blixard.v1.Settings
+	(*Node)(nil),            // 16: blixard.v1.Node
+	(*VolumeOrder)(nil),     // 17: blixard.v1.VolumeOrder
+	(*Runner)(nil),          // 18: blixard.v1.Runner
+	(*Incarnation)(nil),     // 19: blixard.v1.Incarnation
+	(*VMSpec)(nil),          // 20: blixard.v1.VMSpec
+	(LeaseClass)(0),         // 21: blixard.v1.LeaseClass
+	(Hypervisor)(0),         // 22: blixard.v1.Hypervisor
+	(*Pins)(nil),            // 23: blixard.v1.Pins
+	(*Generation)(nil),      // 24: blixard.v1.Generation
+	(*Artifact)(nil),        // 25: blixard.v1.Artifact
+	(*Command)(nil),         // 26: blixard.v1.Command
 }
 var file_blixard_v1_peer_proto_depIdxs = []int32{
 	2,  // 0: blixard.v1.Envelope.sync:type_name -> blixard.v1.Sync
 	3,  // 1: blixard.v1.Envelope.grant:type_name -> blixard.v1.Grant
-	9,  // 2: blixard.v1.Envelope.forward:type_name -> blixard.v1.Forward
-	10, // 3: blixard.v1.Sync.observations:type_name -> blixard.v1.Observation
-	11, // 4: blixard.v1.Sync.facts:type_name -> blixard.v1.HostFacts
-	12, // 5: blixard.v1.Sync.prepared:type_name -> blixard.v1.Prepared
-	13, // 6: blixard.v1.Grant.settings:type_name -> blixard.v1.Settings
-	5,  // 7: blixard.v1.Grant.assignments:type_name -> blixard.v1.Assignment
-	14, // 8: blixard.v1.Grant.servers:type_name -> blixard.v1.Node
-	4,  // 9: blixard.v1.Grant.preparations:type_name -> blixard.v1.Preparation
-	15, // 10: blixard.v1.Preparation.runner:type_name -> blixard.v1.Runner
-	16, // 11: blixard.v1.Assignment.incarnation:type_name -> blixard.v1.Incarnation
-	17, // 12: blixard.v1.Assignment.spec:type_name -> blixard.v1.VMSpec
-	18, // 13: blixard.v1.Assignment.lease:type_name -> blixard.v1.LeaseClass
-	19, // 14: blixard.v1.Assignment.hypervisor:type_name -> blixard.v1.Hypervisor
-	8,  // 15: blixard.v1.Assignment.sources:type_name -> blixard.v1.ArtifactSource
-	20, // 16: blixard.v1.Assignment.pins:type_name -> blixard.v1.Pins
-	15, // 17: blixard.v1.Assignment.runner:type_name -> blixard.v1.Runner
-	21, // 18: blixard.v1.Assignment.fallback:type_name -> blixard.v1.Generation
-	7,  // 19: blixard.v1.Assignment.interfaces:type_name -> blixard.v1.InterfaceConfig
-	6,  // 20: blixard.v1.Assignment.migration:type_name -> blixard.v1.MigrationOrder
-	0,  // 21: blixard.v1.MigrationOrder.role:type_name -> blixard.v1.MigrationRole
-	22, // 22: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
-	23, // 23: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	10, // 2: blixard.v1.Envelope.forward:type_name -> blixard.v1.Forward
+	11, // 3: blixard.v1.Sync.observations:type_name -> blixard.v1.Observation
+	12, // 4: blixard.v1.Sync.facts:type_name -> blixard.v1.HostFacts
+	13, // 5: blixard.v1.Sync.prepared:type_name -> blixard.v1.Prepared
+	14, // 6: blixard.v1.Sync.volumes:type_name -> blixard.v1.VolumeInventory
+	15, // 7: blixard.v1.Grant.settings:type_name -> blixard.v1.Settings
+	5,  // 8: blixard.v1.Grant.assignments:type_name -> blixard.v1.Assignment
+	16, // 9: blixard.v1.Grant.servers:type_name -> blixard.v1.Node
+	4,  // 10: blixard.v1.Grant.preparations:type_name -> blixard.v1.Preparation
+	17, // 11: blixard.v1.Grant.volumes:type_name -> blixard.v1.VolumeOrder
+	18, // 12: blixard.v1.Preparation.runner:type_name -> blixard.v1.Runner
+	19, // 13: blixard.v1.Assignment.incarnation:type_name -> blixard.v1.Incarnation
+	20, // 14: blixard.v1.Assignment.spec:type_name -> blixard.v1.VMSpec
+	21, // 15: blixard.v1.Assignment.lease:type_name -> blixard.v1.LeaseClass
+	22, // 16: blixard.v1.Assignment.hypervisor:type_name -> blixard.v1.Hypervisor
+	9,  // 17: blixard.v1.Assignment.sources:type_name -> blixard.v1.ArtifactSource
+	23, // 18: blixard.v1.Assignment.pins:type_name -> blixard.v1.Pins
+	18, // 19: blixard.v1.Assignment.runner:type_name -> blixard.v1.Runner
+	24, // 20: blixard.v1.Assignment.fallback:type_name -> blixard.v1.Generation
+	8,  // 21: blixard.v1.Assignment.interfaces:type_name -> blixard.v1.InterfaceConfig
+	7,  // 22: blixard.v1.Assignment.volumes:type_name -> blixard.v1.VolumeConfig
+	6,  // 23: blixard.v1.Assignment.migration:type_name -> blixard.v1.MigrationOrder
+	0,  // 24: blixard.v1.MigrationOrder.role:type_name -> blixard.v1.MigrationRole
+	17, // 25: blixard.v1.VolumeConfig.volume:type_name -> blixard.v1.VolumeOrder
+	25, // 26: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
+	26, // 27: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_peer_proto_init() }
@@ -1337,6 +1459,7 @@ func file_blixard_v1_peer_proto_init() {
 	file_blixard_v1_log_proto_init()
 	file_blixard_v1_node_proto_init()
 	file_blixard_v1_vm_proto_init()
+	file_blixard_v1_volume_proto_init()
 	file_blixard_v1_peer_proto_msgTypes[0].OneofWrappers = []any{
 		(*Envelope_Raft)(nil),
 		(*Envelope_Sync)(nil),
@@ -1349,7 +1472,7 @@ func file_blixard_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_peer_proto_rawDesc), len(file_blixard_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_peer_proto_rawDesc)-3108) + uint(3108-len(file_blixard_v1_peer_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_peer_proto_rawDesc)-3487) + uint(3487-len(file_blixard_v1_peer_proto_rawDesc))
 
 func (x *Envelope) sizeWire() (n int) {
 	if x == nil {
@@ -152,6 +152,12 @@ func (x *Sync) sizeWire() (n int) {
 	if x.News {
 		n += 1 + 1
 	}
+	if x.VolumeRevision != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.VolumeRevision))
+	}
+	if x.Volumes != nil {
+		n += 2 + protowire.SizeBytes(x.Volumes.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -161,6 +167,18 @@ func (x *Sync) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Volumes != nil {
+		{
+			end := i
+			i = x.Volumes.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 970)
+	}
+	if x.VolumeRevision != 0 {
+		i = putVarint(b, i, uint64(x.VolumeRevision))
+		i = putVarint(b, i, 960)
+	}
 	if x.News {
 		i = putBool(b, i, x.News)
 		i = putVarint(b, i, 96)
@@ -276,6 +294,12 @@ func (x *Grant) sizeWire() (n int) {
 	if x.Removed {
 		n += 2 + 1
 	}
+	if x.VolumeRevision != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.VolumeRevision))
+	}
+	for _, v := range x.Volumes {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -285,6 +309,18 @@ func (x *Grant) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	for k := len(x.Volumes) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Volumes[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 970)
+	}
+	if x.VolumeRevision != 0 {
+		i = putVarint(b, i, uint64(x.VolumeRevision))
+		i = putVarint(b, i, 960)
+	}
 	if x.Removed {
 		i = putBool(b, i, x.Removed)
 		i = putVarint(b, i, 128)
@@ -479,6 +515,9 @@ func (x *Assignment) sizeWire() (n int) {
 	if x.Migration != nil {
 		n += 2 + protowire.SizeBytes(x.Migration.sizeWire())
 	}
+	for _, v := range x.Volumes {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -488,6 +527,14 @@ func (x *Assignment) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	for k := len(x.Volumes) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Volumes[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 962)
+	}
 	if x.Migration != nil {
 		{
 			end := i
@@ -665,6 +712,47 @@ func (x *MigrationOrder) writeWire(b []byte, i int) int {
 	if x.Id != 0 {
 		i = putVarint(b, i, uint64(x.Id))
 		i = putVarint(b, i, 8)
+	}
+	return i
+}
+
+func (x *VolumeConfig) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Volume != nil {
+		n += 1 + protowire.SizeBytes(x.Volume.sizeWire())
+	}
+	if len(x.Disk) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Disk))
+	}
+	if x.ReadOnly {
+		n += 1 + 1
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *VolumeConfig) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.ReadOnly {
+		i = putBool(b, i, x.ReadOnly)
+		i = putVarint(b, i, 24)
+	}
+	if len(x.Disk) > 0 {
+		i = putString(b, i, x.Disk)
+		i = putVarint(b, i, 18)
+	}
+	if x.Volume != nil {
+		{
+			end := i
+			i = x.Volume.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 10)
 	}
 	return i
 }

@@ -116,6 +116,8 @@ const (
 	Capability_CAPABILITY_BALLOON Capability = 14
 	// PCI devices of the host.
 	Capability_CAPABILITY_DEVICES Capability = 15
+	// Disks in the format qcow2.
+	Capability_CAPABILITY_QCOW2 Capability = 16
 )
 
 // Enum value maps for Capability.
@@ -137,6 +139,7 @@ var (
 		13: "CAPABILITY_HOTPLUG",
 		14: "CAPABILITY_BALLOON",
 		15: "CAPABILITY_DEVICES",
+		16: "CAPABILITY_QCOW2",
 	}
 	Capability_value = map[string]int32{
 		"CAPABILITY_UNSPECIFIED":  0,
@@ -155,6 +158,7 @@ var (
 		"CAPABILITY_HOTPLUG":      13,
 		"CAPABILITY_BALLOON":      14,
 		"CAPABILITY_DEVICES":      15,
+		"CAPABILITY_QCOW2":        16,
 	}
 )
 
@@ -1788,7 +1792,10 @@ type VMSpec struct {
 	// Unset: it is well as long as its hypervisor runs it.
 	Health *Health `protobuf:"bytes,60,opt,name=health,proto3" json:"health,omitempty"`
 	// Of image; at most 8.
-	Networks      []*Interface `protobuf:"bytes,80,rep,name=networks,proto3" json:"networks,omitempty"`
+	Networks []*Interface `protobuf:"bytes,80,rep,name=networks,proto3" json:"networks,omitempty"`
+	// Of image; at most 16 with its own disks. A VM with volumes is placed where they
+	// are, and waits for that host when it is lost.
+	Volumes       []*VolumeMount `protobuf:"bytes,120,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1964,6 +1971,13 @@ func (x *VMSpec) GetNetworks() []*Interface {
 	return nil
 }
 
+func (x *VMSpec) GetVolumes() []*VolumeMount {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 type isVMSpec_Source interface {
 	isVMSpec_Source()
 }
@@ -1991,6 +2005,141 @@ func (*VMSpec_Process) isVMSpec_Source() {}
 func (*VMSpec_Nixos) isVMSpec_Source() {}
 
 func (*VMSpec_Flake) isVMSpec_Source() {}
+
+// VolumeMount is a volume of the cluster as a disk of the VM. One VM has it for
+// writing, or some have it read-only.
+type VolumeMount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The volume's name.
+	Volume   string `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	ReadOnly bool   `protobuf:"varint,2,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	// As of a Disk; empty: the volume's name, which is then no longer than that.
+	Disk          string `protobuf:"bytes,3,opt,name=disk,proto3" json:"disk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeMount) Reset() {
+	*x = VolumeMount{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeMount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeMount) ProtoMessage() {}
+
+func (x *VolumeMount) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeMount.ProtoReflect.Descriptor instead.
+func (*VolumeMount) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *VolumeMount) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *VolumeMount) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *VolumeMount) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+// VolumeHold is a volume that a VM has: one of its spec, or one of an earlier spec
+// with which it may still be running.
+type VolumeHold struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Volume   string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Uid      string                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	ReadOnly bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	// Of an earlier spec: it is given back when nothing runs with that.
+	Leaving       bool `protobuf:"varint,4,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeHold) Reset() {
+	*x = VolumeHold{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeHold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeHold) ProtoMessage() {}
+
+func (x *VolumeHold) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeHold.ProtoReflect.Descriptor instead.
+func (*VolumeHold) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *VolumeHold) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *VolumeHold) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *VolumeHold) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *VolumeHold) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
 
 // Health is how a VM is seen to be well, by its host. One that is not is restarted
 // as its restart policy says a failure is; under RESTART_POLICY_NEVER it is only
@@ -2022,7 +2171,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	mi := &file_blixard_v1_vm_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2034,7 +2183,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	mi := &file_blixard_v1_vm_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2047,7 +2196,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Health) GetProbe() isHealth_Probe {
@@ -2165,7 +2314,7 @@ type ProcessProbe struct {
 
 func (x *ProcessProbe) Reset() {
 	*x = ProcessProbe{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	mi := &file_blixard_v1_vm_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2177,7 +2326,7 @@ func (x *ProcessProbe) String() string {
 func (*ProcessProbe) ProtoMessage() {}
 
 func (x *ProcessProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	mi := &file_blixard_v1_vm_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2190,7 +2339,7 @@ func (x *ProcessProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessProbe.ProtoReflect.Descriptor instead.
 func (*ProcessProbe) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{19}
 }
 
 // AgentProbe asks the agent in the guest; of an image under QEMU.
@@ -2202,7 +2351,7 @@ type AgentProbe struct {
 
 func (x *AgentProbe) Reset() {
 	*x = AgentProbe{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	mi := &file_blixard_v1_vm_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2363,7 @@ func (x *AgentProbe) String() string {
 func (*AgentProbe) ProtoMessage() {}
 
 func (x *AgentProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	mi := &file_blixard_v1_vm_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2376,7 @@ func (x *AgentProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentProbe.ProtoReflect.Descriptor instead.
 func (*AgentProbe) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{20}
 }
 
 // TCPProbe opens a connection, from the VM's host.
@@ -2243,7 +2392,7 @@ type TCPProbe struct {
 
 func (x *TCPProbe) Reset() {
 	*x = TCPProbe{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	mi := &file_blixard_v1_vm_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2255,7 +2404,7 @@ func (x *TCPProbe) String() string {
 func (*TCPProbe) ProtoMessage() {}
 
 func (x *TCPProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	mi := &file_blixard_v1_vm_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2268,7 +2417,7 @@ func (x *TCPProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TCPProbe.ProtoReflect.Descriptor instead.
 func (*TCPProbe) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TCPProbe) GetHost() string {
@@ -2301,7 +2450,7 @@ type HTTPProbe struct {
 
 func (x *HTTPProbe) Reset() {
 	*x = HTTPProbe{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	mi := &file_blixard_v1_vm_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2313,7 +2462,7 @@ func (x *HTTPProbe) String() string {
 func (*HTTPProbe) ProtoMessage() {}
 
 func (x *HTTPProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	mi := &file_blixard_v1_vm_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2326,7 +2475,7 @@ func (x *HTTPProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HTTPProbe.ProtoReflect.Descriptor instead.
 func (*HTTPProbe) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HTTPProbe) GetHost() string {
@@ -2379,7 +2528,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[21]
+	mi := &file_blixard_v1_vm_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2391,7 +2540,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[21]
+	mi := &file_blixard_v1_vm_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2404,7 +2553,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Interface) GetKind() isInterface_Kind {
@@ -2483,7 +2632,7 @@ type UserInterface struct {
 
 func (x *UserInterface) Reset() {
 	*x = UserInterface{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[22]
+	mi := &file_blixard_v1_vm_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2644,7 @@ func (x *UserInterface) String() string {
 func (*UserInterface) ProtoMessage() {}
 
 func (x *UserInterface) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[22]
+	mi := &file_blixard_v1_vm_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2657,7 @@ func (x *UserInterface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserInterface.ProtoReflect.Descriptor instead.
 func (*UserInterface) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *UserInterface) GetRestrict() bool {
@@ -2533,7 +2682,7 @@ type PortForward struct {
 
 func (x *PortForward) Reset() {
 	*x = PortForward{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[23]
+	mi := &file_blixard_v1_vm_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2545,7 +2694,7 @@ func (x *PortForward) String() string {
 func (*PortForward) ProtoMessage() {}
 
 func (x *PortForward) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[23]
+	mi := &file_blixard_v1_vm_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2558,7 +2707,7 @@ func (x *PortForward) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortForward.ProtoReflect.Descriptor instead.
 func (*PortForward) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PortForward) GetAddress() string {
@@ -2600,7 +2749,7 @@ type HostPort struct {
 
 func (x *HostPort) Reset() {
 	*x = HostPort{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[24]
+	mi := &file_blixard_v1_vm_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2612,7 +2761,7 @@ func (x *HostPort) String() string {
 func (*HostPort) ProtoMessage() {}
 
 func (x *HostPort) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[24]
+	mi := &file_blixard_v1_vm_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2625,7 +2774,7 @@ func (x *HostPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostPort.ProtoReflect.Descriptor instead.
 func (*HostPort) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HostPort) GetPort() uint32 {
@@ -2659,7 +2808,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[25]
+	mi := &file_blixard_v1_vm_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +2820,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[25]
+	mi := &file_blixard_v1_vm_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2684,7 +2833,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Attachment) GetNetwork() string {
@@ -2741,7 +2890,7 @@ type Pins struct {
 
 func (x *Pins) Reset() {
 	*x = Pins{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	mi := &file_blixard_v1_vm_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2753,7 +2902,7 @@ func (x *Pins) String() string {
 func (*Pins) ProtoMessage() {}
 
 func (x *Pins) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	mi := &file_blixard_v1_vm_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2766,7 +2915,7 @@ func (x *Pins) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pins.ProtoReflect.Descriptor instead.
 func (*Pins) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Pins) GetNixpkgs() string {
@@ -2823,7 +2972,7 @@ type Runner struct {
 
 func (x *Runner) Reset() {
 	*x = Runner{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	mi := &file_blixard_v1_vm_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +2984,7 @@ func (x *Runner) String() string {
 func (*Runner) ProtoMessage() {}
 
 func (x *Runner) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	mi := &file_blixard_v1_vm_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +2997,7 @@ func (x *Runner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Runner.ProtoReflect.Descriptor instead.
 func (*Runner) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Runner) GetStorePath() string {
@@ -2900,7 +3049,7 @@ type Generation struct {
 
 func (x *Generation) Reset() {
 	*x = Generation{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[28]
+	mi := &file_blixard_v1_vm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2912,7 +3061,7 @@ func (x *Generation) String() string {
 func (*Generation) ProtoMessage() {}
 
 func (x *Generation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[28]
+	mi := &file_blixard_v1_vm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2925,7 +3074,7 @@ func (x *Generation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Generation.ProtoReflect.Descriptor instead.
 func (*Generation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Generation) GetSpecGeneration() uint32 {
@@ -2976,7 +3125,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[29]
+	mi := &file_blixard_v1_vm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2988,7 +3137,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[29]
+	mi := &file_blixard_v1_vm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3001,7 +3150,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Incarnation) GetGeneration() uint64 {
@@ -3059,7 +3208,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[30]
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3071,7 +3220,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[30]
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3084,7 +3233,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Placement) GetNodeId() uint64 {
@@ -3233,7 +3382,7 @@ type VMStatus struct {
 
 func (x *VMStatus) Reset() {
 	*x = VMStatus{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[31]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3245,7 +3394,7 @@ func (x *VMStatus) String() string {
 func (*VMStatus) ProtoMessage() {}
 
 func (x *VMStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[31]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3258,7 +3407,7 @@ func (x *VMStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMStatus.ProtoReflect.Descriptor instead.
 func (*VMStatus) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *VMStatus) GetPhase() Phase {
@@ -3377,7 +3526,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3389,7 +3538,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3402,7 +3551,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Failure) GetAttempt() uint32 {
@@ -3476,6 +3625,11 @@ type VM struct {
 	// Of spec.networks, one each, in that order; and after them what interfaces of
 	// earlier specs were given, which is kept for when they come back.
 	Attachments []*Attachment `protobuf:"bytes,80,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	// Of spec.volumes, one each, in that order; and after them those that it still has
+	// of an earlier spec.
+	Volumes []*VolumeHold `protobuf:"bytes,120,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// Its volumes are deleted with it.
+	DeleteVolumes bool `protobuf:"varint,121,opt,name=delete_volumes,json=deleteVolumes,proto3" json:"delete_volumes,omitempty"`
 	// The move that is under way, or the last one that was asked for.
 	Migration     *Migration `protobuf:"bytes,100,opt,name=migration,proto3" json:"migration,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -3484,7 +3638,7 @@ type VM struct {
 
 func (x *VM) Reset() {
 	*x = VM{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3496,7 +3650,7 @@ func (x *VM) String() string {
 func (*VM) ProtoMessage() {}
 
 func (x *VM) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3509,7 +3663,7 @@ func (x *VM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VM.ProtoReflect.Descriptor instead.
 func (*VM) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *VM) GetName() string {
@@ -3645,6 +3799,20 @@ func (x *VM) GetAttachments() []*Attachment {
 	return nil
 }
 
+func (x *VM) GetVolumes() []*VolumeHold {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+func (x *VM) GetDeleteVolumes() bool {
+	if x != nil {
+		return x.DeleteVolumes
+	}
+	return false
+}
+
 func (x *VM) GetMigration() *Migration {
 	if x != nil {
 		return x.Migration
@@ -3694,7 +3862,7 @@ type Migration struct {
 
 func (x *Migration) Reset() {
 	*x = Migration{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3706,7 +3874,7 @@ func (x *Migration) String() string {
 func (*Migration) ProtoMessage() {}
 
 func (x *Migration) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3719,7 +3887,7 @@ func (x *Migration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Migration.ProtoReflect.Descriptor instead.
 func (*Migration) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Migration) GetId() uint64 {
@@ -3862,7 +4030,7 @@ type MigrationProgress struct {
 
 func (x *MigrationProgress) Reset() {
 	*x = MigrationProgress{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3874,7 +4042,7 @@ func (x *MigrationProgress) String() string {
 func (*MigrationProgress) ProtoMessage() {}
 
 func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3887,7 +4055,7 @@ func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationProgress.ProtoReflect.Descriptor instead.
 func (*MigrationProgress) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *MigrationProgress) GetSentBytes() uint64 {
@@ -3924,7 +4092,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3936,7 +4104,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3949,7 +4117,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CreateRequest) GetRequestId() string {
@@ -3989,7 +4157,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4001,7 +4169,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4014,7 +4182,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreateResponse) GetVm() *VM {
@@ -4035,7 +4203,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4047,7 +4215,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4060,7 +4228,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetRequest) GetName() string {
@@ -4090,7 +4258,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4102,7 +4270,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4115,7 +4283,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetResponse) GetVm() *VM {
@@ -4154,7 +4322,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4166,7 +4334,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4179,7 +4347,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListRequest) GetPageSize() uint32 {
@@ -4225,7 +4393,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4237,7 +4405,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4250,7 +4418,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListResponse) GetVms() []*VM {
@@ -4286,14 +4454,16 @@ type DeleteRequest struct {
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// When set, deletes only this incarnation of the name.
-	Uid           string `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Uid string `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Also its volumes, but for those that another VM has.
+	Volumes       bool `protobuf:"varint,120,opt,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4305,7 +4475,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4318,7 +4488,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DeleteRequest) GetRequestId() string {
@@ -4342,6 +4512,13 @@ func (x *DeleteRequest) GetUid() string {
 	return ""
 }
 
+func (x *DeleteRequest) GetVolumes() bool {
+	if x != nil {
+		return x.Volumes
+	}
+	return false
+}
+
 type DeleteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Vm            *VM                    `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
@@ -4351,7 +4528,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4363,7 +4540,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4376,7 +4553,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DeleteResponse) GetVm() *VM {
@@ -4396,7 +4573,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4408,7 +4585,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4421,7 +4598,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *StartRequest) GetRequestId() string {
@@ -4447,7 +4624,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4459,7 +4636,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4472,7 +4649,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *StartResponse) GetVm() *VM {
@@ -4492,7 +4669,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4504,7 +4681,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4517,7 +4694,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *StopRequest) GetRequestId() string {
@@ -4543,7 +4720,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4555,7 +4732,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4568,7 +4745,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *StopResponse) GetVm() *VM {
@@ -4588,7 +4765,7 @@ type RestartRequest struct {
 
 func (x *RestartRequest) Reset() {
 	*x = RestartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4600,7 +4777,7 @@ func (x *RestartRequest) String() string {
 func (*RestartRequest) ProtoMessage() {}
 
 func (x *RestartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4613,7 +4790,7 @@ func (x *RestartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartRequest.ProtoReflect.Descriptor instead.
 func (*RestartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RestartRequest) GetRequestId() string {
@@ -4639,7 +4816,7 @@ type RestartResponse struct {
 
 func (x *RestartResponse) Reset() {
 	*x = RestartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4651,7 +4828,7 @@ func (x *RestartResponse) String() string {
 func (*RestartResponse) ProtoMessage() {}
 
 func (x *RestartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4664,7 +4841,7 @@ func (x *RestartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartResponse.ProtoReflect.Descriptor instead.
 func (*RestartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RestartResponse) GetVm() *VM {
@@ -4684,7 +4861,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4696,7 +4873,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4709,7 +4886,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *PauseRequest) GetRequestId() string {
@@ -4735,7 +4912,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4747,7 +4924,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4760,7 +4937,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *PauseResponse) GetVm() *VM {
@@ -4780,7 +4957,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[52]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4792,7 +4969,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[52]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4805,7 +4982,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{52}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ResumeRequest) GetRequestId() string {
@@ -4831,7 +5008,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[53]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4843,7 +5020,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[53]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4856,7 +5033,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{53}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ResumeResponse) GetVm() *VM {
@@ -4886,7 +5063,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[54]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4898,7 +5075,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[54]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4911,7 +5088,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{54}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *UpdateRequest) GetRequestId() string {
@@ -4972,7 +5149,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[55]
+	mi := &file_blixard_v1_vm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4984,7 +5161,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[55]
+	mi := &file_blixard_v1_vm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4997,7 +5174,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{55}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *UpdateResponse) GetVm() *VM {
@@ -5021,7 +5198,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[56]
+	mi := &file_blixard_v1_vm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5033,7 +5210,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[56]
+	mi := &file_blixard_v1_vm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5046,7 +5223,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{56}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RollbackRequest) GetRequestId() string {
@@ -5086,7 +5263,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[57]
+	mi := &file_blixard_v1_vm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5098,7 +5275,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[57]
+	mi := &file_blixard_v1_vm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5111,7 +5288,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{57}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RollbackResponse) GetVm() *VM {
@@ -5138,7 +5315,7 @@ type BuildRequest struct {
 
 func (x *BuildRequest) Reset() {
 	*x = BuildRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[58]
+	mi := &file_blixard_v1_vm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5150,7 +5327,7 @@ func (x *BuildRequest) String() string {
 func (*BuildRequest) ProtoMessage() {}
 
 func (x *BuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[58]
+	mi := &file_blixard_v1_vm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5163,7 +5340,7 @@ func (x *BuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildRequest.ProtoReflect.Descriptor instead.
 func (*BuildRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{58}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *BuildRequest) GetRequestId() string {
@@ -5210,7 +5387,7 @@ type BuildResponse struct {
 
 func (x *BuildResponse) Reset() {
 	*x = BuildResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[59]
+	mi := &file_blixard_v1_vm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5222,7 +5399,7 @@ func (x *BuildResponse) String() string {
 func (*BuildResponse) ProtoMessage() {}
 
 func (x *BuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[59]
+	mi := &file_blixard_v1_vm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5235,7 +5412,7 @@ func (x *BuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildResponse.ProtoReflect.Descriptor instead.
 func (*BuildResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{59}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *BuildResponse) GetVm() *VM {
@@ -5262,7 +5439,7 @@ type MigrateRequest struct {
 
 func (x *MigrateRequest) Reset() {
 	*x = MigrateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[60]
+	mi := &file_blixard_v1_vm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5274,7 +5451,7 @@ func (x *MigrateRequest) String() string {
 func (*MigrateRequest) ProtoMessage() {}
 
 func (x *MigrateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[60]
+	mi := &file_blixard_v1_vm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5287,7 +5464,7 @@ func (x *MigrateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrateRequest.ProtoReflect.Descriptor instead.
 func (*MigrateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{60}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *MigrateRequest) GetRequestId() string {
@@ -5341,7 +5518,7 @@ type MigrateResponse struct {
 
 func (x *MigrateResponse) Reset() {
 	*x = MigrateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[61]
+	mi := &file_blixard_v1_vm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5353,7 +5530,7 @@ func (x *MigrateResponse) String() string {
 func (*MigrateResponse) ProtoMessage() {}
 
 func (x *MigrateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[61]
+	mi := &file_blixard_v1_vm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5366,7 +5543,7 @@ func (x *MigrateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrateResponse.ProtoReflect.Descriptor instead.
 func (*MigrateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{61}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *MigrateResponse) GetVm() *VM {
@@ -5388,7 +5565,7 @@ type CancelMigrationRequest struct {
 
 func (x *CancelMigrationRequest) Reset() {
 	*x = CancelMigrationRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[62]
+	mi := &file_blixard_v1_vm_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5400,7 +5577,7 @@ func (x *CancelMigrationRequest) String() string {
 func (*CancelMigrationRequest) ProtoMessage() {}
 
 func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[62]
+	mi := &file_blixard_v1_vm_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5413,7 +5590,7 @@ func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationRequest.ProtoReflect.Descriptor instead.
 func (*CancelMigrationRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{62}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *CancelMigrationRequest) GetRequestId() string {
@@ -5446,7 +5623,7 @@ type CancelMigrationResponse struct {
 
 func (x *CancelMigrationResponse) Reset() {
 	*x = CancelMigrationResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[63]
+	mi := &file_blixard_v1_vm_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5458,7 +5635,7 @@ func (x *CancelMigrationResponse) String() string {
 func (*CancelMigrationResponse) ProtoMessage() {}
 
 func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[63]
+	mi := &file_blixard_v1_vm_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5471,7 +5648,7 @@ func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationResponse.ProtoReflect.Descriptor instead.
 func (*CancelMigrationResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{63}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *CancelMigrationResponse) GetVm() *VM {
@@ -5496,7 +5673,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[64]
+	mi := &file_blixard_v1_vm_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5508,7 +5685,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[64]
+	mi := &file_blixard_v1_vm_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5521,7 +5698,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{64}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *LogsRequest) GetName() string {
@@ -5563,7 +5740,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[65]
+	mi := &file_blixard_v1_vm_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5575,7 +5752,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[65]
+	mi := &file_blixard_v1_vm_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5588,7 +5765,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{65}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -5608,7 +5785,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[66]
+	mi := &file_blixard_v1_vm_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5620,7 +5797,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[66]
+	mi := &file_blixard_v1_vm_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5633,7 +5810,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{66}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ExplainRequest) GetName() string {
@@ -5667,7 +5844,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[67]
+	mi := &file_blixard_v1_vm_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5679,7 +5856,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[67]
+	mi := &file_blixard_v1_vm_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5692,7 +5869,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{67}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Verdict) GetNodeId() uint64 {
@@ -5750,7 +5927,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[68]
+	mi := &file_blixard_v1_vm_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5762,7 +5939,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[68]
+	mi := &file_blixard_v1_vm_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5775,7 +5952,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{68}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ExplainResponse) GetVm() *VM {
@@ -5883,7 +6060,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x03ref\x18\x01 \x01(\tH\x00R\x03ref\x12.\n" +
 	"\x06packed\x18\x02 \x01(\v2\x14.blixard.v1.ArtifactH\x00R\x06packed\x12\x1c\n" +
 	"\tattribute\x18\x03 \x01(\tR\tattributeB\x06\n" +
-	"\x04from\"\x93\a\n" +
+	"\x04from\"\xc6\a\n" +
 	"\x06VMSpec\x126\n" +
 	"\n" +
 	"hypervisor\x18\x01 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
@@ -5907,14 +6084,25 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\ton_update\x18\x0f \x01(\x0e2\x14.blixard.v1.OnUpdateR\bonUpdate\x12\x1a\n" +
 	"\bprebuild\x18\x10 \x01(\rR\bprebuild\x12*\n" +
 	"\x06health\x18< \x01(\v2\x12.blixard.v1.HealthR\x06health\x121\n" +
-	"\bnetworks\x18P \x03(\v2\x15.blixard.v1.InterfaceR\bnetworks\x1a9\n" +
+	"\bnetworks\x18P \x03(\v2\x15.blixard.v1.InterfaceR\bnetworks\x121\n" +
+	"\avolumes\x18x \x03(\v2\x17.blixard.v1.VolumeMountR\avolumes\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
 	"\fRequireEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
-	"\x06source\"\x94\x03\n" +
+	"\x06source\"V\n" +
+	"\vVolumeMount\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x1b\n" +
+	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12\x12\n" +
+	"\x04disk\x18\x03 \x01(\tR\x04disk\"m\n" +
+	"\n" +
+	"VolumeHold\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x1b\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12\x18\n" +
+	"\aleaving\x18\x04 \x01(\bR\aleaving\"\x94\x03\n" +
 	"\x06Health\x124\n" +
 	"\aprocess\x18\x01 \x01(\v2\x18.blixard.v1.ProcessProbeH\x00R\aprocess\x12.\n" +
 	"\x05agent\x18\x02 \x01(\v2\x16.blixard.v1.AgentProbeH\x00R\x05agent\x12(\n" +
@@ -6037,7 +6225,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x1b\n" +
 	"\texit_code\x18\x04 \x01(\x05R\bexitCode\x12.\n" +
-	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x87\x06\n" +
+	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xe0\x06\n" +
 	"\x02VM\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12&\n" +
@@ -6059,7 +6247,9 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x0eprepared_nodes\x18\x11 \x03(\x04R\rpreparedNodes\x12\x14\n" +
 	"\x05fresh\x18\x12 \x01(\bR\x05fresh\x12\x16\n" +
 	"\x06paused\x18\x13 \x01(\bR\x06paused\x128\n" +
-	"\vattachments\x18P \x03(\v2\x16.blixard.v1.AttachmentR\vattachments\x123\n" +
+	"\vattachments\x18P \x03(\v2\x16.blixard.v1.AttachmentR\vattachments\x120\n" +
+	"\avolumes\x18x \x03(\v2\x16.blixard.v1.VolumeHoldR\avolumes\x12%\n" +
+	"\x0edelete_volumes\x18y \x01(\bR\rdeleteVolumes\x123\n" +
 	"\tmigration\x18d \x01(\v2\x15.blixard.v1.MigrationR\tmigrationJ\x04\b\x0f\x10\x10\"\xfb\x04\n" +
 	"\tMigration\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x120\n" +
@@ -6122,12 +6312,13 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\n" +
 	"NodesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\x04R\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"T\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"n\n" +
 	"\rDeleteRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
-	"\x03uid\x18\x03 \x01(\tR\x03uid\"0\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\x12\x18\n" +
+	"\avolumes\x18x \x01(\bR\avolumes\"0\n" +
 	"\x0eDeleteResponse\x12\x1e\n" +
 	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"A\n" +
 	"\fStartRequest\x12\x1d\n" +
@@ -6236,7 +6427,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x0fHYPERVISOR_QEMU\x10\x01\x12\x1f\n" +
 	"\x1bHYPERVISOR_CLOUD_HYPERVISOR\x10\x02\x12\x1a\n" +
 	"\x16HYPERVISOR_FIRECRACKER\x10\x03\x12\x16\n" +
-	"\x12HYPERVISOR_PROCESS\x10\x04*\x97\x03\n" +
+	"\x12HYPERVISOR_PROCESS\x10\x04*\xad\x03\n" +
 	"\n" +
 	"Capability\x12\x1a\n" +
 	"\x16CAPABILITY_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -6255,7 +6446,8 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x17CAPABILITY_USER_NETWORK\x10\f\x12\x16\n" +
 	"\x12CAPABILITY_HOTPLUG\x10\r\x12\x16\n" +
 	"\x12CAPABILITY_BALLOON\x10\x0e\x12\x16\n" +
-	"\x12CAPABILITY_DEVICES\x10\x0f*\x83\x01\n" +
+	"\x12CAPABILITY_DEVICES\x10\x0f\x12\x14\n" +
+	"\x10CAPABILITY_QCOW2\x10\x10*\x83\x01\n" +
 	"\rRestartPolicy\x12\x1e\n" +
 	"\x1aRESTART_POLICY_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15RESTART_POLICY_ALWAYS\x10\x01\x12\x1d\n" +
@@ -6339,7 +6531,7 @@ func file_blixard_v1_vm_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
+var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 76)
 var file_blixard_v1_vm_proto_goTypes = []any{
 	(Hypervisor)(0),                 // 0: blixard.v1.Hypervisor
 	(Capability)(0),                 // 1: blixard.v1.Capability
@@ -6367,72 +6559,74 @@ var file_blixard_v1_vm_proto_goTypes = []any{
 	(*Kernel)(nil),                  // 23: blixard.v1.Kernel
 	(*Flake)(nil),                   // 24: blixard.v1.Flake
 	(*VMSpec)(nil),                  // 25: blixard.v1.VMSpec
-	(*Health)(nil),                  // 26: blixard.v1.Health
-	(*ProcessProbe)(nil),            // 27: blixard.v1.ProcessProbe
-	(*AgentProbe)(nil),              // 28: blixard.v1.AgentProbe
-	(*TCPProbe)(nil),                // 29: blixard.v1.TCPProbe
-	(*HTTPProbe)(nil),               // 30: blixard.v1.HTTPProbe
-	(*Interface)(nil),               // 31: blixard.v1.Interface
-	(*UserInterface)(nil),           // 32: blixard.v1.UserInterface
-	(*PortForward)(nil),             // 33: blixard.v1.PortForward
-	(*HostPort)(nil),                // 34: blixard.v1.HostPort
-	(*Attachment)(nil),              // 35: blixard.v1.Attachment
-	(*Pins)(nil),                    // 36: blixard.v1.Pins
-	(*Runner)(nil),                  // 37: blixard.v1.Runner
-	(*Generation)(nil),              // 38: blixard.v1.Generation
-	(*Incarnation)(nil),             // 39: blixard.v1.Incarnation
-	(*Placement)(nil),               // 40: blixard.v1.Placement
-	(*VMStatus)(nil),                // 41: blixard.v1.VMStatus
-	(*Failure)(nil),                 // 42: blixard.v1.Failure
-	(*VM)(nil),                      // 43: blixard.v1.VM
-	(*Migration)(nil),               // 44: blixard.v1.Migration
-	(*MigrationProgress)(nil),       // 45: blixard.v1.MigrationProgress
-	(*CreateRequest)(nil),           // 46: blixard.v1.CreateRequest
-	(*CreateResponse)(nil),          // 47: blixard.v1.CreateResponse
-	(*GetRequest)(nil),              // 48: blixard.v1.GetRequest
-	(*GetResponse)(nil),             // 49: blixard.v1.GetResponse
-	(*ListRequest)(nil),             // 50: blixard.v1.ListRequest
-	(*ListResponse)(nil),            // 51: blixard.v1.ListResponse
-	(*DeleteRequest)(nil),           // 52: blixard.v1.DeleteRequest
-	(*DeleteResponse)(nil),          // 53: blixard.v1.DeleteResponse
-	(*StartRequest)(nil),            // 54: blixard.v1.StartRequest
-	(*StartResponse)(nil),           // 55: blixard.v1.StartResponse
-	(*StopRequest)(nil),             // 56: blixard.v1.StopRequest
-	(*StopResponse)(nil),            // 57: blixard.v1.StopResponse
-	(*RestartRequest)(nil),          // 58: blixard.v1.RestartRequest
-	(*RestartResponse)(nil),         // 59: blixard.v1.RestartResponse
-	(*PauseRequest)(nil),            // 60: blixard.v1.PauseRequest
-	(*PauseResponse)(nil),           // 61: blixard.v1.PauseResponse
-	(*ResumeRequest)(nil),           // 62: blixard.v1.ResumeRequest
-	(*ResumeResponse)(nil),          // 63: blixard.v1.ResumeResponse
-	(*UpdateRequest)(nil),           // 64: blixard.v1.UpdateRequest
-	(*UpdateResponse)(nil),          // 65: blixard.v1.UpdateResponse
-	(*RollbackRequest)(nil),         // 66: blixard.v1.RollbackRequest
-	(*RollbackResponse)(nil),        // 67: blixard.v1.RollbackResponse
-	(*BuildRequest)(nil),            // 68: blixard.v1.BuildRequest
-	(*BuildResponse)(nil),           // 69: blixard.v1.BuildResponse
-	(*MigrateRequest)(nil),          // 70: blixard.v1.MigrateRequest
-	(*MigrateResponse)(nil),         // 71: blixard.v1.MigrateResponse
-	(*CancelMigrationRequest)(nil),  // 72: blixard.v1.CancelMigrationRequest
-	(*CancelMigrationResponse)(nil), // 73: blixard.v1.CancelMigrationResponse
-	(*LogsRequest)(nil),             // 74: blixard.v1.LogsRequest
-	(*LogsResponse)(nil),            // 75: blixard.v1.LogsResponse
-	(*ExplainRequest)(nil),          // 76: blixard.v1.ExplainRequest
-	(*Verdict)(nil),                 // 77: blixard.v1.Verdict
-	(*ExplainResponse)(nil),         // 78: blixard.v1.ExplainResponse
-	nil,                             // 79: blixard.v1.Process.EnvEntry
-	nil,                             // 80: blixard.v1.VMSpec.LabelsEntry
-	nil,                             // 81: blixard.v1.VMSpec.RequireEntry
-	nil,                             // 82: blixard.v1.ListRequest.LabelsEntry
-	nil,                             // 83: blixard.v1.ListResponse.NodesEntry
-	(*timestamppb.Timestamp)(nil),   // 84: google.protobuf.Timestamp
+	(*VolumeMount)(nil),             // 26: blixard.v1.VolumeMount
+	(*VolumeHold)(nil),              // 27: blixard.v1.VolumeHold
+	(*Health)(nil),                  // 28: blixard.v1.Health
+	(*ProcessProbe)(nil),            // 29: blixard.v1.ProcessProbe
+	(*AgentProbe)(nil),              // 30: blixard.v1.AgentProbe
+	(*TCPProbe)(nil),                // 31: blixard.v1.TCPProbe
+	(*HTTPProbe)(nil),               // 32: blixard.v1.HTTPProbe
+	(*Interface)(nil),               // 33: blixard.v1.Interface
+	(*UserInterface)(nil),           // 34: blixard.v1.UserInterface
+	(*PortForward)(nil),             // 35: blixard.v1.PortForward
+	(*HostPort)(nil),                // 36: blixard.v1.HostPort
+	(*Attachment)(nil),              // 37: blixard.v1.Attachment
+	(*Pins)(nil),                    // 38: blixard.v1.Pins
+	(*Runner)(nil),                  // 39: blixard.v1.Runner
+	(*Generation)(nil),              // 40: blixard.v1.Generation
+	(*Incarnation)(nil),             // 41: blixard.v1.Incarnation
+	(*Placement)(nil),               // 42: blixard.v1.Placement
+	(*VMStatus)(nil),                // 43: blixard.v1.VMStatus
+	(*Failure)(nil),                 // 44: blixard.v1.Failure
+	(*VM)(nil),                      // 45: blixard.v1.VM
+	(*Migration)(nil),               // 46: blixard.v1.Migration
+	(*MigrationProgress)(nil),       // 47: blixard.v1.MigrationProgress
+	(*CreateRequest)(nil),           // 48: blixard.v1.CreateRequest
+	(*CreateResponse)(nil),          // 49: blixard.v1.CreateResponse
+	(*GetRequest)(nil),              // 50: blixard.v1.GetRequest
+	(*GetResponse)(nil),             // 51: blixard.v1.GetResponse
+	(*ListRequest)(nil),             // 52: blixard.v1.ListRequest
+	(*ListResponse)(nil),            // 53: blixard.v1.ListResponse
+	(*DeleteRequest)(nil),           // 54: blixard.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 55: blixard.v1.DeleteResponse
+	(*StartRequest)(nil),            // 56: blixard.v1.StartRequest
+	(*StartResponse)(nil),           // 57: blixard.v1.StartResponse
+	(*StopRequest)(nil),             // 58: blixard.v1.StopRequest
+	(*StopResponse)(nil),            // 59: blixard.v1.StopResponse
+	(*RestartRequest)(nil),          // 60: blixard.v1.RestartRequest
+	(*RestartResponse)(nil),         // 61: blixard.v1.RestartResponse
+	(*PauseRequest)(nil),            // 62: blixard.v1.PauseRequest
+	(*PauseResponse)(nil),           // 63: blixard.v1.PauseResponse
+	(*ResumeRequest)(nil),           // 64: blixard.v1.ResumeRequest
+	(*ResumeResponse)(nil),          // 65: blixard.v1.ResumeResponse
+	(*UpdateRequest)(nil),           // 66: blixard.v1.UpdateRequest
+	(*UpdateResponse)(nil),          // 67: blixard.v1.UpdateResponse
+	(*RollbackRequest)(nil),         // 68: blixard.v1.RollbackRequest
+	(*RollbackResponse)(nil),        // 69: blixard.v1.RollbackResponse
+	(*BuildRequest)(nil),            // 70: blixard.v1.BuildRequest
+	(*BuildResponse)(nil),           // 71: blixard.v1.BuildResponse
+	(*MigrateRequest)(nil),          // 72: blixard.v1.MigrateRequest
+	(*MigrateResponse)(nil),         // 73: blixard.v1.MigrateResponse
+	(*CancelMigrationRequest)(nil),  // 74: blixard.v1.CancelMigrationRequest
+	(*CancelMigrationResponse)(nil), // 75: blixard.v1.CancelMigrationResponse
+	(*LogsRequest)(nil),             // 76: blixard.v1.LogsRequest
+	(*LogsResponse)(nil),            // 77: blixard.v1.LogsResponse
+	(*ExplainRequest)(nil),          // 78: blixard.v1.ExplainRequest
+	(*Verdict)(nil),                 // 79: blixard.v1.Verdict
+	(*ExplainResponse)(nil),         // 80: blixard.v1.ExplainResponse
+	nil,                             // 81: blixard.v1.Process.EnvEntry
+	nil,                             // 82: blixard.v1.VMSpec.LabelsEntry
+	nil,                             // 83: blixard.v1.VMSpec.RequireEntry
+	nil,                             // 84: blixard.v1.ListRequest.LabelsEntry
+	nil,                             // 85: blixard.v1.ListResponse.NodesEntry
+	(*timestamppb.Timestamp)(nil),   // 86: google.protobuf.Timestamp
 }
 var file_blixard_v1_vm_proto_depIdxs = []int32{
 	10,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
 	10,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
 	12,  // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
 	10,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
-	79,  // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
+	81,  // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
 	15,  // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
 	18,  // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
 	21,  // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
@@ -6451,106 +6645,108 @@ var file_blixard_v1_vm_proto_depIdxs = []int32{
 	24,  // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
 	2,   // 21: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
 	3,   // 22: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
-	80,  // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
-	81,  // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
+	82,  // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
+	83,  // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
 	4,   // 25: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
-	26,  // 26: blixard.v1.VMSpec.health:type_name -> blixard.v1.Health
-	31,  // 27: blixard.v1.VMSpec.networks:type_name -> blixard.v1.Interface
-	27,  // 28: blixard.v1.Health.process:type_name -> blixard.v1.ProcessProbe
-	28,  // 29: blixard.v1.Health.agent:type_name -> blixard.v1.AgentProbe
-	29,  // 30: blixard.v1.Health.tcp:type_name -> blixard.v1.TCPProbe
-	30,  // 31: blixard.v1.Health.http:type_name -> blixard.v1.HTTPProbe
-	32,  // 32: blixard.v1.Interface.user:type_name -> blixard.v1.UserInterface
-	33,  // 33: blixard.v1.Interface.ports:type_name -> blixard.v1.PortForward
-	8,   // 34: blixard.v1.PortForward.protocol:type_name -> blixard.v1.Protocol
-	8,   // 35: blixard.v1.HostPort.protocol:type_name -> blixard.v1.Protocol
-	10,  // 36: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
-	0,   // 37: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
-	25,  // 38: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
-	36,  // 39: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
-	37,  // 40: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
-	84,  // 41: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
-	39,  // 42: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
-	5,   // 43: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
-	5,   // 44: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
-	0,   // 45: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
-	34,  // 46: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
-	6,   // 47: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
-	84,  // 48: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
-	7,   // 49: blixard.v1.VMStatus.health:type_name -> blixard.v1.HealthState
-	42,  // 50: blixard.v1.VMStatus.last_failure:type_name -> blixard.v1.Failure
-	84,  // 51: blixard.v1.Failure.time:type_name -> google.protobuf.Timestamp
-	25,  // 52: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
-	40,  // 53: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
-	41,  // 54: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
-	84,  // 55: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
-	36,  // 56: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
-	37,  // 57: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
-	35,  // 58: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
-	44,  // 59: blixard.v1.VM.migration:type_name -> blixard.v1.Migration
-	9,   // 60: blixard.v1.Migration.state:type_name -> blixard.v1.MigrationState
-	40,  // 61: blixard.v1.Migration.other:type_name -> blixard.v1.Placement
-	45,  // 62: blixard.v1.Migration.progress:type_name -> blixard.v1.MigrationProgress
-	84,  // 63: blixard.v1.Migration.start_time:type_name -> google.protobuf.Timestamp
-	84,  // 64: blixard.v1.Migration.end_time:type_name -> google.protobuf.Timestamp
-	25,  // 65: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
-	43,  // 66: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
-	43,  // 67: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
-	38,  // 68: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
-	82,  // 69: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
-	43,  // 70: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
-	83,  // 71: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
-	43,  // 72: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
-	43,  // 73: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
-	43,  // 74: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
-	43,  // 75: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
-	43,  // 76: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
-	43,  // 77: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
-	25,  // 78: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
-	43,  // 79: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
-	43,  // 80: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
-	43,  // 81: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
-	43,  // 82: blixard.v1.MigrateResponse.vm:type_name -> blixard.v1.VM
-	43,  // 83: blixard.v1.CancelMigrationResponse.vm:type_name -> blixard.v1.VM
-	43,  // 84: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
-	77,  // 85: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
-	46,  // 86: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
-	48,  // 87: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
-	50,  // 88: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
-	52,  // 89: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
-	54,  // 90: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
-	56,  // 91: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
-	58,  // 92: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
-	60,  // 93: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
-	62,  // 94: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
-	64,  // 95: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
-	66,  // 96: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
-	68,  // 97: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
-	70,  // 98: blixard.v1.VMService.Migrate:input_type -> blixard.v1.MigrateRequest
-	72,  // 99: blixard.v1.VMService.CancelMigration:input_type -> blixard.v1.CancelMigrationRequest
-	74,  // 100: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
-	76,  // 101: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
-	47,  // 102: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
-	49,  // 103: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
-	51,  // 104: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
-	53,  // 105: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
-	55,  // 106: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
-	57,  // 107: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
-	59,  // 108: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
-	61,  // 109: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
-	63,  // 110: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
-	65,  // 111: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
-	67,  // 112: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
-	69,  // 113: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
-	71,  // 114: blixard.v1.VMService.Migrate:output_type -> blixard.v1.MigrateResponse
-	73,  // 115: blixard.v1.VMService.CancelMigration:output_type -> blixard.v1.CancelMigrationResponse
-	75,  // 116: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
-	78,  // 117: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
-	102, // [102:118] is the sub-list for method output_type
-	86,  // [86:102] is the sub-list for method input_type
-	86,  // [86:86] is the sub-list for extension type_name
-	86,  // [86:86] is the sub-list for extension extendee
-	0,   // [0:86] is the sub-list for field type_name
+	28,  // 26: blixard.v1.VMSpec.health:type_name -> blixard.v1.Health
+	33,  // 27: blixard.v1.VMSpec.networks:type_name -> blixard.v1.Interface
+	26,  // 28: blixard.v1.VMSpec.volumes:type_name -> blixard.v1.VolumeMount
+	29,  // 29: blixard.v1.Health.process:type_name -> blixard.v1.ProcessProbe
+	30,  // 30: blixard.v1.Health.agent:type_name -> blixard.v1.AgentProbe
+	31,  // 31: blixard.v1.Health.tcp:type_name -> blixard.v1.TCPProbe
+	32,  // 32: blixard.v1.Health.http:type_name -> blixard.v1.HTTPProbe
+	34,  // 33: blixard.v1.Interface.user:type_name -> blixard.v1.UserInterface
+	35,  // 34: blixard.v1.Interface.ports:type_name -> blixard.v1.PortForward
+	8,   // 35: blixard.v1.PortForward.protocol:type_name -> blixard.v1.Protocol
+	8,   // 36: blixard.v1.HostPort.protocol:type_name -> blixard.v1.Protocol
+	10,  // 37: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
+	0,   // 38: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
+	25,  // 39: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
+	38,  // 40: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
+	39,  // 41: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
+	86,  // 42: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
+	41,  // 43: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
+	5,   // 44: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
+	5,   // 45: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
+	0,   // 46: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
+	36,  // 47: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
+	6,   // 48: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
+	86,  // 49: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
+	7,   // 50: blixard.v1.VMStatus.health:type_name -> blixard.v1.HealthState
+	44,  // 51: blixard.v1.VMStatus.last_failure:type_name -> blixard.v1.Failure
+	86,  // 52: blixard.v1.Failure.time:type_name -> google.protobuf.Timestamp
+	25,  // 53: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
+	42,  // 54: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
+	43,  // 55: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
+	86,  // 56: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
+	38,  // 57: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
+	39,  // 58: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
+	37,  // 59: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
+	27,  // 60: blixard.v1.VM.volumes:type_name -> blixard.v1.VolumeHold
+	46,  // 61: blixard.v1.VM.migration:type_name -> blixard.v1.Migration
+	9,   // 62: blixard.v1.Migration.state:type_name -> blixard.v1.MigrationState
+	42,  // 63: blixard.v1.Migration.other:type_name -> blixard.v1.Placement
+	47,  // 64: blixard.v1.Migration.progress:type_name -> blixard.v1.MigrationProgress
+	86,  // 65: blixard.v1.Migration.start_time:type_name -> google.protobuf.Timestamp
+	86,  // 66: blixard.v1.Migration.end_time:type_name -> google.protobuf.Timestamp
+	25,  // 67: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
+	45,  // 68: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
+	45,  // 69: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
+	40,  // 70: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
+	84,  // 71: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
+	45,  // 72: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
+	85,  // 73: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
+	45,  // 74: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
+	45,  // 75: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
+	45,  // 76: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
+	45,  // 77: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
+	45,  // 78: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
+	45,  // 79: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
+	25,  // 80: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
+	45,  // 81: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
+	45,  // 82: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
+	45,  // 83: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
+	45,  // 84: blixard.v1.MigrateResponse.vm:type_name -> blixard.v1.VM
+	45,  // 85: blixard.v1.CancelMigrationResponse.vm:type_name -> blixard.v1.VM
+	45,  // 86: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
+	79,  // 87: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
+	48,  // 88: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
+	50,  // 89: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
+	52,  // 90: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
+	54,  // 91: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
+	56,  // 92: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
+	58,  // 93: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
+	60,  // 94: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
+	62,  // 95: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
+	64,  // 96: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
+	66,  // 97: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
+	68,  // 98: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
+	70,  // 99: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
+	72,  // 100: blixard.v1.VMService.Migrate:input_type -> blixard.v1.MigrateRequest
+	74,  // 101: blixard.v1.VMService.CancelMigration:input_type -> blixard.v1.CancelMigrationRequest
+	76,  // 102: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
+	78,  // 103: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
+	49,  // 104: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
+	51,  // 105: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
+	53,  // 106: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
+	55,  // 107: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
+	57,  // 108: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
+	59,  // 109: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
+	61,  // 110: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
+	63,  // 111: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
+	65,  // 112: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
+	67,  // 113: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
+	69,  // 114: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
+	71,  // 115: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
+	73,  // 116: blixard.v1.VMService.Migrate:output_type -> blixard.v1.MigrateResponse
+	75,  // 117: blixard.v1.VMService.CancelMigration:output_type -> blixard.v1.CancelMigrationResponse
+	77,  // 118: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
+	80,  // 119: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
+	104, // [104:120] is the sub-list for method output_type
+	88,  // [88:104] is the sub-list for method input_type
+	88,  // [88:88] is the sub-list for extension type_name
+	88,  // [88:88] is the sub-list for extension extendee
+	0,   // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_vm_proto_init() }
@@ -6581,24 +6777,24 @@ func file_blixard_v1_vm_proto_init() {
 		(*VMSpec_Nixos)(nil),
 		(*VMSpec_Flake)(nil),
 	}
-	file_blixard_v1_vm_proto_msgTypes[16].OneofWrappers = []any{
+	file_blixard_v1_vm_proto_msgTypes[18].OneofWrappers = []any{
 		(*Health_Process)(nil),
 		(*Health_Agent)(nil),
 		(*Health_Tcp)(nil),
 		(*Health_Http)(nil),
 	}
-	file_blixard_v1_vm_proto_msgTypes[21].OneofWrappers = []any{
+	file_blixard_v1_vm_proto_msgTypes[23].OneofWrappers = []any{
 		(*Interface_User)(nil),
 		(*Interface_Network)(nil),
 	}
-	file_blixard_v1_vm_proto_msgTypes[58].OneofWrappers = []any{}
+	file_blixard_v1_vm_proto_msgTypes[60].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_vm_proto_rawDesc), len(file_blixard_v1_vm_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   74,
+			NumMessages:   76,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

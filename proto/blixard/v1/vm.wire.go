@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-13336) + uint(13336-len(file_blixard_v1_vm_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-13723) + uint(13723-len(file_blixard_v1_vm_proto_rawDesc))
 
 func (x *Artifact) sizeWire() (n int) {
 	if x == nil {
@@ -679,6 +679,9 @@ func (x *VMSpec) sizeWire() (n int) {
 	for _, v := range x.Networks {
 		n += 2 + protowire.SizeBytes(v.sizeWire())
 	}
+	for _, v := range x.Volumes {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
 	switch o := x.Source.(type) {
 	case *VMSpec_Image:
 		n += 1 + protowire.SizeBytes(o.Image.sizeWire())
@@ -727,6 +730,14 @@ func (x *VMSpec) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 114)
+	}
+	for k := len(x.Volumes) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Volumes[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 962)
 	}
 	for k := len(x.Networks) - 1; k >= 0; k-- {
 		{
@@ -807,6 +818,87 @@ func (x *VMSpec) writeWire(b []byte, i int) int {
 	if x.Hypervisor != 0 {
 		i = putVarint(b, i, uint64(x.Hypervisor))
 		i = putVarint(b, i, 8)
+	}
+	return i
+}
+
+func (x *VolumeMount) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Volume) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Volume))
+	}
+	if x.ReadOnly {
+		n += 1 + 1
+	}
+	if len(x.Disk) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Disk))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *VolumeMount) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if len(x.Disk) > 0 {
+		i = putString(b, i, x.Disk)
+		i = putVarint(b, i, 26)
+	}
+	if x.ReadOnly {
+		i = putBool(b, i, x.ReadOnly)
+		i = putVarint(b, i, 16)
+	}
+	if len(x.Volume) > 0 {
+		i = putString(b, i, x.Volume)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *VolumeHold) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Volume) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Volume))
+	}
+	if len(x.Uid) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Uid))
+	}
+	if x.ReadOnly {
+		n += 1 + 1
+	}
+	if x.Leaving {
+		n += 1 + 1
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *VolumeHold) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Leaving {
+		i = putBool(b, i, x.Leaving)
+		i = putVarint(b, i, 32)
+	}
+	if x.ReadOnly {
+		i = putBool(b, i, x.ReadOnly)
+		i = putVarint(b, i, 24)
+	}
+	if len(x.Uid) > 0 {
+		i = putString(b, i, x.Uid)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.Volume) > 0 {
+		i = putString(b, i, x.Volume)
+		i = putVarint(b, i, 10)
 	}
 	return i
 }
@@ -1807,6 +1899,12 @@ func (x *VM) sizeWire() (n int) {
 	if x.Migration != nil {
 		n += 2 + protowire.SizeBytes(x.Migration.sizeWire())
 	}
+	for _, v := range x.Volumes {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
+	if x.DeleteVolumes {
+		n += 2 + 1
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1816,6 +1914,18 @@ func (x *VM) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.DeleteVolumes {
+		i = putBool(b, i, x.DeleteVolumes)
+		i = putVarint(b, i, 968)
+	}
+	for k := len(x.Volumes) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Volumes[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 962)
+	}
 	if x.Migration != nil {
 		{
 			end := i
@@ -2403,6 +2513,9 @@ func (x *DeleteRequest) sizeWire() (n int) {
 	if len(x.Uid) > 0 {
 		n += 1 + protowire.SizeBytes(len(x.Uid))
 	}
+	if x.Volumes {
+		n += 2 + 1
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -2412,6 +2525,10 @@ func (x *DeleteRequest) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Volumes {
+		i = putBool(b, i, x.Volumes)
+		i = putVarint(b, i, 960)
+	}
 	if len(x.Uid) > 0 {
 		i = putString(b, i, x.Uid)
 		i = putVarint(b, i, 26)

@@ -18,6 +18,7 @@ const (
 	hotplug     = blixardv1.Capability_CAPABILITY_HOTPLUG
 	balloon     = blixardv1.Capability_CAPABILITY_BALLOON
 	devices     = blixardv1.Capability_CAPABILITY_DEVICES
+	qcow2       = blixardv1.Capability_CAPABILITY_QCOW2
 )
 
 // Table has every kind, the preferred first: QEMU is the one whose driver has met
@@ -29,7 +30,7 @@ var Table = complete([]Kind{
 		Met: "QEMU 7.2 of Debian 12, emulating (TCG), with a real guest",
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, emulation: Yes, powerButton: Yes, pause: Yes, snapshot: NotYet, migrate: Yes,
-			volumes: Yes, shares: Yes, networks: Yes, userNetwork: Yes, hotplug: NotYet, balloon: NotYet, devices: NotYet,
+			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, userNetwork: Yes, hotplug: NotYet, balloon: NotYet, devices: NotYet,
 		},
 		why: map[blixardv1.Capability]string{
 			program: "cannot run spec.process",
@@ -40,7 +41,7 @@ var Table = complete([]Kind{
 		Met: "none: only our fake of it, made after v53",
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: NotYet,
-			volumes: Yes, shares: Yes, networks: Yes, hotplug: NotYet, balloon: NotYet, devices: NotYet,
+			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, hotplug: NotYet, balloon: NotYet, devices: NotYet,
 		},
 		why: map[blixardv1.Capability]string{
 			emulation: "needs KVM",
@@ -60,6 +61,7 @@ var Table = complete([]Kind{
 		why: map[blixardv1.Capability]string{
 			emulation:   "needs KVM",
 			migrate:     "cannot move a running guest",
+			qcow2:       "reads raw disks only",
 			shares:      "cannot share a folder of its host",
 			userNetwork: "has no user network",
 			hotplug:     "cannot change the devices of a running guest",

@@ -22,6 +22,7 @@ const (
 	Nix
 	Label
 	Bridges
+	Elsewhere
 	Ports
 	CPU
 	Memory
@@ -34,6 +35,7 @@ type Obstacle struct {
 	// Of CPU (thousandths), Memory and Disk (MiB): what is needed and what is free.
 	Need, Free uint64
 	// Of Ports: Want is the port, and Have the VM that has it.
+	// Of Elsewhere: Want is what the VM needs, and Have the host that has it.
 	// Of Label: the label, what it must be and what it is. Of Hypervisors, KVM and
 	// Lacks: Have is the kind of hypervisor, or the kinds, and Want what that does
 	// not do there.
@@ -64,6 +66,8 @@ func (o Obstacle) String() string {
 		return fmt.Sprintf("has the label %s=%s, not %s", o.Label, o.Have, o.Want)
 	case Bridges:
 		return "cannot plug VMs into networks (it may not make bridges and taps)"
+	case Elsewhere:
+		return fmt.Sprintf("the VM's %s is on %s", o.Want, o.Have)
 	case Ports:
 		return fmt.Sprintf("its port %s leads to the VM %s", o.Want, o.Have)
 	case CPU:
@@ -106,6 +110,11 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 	}
 	if need.Bridges && !h.Bridges {
 		to = append(to, Obstacle{Kind: Bridges})
+	}
+	for _, l := range need.Local {
+		if l.Host != h.ID {
+			to = append(to, Obstacle{Kind: Elsewhere, Want: l.What, Have: l.Where})
+		}
 	}
 	for _, t := range h.Taken {
 		to = append(to, Obstacle{Kind: Ports, Want: t.Port.String(), Have: t.By})

@@ -94,8 +94,16 @@ type Need struct {
 	Bridges bool
 	// Ports of the host that lead to it.
 	Ports []Port
+	// Local are things of its own that some host has: it can go nowhere else.
+	Local []Local
 	// Require are labels that the host must have with just these values.
 	Require map[string]string
+}
+
+// Local is something that stays where it is.
+type Local struct {
+	Host        uint64
+	What, Where string // for people
 }
 
 // AtLeast says that whatever host does not fit m does not fit n either: n is the
@@ -106,7 +114,8 @@ func (n *Need) AtLeast(m *Need) bool {
 	return n.MilliCPU >= m.MilliCPU && n.MemoryMiB >= m.MemoryMiB && n.DiskMiB >= m.DiskMiB &&
 		n.Nix == m.Nix && (n.Bridges || !m.Bridges) &&
 		!slices.ContainsFunc(m.Ports, func(p Port) bool { return !slices.Contains(n.Ports, p) }) &&
-		slices.Equal(n.Accept, m.Accept) && slices.Equal(n.Wants, m.Wants) && maps.Equal(n.Require, m.Require)
+		slices.Equal(n.Accept, m.Accept) && slices.Equal(n.Wants, m.Wants) && maps.Equal(n.Require, m.Require) &&
+		(len(m.Local) == 0 || slices.Equal(n.Local, m.Local))
 }
 
 // Load is the dominant share of the host in use, per million; a host without

@@ -118,6 +118,12 @@ func (s *State) do(e *entry) *blixardv1.Response {
 		return s.createNetwork(e, op.CreateNetwork)
 	case *blixardv1.Command_DeleteNetwork:
 		return s.deleteNetwork(e, op.DeleteNetwork)
+	case *blixardv1.Command_CreateVolume:
+		return s.createVolume(e, op.CreateVolume)
+	case *blixardv1.Command_GrowVolume:
+		return s.growVolume(e, op.GrowVolume)
+	case *blixardv1.Command_DeleteVolume:
+		return s.deleteVolume(e, op.DeleteVolume)
 	case *blixardv1.Command_Restore:
 		return s.restore(e, op.Restore)
 	case *blixardv1.Command_Settle:

@@ -23,6 +23,7 @@ func copyVM(vm *blixardv1.VM) *blixardv1.VM {
 		Status: vm.Status, CreateTime: vm.CreateTime, Revision: vm.Revision, AssignmentRevision: vm.AssignmentRevision,
 		SpecGeneration: vm.SpecGeneration, Pins: vm.Pins, RestartWhenBuilt: vm.RestartWhenBuilt, Fresh: vm.Fresh, Paused: vm.Paused,
 		PreparedNodes: slices.Clone(vm.PreparedNodes), Attachments: slices.Clone(vm.Attachments), Migration: vm.Migration,
+		Volumes: slices.Clone(vm.Volumes), DeleteVolumes: vm.DeleteVolumes,
 	}
 	if vm.Runner != nil {
 		c.Runner = clone(vm.Runner)
@@ -48,7 +49,7 @@ func copyNode(n *blixardv1.Node) *blixardv1.Node {
 			BootId: h.BootId, Epoch: h.Epoch, EpochState: h.EpochState, Suspect: h.Suspect, Facts: h.Facts,
 			Instances: h.Instances, Revision: h.Revision, Sequence: h.Sequence,
 			PrepareRevision: h.PrepareRevision, RefusedBoots: slices.Clone(h.RefusedBoots), SilentSince: h.SilentSince,
-			HeardRevision: h.HeardRevision,
+			HeardRevision: h.HeardRevision, VolumeSequence: h.VolumeSequence, OrphanVolumes: slices.Clone(h.OrphanVolumes),
 		}
 		if a := h.Allocated; a != nil {
 			c.Host.Allocated = &blixardv1.Resources{Vcpus: a.Vcpus, MemoryMib: a.MemoryMib, DiskMib: a.DiskMib}

@@ -33,6 +33,6 @@
 //
 // apply.go is the switch; state.go the table; index.go what is derived; then a
 // file per noun: vm.go, placement.go, host.go, report.go, fence.go, member.go,
-// lost.go, artifact.go, dedupe.go, event.go; validate.go says what a spec may be, and
+// lost.go, volume.go, artifact.go, dedupe.go, event.go; validate.go says what a spec may be, and
 // explain.go why a VM is where it is.
 package cluster

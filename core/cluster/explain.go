@@ -56,6 +56,9 @@ func (s *State) summary(vm *blixardv1.VM, fits, hosts int) string {
 		if s.Unsettled(vm) {
 			return vm.GetStatus().GetMessage()
 		}
+		if l := s.needOf(vm).Local; len(l) > 0 {
+			return fmt.Sprintf("it waits for %s, which has its %s: %d of %d hosts fit now", l[0].Where, l[0].What, fits, hosts)
+		}
 		return fmt.Sprintf("it waits for a host: %d of %d fit now", fits, hosts)
 	}
 	node := s.Node(p.NodeId)
@@ -63,6 +66,8 @@ func (s *State) summary(vm *blixardv1.VM, fits, hosts int) string {
 	text := fmt.Sprintf("it was placed on %s by entry %d, where most was left among the hosts that fit", node.GetName(), p.Incarnation.GetIndex())
 	if m := vm.Migration; !m.GetOffline() && m.GetId() != 0 && m.Id == p.Incarnation.GetIndex() {
 		text = fmt.Sprintf("it came live from %s to %s, by entry %d", m.From, node.GetName(), m.Id)
+	} else if l := s.needOf(vm).Local; len(l) > 0 {
+		text = fmt.Sprintf("it was placed on %s by entry %d: its %s is there", node.GetName(), p.Incarnation.GetIndex(), l[0].What)
 	}
 	switch {
 	case vm.Deleting:

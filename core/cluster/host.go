@@ -33,7 +33,7 @@ func (s *State) hostBoot(e *entry, op *blixardv1.HostBootOp) *blixardv1.Response
 	n := clone(old)
 	h = n.Host
 	h.BootId, h.Epoch, h.EpochState = op.BootId, h.Epoch+1, blixardv1.EpochState_EPOCH_STATE_ACTIVE
-	h.Suspect, h.SilentSince, h.Sequence = false, nil, 0
+	h.Suspect, h.SilentSince, h.Sequence, h.VolumeSequence = false, nil, 0, 0
 	h.HeardRevision = e.index
 	if op.Facts != nil {
 		h.Facts = op.Facts

@@ -24,6 +24,7 @@ func (s *State) reindex(old, now proto.Message) {
 		s.reindexVM(o, n)
 		s.reindexAttachments(o, n)
 		s.reindexPorts(o, n)
+		s.reindexHolds(o, n)
 		s.revise(vmPrefix+cmp.Or(n.GetName(), o.GetName()), o != nil, n != nil, o.GetRevision(), n.GetRevision())
 	case *blixardv1.Node:
 		o, _ := old.(*blixardv1.Node)
@@ -34,6 +35,10 @@ func (s *State) reindex(old, now proto.Message) {
 		o, _ := old.(*blixardv1.ClusterNetwork)
 		n, _ := now.(*blixardv1.ClusterNetwork)
 		s.reindexNetwork(o, n)
+	case *blixardv1.ClusterVolume:
+		o, _ := old.(*blixardv1.ClusterVolume)
+		n, _ := now.(*blixardv1.ClusterVolume)
+		s.reindexVolume(o, n)
 	case *blixardv1.DedupeRecord:
 		if o, _ := old.(*blixardv1.DedupeRecord); o != nil {
 			s.old.Delete(ageKey(o))

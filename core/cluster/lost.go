@@ -91,4 +91,5 @@ func (s *State) lose(e *entry, n *blixardv1.Node) {
 		}
 		s.release(e, vm, n, why)
 	}
+	s.loseVolumes(e, n)
 }

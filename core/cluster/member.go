@@ -86,6 +86,11 @@ func (s *State) removeNode(e *entry, op *blixardv1.RemoveNodeOp) *blixardv1.Resp
 			fmt.Sprintf("%s placed on %s and may run there", count(k, "VM is", "VMs are"), op.Name),
 			"'blixard node drain "+op.Name+"' moves them to other hosts, and says which cannot go: delete those, or wait for room. Should the machine be lost for good: 'blixard cluster remove --lost "+op.Name+"'")
 	}
+	if k := len(s.volumesOf(old.Id)); k > 0 && !op.Lost {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
+			fmt.Sprintf("%s on %s", count(uint32(k), "volume is", "volumes are"), op.Name),
+			"delete them ('blixard volume list' shows them), or copy what they hold elsewhere first. Should the machine be lost for good: 'blixard cluster remove --lost "+op.Name+"'")
+	}
 	server := old.Server != blixardv1.ServerState_SERVER_STATE_UNSPECIFIED
 	if server && old.Server != blixardv1.ServerState_SERVER_STATE_LEAVING && s.servers() == 1 {
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, op.Name+" is the last server", "add another server first")

@@ -167,7 +167,7 @@ func (s *State) bound(vm *blixardv1.VM) (why, advice string) {
 
 // keepsData says that a VM has something on its host that it would miss elsewhere.
 func keepsData(spec *blixardv1.VMSpec) bool {
-	return slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly }) || nixosKeeps(spec.GetNixos())
+	return slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly }) || nixosKeeps(spec.GetNixos()) || len(spec.GetVolumes()) > 0
 }
 
 // immovable says why a VM cannot go live, beside where to.

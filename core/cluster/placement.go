@@ -109,6 +109,7 @@ func choice(k *hypervisor.Kind) schedule.Choice {
 // falls back on while that is not built.
 func (s *State) needOf(vm *blixardv1.VM) schedule.Need {
 	n := need(vm.Spec)
+	s.withVolumes(&n, vm.Spec)
 	if k := hypervisor.Get(vm.GetRunner().GetHypervisor()); k != nil { // what was built knows best
 		n.Accept = []schedule.Choice{choice(k)}
 	}
@@ -232,7 +233,9 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 		Phase: blixardv1.Phase_PHASE_PENDING, Reason: "Placed", ChangeTime: e.time(),
 		Message: "placed on " + node.Name + ", which has not reported yet",
 	}
+	vm.Placement.DiskMib -= s.withVolumes(&schedule.Need{}, vm.Spec) // they are accounted themselves
 	s.hold(node, vm.Placement, +1)
+	s.bindVolumes(e, vm, node)
 	node.Host.Revision = e.index
 	s.put(nodeKey(id), node)
 	s.prepare(e, vm)
@@ -370,6 +373,7 @@ func (s *State) release(e *entry, vm *blixardv1.VM, node *blixardv1.Node, why st
 	if leavesOffline(vm) && !vm.Run {
 		s.endOffline(e, vm, nil)
 	}
+	unmount(vm)
 	s.event(e, "VMReleased", vm.Name, node.Name, "%s", why)
 	s.freed()
 	if vm.Deleting && vm.GetMigration().GetOther() == nil {

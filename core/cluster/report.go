@@ -20,6 +20,7 @@ func (s *State) hostReport(e *entry, op *blixardv1.HostReportOp) *blixardv1.Resp
 		s.freed()
 	}
 	s.prepared(e, op.NodeId, op.Prepared)
+	s.volumesSeen(e, n, op.Volumes)
 	for _, o := range op.Observations {
 		if o.Sequence <= n.Host.Sequence {
 			continue
@@ -76,7 +77,11 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 		s.hold(n, vm.Placement, -1) // what the spec before needed more is free
 		s.reaccount(vm, nil)
 		s.hold(n, vm.Placement, +1)
+		unmount(vm)
 		s.freed()
+	}
+	if current && !vm.Run && o.Phase == blixardv1.Phase_PHASE_STOPPED { // nothing is alive, and what is started next has the newest spec
+		unmount(vm)
 	}
 	s.observeMove(e, n, vm, o)
 	s.underDrain(n, vm, st)

@@ -79,6 +79,8 @@ func decode(key string, value []byte) (proto.Message, error) {
 		m = &blixardv1.ClusterNetwork{}
 	case nodePrefix:
 		m = &blixardv1.Node{}
+	case volumePrefix:
+		m = &blixardv1.ClusterVolume{}
 	case vmPrefix:
 		m = &blixardv1.VM{}
 	default:

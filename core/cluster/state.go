@@ -44,6 +44,10 @@ type State struct {
 	macs      *btree.Map[string, string] // mac -> uid that has it
 	ports     *btree.Map[string, string] // node, port -> uid that has it
 
+	volumes *btree.Map[string, string] // volume's uid -> its name
+	kept    *btree.Map[string, string] // node order_revision uid -> name of a volume
+	users   *btree.Map[string, bool]   // volume's uid, VM's uid -> it only reads
+
 	hostCount      int
 	events         int
 	buried         int
@@ -112,6 +116,7 @@ func New() *State {
 		leaving: btree.NewMap[string, string](0), migrating: btree.NewMap[string, struct{}](0),
 		free: btree.NewMap[string, uint32](0), addresses: btree.NewMap[string, string](0),
 		macs: btree.NewMap[string, string](0), ports: btree.NewMap[string, string](0),
+		volumes: btree.NewMap[string, string](0), kept: btree.NewMap[string, string](0), users: btree.NewMap[string, bool](0),
 		track: true,
 	}
 }
@@ -127,6 +132,7 @@ func (s *State) Freeze() *State {
 	c.revised, c.drained, c.leaving = s.revised.Copy(), s.drained.Copy(), s.leaving.Copy()
 	c.migrating = s.migrating.Copy()
 	c.free, c.addresses, c.macs, c.ports = s.free.Copy(), s.addresses.Copy(), s.macs.Copy(), s.ports.Copy()
+	c.volumes, c.kept, c.users = s.volumes.Copy(), s.kept.Copy(), s.users.Copy()
 	c.dirty, c.track = nil, false
 	return &c
 }
@@ -142,6 +148,7 @@ const (
 	nodePrefix     = "n/"
 	removedPrefix  = "r/"
 	vmPrefix       = "v/"
+	volumePrefix   = "b/"
 )
 
 func vmKey(name string) string         { return vmPrefix + name }
@@ -187,6 +194,8 @@ func (s *State) put(key string, m proto.Message) {
 	case *blixardv1.Node:
 		m.Revision = s.meta.GetApplied()
 	case *blixardv1.ArtifactRecord:
+		m.Revision = s.meta.GetApplied()
+	case *blixardv1.ClusterVolume:
 		m.Revision = s.meta.GetApplied()
 	}
 	c := Change{Index: s.meta.GetApplied(), Key: key, Record: m}

@@ -159,6 +159,9 @@ func (s *State) regenerate(e *entry, old *blixardv1.VM, next *blixardv1.Generati
 	if resp := s.attach(vm); resp != nil {
 		return resp
 	}
+	if resp := s.mount(vm); resp != nil {
+		return resp
+	}
 	if c.validateOnly {
 		return vmResponse(vm)
 	}
@@ -185,6 +188,7 @@ func (s *State) regenerate(e *entry, old *blixardv1.VM, next *blixardv1.Generati
 	s.hold(n, vm.Placement, -1)
 	s.reaccount(vm, old.Placement)
 	s.hold(n, vm.Placement, +1)
+	s.bindVolumes(e, vm, n)
 	s.target(vm, vm.Placement, n)
 	s.prepare(e, vm)
 	s.assign(e, vm, n)
@@ -212,6 +216,7 @@ func (s *State) noRoom(vm *blixardv1.VM, node *blixardv1.Node, spec *blixardv1.V
 	h.Away, h.Cordoned, h.Suspect = false, false, false // it is there already
 	var why []string
 	n := need(spec)
+	s.withVolumes(&n, spec)
 	s.portsTaken(h, n, vm.Uid)
 	for _, o := range schedule.Obstacles(nil, h, n) {
 		why = append(why, o.String())

@@ -28,6 +28,9 @@ func wantsOf(s *blixardv1.VMSpec) (list []want) {
 	if len(s.GetImage().GetDisks()) > 0 {
 		add(blixardv1.Capability_CAPABILITY_VOLUMES, "spec.image.disks")
 	}
+	if len(s.GetVolumes()) > 0 {
+		add(blixardv1.Capability_CAPABILITY_VOLUMES, "spec.volumes")
+	}
 	if len(s.GetNixos().GetVolumes()) > 0 {
 		add(blixardv1.Capability_CAPABILITY_VOLUMES, "spec.nixos.volumes")
 	}

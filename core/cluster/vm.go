@@ -38,6 +38,9 @@ func (s *State) createVM(e *entry, op *blixardv1.CreateVMOp) *blixardv1.Response
 	if resp := s.attach(vm); resp != nil {
 		return resp
 	}
+	if resp := s.mount(vm); resp != nil {
+		return resp
+	}
 	if op.ValidateOnly {
 		return vmResponse(vm)
 	}
@@ -78,9 +81,12 @@ func (s *State) complete(spec *blixardv1.VMSpec) *blixardv1.VMSpec {
 			p.Protocol = protocolOf(p)
 		}
 	}
+	for _, m := range spec.GetVolumes() {
+		m.Disk = diskOf(m)
+	}
 	if spec.OnHostLoss == blixardv1.OnHostLoss_ON_HOST_LOSS_UNSPECIFIED {
 		spec.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE
-		if slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly }) || nixosKeeps(spec.GetNixos()) {
+		if slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly }) || nixosKeeps(spec.GetNixos()) || len(spec.GetVolumes()) > 0 {
 			spec.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT
 		}
 	}
@@ -97,10 +103,15 @@ func (s *State) deleteVM(e *entry, op *blixardv1.DeleteVMOp) *blixardv1.Response
 		return noVM(op.Name)
 	}
 	if vm.Deleting {
+		if op.Volumes && !vm.DeleteVolumes {
+			vm = copyVM(vm)
+			vm.DeleteVolumes = true
+			s.put(vmKey(vm.Name), vm)
+		}
 		return vmResponse(vm)
 	}
 	vm = copyVM(vm)
-	vm.Deleting, vm.Run = true, false
+	vm.Deleting, vm.Run, vm.DeleteVolumes = true, false, op.Volumes
 	if mutant.On("AddressFreedEarly") {
 		vm.Attachments = nil
 	}
@@ -131,6 +142,7 @@ func (s *State) drop(e *entry, vm *blixardv1.VM) {
 	s.setHistory(e, vm.Name, nil)
 	s.unprepare(e, vm)
 	s.del(vmKey(vm.Name))
+	s.freeVolumes(e, vm)
 	s.bury(e, &blixardv1.Removed{Uid: vm.Uid, Name: vm.Name})
 	s.event(e, "VMDeleted", vm.Name, "", "nothing of it is left")
 }

@@ -100,12 +100,13 @@ func (l *leader) report(v *hostView, h *blixardv1.HostState, m *blixardv1.Sync) 
 		facts = nil
 	}
 	ready := l.state.Unrecorded(m.NodeId, m.Prepared)
-	if len(fresh) == 0 && facts == nil && len(ready) == 0 {
+	volumes := l.state.UnrecordedVolumes(m.NodeId, m.Volumes)
+	if len(fresh) == 0 && facts == nil && len(ready) == 0 && volumes == nil {
 		return
 	}
 	v.toldAt = l.now.Boot
 	if !l.propose(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{
-		NodeId: m.NodeId, BootId: m.BootId, Epoch: m.Epoch, Observations: fresh, Facts: facts, Prepared: ready,
+		NodeId: m.NodeId, BootId: m.BootId, Epoch: m.Epoch, Observations: fresh, Facts: facts, Prepared: ready, Volumes: volumes,
 	}}}) {
 		return // a later report without these would make them count as old
 	}
@@ -151,9 +152,19 @@ func (l *leader) grant(m *blixardv1.Sync) {
 		if g.PrepareRevision = h.PrepareRevision; g.PrepareRevision != m.PrepareRevision {
 			g.Preparations = l.state.Preparations(m.NodeId)
 		}
+		l.order(v, g, m.VolumeRevision)
 		v.revision = g.To
 		l.answer(m, g)
 	}
+}
+
+// order adds the orders for a host's volumes to a Grant, when they are later than
+// those that it has.
+func (l *leader) order(v *hostView, g *blixardv1.Grant, has uint64) {
+	if l.state.VolumeRevision(v.id) > has {
+		g.VolumeRevision, g.Volumes = l.state.VolumeOrders(v.id)
+	}
+	v.volumes = max(has, g.VolumeRevision)
 }
 
 // answer sends a Grant back to the host that asked.
@@ -195,11 +206,13 @@ func (l *leader) push() {
 	for _, id := range slices.Sorted(maps.Keys(l.touched)) {
 		n := l.state.Node(id)
 		h, v := n.GetHost(), l.hosts[id]
-		if h == nil || v == nil || h.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE || h.Revision <= v.revision || v.revision == 0 {
+		if h == nil || v == nil || h.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE || v.revision == 0 ||
+			h.Revision <= v.revision && l.state.VolumeRevision(id) <= v.volumes {
 			continue
 		}
 		g := &blixardv1.Grant{NodeId: id, BootId: h.BootId, Epoch: h.Epoch, Sequence: h.Sequence, From: v.revision, LeaderId: l.id.ID}
 		g.To, g.Assignments = l.state.Assignments(id, v.revision)
+		l.order(v, g, v.volumes)
 		v.revision = g.To
 		l.sendGrant(id, l.address(id), g)
 	}

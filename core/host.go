@@ -54,6 +54,8 @@ type host struct {
 	told     map[string]*blixardv1.Observation // newest by uid
 	prepare  uint64                            // revision of the list of runners to hold ready
 	prepared []*blixardv1.Prepared             // what of it is there
+	volumes  *blixardv1.VolumeInventory        // all that are here, once they are known
+	keep     uint64                            // revision of the orders for them
 	news     bool                              // something of it was not sent yet
 	urgent   bool                              // there is something to ask
 	refused  bool                              // the newest answer granted nothing
@@ -89,6 +91,12 @@ func (h *host) observed(o Observed) {
 	}
 	if o.Prepared != nil {
 		h.prepared = o.Prepared
+		h.urgent = true
+	}
+	if o.Volumes != nil {
+		h.sequence++
+		h.volumes = proto.CloneOf(o.Volumes)
+		h.volumes.Sequence = h.sequence
 		h.urgent = true
 	}
 	h.inventory = h.inventory || o.Inventory
@@ -252,7 +260,7 @@ func (h *host) talk() {
 	s := &blixardv1.Sync{
 		NodeId: h.id.ID, BootId: h.cfg.BootID, Epoch: h.epoch, Nonce: h.nonce, Revision: h.revision,
 		Observations: h.unacknowledged(), Lapsed: h.lapsed, Address: h.id.Address,
-		PrepareRevision: h.prepare, Prepared: h.prepared, News: news,
+		PrepareRevision: h.prepare, Prepared: h.prepared, News: news, VolumeRevision: h.keep, Volumes: h.volumes,
 	}
 	// Not once only: no answer says that they have come into the state.
 	if due || h.epoch == 0 {
@@ -317,6 +325,7 @@ func (h *host) grant(from uint64, g *blixardv1.Grant) {
 	}
 	if g.Nonce == 0 {
 		if g.Epoch == h.epoch && h.epoch != 0 {
+			h.order(g)
 			h.take(g)
 		}
 		return
@@ -345,6 +354,7 @@ func (h *host) grant(from uint64, g *blixardv1.Grant) {
 	}
 	h.granted = max(h.granted, sent)
 	h.settings = g.Settings
+	h.order(g)
 	h.take(g)
 	h.ready(g)
 	h.extend(sent)
@@ -419,6 +429,17 @@ func (h *host) ready(g *blixardv1.Grant) {
 	h.prepare = g.PrepareRevision
 	h.out.Actions = append(h.out.Actions, vmm.Action{
 		ID: h.nextAction(), Verb: vmm.Prepare, Host: h.identity(), Preparations: g.Preparations,
+	})
+}
+
+// order takes the orders for this host's volumes, when they are newer.
+func (h *host) order(g *blixardv1.Grant) {
+	if g.VolumeRevision <= h.keep {
+		return
+	}
+	h.keep = g.VolumeRevision
+	h.out.Actions = append(h.out.Actions, vmm.Action{
+		ID: h.nextAction(), Verb: vmm.Keep, Host: h.identity(), Volumes: g.Volumes, Revision: g.VolumeRevision,
 	})
 }
 

@@ -55,6 +55,8 @@ type Observed struct {
 	Prepared []*blixardv1.Prepared
 	// Pages are, with Inventory, the lease pages that were found.
 	Pages []shim.Page
+	// Volumes, when set, are all that this host has; its sequence is ours to give.
+	Volumes *blixardv1.VolumeInventory
 }
 
 // Request brings one question or order of a client. It is answered by exactly

@@ -43,6 +43,8 @@ type hostView struct {
 	reported uint64 // highest sequence in a proposed report, and of which epoch
 	epoch    uint64
 	revision uint64 // that the host is believed to have
+	id       uint64
+	volumes  uint64 // revision of the orders for its volumes, likewise
 
 	strangers map[string]int64 // other boots than the epoch's, and when each was first heard
 	cloned    int64            // when one of them was last proposed to be a clone
@@ -63,7 +65,7 @@ func newLeader(s *server, term uint64) *leader {
 func (l *leader) host(id uint64) *hostView {
 	v := l.hosts[id]
 	if v == nil {
-		v = &hostView{heard: l.elected, granted: l.elected}
+		v = &hostView{id: id, heard: l.elected, granted: l.elected}
 		l.hosts[id] = v
 	}
 	return v

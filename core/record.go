@@ -21,6 +21,7 @@ type record struct {
 	Done       []vmm.Done            `json:",omitempty"`
 	Pages      []shim.Page           `json:",omitempty"`
 	Prepared   []*blixardv1.Prepared `json:",omitempty"`
+	Volumes    []byte                `json:",omitempty"` // an inventory
 	Request    *Request              `json:",omitempty"`
 	Number     uint64                `json:",omitempty"` // peer, recipient, sequence, lapsed epoch
 	Flag       bool                  `json:",omitempty"` // ok, inventory
@@ -43,6 +44,9 @@ func Encode(at Time, in Input) ([]byte, error) {
 	case Observed:
 		r.Kind, r.Flag, r.Number, r.Reports, r.Done, r.Prepared = "Observed", in.Inventory, in.Lapsed, in.Reports, in.Done, in.Prepared
 		r.Pages = in.Pages
+		if in.Volumes != nil {
+			r.Volumes = append(encode(in.Volumes), 0)
+		}
 		if in.Facts != nil {
 			r.Message = append(encode(in.Facts), 0) // told apart from none
 		}
@@ -91,6 +95,12 @@ func (r *record) input() (Input, error) {
 		return Wrote{r.Number}, nil
 	case "Observed":
 		in := Observed{Inventory: r.Flag, Lapsed: r.Number, Reports: r.Reports, Done: r.Done, Prepared: r.Prepared, Pages: r.Pages}
+		if len(r.Volumes) > 0 {
+			in.Volumes = &blixardv1.VolumeInventory{}
+			if err := proto.Unmarshal(r.Volumes[:len(r.Volumes)-1], in.Volumes); err != nil {
+				return nil, err
+			}
+		}
 		if len(r.Message) > 0 {
 			in.Facts = &blixardv1.HostFacts{}
 			return in, proto.Unmarshal(r.Message[:len(r.Message)-1], in.Facts)

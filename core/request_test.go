@@ -18,6 +18,7 @@ func TestWhatServersPassOn(t *testing.T) {
 	clients := []string{
 		"create_vm", "delete_vm", "power", "cordon", "add_node", "remove_node", "announce", "tag",
 		"update_vm", "rollback_vm", "build_vm", "set_pins", "pause", "set_settings", "drain", "restore_node", "create_network", "delete_network", "readmit",
+		"create_volume", "grow_volume", "delete_volume",
 	}
 	ops := (&blixardv1.Command{}).ProtoReflect().Descriptor().Oneofs().ByName("op").Fields()
 	for i := range ops.Len() {

@@ -423,6 +423,9 @@ func (s *server) changes() []cluster.Change {
 			if id, ok := list[i].Node(); ok {
 				s.leading.touched[id] = struct{}{}
 			}
+			if v, ok := list[i].Record.(*blixardv1.ClusterVolume); ok {
+				s.leading.touched[v.NodeId] = struct{}{}
+			}
 		}
 	}
 	return list

@@ -75,9 +75,14 @@ const (
 	// Done with one says that it may be handed over, or may have been: the report
 	// tells. Where nothing is under way it is answered Done.
 	Unsend
+	// Keep says which volumes this host has: all of them. Those that are missing are
+	// made, those that are too small and that nobody has open grow, those that are to
+	// be removed are; others stay as they are. Answered, when that is done and whenever
+	// something of it changes, by Observed.Volumes.
+	Keep
 )
 
-var verbNames = [...]string{"?", "Build", "Start", "Stop", "Kill", "Rebind", "Remove", "Extend", "Prepare", "Pause", "Resume", "Probe", "Receive", "TakeOver", "Send", "Unsend"}
+var verbNames = [...]string{"?", "Build", "Start", "Stop", "Kill", "Rebind", "Remove", "Extend", "Prepare", "Pause", "Resume", "Probe", "Receive", "TakeOver", "Send", "Unsend", "Keep"}
 
 func (v Verb) String() string {
 	if int(v) < len(verbNames) {
@@ -106,6 +111,9 @@ type Action struct {
 	Preparations []*blixardv1.Preparation
 	// Health is, for Probe, what to ask.
 	Health *blixardv1.Health
+	// Volumes are, for Keep, the orders, and Revision is theirs.
+	Volumes  []*blixardv1.VolumeOrder
+	Revision uint64
 }
 
 // Lease is one page of a host's epoch: everything whose lease is Length long.

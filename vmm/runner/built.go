@@ -87,6 +87,7 @@ const downPatience = 20 * time.Second
 // of it is alive any more: its taps, and once what the booted runner has made.
 // Both scripts do no harm when there is nothing to take down.
 func (v *vm) takeDown() {
+	v.h.volumes.drop(v.uid)
 	if v.rec != nil && v.rec.Plugs > 0 {
 		if err := v.h.links.Unplug(v.uid); err != nil {
 			v.h.cfg.Log.Warn("a VM is still plugged into its networks: that is done again when it is started or removed", "vm", v.rec.Instance, "err", err)

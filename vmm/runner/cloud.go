@@ -79,7 +79,7 @@ func (d *cloud) argv(b boot) ([]string, error) {
 	}
 	for _, disk := range b.disks {
 		// What a guest writes must never be taken for the head of another format.
-		word := fmt.Sprintf("path=%s,image_type=raw,serial=%s", quoted(disk.path), disk.name)
+		word := fmt.Sprintf("path=%s,image_type=%s,serial=%s", quoted(disk.path), disk.format, disk.name)
 		if disk.readOnly {
 			word += ",readonly=on"
 		}

@@ -68,6 +68,7 @@ var conformance = []story{
 	{"pause and resume", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_PAUSE}, tellPause},
 	{"paused and stopped", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_PAUSE, blixardv1.Capability_CAPABILITY_POWER_BUTTON}, tellPausedStop},
 	{"volume", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_VOLUMES}, tellVolume},
+	{"volumes of the cluster", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_VOLUMES}, tellVolumes},
 	{"user network", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_USER_NETWORK}, tellUserNetwork},
 	{"network", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_NETWORKS}, tellNetwork},
 }
@@ -453,6 +454,50 @@ func tellVolume(t *testing.T, r rig) {
 	if _, err := os.Stat(path("blank")); err == nil {
 		t.Error("its disk is left")
 	}
+}
+
+// A volume of the cluster is there for one VM after the other, as large as it has
+// grown meanwhile; and what the one has written the next one reads.
+func tellVolumes(t *testing.T, r rig) {
+	list := []*blixardv1.VolumeConfig{
+		{Volume: order("9-1", 16, rawFormat), Disk: "raw"},
+		{Volume: order("9-2", 16, rawFormat), Disk: "fixed", ReadOnly: true},
+	}
+	if r.kind.Answer(blixardv1.Capability_CAPABILITY_QCOW2) == hypervisor.Yes {
+		list = append(list, &blixardv1.VolumeConfig{Volume: order("9-3", 16, qcow2Format), Disk: "qcow"})
+	}
+	start := func(uid string) (shim.Instance, *blixardv1.Assignment) {
+		i, a := instance(uid, 1), r.vm(uid, "")
+		a.Spec.GetImage().Cmdline += " blixard.note=raw,fixed,qcow"
+		a.Volumes = list
+		r.must(vmm.Start, i, a)
+		r.ready(i)
+		return i, a
+	}
+	i, _ := start("c-first")
+	if r.real {
+		for _, words := range []string{`disk raw of 16777216 holds ""`, "disk raw has a note now", `disk fixed of 16777216 holds ""`, "disk fixed is read-only", `disk qcow of 16777216 holds ""`, "disk qcow has a note now"} {
+			r.awaitConsole(i.UID, words)
+		}
+	}
+	if err := r.do(vmm.Start, instance("c-second", 1), func() *blixardv1.Assignment { a := r.vm("c-second", ""); a.Volumes = list; return a }()); err == nil || !strings.Contains(err.Error(), "VM c-first has it") {
+		t.Errorf("two have one volume: %v", err)
+	}
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	r.must(vmm.Remove, i, nil)
+	for _, m := range list {
+		m.Volume.Made, m.Volume.SizeMib = true, 32
+	}
+	r.must(vmm.Remove, instance("c-second", 1), nil)
+	i, _ = start("c-third")
+	if r.real {
+		for _, words := range []string{`disk raw of 33554432 holds "uid=c-first attempt=1"`, `disk fixed of 33554432 holds ""`, `disk qcow of 33554432 holds "uid=c-first attempt=1"`, "disk qcow has a note now"} {
+			r.awaitConsole(i.UID, words)
+		}
+	}
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
 }
 
 // A port of the host leads to the guest's, and to nobody when the guest has ended.

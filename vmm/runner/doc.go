@@ -31,6 +31,7 @@
 //	STATE/vms/<uid>/disks/*.raw     its own copies
 //	STATE/vms/<uid>/vmlinux         its kernel, where that had to be unpacked
 //	STATE/vms/<uid>/console.log     what it said, over all attempts
+//	STATE/volumes/<uid>/            a volume of the cluster: see volumes.go
 //	STATE/trash/                    what a Remove has not deleted yet
 //
 // RUN does not depend on STATE: a daemon on a copy of the data directory finds

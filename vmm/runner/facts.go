@@ -118,7 +118,7 @@ func (h *Host) diskMib() (uint64, error) {
 		return 0, fmt.Errorf("this machine's disk: %w", err)
 	}
 	bytes := st.Bavail * uint64(st.Bsize)
-	err := filepath.WalkDir(h.at.states(), func(_ string, d fs.DirEntry, err error) error {
+	count := func(_ string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return nil // it is only an estimate
 		}
@@ -128,7 +128,8 @@ func (h *Host) diskMib() (uint64, error) {
 			}
 		}
 		return nil
-	})
+	}
+	err := errors.Join(filepath.WalkDir(h.at.states(), count), filepath.WalkDir(h.volumes.at, count))
 	return (bytes - bytes/20) >> 20, err
 }
 
@@ -218,7 +219,7 @@ func (h *Host) driverFor(f found, kvm bool) driver {
 	case blixardv1.Hypervisor_HYPERVISOR_PROCESS:
 		return process{pidNamespace: h.holds}
 	case blixardv1.Hypervisor_HYPERVISOR_QEMU:
-		q := &qemu{images: images{h.cfg.Store, h.links}, log: h.cfg.Log.Debug, warn: h.cfg.Log.Warn, machine: machine{program: f.program, kvm: kvm}}
+		q := &qemu{images: images{h.cfg.Store, h.links, h.volumes}, log: h.cfg.Log.Debug, warn: h.cfg.Log.Warn, machine: machine{program: f.program, kvm: kvm}}
 		if !kvm {
 			var err error
 			if q.machine.tscKHz, err = tsc.KHz(); err != nil {
@@ -227,9 +228,9 @@ func (h *Host) driverFor(f found, kvm bool) driver {
 		}
 		return q
 	case blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR:
-		return &cloud{images{h.cfg.Store, h.links}, f.program, h.cfg.Log.Warn}
+		return &cloud{images{h.cfg.Store, h.links, h.volumes}, f.program, h.cfg.Log.Warn}
 	case blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER:
-		return &firecracker{images{h.cfg.Store, h.links}, f.program}
+		return &firecracker{images{h.cfg.Store, h.links, h.volumes}, f.program}
 	}
 	return nil
 }

@@ -100,6 +100,9 @@ func (d *firecracker) config(b boot) (firecrackerConfig, error) {
 		Drives:  []firecrackerDrive{},
 	}
 	for _, disk := range b.disks {
+		if disk.format != "raw" {
+			return firecrackerConfig{}, fmt.Errorf("disk %s is %s, and Firecracker reads raw disks only", disk.name, disk.format)
+		}
 		// Its ids have no '-'. The guest sees no serial: drives come in their order.
 		c.Drives = append(c.Drives, firecrackerDrive{strings.ReplaceAll(disk.name, "-", "_"), disk.path, false, disk.readOnly})
 	}

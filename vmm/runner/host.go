@@ -43,6 +43,7 @@ type Host struct {
 	leases leases
 
 	preparing preparing
+	volumes   *volumes
 
 	mu     sync.Mutex
 	closed bool
@@ -68,6 +69,7 @@ func New(cfg Config) (*Host, error) {
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.links = links.New(cfg.RunRoot, cfg.ClusterID+" "+cfg.HostID)
+	h.volumes = newVolumes(cfg.StateDir, h.at.trash(), h.observe, h.warn)
 	h.leases = leases{dir: h.at.leases(), pages: map[string]*lease.Page{}, log: cfg.Log}
 	if err := h.open(); err != nil {
 		h.cancel()
@@ -80,6 +82,10 @@ func New(cfg Config) (*Host, error) {
 func (h *Host) open() error {
 	if err := h.at.make(h.boot); err != nil {
 		return fmt.Errorf("make the host's directories: %w", err)
+	}
+	kept, err := h.volumes.begin()
+	if err != nil {
+		return fmt.Errorf("look at the volumes: %w", err)
 	}
 	facts, err := h.discover()
 	if err != nil {
@@ -101,13 +107,15 @@ func (h *Host) open() error {
 	h.wait.Go(h.out.run)
 	h.wait.Go(h.grants.run)
 	h.wait.Go(h.tend)
+	h.wait.Go(h.volumes.q.run)
+	h.wait.Go(h.keepOn)
 	h.letGo(found)
 	var reports []vmm.Report
 	for _, v := range found {
 		reports = append(reports, v.report())
 		h.vms[v.uid] = v
 	}
-	h.observe(core.Observed{Inventory: true, Reports: reports, Facts: facts, Pages: pages})
+	h.observe(core.Observed{Inventory: true, Reports: reports, Facts: facts, Pages: pages, Volumes: kept})
 	for _, v := range found {
 		h.wait.Go(v.q.run)
 		v.q.put(v.resume)
@@ -148,6 +156,10 @@ func (h *Host) Do(a vmm.Action) {
 	}
 	if a.Verb == vmm.Prepare {
 		h.grants.put(func() { h.prepare(a.Preparations) })
+		return
+	}
+	if a.Verb == vmm.Keep {
+		h.volumes.q.put(func() { h.volumes.keep(a.Volumes, a.Revision) })
 		return
 	}
 	if err := checkUID(a.Instance.UID); err != nil {
@@ -262,6 +274,7 @@ func (h *Host) Close() {
 		v.q.close()
 	}
 	h.grants.close()
+	h.volumes.q.close()
 	h.out.close()
 	h.wait.Wait()
 	for _, v := range vms {
@@ -271,6 +284,20 @@ func (h *Host) Close() {
 	h.typing.close()
 	h.leases.close()
 	h.guard.release()
+}
+
+// keepOn tries again what could not be done for a volume.
+func (h *Host) keepOn() {
+	tick := time.NewTicker(volumeAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-h.ctx.Done():
+			return
+		case <-tick.C:
+			h.volumes.q.put(h.volumes.again)
+		}
+	}
 }
 
 const tendEvery = 2 * time.Second

@@ -21,6 +21,7 @@ import (
 type images struct {
 	store *artifact.Store
 	links *links.Links
+	kept  *volumes
 }
 
 const maxCmdline = 2047 // of the kernel, on x86
@@ -113,8 +114,13 @@ func (m images) files(ctx context.Context, p place, a *blixardv1.Assignment, i s
 		if err := makeDisk(ctx, m.store, p.state, d); err != nil {
 			return boot{}, err
 		}
-		b.disks = append(b.disks, disk{d.Name, diskPath(p.state, d.Name), d.ReadOnly})
+		b.disks = append(b.disks, disk{d.Name, diskPath(p.state, d.Name), d.ReadOnly, "raw"})
 	}
+	mounted, err := m.kept.take(i.UID, a.Volumes)
+	if err != nil {
+		return boot{}, err
+	}
+	b.disks = append(b.disks, mounted...)
 	if b.nics, err = nicsOf(a); err != nil {
 		return boot{}, err
 	}

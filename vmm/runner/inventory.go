@@ -124,6 +124,7 @@ func (v *vm) adopt() {
 		v.withdraw()
 	}
 	if v.alive {
+		v.h.volumes.adopt(v.uid, rec.Volumes)
 		rec.Exit = nil
 	} else {
 		v.takeDown()

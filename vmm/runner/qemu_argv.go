@@ -37,6 +37,7 @@ type boot struct {
 type disk struct {
 	name, path string
 	readOnly   bool
+	format     string // raw or qcow2
 }
 
 // argv is QEMU's command line. Whatever a user can say is either a word of its
@@ -78,7 +79,7 @@ func (m machine) argv(b boot) ([]string, error) {
 			access = ",read-only=on"
 		}
 		argv = append(argv,
-			"-drive", fmt.Sprintf("id=d%d,file=%s,if=none,format=raw,cache=writeback,discard=unmap%s", i, escape(d.path), access),
+			"-drive", fmt.Sprintf("id=d%d,file=%s,if=none,format=%s,cache=writeback,discard=unmap%s", i, escape(d.path), d.format, access),
 			"-device", fmt.Sprintf("virtio-blk-device,drive=d%d,serial=%s", i, escape(d.name)))
 	}
 	for i, n := range b.nics {

@@ -30,6 +30,8 @@ type record struct {
 	Nix *built `json:"nix,omitempty"`
 	// Plugs is how many taps it has, or may have: see package links.
 	Plugs int `json:"plugs,omitempty"`
+	// Volumes are those that it has open, or may have.
+	Volumes []opened `json:"volumes,omitempty"`
 	// Next is set while the instance is moved to another lease: it may have
 	// either, and its shim knows which.
 	Next *bound `json:"next,omitempty"`

@@ -42,7 +42,7 @@ func TestCloudHypervisorsCommandLine(t *testing.T) {
 --kernel /s/kernel
 --cmdline console=ttyS0 quiet panic=-1 reboot=t blixard.name=web blixard.uid=1-5 blixard.attempt=2 root=/dev/vda x="a b"
 --initramfs /s/initrd
---disk path=/s/vms/1-5/disks/root.raw,image_type=raw,serial=root path="/s/a,b/data.raw",image_type=raw,serial=data,readonly=on`
+--disk path=/s/vms/1-5/disks/root.raw,image_type=raw,serial=root path="/s/a,b/data.raw",image_type=qcow2,serial=data,readonly=on`
 	if got := strings.ReplaceAll(strings.Join(argv, " "), " --", "\n--"); got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
@@ -50,7 +50,11 @@ func TestCloudHypervisorsCommandLine(t *testing.T) {
 
 func TestFirecrackersConfiguration(t *testing.T) {
 	b := aBoot()
-	b.disks = append(b.disks, disk{"a-b", "/s/ab.raw", false})
+	if _, err := (&firecracker{}).config(b); err == nil || !strings.Contains(err.Error(), "disk data is qcow2") {
+		t.Error(err)
+	}
+	b.disks[1].format = "raw"
+	b.disks = append(b.disks, disk{"a-b", "/s/ab.raw", false, "raw"})
 	c, err := (&firecracker{}).config(b)
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +64,7 @@ func TestFirecrackersConfiguration(t *testing.T) {
 		c.Drives[1] != (firecrackerDrive{"data", "/s/vms/1-5/disks/data.raw", false, true}) || c.Drives[2].ID != "a_b" {
 		t.Errorf("%+v", c)
 	}
-	b.disks = append(b.disks, disk{"a_b", "/s/other.raw", false})
+	b.disks = append(b.disks, disk{"a_b", "/s/other.raw", false, "raw"})
 	if _, err := (&firecracker{}).config(b); err == nil || !strings.Contains(err.Error(), "rename one") {
 		t.Error(err)
 	}

@@ -224,7 +224,7 @@ func (f *fake) commanded(options map[string][]string) {
 	}
 	files := options["initramfs"]
 	for _, d := range options["disk"] {
-		m := regexp.MustCompile(`\Apath=([^,"]+|"[^"]+"),image_type=raw,serial=[a-z0-9-]{1,20}(,readonly=on)?\z`).FindStringSubmatch(d)
+		m := regexp.MustCompile(`\Apath=([^,"]+|"[^"]+"),image_type=(?:raw|qcow2),serial=[a-z0-9-]{1,20}(,readonly=on)?\z`).FindStringSubmatch(d)
 		if m == nil {
 			f.violate("--disk %q", d)
 		}

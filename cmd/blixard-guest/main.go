@@ -25,6 +25,9 @@
 //	blixard-guest: shutting down, asked by the agent
 //	blixard-guest: net DEVICE ADDRESS/BITS
 //	blixard-guest: reached HOST:PORT
+//	blixard-guest: disk SERIAL of BYTES holds "NOTE"
+//	blixard-guest: disk SERIAL is read-only
+//	blixard-guest: disk SERIAL has a note now
 //	blixard-guest: error: WHAT
 //
 // "up" is printed when the power button is watched: from then on a request to
@@ -80,6 +83,7 @@ func live(out *console, p boot.Params) {
 	asked := make(chan struct{}, 1)
 	go serveAgent(out, &agentState{params: p, shutdown: asked})
 
+	leaveNotes(out, p)
 	out.say("up name=%s uid=%s attempt=%d", p.Name, p.UID, p.Attempt)
 	if nets := p.Nets.List(); len(nets) > 0 {
 		go serveNet(out, nets, p)

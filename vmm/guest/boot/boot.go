@@ -32,6 +32,7 @@ type Params struct {
 	Behave  Behaviour     // blixard.behave
 	Nets    Nets          // ip, ifname
 	Dial    string        // blixard.dial: HOST:PORT that the guest greets with each tick
+	Note    string        // blixard.note: disks, by serial, that it reads a note from and leaves one on: a,b
 }
 
 // DefaultTick is the time between heartbeats unless told otherwise: under
@@ -84,6 +85,8 @@ func (p *Params) set(key, value string) (err error) {
 		if _, err = netip.ParseAddrPort(value); err == nil {
 			p.Dial = value
 		}
+	case "blixard.note":
+		p.Note = value
 	case "ip":
 		err = p.Nets.ip(value)
 	case "ifname":
@@ -111,6 +114,9 @@ func (p Params) Cmdline() (string, error) {
 	}
 	if p.Dial != "" {
 		pairs = append(pairs, [2]string{"blixard.dial", p.Dial})
+	}
+	if p.Note != "" {
+		pairs = append(pairs, [2]string{"blixard.note", p.Note})
 	}
 	for _, n := range p.Nets {
 		pairs = append(pairs, n.words()...)

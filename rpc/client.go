@@ -28,6 +28,7 @@ type Client struct {
 	VM       blixardv1connect.VMServiceClient
 	Node     blixardv1connect.NodeServiceClient
 	Network  blixardv1connect.NetworkServiceClient
+	Volume   blixardv1connect.VolumeServiceClient
 	Cluster  blixardv1connect.ClusterServiceClient
 	Artifact blixardv1connect.ArtifactServiceClient
 	Watch    blixardv1connect.WatchServiceClient
@@ -61,6 +62,7 @@ func Dial(servers []string, t *TLS) *Client {
 	c.VM = blixardv1connect.NewVMServiceClient(h, base, opts)
 	c.Node = blixardv1connect.NewNodeServiceClient(h, base, opts)
 	c.Network = blixardv1connect.NewNetworkServiceClient(h, base, opts)
+	c.Volume = blixardv1connect.NewVolumeServiceClient(h, base, opts)
 	c.Cluster = blixardv1connect.NewClusterServiceClient(h, base, opts)
 	c.Artifact = blixardv1connect.NewArtifactServiceClient(h, base, opts)
 	c.Watch = blixardv1connect.NewWatchServiceClient(h, base, opts)

@@ -40,7 +40,7 @@ func (s vms) Delete(ctx context.Context, req *connect.Request[blixardv1.DeleteRe
 		return answer[blixardv1.DeleteResponse](nil, "", err)
 	}
 	resp, id, err := s.mutate(ctx, m.RequestId, &blixardv1.Command{Op: &blixardv1.Command_DeleteVm{
-		DeleteVm: &blixardv1.DeleteVMOp{Name: m.Name, Uid: m.Uid}}})
+		DeleteVm: &blixardv1.DeleteVMOp{Name: m.Name, Uid: m.Uid, Volumes: m.Volumes}}})
 	return answer(&blixardv1.DeleteResponse{Vm: resp.GetVm()}, id, err)
 }
 

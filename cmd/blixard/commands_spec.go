@@ -77,7 +77,10 @@ func (c *VMUpdateCmd) draft(vm *blixardv1.VM) (*draft, error) {
 	if err := c.SpecFlags.change(d, "--restart-policy", c.RestartPolicy); err != nil {
 		return nil, err
 	}
-	if len(c.Disk) > 0 && c.OnHostLoss == "" {
+	if err := c.detach(d.spec); err != nil {
+		return nil, err
+	}
+	if len(c.Disk)+len(c.Volume) > 0 && c.OnHostLoss == "" {
 		// What was right without the disk may lose it.
 		d.spec.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_UNSPECIFIED
 	}

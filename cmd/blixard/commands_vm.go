@@ -100,7 +100,7 @@ func (s *session) showValid(vm *blixardv1.VM, done string) error {
 func (s *session) showVM(vm *blixardv1.VM, node string) error {
 	return s.show(s.g, vm, func() table {
 		t := vmTable([]*blixardv1.VM{vm}, func(*blixardv1.VM) string { return node }, time.Now())
-		t.notes = slices.Concat(statusNotes(vm), buildNotes(vm, s.nodeNames(vm)), networkNotes(vm))
+		t.notes = slices.Concat(statusNotes(vm), buildNotes(vm, s.nodeNames(vm)), networkNotes(vm), volumeNotes(vm))
 		return t
 	})
 }
@@ -212,7 +212,7 @@ func (c *VMDeleteCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 		return err
 	}
 	return power(g, t, ctx, c.Names, "delete", func(s *session, id, name string) (*blixardv1.VM, error) {
-		r, err := s.VM.Delete(s.ctx, connect.NewRequest(&blixardv1.DeleteRequest{RequestId: id, Name: name, Uid: c.UID}))
+		r, err := s.VM.Delete(s.ctx, connect.NewRequest(&blixardv1.DeleteRequest{RequestId: id, Name: name, Uid: c.UID, Volumes: c.Volumes}))
 		if err != nil {
 			return nil, err
 		}
@@ -247,6 +247,7 @@ func power(g *Globals, t *terminal, ctx *runContext, names []string, what string
 					vm = last
 					if g.Output == "table" || g.Output == "wide" {
 						fmt.Fprintf(t.out, "VM %s is deleted\n", name)
+						keptVolumes(t, vm, vm.GetDeleteVolumes())
 						return nil
 					}
 				}

@@ -12,6 +12,7 @@ type CLI struct {
 	VM      VMCmd      `cmd:"" name:"vm" help:"Create virtual machines and rule their lives."`
 	Node    NodeCmd    `cmd:"" help:"Look at nodes, and say which may take new VMs."`
 	Network NetworkCmd `cmd:"" help:"Make the networks that VMs are plugged into."`
+	Volume  VolumeCmd  `cmd:"" help:"Make the disks that outlive VMs."`
 	Events  EventsCmd  `cmd:"" help:"Show what happened: who, what, when and why."`
 	Modules ModulesCmd `cmd:"" help:"Write our NixOS and flake-parts modules into a folder (-o DIR)."`
 	Image   ImageCmd   `cmd:"" help:"Bring kernels, initrds and disks to the cluster."`
@@ -152,6 +153,39 @@ type NetworkDeleteCmd struct {
 	Names []string `arg:"" name:"name" help:"Networks."`
 }
 
+type VolumeCmd struct {
+	Create VolumeCreateCmd `cmd:"" help:"Make a volume, on the host of the first VM that uses it or on the one that you name."`
+	Get    VolumeGetCmd    `cmd:"" help:"Show one volume, and which VMs have it."`
+	List   VolumeListCmd   `cmd:"" aliases:"ls" help:"List volumes, and those on hosts that the cluster does not know."`
+	Grow   VolumeGrowCmd   `cmd:"" help:"Make a volume larger; a VM that has it open sees that at its next start."`
+	Delete VolumeDeleteCmd `cmd:"" aliases:"rm" help:"Remove volumes that no VM has, and all that they hold."`
+}
+
+type VolumeCreateCmd struct {
+	Name   string `arg:"" help:"Its name."`
+	Size   uint64 `required:"" placeholder:"MIB" help:"How large it is, in MiB."`
+	Format string `placeholder:"FORMAT" help:"raw (the default) or qcow2."`
+	Host   string `placeholder:"NODE" help:"Where it is (where its first VM is placed)."`
+}
+
+type VolumeGetCmd struct {
+	Name  string `arg:"" help:"The volume."`
+	Stale bool   `help:"From the asked server's own copy, which may lag."`
+}
+
+type VolumeListCmd struct {
+	Stale bool `help:"From the asked server's own copy, which may lag."`
+}
+
+type VolumeGrowCmd struct {
+	Name string `arg:"" help:"The volume."`
+	Size uint64 `required:"" placeholder:"MIB" help:"How large it is to be, in MiB."`
+}
+
+type VolumeDeleteCmd struct {
+	Names []string `arg:"" name:"name" help:"Volumes."`
+}
+
 type VMCmd struct {
 	Create   VMCreateCmd   `cmd:"" help:"Create a VM; it is placed and starts by itself."`
 	Get      VMGetCmd      `cmd:"" help:"Show one VM."`
@@ -165,7 +199,7 @@ type VMCmd struct {
 	Rollback VMRollbackCmd `cmd:"" help:"Give a VM one of its earlier specs again, with what was built for it."`
 	Build    VMBuildCmd    `cmd:"" help:"Wait until what Nix makes of a VM is built; build it anew, or hold it ready on more hosts."`
 	History  VMHistoryCmd  `cmd:"" help:"Show the specs that a VM had, and what was built for them."`
-	Delete   VMDeleteCmd   `cmd:"" aliases:"rm" help:"End VMs and everything they own."`
+	Delete   VMDeleteCmd   `cmd:"" aliases:"rm" help:"End VMs and everything they own; volumes are nobody's own."`
 	Logs     VMLogsCmd     `cmd:"" help:"Show the console of a VM, or the log of its build."`
 	Console  VMConsoleCmd  `cmd:"" help:"Read and type on the console of a VM, beside whoever else does; Ctrl-] leaves it."`
 	Top      VMTopCmd      `cmd:"" help:"Show what VMs take: CPU, memory, disk, network; on a terminal, again and again."`
@@ -198,6 +232,7 @@ type SpecFlags struct {
 	Disk       []string          `sep:"none" placeholder:"name=N,source=WHAT,size=MIB" help:"A disk of its own: name=N[,source=WHAT][,size=MIB][,ro]. May be repeated."`
 	Network    []string          `sep:"none" placeholder:"NAME[,ADDRESS]" help:"A network of the cluster that it is plugged into, or user: behind the hypervisor's own NAT. May be repeated; in an update, all of them."`
 	Port       []string          `short:"p" sep:"none" placeholder:"[ADDRESS:]HOST:GUEST[/udp]" help:"A port of its host that leads to one of the guest, by the user network. May be repeated; in an update, all of them."`
+	Volume     []string          `sep:"none" placeholder:"NAME[:ro]" help:"A volume of the cluster as a disk. May be repeated."`
 	Process    bool              `help:"Run a program without any isolation: vm create NAME --process -- /bin/sleep 1000."`
 	Env        map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Environment of --process. May be repeated."`
 	Vcpus      *uint32           `placeholder:"N" help:"Virtual processors (1)."`
@@ -221,7 +256,8 @@ type VMUpdateCmd struct {
 	Restart      bool     `help:"Restart it once the new spec is built."`
 
 	SpecFlags
-	RestartPolicy string `placeholder:"POLICY" help:"always, on-failure or never."`
+	RestartPolicy string   `placeholder:"POLICY" help:"always, on-failure or never."`
+	Detach        []string `sep:"none" placeholder:"VOLUME" help:"Take a volume out of the spec. May be repeated."`
 }
 
 type VMRollbackCmd struct {
@@ -275,6 +311,8 @@ type VMResumeCmd struct {
 type VMDeleteCmd struct {
 	Names []string `arg:"" name:"name" help:"VMs."`
 	UID   string   `name:"uid" help:"Only this incarnation of the name."`
+
+	Volumes bool `help:"Delete their volumes, too, but for those that another VM has; else they are kept."`
 }
 
 type VMLogsCmd struct {

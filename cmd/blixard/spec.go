@@ -91,6 +91,9 @@ func (c *SpecFlags) change(d *draft, policyFlag, policy string) (err error) {
 	if err := c.networks(s); err != nil {
 		return err
 	}
+	if err := c.volumes(s); err != nil {
+		return err
+	}
 	if c.Health != "" {
 		if s.Health, err = healthFlag(c.Health, s.Health); err != nil {
 			return err

@@ -23,7 +23,7 @@ import (
 // A spec file is YAML: in each document a name, and the fields of VMSpec as the
 // API names them. Some things are easier than there: an enum is written as on the
 // command line (restart: on-failure), an artifact as one word (kernel:
-// ./vmlinuz), a path being relative to the file, and a port as 8080:80. What nobody knows is refused,
+// ./vmlinuz), a path being relative to the file, a port as 8080:80, and a volume as data:ro. What nobody knows is refused,
 // with its line: a typing error must not make another VM than was meant.
 
 const maxSpecFile = 4 << 20
@@ -235,6 +235,10 @@ func isPort(f protoreflect.FieldDescriptor) bool {
 	return f.Message() != nil && f.Message().FullName() == (&blixardv1.PortForward{}).ProtoReflect().Descriptor().FullName()
 }
 
+func isMount(f protoreflect.FieldDescriptor) bool {
+	return f.Message() != nil && f.Message().FullName() == (&blixardv1.VolumeMount{}).ProtoReflect().Descriptor().FullName()
+}
+
 func isArtifact(f protoreflect.FieldDescriptor) bool {
 	return f.Message() != nil && f.Message().FullName() == (&blixardv1.Artifact{}).ProtoReflect().Descriptor().FullName()
 }
@@ -251,6 +255,14 @@ func (r *specReader) list(n *yaml.Node, l protoreflect.List, f protoreflect.Fiel
 				return r.fail(e, "%s: %q: %v", at, e.Value, err)
 			}
 			l.Append(protoreflect.ValueOfMessage(p.ProtoReflect()))
+			continue
+		}
+		if isMount(f) && e.Kind == yaml.ScalarNode {
+			m, err := parseMount(e.Value)
+			if err != nil {
+				return r.fail(e, "%s: %q: %v", at, e.Value, err)
+			}
+			l.Append(protoreflect.ValueOfMessage(m.ProtoReflect()))
 			continue
 		}
 		if f.Message() != nil {

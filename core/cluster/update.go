@@ -146,6 +146,10 @@ func (s *State) regenerate(e *entry, old *blixardv1.VM, next *blixardv1.Generati
 	}
 	node := s.Node(old.GetPlacement().GetNodeId())
 	if node != nil {
+		if old.GetMigration().GetOther() != nil && len(next.Spec.GetVolumes()) > 0 {
+			return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
+				"the VM "+old.Name+" is just being moved, and volumes are on one host", "try again when it is there: 'blixard vm get "+old.Name+"' shows how far it is")
+		}
 		if old.Placement.Leaving && next.Spec.OnHostLoss == blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT {
 			return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
 				"the VM "+old.Name+" is just leaving "+node.Name+", and cannot be told to wait for it any more", "try again when it runs elsewhere")

@@ -126,7 +126,7 @@ func TestAVolumeOutlivesItsVM(t *testing.T) {
 	if v = d.Volume("data"); v.Status.Phase != blixardv1.VolumePhase_VOLUME_PHASE_READY || !v.Status.Made {
 		t.Fatal(v)
 	}
-	if a := d.assignment(d.VM("web")); len(a.Volumes) != 1 || !a.Volumes[0].Volume.Made || a.Volumes[0].Disk != "data" {
+	if a := d.assignment(d.VM("web"), host); len(a.Volumes) != 1 || !a.Volumes[0].Volume.Made || a.Volumes[0].Disk != "data" {
 		t.Fatal(a.Volumes)
 	}
 	refused(t, d.dropVolumeNamed("data"), "the VM web has the volume data")

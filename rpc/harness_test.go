@@ -108,6 +108,7 @@ type node struct {
 	guests *fakeGuests
 	// What the Config may have.
 	closures Closures
+	arrivals Arrivals
 	checkVM  func(context.Context, *blixardv1.VMSpec) error
 }
 
@@ -286,7 +287,7 @@ func serve(t *testing.T, tlsOf func(string) *TLS, nodes ...*node) *world {
 		n.blobs = &dirBlobs{t.TempDir()}
 		n.logs = &fakeLogs{build: &fakeLogs{}}
 		n.guests = &fakeGuests{node: n.name}
-		n.server = NewServer(Config{Backend: n, Blobs: n.blobs, Logs: n.logs, Guests: n.guests, Closures: n.closures, CheckVM: n.checkVM, TLS: tlsOf(n.name), Version: "test"})
+		n.server = NewServer(Config{Backend: n, Blobs: n.blobs, Logs: n.logs, Guests: n.guests, Closures: n.closures, Arrivals: n.arrivals, CheckVM: n.checkVM, TLS: tlsOf(n.name), Version: "test"})
 		go n.server.Serve(listeners[i])
 		t.Cleanup(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -26,6 +26,8 @@ type Config struct {
 	Guests Guests
 	// Closures may be nil where there is no Nix.
 	Closures Closures
+	// Arrivals may be nil on a node that is no host.
+	Arrivals Arrivals
 	// CheckVM may be nil. It looks at a spec that core/cluster accepts, for what
 	// only a program like Nix can see; a *Refusal refuses it.
 	CheckVM func(ctx context.Context, spec *blixardv1.VMSpec) error
@@ -113,6 +115,7 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
 	mux.HandleFunc(logsPath, s.serveLogs)
 	mux.HandleFunc(closurePath, s.serveClosure)
+	mux.HandleFunc(passagePath, s.servePassage)
 	if s.cfg.Metrics != nil {
 		mux.Handle("GET /metrics", s.cfg.Metrics)
 	}

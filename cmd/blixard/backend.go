@@ -97,6 +97,19 @@ func (d *daemon) BuildLogs(ctx context.Context, uid string, follow bool, tail ui
 	return r, err
 }
 
+// Admit is rpc.Arrivals.
+func (d *daemon) Admit(ctx context.Context, p rpc.Passage) (func(context.Context, rpc.Stream) error, error) {
+	w := d.world.Load()
+	if w == nil || w.host == nil {
+		return nil, errors.New("this node runs no VMs")
+	}
+	take, err := w.host.Admit(ctx, runner.Passage(p))
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, from rpc.Stream) error { return take(ctx, from) }, nil
+}
+
 // Export is rpc.Closures.
 func (d *daemon) Export(ctx context.Context, storePath string, to io.Writer) error {
 	w := d.world.Load()

@@ -134,6 +134,13 @@ func (d *daemon) openHost(id core.Identity, in *inbox, f artifact.Fetcher, b *ni
 		Version:   versionText(),
 
 		AllowPaths: d.cfg.Nix.AllowPaths,
+		Passage: func(ctx context.Context, p runner.Passage) (runner.Stream, error) {
+			s, err := d.peers.Passage(ctx, rpc.Passage(p))
+			if err != nil {
+				return nil, err // and no Stream at all
+			}
+			return s, nil
+		},
 	}
 	if b != nil { // a nil *Builder is no nil Builder
 		cfg.Nix = b

@@ -221,8 +221,8 @@ func drawImage(r *rand.Rand, s *blixardv1.VMSpec) {
 	for range r.IntN(3) {
 		s.Networks = append(s.Networks, &blixardv1.Interface{Kind: &blixardv1.Interface_Network{Network: theNetwork}})
 	}
-	if r.IntN(2) == 0 {
-		port := &blixardv1.PortForward{HostPort: uint32(8000 + r.IntN(3)), GuestPort: 80}
+	if r.IntN(4) > 0 { // most serve something, and on one of two ports
+		port := &blixardv1.PortForward{HostPort: uint32(8000 + r.IntN(2)), GuestPort: 80}
 		s.Networks = append(s.Networks, &blixardv1.Interface{
 			Kind: &blixardv1.Interface_User{User: &blixardv1.UserInterface{}}, Ports: []*blixardv1.PortForward{port},
 		})

@@ -132,10 +132,12 @@ func Fickle(c *Config) {
 }
 
 // Renewals has people want another spec of the same few VMs again and again, and
-// about as often as that takes to build; what is told of it comes late at times.
+// about as often as that takes to build; what is told of it comes late at times,
+// and what Nix does not hold is collected while both specs matter.
 func Renewals(c *Config) {
 	c.Mix.Clients, c.Mix.Names, c.Mix.Think = 4, 4, 4*time.Second
 	c.Mix.Fickle, c.Mix.Renews, c.Mix.Late, c.Mix.Lateness = 0, 0.5, 0.1, 5*time.Second
+	c.Mix.Collects = 0.3
 }
 
 // Lagging has servers fall behind while many ask them.

@@ -63,7 +63,7 @@ func (m Mutant) World(seed uint64, planted bool) sim.Config {
 		m.Harder(&cfg)
 	}
 	if planted {
-		cfg.Mutant = m.Name
+		cfg.Mutant, cfg.UntilEvent = m.Name, mostEvents
 	}
 	return cfg
 }
@@ -103,9 +103,7 @@ func (m Mutant) Search(first uint64, seeds int) Find {
 		if m.Twice {
 			run = sim.Twice
 		}
-		cfg := m.World(f.Seed, true)
-		cfg.UntilEvent = mostEvents
-		if take(run(cfg)) {
+		if take(run(m.World(f.Seed, true))) {
 			break
 		}
 	}

@@ -226,7 +226,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "PortsIgnored", What: "placement does not look whose a port is",
-		Caught: []string{ports},
+		Caught: []string{ports}, Harder: sim.Crowded,
 	},
 	{
 		Name: "CordonIgnored", What: "placement does not look whether a node is cordoned",
@@ -425,7 +425,7 @@ var All = []Mutant{
 	// Specs, and what Nix builds of them.
 	{
 		Name: "RootDropped", What: "what a VM runs with may be collected as soon as something newer is built",
-		Caught: []string{roots},
+		Caught: []string{roots}, Harder: sim.Renewals,
 	},
 	{
 		Name: "StaleBuild", What: "what was built for a spec is taken for a newer one",

@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -156,10 +158,46 @@ func TestInsideARealGuest(t *testing.T) {
 		return nil
 	})
 	vm, _ := c.VM("web")
+	confined(t, c.HostOf("web"), vm)
 	if vm.GetStatus().GetAttempt() != 1 || vm.GetStatus().GetHealth() != blixardv1.HealthState_HEALTH_STATE_HEALTHY {
 		t.Errorf("it was disturbed: %v", vm.GetStatus())
 	}
 	if out := c.Must("vm", "top", "--once", "--interval", "200ms", "-o", "wide"); !strings.Contains(out, "web") {
 		t.Errorf("top:\n%s", out)
+	}
+}
+
+// confined: a real VM's hypervisor is under seccomp and gains no rights, and what the
+// daemon keeps of it is for its user alone.
+func confined(t *testing.T, n *Node, vm *blixardv1.VM) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.PID(vm)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Seccomp:\t2", "NoNewPrivs:\t1"} {
+		if !strings.Contains(string(status), want) {
+			t.Errorf("its hypervisor's status does not say %q", want)
+		}
+	}
+	looked := 0
+	for _, dir := range append(n.vmDirs(), filepath.Join(n.Data, "vms")) {
+		filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return nil
+			}
+			info, err := d.Info()
+			if err != nil {
+				return nil
+			}
+			looked++
+			if d.Type()&fs.ModeSocket == 0 && info.Mode().Perm()&0o077 != 0 { // a socket is behind its directory
+				t.Errorf("%s is %s: for others, too", path, info.Mode())
+			}
+			return nil
+		})
+	}
+	if looked < 6 {
+		t.Errorf("only %d files were looked at", looked)
 	}
 }

@@ -214,12 +214,30 @@ func versionIn(out string) string {
 
 // driverFor makes the driver that boots images with a hypervisor, or programs;
 // nil where there is none.
+// confines says why QEMU cannot be had under seccomp: by starting one that ends at
+// once.
+func confines(ctx context.Context, program string) error {
+	ctx, cancel := context.WithTimeout(ctx, versionPatience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, "-M", "none", "-nodefaults", "-no-user-config", "-display", "none", "-sandbox", sandbox, "-qmp", "stdio")
+	cmd.Stdin = strings.NewReader(`{"execute":"qmp_capabilities"}{"execute":"quit"}`)
+	cmd.WaitDelay = time.Second
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, lastLines(string(out), 1, 200))
+	}
+	return nil
+}
+
 func (h *Host) driverFor(f found, kvm bool) driver {
 	switch f.kind.Hypervisor {
 	case blixardv1.Hypervisor_HYPERVISOR_PROCESS:
 		return process{pidNamespace: h.holds}
 	case blixardv1.Hypervisor_HYPERVISOR_QEMU:
 		q := &qemu{images: images{h.cfg.Store, h.links, h.volumes}, log: h.cfg.Log.Debug, warn: h.cfg.Log.Warn, machine: machine{program: f.program, kvm: kvm}}
+		if err := confines(h.ctx, f.program); err != nil {
+			q.machine.open = true
+			h.cfg.Log.Warn("QEMU cannot confine itself here: a guest that breaks out of it can do what this daemon may", "err", err)
+		}
 		if !kvm {
 			var err error
 			if q.machine.tscKHz, err = tsc.KHz(); err != nil {

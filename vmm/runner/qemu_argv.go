@@ -17,8 +17,13 @@ const machineType = "microvm,acpi=on,pit=off,pic=off"
 type machine struct {
 	program string
 	kvm     bool
-	tscKHz  int // under emulation; 0: not known
+	tscKHz  int  // under emulation; 0: not known
+	open    bool // it cannot confine itself: it was built without seccomp
 }
+
+// sandbox has QEMU give up what a guest that broke into it could use: starting
+// programs, other users' rights, priorities, and system calls that nobody needs.
+const sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 // boot is one start of one VM, everything checked and in place.
 type boot struct {
@@ -72,6 +77,9 @@ func (m machine) argv(b boot) ([]string, error) {
 		"-device", "virtserialport,bus=vs.0,chardev=ag,name=" + agent.Port,
 		"-device", "virtio-rng-device",
 		"-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
+	}
+	if !m.open {
+		argv = append(argv, "-sandbox", sandbox)
 	}
 	for i, d := range b.disks {
 		access := ""

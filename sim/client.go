@@ -213,13 +213,19 @@ func drawVerb(r *rand.Rand) Verb {
 // theNetwork is there in worlds with files, and images are plugged into it.
 const theNetwork = "lan"
 
-// drawImage draws a VM that boots the first file, with interfaces on the network
-// and ports of its host, which others may have.
+// theDevice is a kind of device that some hosts have a few of.
+const theDevice = "gpu"
+
+// drawImage draws a VM that boots the first file, with interfaces on the network,
+// and with ports and devices of its host, which others may have.
 func drawImage(r *rand.Rand, s *blixardv1.VMSpec) {
 	s.Source = &blixardv1.VMSpec_Image{Image: &blixardv1.Image{Kernel: fileOf(fileName(0))}}
 	s.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_QEMU
 	for range r.IntN(3) {
 		s.Networks = append(s.Networks, &blixardv1.Interface{Kind: &blixardv1.Interface_Network{Network: theNetwork}})
+	}
+	if r.IntN(3) == 0 {
+		s.Devices = append(s.Devices, &blixardv1.DeviceRequest{Kind: theDevice, Count: uint32(1 + r.IntN(2))})
 	}
 	if r.IntN(4) > 0 { // most serve something, and on one of two ports
 		port := &blixardv1.PortForward{HostPort: uint32(8000 + r.IntN(2)), GuestPort: 80}

@@ -259,7 +259,7 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 	dir.bound, dir.next = boundBy(a), nil
 	dir.exit, dir.state, dir.gen = nil, nil, a.Assignment.GetRunGeneration()
 	dir.policy = a.Assignment.GetSpec().GetRestart()
-	dir.nets = a.Assignment.GetInterfaces()
+	dir.nets, dir.devices = a.Assignment.GetInterfaces(), a.Assignment.GetDevices()
 	dir.spec, dir.forks = a.Assignment.GetSpecGeneration(), a.Assignment.GetSpec().GetProcess() != nil
 	dir.start = &shim.Start{
 		Version: shim.StartVersion, Instance: a.Instance, Host: a.Host, Page: dir.bound.page, Argv: []string{"/bin/vm"},

@@ -9,7 +9,7 @@ import (
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
-// An address, a mac and a port of a host are one VM's. What a VM was given stays
+// An address, a mac, a port and a device of a host are one VM's. What a VM was given stays
 // its own for as long as anything of it lives; and nothing is in use but what VMs
 // have.
 //
@@ -37,7 +37,14 @@ func heldBy(vm *blixardv1.VM) (list []string) {
 	for _, p := range vm.GetPlacement().GetPorts() {
 		list = append(list, fmt.Sprintf("node %d port %d/%d", vm.Placement.NodeId, p.Port, p.Protocol))
 	}
+	for _, d := range vm.GetPlacement().GetDevices() {
+		list = append(list, deviceOf(vm, d))
+	}
 	return list
+}
+
+func deviceOf(vm *blixardv1.VM, d *blixardv1.Device) string {
+	return fmt.Sprintf("node %d device %s", vm.Placement.NodeId, d.Address)
 }
 
 // entry looks at what one entry has changed.
@@ -86,6 +93,9 @@ func (j *judgeAddresses) take(w *World, n *newest, vm *blixardv1.VM) {
 				return what == fmt.Sprintf("node %d port %d/%d", vm.Placement.NodeId, p.Port, p.Protocol)
 			}) {
 				rule = onePort
+			}
+			if slices.ContainsFunc(vm.GetPlacement().GetDevices(), func(d *blixardv1.Device) bool { return what == deviceOf(vm, d) }) {
+				rule = oneDevice
 			}
 			w.fail(rule, "index %d: %s is %s's, and was %s's", n.index, what, vm.Uid, by)
 		}

@@ -10,6 +10,7 @@ import (
 // says in one sentence what it holds true.
 type judges struct {
 	addresses   judgeAddresses
+	devices     judgeDevices
 	artifacts   judgeArtifacts
 	states      judgeStates
 	capacity    judgeCapacity
@@ -33,7 +34,7 @@ type judges struct {
 
 // JudgeNames are all judges there are.
 var JudgeNames = []string{
-	"acknowledged", "addresses", "artifacts", "capacity", "copies", "drains", "histories", "leaders", "leases", "levels", "logs", "placed", "policy", "quorum", "rest", "roots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
+	"acknowledged", "addresses", "artifacts", "capacity", "copies", "devices", "drains", "histories", "leaders", "leases", "levels", "logs", "placed", "policy", "quorum", "rest", "roots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
 }
 
 func (j *judges) reset() {

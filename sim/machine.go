@@ -132,8 +132,12 @@ func (m *Machine) time() core.Time {
 
 // facts is what a daemon finds on this machine when it starts.
 func (m *Machine) facts() *blixardv1.HostFacts {
+	var devices []*blixardv1.Device
+	for i := range (m.Index + 1) % 3 {
+		devices = append(devices, &blixardv1.Device{Kind: theDevice, Address: fmt.Sprintf("0000:%02x:00.0", i+1)})
+	}
 	return &blixardv1.HostFacts{
-		Capacity: m.capacity,
+		Capacity: m.capacity, Devices: devices,
 		Hypervisors: []*blixardv1.HypervisorFact{
 			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Version: "sim", Kvm: true, Capabilities: []blixardv1.Capability{1, 2, 4, 5, 6, 9, 10, 11, 12}},
 			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Version: "sim"},

@@ -35,6 +35,8 @@ type vmDir struct {
 	spec  uint32 // and its spec's
 	nix   vmm.Runners
 	nets  []*blixardv1.InterfaceConfig
+	// devices that it is started with next
+	devices []*blixardv1.Device
 
 	shim   *shimProc
 	guest  *guest
@@ -83,6 +85,7 @@ type guest struct {
 	instance shim.Instance
 	runner   string // what Nix built, that it was started with
 	nets     []*blixardv1.InterfaceConfig
+	devices  []*blixardv1.Device
 	ready    bool
 	deaf     bool
 	dying    bool
@@ -270,7 +273,7 @@ func (s *shimProc) fork() {
 		s.happened(shim.Input{Kind: shim.Forked, Err: "exec format error"})
 		return
 	}
-	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, nets: s.dir.nets, forked: w.now}
+	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, nets: s.dir.nets, devices: s.dir.devices, forked: w.now}
 	s.dir.guest, s.dir.sick = g, false
 	m.guests = append(m.guests, g)
 	w.running[g.instance.UID] = append(w.running[g.instance.UID], g)

@@ -387,6 +387,7 @@ func (w *World) forked(g *guest) {
 	w.judges.volumes.forked(w, g)
 	w.judges.specs.forked(w, g)
 	w.judges.addresses.forked(w, g)
+	w.judges.devices.forked(w, g)
 }
 
 func (w *World) strike(e event) {

@@ -87,6 +87,9 @@ func hostNotes(f *blixardv1.HostFacts) (notes []string) {
 		}
 		notes = append(notes, note)
 	}
+	for _, d := range f.GetDevices() {
+		notes = append(notes, fmt.Sprintf("device %s: %s", d.GetKind(), d.GetAddress()))
+	}
 	if !f.GetBridges() {
 		notes = append(notes, "VMs cannot be plugged into networks here: the daemon may not make bridges and taps (CAP_NET_ADMIN, /dev/net/tun)")
 	}

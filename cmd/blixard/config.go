@@ -17,6 +17,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/runner"
 )
@@ -36,6 +37,7 @@ type ServeCmd struct {
 	Memory    uint64            `env:"BLIXARD_MEMORY_MIB" placeholder:"MIB" help:"Offer so much memory (all but a reserve)."`
 	Disk      uint64            `env:"BLIXARD_DISK_MIB" placeholder:"MIB" help:"Offer so much disk (what is free)."`
 	Label     map[string]string `env:"BLIXARD_LABELS" mapsep:"," placeholder:"KEY=VALUE" help:"A label that VMs can require. May be repeated."`
+	Device    []string          `env:"BLIXARD_DEVICES" placeholder:"KIND=ADDRESS" help:"A PCI device that VMs can have (gpu=0000:65:00.0); it must be bound to vfio-pci. May be repeated."`
 	Nix       string            `env:"BLIXARD_NIX" placeholder:"FILE" help:"The nix program that builds NixOS VMs (the one in PATH, if any)."`
 	LogLevel  string            `env:"BLIXARD_LOG_LEVEL" placeholder:"LEVEL" help:"debug, info, warn or error (info)."`
 	LogFormat string            `env:"BLIXARD_LOG_FORMAT" placeholder:"FORMAT" help:"text or json (text)."`
@@ -61,8 +63,11 @@ type Config struct {
 	TLS      TLSConfig         `toml:"tls"`
 	Capacity CapacityConfig    `toml:"capacity"`
 	Labels   map[string]string `toml:"labels"`
-	Nix      NixConfig         `toml:"nix"`
-	Log      LogConfig         `toml:"log"`
+	// Devices are the PCI addresses of devices that VMs can have, by their kinds:
+	// gpu = ["0000:65:00.0"]. They must be bound to vfio-pci.
+	Devices map[string][]string `toml:"devices"`
+	Nix     NixConfig           `toml:"nix"`
+	Log     LogConfig           `toml:"log"`
 }
 
 // NixConfig says how NixOS VMs are built on this host.
@@ -139,6 +144,15 @@ func (c *ServeCmd) config(g *Globals) (*Config, error) {
 		}
 		maps.Copy(labels, c.Label)
 		cfg.Labels = labels
+	}
+	for _, d := range c.Device {
+		kind, address, _ := strings.Cut(d, "=")
+		if cfg.Devices == nil {
+			cfg.Devices = map[string][]string{}
+		}
+		if !slices.Contains(cfg.Devices[kind], address) {
+			cfg.Devices[kind] = append(cfg.Devices[kind], address)
+		}
 	}
 	if err := cfg.defaults(); err != nil {
 		return nil, err
@@ -235,6 +249,9 @@ func (c *Config) validate() error {
 	if n := len(slices.DeleteFunc([]string{c.TLS.Cert, c.TLS.Key, c.TLS.CA}, func(s string) bool { return s == "" })); n != 0 && n != 3 {
 		return usagef("tls: cert, key and ca go together; %d of them are given", n)
 	}
+	if _, err := c.devices(); err != nil {
+		return err
+	}
 	if err := c.Nix.validate(); err != nil {
 		return err
 	}
@@ -242,6 +259,28 @@ func (c *Config) validate() error {
 		return err
 	}
 	return nil
+}
+
+// devices are those that VMs can have, in the order of their kinds.
+func (c *Config) devices() (list []*blixardv1.Device, err error) {
+	seen := map[string]string{}
+	for _, kind := range slices.Sorted(maps.Keys(c.Devices)) {
+		for _, address := range c.Devices[kind] {
+			d := &blixardv1.Device{Kind: kind, Address: strings.ToLower(address)}
+			if why := cluster.ValidateDevice(d); why != nil {
+				return nil, usagef("device %s=%s: %s; %s", kind, address, why.Message, why.Advice)
+			}
+			if other, twice := seen[d.Address]; twice {
+				return nil, usagef("device %s=%s: it is a %s already", kind, address, other)
+			}
+			seen[d.Address] = kind
+			list = append(list, d)
+		}
+	}
+	if len(list) > cluster.MaxDevices {
+		return nil, usagef("%d devices are too many: a host gives at most %d", len(list), cluster.MaxDevices)
+	}
+	return list, nil
 }
 
 func (c *NixConfig) validate() error {

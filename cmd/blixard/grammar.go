@@ -233,6 +233,7 @@ type SpecFlags struct {
 	Network    []string          `sep:"none" placeholder:"NAME[,ADDRESS]" help:"A network of the cluster that it is plugged into, or user: behind the hypervisor's own NAT. May be repeated; in an update, all of them."`
 	Port       []string          `short:"p" sep:"none" placeholder:"[ADDRESS:]HOST:GUEST[/udp]" help:"A port of its host that leads to one of the guest, by the user network. May be repeated; in an update, all of them."`
 	Volume     []string          `sep:"none" placeholder:"NAME[:ro]" help:"A volume of the cluster as a disk. May be repeated."`
+	Device     []string          `placeholder:"KIND[=COUNT]" help:"PCI devices of its host that it has to itself. May be repeated; in an update, all of them; none for none."`
 	Process    bool              `help:"Run a program without any isolation: vm create NAME --process -- /bin/sleep 1000."`
 	Env        map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Environment of --process. May be repeated."`
 	Vcpus      *uint32           `placeholder:"N" help:"Virtual processors (1)."`

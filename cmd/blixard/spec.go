@@ -94,6 +94,9 @@ func (c *SpecFlags) change(d *draft, policyFlag, policy string) (err error) {
 	if err := c.volumes(s); err != nil {
 		return err
 	}
+	if err := c.devices(s); err != nil {
+		return err
+	}
 	if c.Health != "" {
 		if s.Health, err = healthFlag(c.Health, s.Health); err != nil {
 			return err

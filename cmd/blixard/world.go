@@ -120,6 +120,10 @@ func (w *world) closeBuilder() error {
 }
 
 func (d *daemon) openHost(id core.Identity, in *inbox, f artifact.Fetcher, b *nix.Builder) (*runner.Host, error) {
+	devices, err := d.cfg.devices()
+	if err != nil {
+		return nil, err
+	}
 	cfg := runner.Config{
 		ClusterID: id.ClusterID,
 		HostID:    strconv.FormatUint(id.ID, 10),
@@ -131,6 +135,7 @@ func (d *daemon) openHost(id core.Identity, in *inbox, f artifact.Fetcher, b *ni
 		Log:       d.log,
 		Capacity:  d.cfg.capacity(),
 		Labels:    d.cfg.Labels,
+		Devices:   devices,
 		Version:   versionText(),
 
 		AllowPaths: d.cfg.Nix.AllowPaths,

@@ -42,7 +42,7 @@ func (s *State) assignment(vm *blixardv1.VM, node uint64) *blixardv1.Assignment 
 		a.Migration = s.migrationOrder(vm, node)
 	}
 	a.Paused = vm.Paused
-	a.Interfaces = s.interfaces(vm)
+	a.Interfaces, a.Devices = s.interfaces(vm), devicesFor(vm)
 	a.Volumes = s.volumeConfigs(vm)
 	a.SpecGeneration, a.RestartWhenBuilt, a.Pins, a.Fresh = vm.SpecGeneration, vm.RestartWhenBuilt, vm.Pins, vm.Fresh
 	a.Fallback = s.fallback(vm)

@@ -33,7 +33,7 @@ func copyVM(vm *blixardv1.VM) *blixardv1.VM {
 			NodeId: p.NodeId, Epoch: p.Epoch, Incarnation: p.Incarnation, Lease: p.Lease, TargetLease: p.TargetLease,
 			Hypervisor: p.Hypervisor, Vcpus: p.Vcpus, MemoryMib: p.MemoryMib, DiskMib: p.DiskMib, Node: p.Node, LeaseMs: p.LeaseMs, TargetLeaseMs: p.TargetLeaseMs,
 			Leaving: p.Leaving, Held: p.Held, Starts: p.Starts,
-			Ports: slices.Clone(p.Ports),
+			Ports: slices.Clone(p.Ports), Devices: slices.Clone(p.Devices),
 		}
 	}
 	return c

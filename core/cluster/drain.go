@@ -295,11 +295,13 @@ type room struct {
 	hosts []*schedule.Host // in the order of their keys
 	full  []schedule.Need  // needs for which nothing was left
 	ports map[uint64][]schedule.Taken
+	// devices that were claimed, of a host and a kind
+	devices map[uint64]map[string]int
 }
 
 // room is what is left beside some nodes.
 func (s *State) room(beside ...uint64) *room {
-	r := &room{s: s, ports: map[uint64][]schedule.Taken{}}
+	r := &room{s: s, ports: map[uint64][]schedule.Taken{}, devices: map[uint64]map[string]int{}}
 	for h := range s.emptiestFirst(schedule.Need{}) {
 		if !slices.Contains(beside, h.ID) {
 			r.hosts = append(r.hosts, h)
@@ -332,7 +334,7 @@ func (r *room) claim(vm *blixardv1.VM) (h *schedule.Host, need schedule.Need, ok
 
 // claimOf takes the room that a VM needs on the first host that fits and will do.
 func (r *room) claimOf(vm *blixardv1.VM, need schedule.Need, will func(*schedule.Host) bool) (h *schedule.Host, ok bool) {
-	r.lookForPorts(need, vm.Uid)
+	r.look(need, vm.Uid)
 	id, _, ok := schedule.Choose(func(yield func(*schedule.Host) bool) {
 		for _, h := range r.hosts {
 			if will(h) && !yield(h) {
@@ -350,24 +352,31 @@ func (r *room) claimOf(vm *blixardv1.VM, need schedule.Need, will func(*schedule
 	for _, p := range need.Ports {
 		r.ports[id] = append(r.ports[id], schedule.Taken{Port: p, By: vm.Name})
 	}
+	for _, d := range need.Devices {
+		if r.devices[id] == nil {
+			r.devices[id] = map[string]int{}
+		}
+		r.devices[id][d.Kind] += d.Count
+	}
 	for ; i+1 < len(r.hosts) && r.hosts[i+1].Key() < h.Key(); i++ {
 		r.hosts[i], r.hosts[i+1] = r.hosts[i+1], r.hosts[i]
 	}
 	return h, true
 }
 
-// lookForPorts tells the hosts which of the ports that are needed somebody has
+// look tells the hosts which of the ports and devices that are needed somebody has
 // there, or has claimed.
-func (r *room) lookForPorts(need schedule.Need, uid string) {
+func (r *room) look(need schedule.Need, uid string) {
 	for _, h := range r.hosts {
-		if h.Taken = nil; len(need.Ports) == 0 {
-			continue
-		}
-		r.s.portsTaken(h, need, uid)
+		h.Taken = nil
+		r.s.lookAt(h, need, uid)
 		for _, t := range r.ports[h.ID] {
 			if slices.Contains(need.Ports, t.Port) {
 				h.Taken = append(h.Taken, t)
 			}
+		}
+		for _, d := range need.Devices {
+			h.Devices[d.Kind] -= min(h.Devices[d.Kind], r.devices[h.ID][d.Kind])
 		}
 	}
 }

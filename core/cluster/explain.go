@@ -30,7 +30,7 @@ func (s *State) Explain(name string) (*blixardv1.ExplainResponse, *blixardv1.Err
 			h.Used.MemoryMiB -= min(mine.MemoryMiB, h.Used.MemoryMiB)
 			h.Used.DiskMiB -= min(mine.DiskMiB, h.Used.DiskMiB)
 		}
-		s.portsTaken(h, n, vm.Uid)
+		s.lookAt(h, n, vm.Uid)
 		for _, o := range schedule.Obstacles(nil, h, n) {
 			v.Reasons = append(v.Reasons, o.String())
 		}

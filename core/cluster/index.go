@@ -25,6 +25,7 @@ func (s *State) reindex(old, now proto.Message) {
 		s.reindexAttachments(o, n)
 		s.reindexPorts(o, n)
 		s.reindexHolds(o, n)
+		s.reindexDevices(o, n)
 		s.revise(vmPrefix+cmp.Or(n.GetName(), o.GetName()), o != nil, n != nil, o.GetRevision(), n.GetRevision())
 	case *blixardv1.Node:
 		o, _ := old.(*blixardv1.Node)

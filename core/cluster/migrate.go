@@ -186,6 +186,8 @@ func (s *State) immovable(vm *blixardv1.VM) (why, advice string) {
 		return "the " + kind.Name + " of its host " + p.Node + " does not do it", offline
 	case keepsData(vm.Spec):
 		return "it writes to a disk on " + p.Node + ", which would have to go with it", "a VM whose disks are all read-only can go"
+	case len(vm.Spec.GetDevices())+len(p.Devices) > 0:
+		return "it has PCI devices of " + p.Node + ", which stay there", offline
 	case vm.Paused:
 		return "it is paused", "'blixard vm resume " + vm.Name + "' first"
 	case st.GetPhase() != blixardv1.Phase_PHASE_RUNNING:
@@ -266,7 +268,7 @@ func (s *State) nowhere(vm *blixardv1.VM, to *blixardv1.Node, r *room, need sche
 		return refuse(code, "no host can take the VM "+vm.Name+" as things stand: "+text, advice)
 	}
 	h := scheduleHost(to, s.overcommit())
-	s.portsTaken(h, need, vm.Uid)
+	s.lookAt(h, need, vm.Uid)
 	var why []string
 	for _, o := range schedule.Obstacles(nil, h, need) {
 		why = append(why, o.String())

@@ -80,6 +80,7 @@ func need(spec *blixardv1.VMSpec) schedule.Need {
 		n.DiskMiB += d.GetSizeMib()
 	}
 	n.DiskMiB += nixosDiskMiB(spec.GetNixos())
+	n.Devices = devicesOf(spec)
 	for _, p := range hostPorts(spec) {
 		n.Ports = append(n.Ports, schedulePort(p))
 	}
@@ -128,10 +129,16 @@ func (s *State) emptiestFirst(n schedule.Need) iter.Seq[*schedule.Host] {
 		overcommit := s.overcommit()
 		s.hosts.Scan(func(_ string, id uint64) bool {
 			h := scheduleHost(s.Node(id), overcommit)
-			s.portsTaken(h, n, "")
+			s.lookAt(h, n, "")
 			return yield(h)
 		})
 	}
+}
+
+// lookAt tells a host what the VM needs of it that is one VM's at a time.
+func (s *State) lookAt(h *schedule.Host, n schedule.Need, uid string) {
+	s.portsTaken(h, n, uid)
+	s.countDevices(h, n, uid)
 }
 
 func schedulePort(p *blixardv1.HostPort) schedule.Port {
@@ -167,7 +174,7 @@ func (s *State) choose(vm *blixardv1.VM, n schedule.Need) (id uint64, hv int32, 
 	if leavesOffline(vm) { // where it was told to go, or at least not where it was
 		if w := s.Node(vm.Migration.Wanted); w != nil && schedulable(w) {
 			h := scheduleHost(w, s.overcommit())
-			s.portsTaken(h, n, "")
+			s.lookAt(h, n, "")
 			if id, hv, ok = schedule.Choose(slices.Values([]*schedule.Host{h}), n); ok {
 				return id, hv, ok
 			}
@@ -222,7 +229,7 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 		NodeId: id, Node: node.Name, Epoch: node.Host.Epoch,
 		Incarnation: &blixardv1.Incarnation{Generation: s.meta.Generation, Index: e.index},
 		Hypervisor:  blixardv1.Hypervisor(hv),
-		Vcpus:       uint32(n.MilliCPU / 1000), MemoryMib: n.MemoryMiB, DiskMib: n.DiskMiB, Ports: hostPorts(vm.Spec),
+		Vcpus:       uint32(n.MilliCPU / 1000), MemoryMib: n.MemoryMiB, DiskMib: n.DiskMiB, Ports: hostPorts(vm.Spec), Devices: s.giveDevices(vm.Spec, node, nil),
 	}
 	s.target(vm, vm.Placement, node)
 	if leavesOffline(vm) {

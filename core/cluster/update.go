@@ -207,6 +207,9 @@ func (s *State) reaccount(vm *blixardv1.VM, atLeast *blixardv1.Placement) {
 	p.Vcpus = max(vm.Spec.Vcpus, atLeast.GetVcpus())
 	p.MemoryMib = max(n.MemoryMiB, atLeast.GetMemoryMib())
 	p.DiskMib = max(n.DiskMiB, atLeast.GetDiskMib())
+	if p.Devices = devicesFor(vm); atLeast != nil {
+		p.Devices = s.giveDevices(vm.Spec, s.Node(p.NodeId), atLeast.Devices)
+	}
 	p.Ports = bothPorts(hostPorts(vm.Spec), atLeast.GetPorts())
 }
 
@@ -221,7 +224,7 @@ func (s *State) noRoom(vm *blixardv1.VM, node *blixardv1.Node, spec *blixardv1.V
 	var why []string
 	n := need(spec)
 	s.withVolumes(&n, spec)
-	s.portsTaken(h, n, vm.Uid)
+	s.lookAt(h, n, vm.Uid)
 	for _, o := range schedule.Obstacles(nil, h, n) {
 		why = append(why, o.String())
 	}
@@ -236,7 +239,7 @@ func (s *State) noRoom(vm *blixardv1.VM, node *blixardv1.Node, spec *blixardv1.V
 // sameBuild says whether two specs give the same thing to run.
 func sameBuild(a, b *blixardv1.VMSpec) bool {
 	built := func(s *blixardv1.VMSpec) *blixardv1.VMSpec {
-		return &blixardv1.VMSpec{Hypervisor: s.Hypervisor, Vcpus: s.Vcpus, MemoryMib: s.MemoryMib, Source: s.Source, Networks: s.Networks}
+		return &blixardv1.VMSpec{Hypervisor: s.Hypervisor, Vcpus: s.Vcpus, MemoryMib: s.MemoryMib, Source: s.Source, Networks: s.Networks, Devices: s.Devices}
 	}
 	return proto.Equal(built(a), built(b))
 }

@@ -37,6 +37,9 @@ func wantsOf(s *blixardv1.VMSpec) (list []want) {
 	if len(s.GetNixos().GetShares()) > 0 {
 		add(blixardv1.Capability_CAPABILITY_SHARES, "spec.nixos.shares")
 	}
+	if len(s.GetDevices()) > 0 {
+		add(blixardv1.Capability_CAPABILITY_DEVICES, "spec.devices")
+	}
 	for i, n := range s.GetNixos().GetNetworks() {
 		switch n.GetKind().(type) {
 		case *blixardv1.Network_Tap:

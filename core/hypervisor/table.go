@@ -30,7 +30,7 @@ var Table = complete([]Kind{
 		Met: "QEMU 7.2 of Debian 12, emulating (TCG), with a real guest",
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, emulation: Yes, powerButton: Yes, pause: Yes, snapshot: NotYet, migrate: Yes,
-			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, userNetwork: Yes, hotplug: NotYet, balloon: NotYet, devices: NotYet,
+			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, userNetwork: Yes, hotplug: NotYet, balloon: NotYet, devices: Yes,
 		},
 		why: map[blixardv1.Capability]string{
 			program: "cannot run spec.process",
@@ -41,7 +41,7 @@ var Table = complete([]Kind{
 		Met: "none: only our fake of it, made after v53",
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: NotYet,
-			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, hotplug: NotYet, balloon: NotYet, devices: NotYet,
+			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, hotplug: NotYet, balloon: NotYet, devices: Yes,
 		},
 		why: map[blixardv1.Capability]string{
 			emulation: "needs KVM",

@@ -24,6 +24,7 @@ const (
 	Bridges
 	Elsewhere
 	Ports
+	Device
 	CPU
 	Memory
 	Disk
@@ -32,7 +33,8 @@ const (
 // Obstacle is one reason why a VM cannot go to a host.
 type Obstacle struct {
 	Kind Kind
-	// Of CPU (thousandths), Memory and Disk (MiB): what is needed and what is free.
+	// Of CPU (thousandths), Memory, Disk (MiB) and Device: what is needed and what is
+	// free. Of Device: Want is its kind.
 	Need, Free uint64
 	// Of Ports: Want is the port, and Have the VM that has it.
 	// Of Elsewhere: Want is what the VM needs, and Have the host that has it.
@@ -70,6 +72,8 @@ func (o Obstacle) String() string {
 		return fmt.Sprintf("the VM's %s is on %s", o.Want, o.Have)
 	case Ports:
 		return fmt.Sprintf("its port %s leads to the VM %s", o.Want, o.Have)
+	case Device:
+		return fmt.Sprintf("has %d devices %s free of the %d needed", o.Free, o.Want, o.Need)
 	case CPU:
 		return fmt.Sprintf("has %s vcpus free of the %s needed", milli(o.Free), milli(o.Need))
 	case Memory:
@@ -118,6 +122,11 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 	}
 	for _, t := range h.Taken {
 		to = append(to, Obstacle{Kind: Ports, Want: t.Port.String(), Have: t.By})
+	}
+	for _, d := range need.Devices {
+		if free := h.Devices[d.Kind]; free < d.Count {
+			to = append(to, Obstacle{Kind: Device, Want: d.Kind, Need: uint64(d.Count), Free: uint64(free)})
+		}
 	}
 	to = short(to, CPU, need.MilliCPU, h.Capacity.MilliCPU, h.Used.MilliCPU)
 	if !mutant.On("MemoryIgnored") {

@@ -37,6 +37,8 @@ type Host struct {
 	Bridges bool
 	// Taken are the ports that the VM needs and another VM has there.
 	Taken []Taken
+	// Devices: how many of each kind nobody has, of the kinds that the VM needs.
+	Devices map[string]int
 	// Cordoned hosts keep what they have and get nothing new.
 	Cordoned bool
 	// Suspect hosts have missed their Syncs.
@@ -55,6 +57,12 @@ type Port struct {
 type Taken struct {
 	Port
 	By string
+}
+
+// Devices are some of a kind.
+type Devices struct {
+	Kind  string
+	Count int
 }
 
 // Choice is a kind of hypervisor that can run a VM.
@@ -96,6 +104,8 @@ type Need struct {
 	Ports []Port
 	// Local are things of its own that some host has: it can go nowhere else.
 	Local []Local
+	// Devices of the host that it has to itself, each kind once.
+	Devices []Devices
 	// Require are labels that the host must have with just these values.
 	Require map[string]string
 }
@@ -114,8 +124,19 @@ func (n *Need) AtLeast(m *Need) bool {
 	return n.MilliCPU >= m.MilliCPU && n.MemoryMiB >= m.MemoryMiB && n.DiskMiB >= m.DiskMiB &&
 		n.Nix == m.Nix && (n.Bridges || !m.Bridges) &&
 		!slices.ContainsFunc(m.Ports, func(p Port) bool { return !slices.Contains(n.Ports, p) }) &&
+		!slices.ContainsFunc(m.Devices, func(d Devices) bool { return n.devices(d.Kind) < d.Count }) &&
 		slices.Equal(n.Accept, m.Accept) && slices.Equal(n.Wants, m.Wants) && maps.Equal(n.Require, m.Require) &&
 		(len(m.Local) == 0 || slices.Equal(n.Local, m.Local))
+}
+
+// devices is how many of a kind are needed.
+func (n *Need) devices(kind string) int {
+	for _, d := range n.Devices {
+		if d.Kind == kind {
+			return d.Count
+		}
+	}
+	return 0
 }
 
 // Load is the dominant share of the host in use, per million; a host without

@@ -22,6 +22,7 @@ const (
 	hasAddress  = "what lives has its address"
 	inUse       = "addresses in use are those that VMs have"
 	ports       = "a port leads to one VM"
+	device      = "a device is one VM's"
 	volumes     = "a VM that waits is not taken from its host"
 	roots       = "what runs keeps its root"
 	builds      = "what is built is what the spec says"
@@ -227,6 +228,14 @@ var All = []Mutant{
 	{
 		Name: "PortsIgnored", What: "placement does not look whose a port is",
 		Caught: []string{ports}, Harder: sim.Crowded,
+	},
+	{
+		Name: "DeviceTwice", What: "placement does not look whose a device is",
+		Caught: []string{device},
+	},
+	{
+		Name: "DeviceFreedEarly", What: "an update gives away the devices that the spec before may still run with",
+		Caught: []string{device},
 	},
 	{
 		Name: "CordonIgnored", What: "placement does not look whether a node is cordoned",

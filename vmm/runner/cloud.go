@@ -91,6 +91,12 @@ func (d *cloud) argv(b boot) ([]string, error) {
 	for _, n := range b.nics {
 		argv = append(argv, "tap="+n.tap+",mac="+n.mac)
 	}
+	if len(b.devices) > 0 {
+		argv = append(argv, "--device")
+	}
+	for _, address := range b.devices {
+		argv = append(argv, "path="+filepath.Join(thisBus.devices, address))
+	}
 	return argv, nil
 }
 

@@ -38,6 +38,9 @@ type Config struct {
 	Capacity *blixardv1.Resources
 	// Labels of this host.
 	Labels map[string]string
+	// Devices that it gives to VMs, each once. Those that cannot be given away are
+	// logged, and not reported.
+	Devices []*blixardv1.Device
 	// Version of the daemon.
 	Version string
 	// Hypervisors that may be used, of those found; empty: all.

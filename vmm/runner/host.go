@@ -28,8 +28,9 @@ type Host struct {
 	guard   *guard
 	boot    string // the kernel's boot id
 	drivers map[blixardv1.Hypervisor]driver
-	nix     *nixDriver // nil: there is no Nix here
-	holds   bool       // PID namespaces can be had
+	devices []*blixardv1.Device // that it gives to VMs
+	nix     *nixDriver          // nil: there is no Nix here
+	holds   bool                // PID namespaces can be had
 	links   *links.Links
 	agents  agents
 	typing  typing

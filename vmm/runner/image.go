@@ -19,9 +19,10 @@ import (
 
 // images is what all hypervisors have in common that boot a kernel directly.
 type images struct {
-	store *artifact.Store
-	links *links.Links
-	kept  *volumes
+	store   *artifact.Store
+	links   *links.Links
+	kept    *volumes
+	devices []*blixardv1.Device // that this host gives to VMs
 }
 
 const maxCmdline = 2047 // of the kernel, on x86
@@ -122,6 +123,9 @@ func (m images) files(ctx context.Context, p place, a *blixardv1.Assignment, i s
 	}
 	b.disks = append(b.disks, mounted...)
 	if b.nics, err = nicsOf(a); err != nil {
+		return boot{}, err
+	}
+	if b.devices, err = given(m.devices, a); err != nil {
 		return boot{}, err
 	}
 	for n := range b.nics {

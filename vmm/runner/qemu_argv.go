@@ -36,6 +36,7 @@ type boot struct {
 	cmdline   string // the user's
 	disks     []disk
 	nics      []nic
+	devices   []string // PCI addresses of the host
 	place     place
 }
 
@@ -61,11 +62,15 @@ func (m machine) argv(b boot) ([]string, error) {
 		accel = "kvm"
 	}
 	socket := func(name string) string { return escape(filepath.Join(b.place.run, name)) + ",server=on,wait=off" }
+	model := machineType
+	if len(b.devices) > 0 {
+		model += ",pcie=on"
+	}
 	argv := []string{
 		m.program,
 		"-name", "guest=" + escape(b.name),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-M", machineType,
+		"-M", model,
 		"-accel", accel, "-cpu", "max",
 		"-smp", fmt.Sprint(b.vcpus), "-m", fmt.Sprintf("size=%dM", b.memoryMib),
 		"-global", "virtio-mmio.force-legacy=false",
@@ -92,6 +97,9 @@ func (m machine) argv(b boot) ([]string, error) {
 	}
 	for i, n := range b.nics {
 		argv = append(argv, "-netdev", n.netdev(fmt.Sprintf("n%d", i)), "-device", fmt.Sprintf("virtio-net-device,netdev=n%d,mac=%s", i, n.mac))
+	}
+	for _, address := range b.devices {
+		argv = append(argv, "-device", "vfio-pci,host="+address)
 	}
 	argv = append(argv, "-kernel", b.kernel)
 	if b.initrd != "" {

@@ -285,7 +285,9 @@ type HostFacts struct {
 	Bridges bool `protobuf:"varint,80,opt,name=bridges,proto3" json:"bridges,omitempty"`
 	// The ranges of IPv4 addresses that it has addresses of, but for those of networks
 	// of ours: 192.168.1.0/24.
-	Subnets       []string `protobuf:"bytes,70,rep,name=subnets,proto3" json:"subnets,omitempty"`
+	Subnets []string `protobuf:"bytes,70,rep,name=subnets,proto3" json:"subnets,omitempty"`
+	// PCI devices that it gives to VMs, in the order of their addresses; at most 256.
+	Devices       []*Device `protobuf:"bytes,90,rep,name=devices,proto3" json:"devices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -386,6 +388,13 @@ func (x *HostFacts) GetBridges() bool {
 func (x *HostFacts) GetSubnets() []string {
 	if x != nil {
 		return x.Subnets
+	}
+	return nil
+}
+
+func (x *HostFacts) GetDevices() []*Device {
+	if x != nil {
+		return x.Devices
 	}
 	return nil
 }
@@ -1627,7 +1636,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12\x1d\n" +
 	"\n" +
 	"memory_mib\x18\x02 \x01(\x04R\tmemoryMib\x12\x19\n" +
-	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\xb6\x03\n" +
+	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\xe4\x03\n" +
 	"\tHostFacts\x121\n" +
 	"\bcapacity\x18\x01 \x01(\v2\x15.blixard.v1.ResourcesR\bcapacity\x12<\n" +
 	"\vhypervisors\x18\x02 \x03(\v2\x1a.blixard.v1.HypervisorFactR\vhypervisors\x129\n" +
@@ -1639,7 +1648,8 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\x03nix\x18\b \x01(\bR\x03nix\x12!\n" +
 	"\x03kvm\x18\t \x01(\v2\x0f.blixard.v1.KVMR\x03kvm\x12\x18\n" +
 	"\abridges\x18P \x01(\bR\abridges\x12\x18\n" +
-	"\asubnets\x18F \x03(\tR\asubnets\x1a9\n" +
+	"\asubnets\x18F \x03(\tR\asubnets\x12,\n" +
+	"\adevices\x18Z \x03(\v2\x12.blixard.v1.DeviceR\adevices\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\a\x10\b\"/\n" +
@@ -1807,54 +1817,56 @@ var file_blixard_v1_node_proto_goTypes = []any{
 	(*NodeServiceRestoreRequest)(nil),  // 21: blixard.v1.NodeServiceRestoreRequest
 	(*NodeServiceRestoreResponse)(nil), // 22: blixard.v1.NodeServiceRestoreResponse
 	nil,                                // 23: blixard.v1.HostFacts.LabelsEntry
-	(Hypervisor)(0),                    // 24: blixard.v1.Hypervisor
-	(Capability)(0),                    // 25: blixard.v1.Capability
-	(*timestamppb.Timestamp)(nil),      // 26: google.protobuf.Timestamp
-	(*VolumeReport)(nil),               // 27: blixard.v1.VolumeReport
+	(*Device)(nil),                     // 24: blixard.v1.Device
+	(Hypervisor)(0),                    // 25: blixard.v1.Hypervisor
+	(Capability)(0),                    // 26: blixard.v1.Capability
+	(*timestamppb.Timestamp)(nil),      // 27: google.protobuf.Timestamp
+	(*VolumeReport)(nil),               // 28: blixard.v1.VolumeReport
 }
 var file_blixard_v1_node_proto_depIdxs = []int32{
 	3,  // 0: blixard.v1.HostFacts.capacity:type_name -> blixard.v1.Resources
 	6,  // 1: blixard.v1.HostFacts.hypervisors:type_name -> blixard.v1.HypervisorFact
 	23, // 2: blixard.v1.HostFacts.labels:type_name -> blixard.v1.HostFacts.LabelsEntry
 	5,  // 3: blixard.v1.HostFacts.kvm:type_name -> blixard.v1.KVM
-	24, // 4: blixard.v1.HypervisorFact.hypervisor:type_name -> blixard.v1.Hypervisor
-	25, // 5: blixard.v1.HypervisorFact.capabilities:type_name -> blixard.v1.Capability
-	0,  // 6: blixard.v1.HostState.epoch_state:type_name -> blixard.v1.EpochState
-	4,  // 7: blixard.v1.HostState.facts:type_name -> blixard.v1.HostFacts
-	3,  // 8: blixard.v1.HostState.allocated:type_name -> blixard.v1.Resources
-	26, // 9: blixard.v1.HostState.silent_since:type_name -> google.protobuf.Timestamp
-	27, // 10: blixard.v1.HostState.orphan_volumes:type_name -> blixard.v1.VolumeReport
-	1,  // 11: blixard.v1.Node.server:type_name -> blixard.v1.ServerState
-	7,  // 12: blixard.v1.Node.host:type_name -> blixard.v1.HostState
-	26, // 13: blixard.v1.Node.create_time:type_name -> google.protobuf.Timestamp
-	9,  // 14: blixard.v1.Node.drain:type_name -> blixard.v1.Drain
-	26, // 15: blixard.v1.Drain.start_time:type_name -> google.protobuf.Timestamp
-	2,  // 16: blixard.v1.DrainMove.step:type_name -> blixard.v1.DrainStep
-	8,  // 17: blixard.v1.NodeServiceListResponse.nodes:type_name -> blixard.v1.Node
-	8,  // 18: blixard.v1.NodeServiceGetResponse.node:type_name -> blixard.v1.Node
-	10, // 19: blixard.v1.NodeServiceGetResponse.moves:type_name -> blixard.v1.DrainMove
-	8,  // 20: blixard.v1.CordonResponse.node:type_name -> blixard.v1.Node
-	8,  // 21: blixard.v1.UncordonResponse.node:type_name -> blixard.v1.Node
-	8,  // 22: blixard.v1.NodeServiceDrainResponse.node:type_name -> blixard.v1.Node
-	10, // 23: blixard.v1.NodeServiceDrainResponse.moves:type_name -> blixard.v1.DrainMove
-	8,  // 24: blixard.v1.NodeServiceRestoreResponse.node:type_name -> blixard.v1.Node
-	11, // 25: blixard.v1.NodeService.List:input_type -> blixard.v1.NodeServiceListRequest
-	13, // 26: blixard.v1.NodeService.Get:input_type -> blixard.v1.NodeServiceGetRequest
-	15, // 27: blixard.v1.NodeService.Cordon:input_type -> blixard.v1.CordonRequest
-	17, // 28: blixard.v1.NodeService.Uncordon:input_type -> blixard.v1.UncordonRequest
-	19, // 29: blixard.v1.NodeService.Drain:input_type -> blixard.v1.NodeServiceDrainRequest
-	21, // 30: blixard.v1.NodeService.Restore:input_type -> blixard.v1.NodeServiceRestoreRequest
-	12, // 31: blixard.v1.NodeService.List:output_type -> blixard.v1.NodeServiceListResponse
-	14, // 32: blixard.v1.NodeService.Get:output_type -> blixard.v1.NodeServiceGetResponse
-	16, // 33: blixard.v1.NodeService.Cordon:output_type -> blixard.v1.CordonResponse
-	18, // 34: blixard.v1.NodeService.Uncordon:output_type -> blixard.v1.UncordonResponse
-	20, // 35: blixard.v1.NodeService.Drain:output_type -> blixard.v1.NodeServiceDrainResponse
-	22, // 36: blixard.v1.NodeService.Restore:output_type -> blixard.v1.NodeServiceRestoreResponse
-	31, // [31:37] is the sub-list for method output_type
-	25, // [25:31] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	24, // 4: blixard.v1.HostFacts.devices:type_name -> blixard.v1.Device
+	25, // 5: blixard.v1.HypervisorFact.hypervisor:type_name -> blixard.v1.Hypervisor
+	26, // 6: blixard.v1.HypervisorFact.capabilities:type_name -> blixard.v1.Capability
+	0,  // 7: blixard.v1.HostState.epoch_state:type_name -> blixard.v1.EpochState
+	4,  // 8: blixard.v1.HostState.facts:type_name -> blixard.v1.HostFacts
+	3,  // 9: blixard.v1.HostState.allocated:type_name -> blixard.v1.Resources
+	27, // 10: blixard.v1.HostState.silent_since:type_name -> google.protobuf.Timestamp
+	28, // 11: blixard.v1.HostState.orphan_volumes:type_name -> blixard.v1.VolumeReport
+	1,  // 12: blixard.v1.Node.server:type_name -> blixard.v1.ServerState
+	7,  // 13: blixard.v1.Node.host:type_name -> blixard.v1.HostState
+	27, // 14: blixard.v1.Node.create_time:type_name -> google.protobuf.Timestamp
+	9,  // 15: blixard.v1.Node.drain:type_name -> blixard.v1.Drain
+	27, // 16: blixard.v1.Drain.start_time:type_name -> google.protobuf.Timestamp
+	2,  // 17: blixard.v1.DrainMove.step:type_name -> blixard.v1.DrainStep
+	8,  // 18: blixard.v1.NodeServiceListResponse.nodes:type_name -> blixard.v1.Node
+	8,  // 19: blixard.v1.NodeServiceGetResponse.node:type_name -> blixard.v1.Node
+	10, // 20: blixard.v1.NodeServiceGetResponse.moves:type_name -> blixard.v1.DrainMove
+	8,  // 21: blixard.v1.CordonResponse.node:type_name -> blixard.v1.Node
+	8,  // 22: blixard.v1.UncordonResponse.node:type_name -> blixard.v1.Node
+	8,  // 23: blixard.v1.NodeServiceDrainResponse.node:type_name -> blixard.v1.Node
+	10, // 24: blixard.v1.NodeServiceDrainResponse.moves:type_name -> blixard.v1.DrainMove
+	8,  // 25: blixard.v1.NodeServiceRestoreResponse.node:type_name -> blixard.v1.Node
+	11, // 26: blixard.v1.NodeService.List:input_type -> blixard.v1.NodeServiceListRequest
+	13, // 27: blixard.v1.NodeService.Get:input_type -> blixard.v1.NodeServiceGetRequest
+	15, // 28: blixard.v1.NodeService.Cordon:input_type -> blixard.v1.CordonRequest
+	17, // 29: blixard.v1.NodeService.Uncordon:input_type -> blixard.v1.UncordonRequest
+	19, // 30: blixard.v1.NodeService.Drain:input_type -> blixard.v1.NodeServiceDrainRequest
+	21, // 31: blixard.v1.NodeService.Restore:input_type -> blixard.v1.NodeServiceRestoreRequest
+	12, // 32: blixard.v1.NodeService.List:output_type -> blixard.v1.NodeServiceListResponse
+	14, // 33: blixard.v1.NodeService.Get:output_type -> blixard.v1.NodeServiceGetResponse
+	16, // 34: blixard.v1.NodeService.Cordon:output_type -> blixard.v1.CordonResponse
+	18, // 35: blixard.v1.NodeService.Uncordon:output_type -> blixard.v1.UncordonResponse
+	20, // 36: blixard.v1.NodeService.Drain:output_type -> blixard.v1.NodeServiceDrainResponse
+	22, // 37: blixard.v1.NodeService.Restore:output_type -> blixard.v1.NodeServiceRestoreResponse
+	32, // [32:38] is the sub-list for method output_type
+	26, // [26:32] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_node_proto_init() }

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4222) + uint(4222-len(file_blixard_v1_node_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4268) + uint(4268-len(file_blixard_v1_node_proto_rawDesc))
 
 func (x *Resources) sizeWire() (n int) {
 	if x == nil {
@@ -81,6 +81,9 @@ func (x *HostFacts) sizeWire() (n int) {
 	if x.Bridges {
 		n += 2 + 1
 	}
+	for _, v := range x.Devices {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -90,6 +93,14 @@ func (x *HostFacts) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	for k := len(x.Devices) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Devices[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 722)
+	}
 	if x.Bridges {
 		i = putBool(b, i, x.Bridges)
 		i = putVarint(b, i, 640)

@@ -701,6 +701,8 @@ type Assignment struct {
 	Paused bool `protobuf:"varint,20,opt,name=paused,proto3" json:"paused,omitempty"`
 	// Of spec.networks, one each.
 	Interfaces []*InterfaceConfig `protobuf:"bytes,80,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	// Those that spec.devices asks for.
+	Devices []*Device `protobuf:"bytes,90,rep,name=devices,proto3" json:"devices,omitempty"`
 	// Of spec.volumes, one each.
 	Volumes []*VolumeConfig `protobuf:"bytes,120,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	// The host's part in a live migration. Of a TARGET run is false: nothing there
@@ -883,6 +885,13 @@ func (x *Assignment) GetPaused() bool {
 func (x *Assignment) GetInterfaces() []*InterfaceConfig {
 	if x != nil {
 		return x.Interfaces
+	}
+	return nil
+}
+
+func (x *Assignment) GetDevices() []*Device {
+	if x != nil {
+		return x.Devices
 	}
 	return nil
 }
@@ -1310,7 +1319,7 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\vPreparation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12*\n" +
 	"\x06runner\x18\x02 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"\x9a\a\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xc8\a\n" +
 	"\n" +
 	"Assignment\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
@@ -1338,7 +1347,8 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x06paused\x18\x14 \x01(\bR\x06paused\x12;\n" +
 	"\n" +
 	"interfaces\x18P \x03(\v2\x1b.blixard.v1.InterfaceConfigR\n" +
-	"interfaces\x122\n" +
+	"interfaces\x12,\n" +
+	"\adevices\x18Z \x03(\v2\x12.blixard.v1.DeviceR\adevices\x122\n" +
 	"\avolumes\x18x \x03(\v2\x18.blixard.v1.VolumeConfigR\avolumes\x128\n" +
 	"\tmigration\x18d \x01(\v2\x1a.blixard.v1.MigrationOrderR\tmigration\"\xc2\x01\n" +
 	"\x0eMigrationOrder\x12\x0e\n" +
@@ -1411,8 +1421,9 @@ var file_blixard_v1_peer_proto_goTypes = []any{
 	(Hypervisor)(0),         // 22: blixard.v1.Hypervisor
 	(*Pins)(nil),            // 23: blixard.v1.Pins
 	(*Generation)(nil),      // 24: blixard.v1.Generation
-	(*Artifact)(nil),        // 25: blixard.v1.Artifact
-	(*Command)(nil),         // 26: blixard.v1.Command
+	(*Device)(nil),          // 25: blixard.v1.Device
+	(*Artifact)(nil),        // 26: blixard.v1.Artifact
+	(*Command)(nil),         // 27: blixard.v1.Command
 }
 var file_blixard_v1_peer_proto_depIdxs = []int32{
 	2,  // 0: blixard.v1.Envelope.sync:type_name -> blixard.v1.Sync
@@ -1437,17 +1448,18 @@ var file_blixard_v1_peer_proto_depIdxs = []int32{
 	18, // 19: blixard.v1.Assignment.runner:type_name -> blixard.v1.Runner
 	24, // 20: blixard.v1.Assignment.fallback:type_name -> blixard.v1.Generation
 	8,  // 21: blixard.v1.Assignment.interfaces:type_name -> blixard.v1.InterfaceConfig
-	7,  // 22: blixard.v1.Assignment.volumes:type_name -> blixard.v1.VolumeConfig
-	6,  // 23: blixard.v1.Assignment.migration:type_name -> blixard.v1.MigrationOrder
-	0,  // 24: blixard.v1.MigrationOrder.role:type_name -> blixard.v1.MigrationRole
-	17, // 25: blixard.v1.VolumeConfig.volume:type_name -> blixard.v1.VolumeOrder
-	25, // 26: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
-	26, // 27: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	25, // 22: blixard.v1.Assignment.devices:type_name -> blixard.v1.Device
+	7,  // 23: blixard.v1.Assignment.volumes:type_name -> blixard.v1.VolumeConfig
+	6,  // 24: blixard.v1.Assignment.migration:type_name -> blixard.v1.MigrationOrder
+	0,  // 25: blixard.v1.MigrationOrder.role:type_name -> blixard.v1.MigrationRole
+	17, // 26: blixard.v1.VolumeConfig.volume:type_name -> blixard.v1.VolumeOrder
+	26, // 27: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
+	27, // 28: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_peer_proto_init() }

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_peer_proto_rawDesc)-3487) + uint(3487-len(file_blixard_v1_peer_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_peer_proto_rawDesc)-3533) + uint(3533-len(file_blixard_v1_peer_proto_rawDesc))
 
 func (x *Envelope) sizeWire() (n int) {
 	if x == nil {
@@ -512,6 +512,9 @@ func (x *Assignment) sizeWire() (n int) {
 	for _, v := range x.Interfaces {
 		n += 2 + protowire.SizeBytes(v.sizeWire())
 	}
+	for _, v := range x.Devices {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
 	if x.Migration != nil {
 		n += 2 + protowire.SizeBytes(x.Migration.sizeWire())
 	}
@@ -542,6 +545,14 @@ func (x *Assignment) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 802)
+	}
+	for k := len(x.Devices) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Devices[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 722)
 	}
 	for k := len(x.Interfaces) - 1; k >= 0; k-- {
 		{

@@ -1793,6 +1793,8 @@ type VMSpec struct {
 	Health *Health `protobuf:"bytes,60,opt,name=health,proto3" json:"health,omitempty"`
 	// Of image; at most 8.
 	Networks []*Interface `protobuf:"bytes,80,rep,name=networks,proto3" json:"networks,omitempty"`
+	// PCI devices of its host that it has to itself. Of image; at most 8 kinds.
+	Devices []*DeviceRequest `protobuf:"bytes,90,rep,name=devices,proto3" json:"devices,omitempty"`
 	// Of image; at most 16 with its own disks. A VM with volumes is placed where they
 	// are, and waits for that host when it is lost.
 	Volumes       []*VolumeMount `protobuf:"bytes,120,rep,name=volumes,proto3" json:"volumes,omitempty"`
@@ -1971,6 +1973,13 @@ func (x *VMSpec) GetNetworks() []*Interface {
 	return nil
 }
 
+func (x *VMSpec) GetDevices() []*DeviceRequest {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
 func (x *VMSpec) GetVolumes() []*VolumeMount {
 	if x != nil {
 		return x.Volumes
@@ -2006,6 +2015,115 @@ func (*VMSpec_Nixos) isVMSpec_Source() {}
 
 func (*VMSpec_Flake) isVMSpec_Source() {}
 
+// DeviceRequest asks for devices of one kind, whichever of them are free.
+type DeviceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the host calls it (serve --device); 1 to 63 characters [a-z0-9-].
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// 1 to 16; 0 means 1.
+	Count         uint32 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceRequest) Reset() {
+	*x = DeviceRequest{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceRequest) ProtoMessage() {}
+
+func (x *DeviceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceRequest.ProtoReflect.Descriptor instead.
+func (*DeviceRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *DeviceRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DeviceRequest) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// Device is a PCI device of a host.
+type Device struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0000:65:00.0
+	Address       string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Kind          string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Device) Reset() {
+	*x = Device{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Device) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Device) ProtoMessage() {}
+
+func (x *Device) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Device.ProtoReflect.Descriptor instead.
+func (*Device) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Device) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Device) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
 // VolumeMount is a volume of the cluster as a disk of the VM. One VM has it for
 // writing, or some have it read-only.
 type VolumeMount struct {
@@ -2021,7 +2139,7 @@ type VolumeMount struct {
 
 func (x *VolumeMount) Reset() {
 	*x = VolumeMount{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	mi := &file_blixard_v1_vm_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2033,7 +2151,7 @@ func (x *VolumeMount) String() string {
 func (*VolumeMount) ProtoMessage() {}
 
 func (x *VolumeMount) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[16]
+	mi := &file_blixard_v1_vm_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2046,7 +2164,7 @@ func (x *VolumeMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeMount.ProtoReflect.Descriptor instead.
 func (*VolumeMount) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VolumeMount) GetVolume() string {
@@ -2085,7 +2203,7 @@ type VolumeHold struct {
 
 func (x *VolumeHold) Reset() {
 	*x = VolumeHold{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	mi := &file_blixard_v1_vm_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2097,7 +2215,7 @@ func (x *VolumeHold) String() string {
 func (*VolumeHold) ProtoMessage() {}
 
 func (x *VolumeHold) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[17]
+	mi := &file_blixard_v1_vm_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2110,7 +2228,7 @@ func (x *VolumeHold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeHold.ProtoReflect.Descriptor instead.
 func (*VolumeHold) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VolumeHold) GetVolume() string {
@@ -2171,7 +2289,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	mi := &file_blixard_v1_vm_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2301,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[18]
+	mi := &file_blixard_v1_vm_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2314,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Health) GetProbe() isHealth_Probe {
@@ -2314,7 +2432,7 @@ type ProcessProbe struct {
 
 func (x *ProcessProbe) Reset() {
 	*x = ProcessProbe{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	mi := &file_blixard_v1_vm_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2326,7 +2444,7 @@ func (x *ProcessProbe) String() string {
 func (*ProcessProbe) ProtoMessage() {}
 
 func (x *ProcessProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[19]
+	mi := &file_blixard_v1_vm_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2339,7 +2457,7 @@ func (x *ProcessProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessProbe.ProtoReflect.Descriptor instead.
 func (*ProcessProbe) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{21}
 }
 
 // AgentProbe asks the agent in the guest; of an image under QEMU.
@@ -2351,7 +2469,7 @@ type AgentProbe struct {
 
 func (x *AgentProbe) Reset() {
 	*x = AgentProbe{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	mi := &file_blixard_v1_vm_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2363,7 +2481,7 @@ func (x *AgentProbe) String() string {
 func (*AgentProbe) ProtoMessage() {}
 
 func (x *AgentProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[20]
+	mi := &file_blixard_v1_vm_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2376,7 +2494,7 @@ func (x *AgentProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentProbe.ProtoReflect.Descriptor instead.
 func (*AgentProbe) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{22}
 }
 
 // TCPProbe opens a connection, from the VM's host.
@@ -2392,7 +2510,7 @@ type TCPProbe struct {
 
 func (x *TCPProbe) Reset() {
 	*x = TCPProbe{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[21]
+	mi := &file_blixard_v1_vm_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2404,7 +2522,7 @@ func (x *TCPProbe) String() string {
 func (*TCPProbe) ProtoMessage() {}
 
 func (x *TCPProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[21]
+	mi := &file_blixard_v1_vm_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2417,7 +2535,7 @@ func (x *TCPProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TCPProbe.ProtoReflect.Descriptor instead.
 func (*TCPProbe) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TCPProbe) GetHost() string {
@@ -2450,7 +2568,7 @@ type HTTPProbe struct {
 
 func (x *HTTPProbe) Reset() {
 	*x = HTTPProbe{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[22]
+	mi := &file_blixard_v1_vm_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2462,7 +2580,7 @@ func (x *HTTPProbe) String() string {
 func (*HTTPProbe) ProtoMessage() {}
 
 func (x *HTTPProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[22]
+	mi := &file_blixard_v1_vm_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2475,7 +2593,7 @@ func (x *HTTPProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HTTPProbe.ProtoReflect.Descriptor instead.
 func (*HTTPProbe) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *HTTPProbe) GetHost() string {
@@ -2528,7 +2646,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[23]
+	mi := &file_blixard_v1_vm_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +2658,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[23]
+	mi := &file_blixard_v1_vm_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +2671,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Interface) GetKind() isInterface_Kind {
@@ -2632,7 +2750,7 @@ type UserInterface struct {
 
 func (x *UserInterface) Reset() {
 	*x = UserInterface{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[24]
+	mi := &file_blixard_v1_vm_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2644,7 +2762,7 @@ func (x *UserInterface) String() string {
 func (*UserInterface) ProtoMessage() {}
 
 func (x *UserInterface) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[24]
+	mi := &file_blixard_v1_vm_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2657,7 +2775,7 @@ func (x *UserInterface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserInterface.ProtoReflect.Descriptor instead.
 func (*UserInterface) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *UserInterface) GetRestrict() bool {
@@ -2682,7 +2800,7 @@ type PortForward struct {
 
 func (x *PortForward) Reset() {
 	*x = PortForward{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[25]
+	mi := &file_blixard_v1_vm_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2694,7 +2812,7 @@ func (x *PortForward) String() string {
 func (*PortForward) ProtoMessage() {}
 
 func (x *PortForward) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[25]
+	mi := &file_blixard_v1_vm_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2707,7 +2825,7 @@ func (x *PortForward) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortForward.ProtoReflect.Descriptor instead.
 func (*PortForward) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PortForward) GetAddress() string {
@@ -2749,7 +2867,7 @@ type HostPort struct {
 
 func (x *HostPort) Reset() {
 	*x = HostPort{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	mi := &file_blixard_v1_vm_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2761,7 +2879,7 @@ func (x *HostPort) String() string {
 func (*HostPort) ProtoMessage() {}
 
 func (x *HostPort) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	mi := &file_blixard_v1_vm_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2774,7 +2892,7 @@ func (x *HostPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostPort.ProtoReflect.Descriptor instead.
 func (*HostPort) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *HostPort) GetPort() uint32 {
@@ -2808,7 +2926,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	mi := &file_blixard_v1_vm_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +2938,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	mi := &file_blixard_v1_vm_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +2951,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Attachment) GetNetwork() string {
@@ -2890,7 +3008,7 @@ type Pins struct {
 
 func (x *Pins) Reset() {
 	*x = Pins{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[28]
+	mi := &file_blixard_v1_vm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +3020,7 @@ func (x *Pins) String() string {
 func (*Pins) ProtoMessage() {}
 
 func (x *Pins) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[28]
+	mi := &file_blixard_v1_vm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +3033,7 @@ func (x *Pins) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pins.ProtoReflect.Descriptor instead.
 func (*Pins) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Pins) GetNixpkgs() string {
@@ -2972,7 +3090,7 @@ type Runner struct {
 
 func (x *Runner) Reset() {
 	*x = Runner{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[29]
+	mi := &file_blixard_v1_vm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2984,7 +3102,7 @@ func (x *Runner) String() string {
 func (*Runner) ProtoMessage() {}
 
 func (x *Runner) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[29]
+	mi := &file_blixard_v1_vm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2997,7 +3115,7 @@ func (x *Runner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Runner.ProtoReflect.Descriptor instead.
 func (*Runner) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Runner) GetStorePath() string {
@@ -3049,7 +3167,7 @@ type Generation struct {
 
 func (x *Generation) Reset() {
 	*x = Generation{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[30]
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3061,7 +3179,7 @@ func (x *Generation) String() string {
 func (*Generation) ProtoMessage() {}
 
 func (x *Generation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[30]
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3074,7 +3192,7 @@ func (x *Generation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Generation.ProtoReflect.Descriptor instead.
 func (*Generation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Generation) GetSpecGeneration() uint32 {
@@ -3125,7 +3243,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[31]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3137,7 +3255,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[31]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3150,7 +3268,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Incarnation) GetGeneration() uint64 {
@@ -3201,14 +3319,17 @@ type Placement struct {
 	// VM.run_generation.
 	Starts uint32 `protobuf:"varint,62,opt,name=starts,proto3" json:"starts,omitempty"`
 	// Ports of that host that it has, in order.
-	Ports         []*HostPort `protobuf:"bytes,80,rep,name=ports,proto3" json:"ports,omitempty"`
+	Ports []*HostPort `protobuf:"bytes,80,rep,name=ports,proto3" json:"ports,omitempty"`
+	// Devices of that host that it has to itself: first those that its spec asks for,
+	// then those that only an older one may still run with.
+	Devices       []*Device `protobuf:"bytes,90,rep,name=devices,proto3" json:"devices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3220,7 +3341,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3233,7 +3354,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Placement) GetNodeId() uint64 {
@@ -3348,6 +3469,13 @@ func (x *Placement) GetPorts() []*HostPort {
 	return nil
 }
 
+func (x *Placement) GetDevices() []*Device {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
 // VMStatus is what its host last reported.
 type VMStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3382,7 +3510,7 @@ type VMStatus struct {
 
 func (x *VMStatus) Reset() {
 	*x = VMStatus{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3394,7 +3522,7 @@ func (x *VMStatus) String() string {
 func (*VMStatus) ProtoMessage() {}
 
 func (x *VMStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3407,7 +3535,7 @@ func (x *VMStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMStatus.ProtoReflect.Descriptor instead.
 func (*VMStatus) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *VMStatus) GetPhase() Phase {
@@ -3526,7 +3654,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3538,7 +3666,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3551,7 +3679,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Failure) GetAttempt() uint32 {
@@ -3638,7 +3766,7 @@ type VM struct {
 
 func (x *VM) Reset() {
 	*x = VM{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3650,7 +3778,7 @@ func (x *VM) String() string {
 func (*VM) ProtoMessage() {}
 
 func (x *VM) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3663,7 +3791,7 @@ func (x *VM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VM.ProtoReflect.Descriptor instead.
 func (*VM) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *VM) GetName() string {
@@ -3862,7 +3990,7 @@ type Migration struct {
 
 func (x *Migration) Reset() {
 	*x = Migration{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3874,7 +4002,7 @@ func (x *Migration) String() string {
 func (*Migration) ProtoMessage() {}
 
 func (x *Migration) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3887,7 +4015,7 @@ func (x *Migration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Migration.ProtoReflect.Descriptor instead.
 func (*Migration) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Migration) GetId() uint64 {
@@ -4030,7 +4158,7 @@ type MigrationProgress struct {
 
 func (x *MigrationProgress) Reset() {
 	*x = MigrationProgress{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4042,7 +4170,7 @@ func (x *MigrationProgress) String() string {
 func (*MigrationProgress) ProtoMessage() {}
 
 func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4055,7 +4183,7 @@ func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationProgress.ProtoReflect.Descriptor instead.
 func (*MigrationProgress) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *MigrationProgress) GetSentBytes() uint64 {
@@ -4092,7 +4220,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4104,7 +4232,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4117,7 +4245,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CreateRequest) GetRequestId() string {
@@ -4157,7 +4285,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4169,7 +4297,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4182,7 +4310,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CreateResponse) GetVm() *VM {
@@ -4203,7 +4331,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4215,7 +4343,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4228,7 +4356,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetRequest) GetName() string {
@@ -4258,7 +4386,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4270,7 +4398,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4283,7 +4411,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetResponse) GetVm() *VM {
@@ -4322,7 +4450,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4334,7 +4462,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4347,7 +4475,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListRequest) GetPageSize() uint32 {
@@ -4393,7 +4521,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4405,7 +4533,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4418,7 +4546,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListResponse) GetVms() []*VM {
@@ -4463,7 +4591,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4475,7 +4603,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4488,7 +4616,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DeleteRequest) GetRequestId() string {
@@ -4528,7 +4656,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4540,7 +4668,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4553,7 +4681,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DeleteResponse) GetVm() *VM {
@@ -4573,7 +4701,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4585,7 +4713,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4598,7 +4726,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *StartRequest) GetRequestId() string {
@@ -4624,7 +4752,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4636,7 +4764,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4649,7 +4777,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *StartResponse) GetVm() *VM {
@@ -4669,7 +4797,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4681,7 +4809,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4694,7 +4822,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *StopRequest) GetRequestId() string {
@@ -4720,7 +4848,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4732,7 +4860,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4745,7 +4873,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StopResponse) GetVm() *VM {
@@ -4765,7 +4893,7 @@ type RestartRequest struct {
 
 func (x *RestartRequest) Reset() {
 	*x = RestartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4777,7 +4905,7 @@ func (x *RestartRequest) String() string {
 func (*RestartRequest) ProtoMessage() {}
 
 func (x *RestartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4790,7 +4918,7 @@ func (x *RestartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartRequest.ProtoReflect.Descriptor instead.
 func (*RestartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RestartRequest) GetRequestId() string {
@@ -4816,7 +4944,7 @@ type RestartResponse struct {
 
 func (x *RestartResponse) Reset() {
 	*x = RestartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4828,7 +4956,7 @@ func (x *RestartResponse) String() string {
 func (*RestartResponse) ProtoMessage() {}
 
 func (x *RestartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4841,7 +4969,7 @@ func (x *RestartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartResponse.ProtoReflect.Descriptor instead.
 func (*RestartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RestartResponse) GetVm() *VM {
@@ -4861,7 +4989,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[52]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4873,7 +5001,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[52]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4886,7 +5014,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{52}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *PauseRequest) GetRequestId() string {
@@ -4912,7 +5040,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[53]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4924,7 +5052,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[53]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4937,7 +5065,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{53}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *PauseResponse) GetVm() *VM {
@@ -4957,7 +5085,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[54]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4969,7 +5097,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[54]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4982,7 +5110,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{54}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ResumeRequest) GetRequestId() string {
@@ -5008,7 +5136,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[55]
+	mi := &file_blixard_v1_vm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5020,7 +5148,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[55]
+	mi := &file_blixard_v1_vm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5033,7 +5161,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{55}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ResumeResponse) GetVm() *VM {
@@ -5063,7 +5191,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[56]
+	mi := &file_blixard_v1_vm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5075,7 +5203,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[56]
+	mi := &file_blixard_v1_vm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5088,7 +5216,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{56}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *UpdateRequest) GetRequestId() string {
@@ -5149,7 +5277,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[57]
+	mi := &file_blixard_v1_vm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5161,7 +5289,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[57]
+	mi := &file_blixard_v1_vm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5174,7 +5302,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{57}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *UpdateResponse) GetVm() *VM {
@@ -5198,7 +5326,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[58]
+	mi := &file_blixard_v1_vm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5210,7 +5338,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[58]
+	mi := &file_blixard_v1_vm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5223,7 +5351,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{58}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RollbackRequest) GetRequestId() string {
@@ -5263,7 +5391,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[59]
+	mi := &file_blixard_v1_vm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5275,7 +5403,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[59]
+	mi := &file_blixard_v1_vm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5288,7 +5416,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{59}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RollbackResponse) GetVm() *VM {
@@ -5315,7 +5443,7 @@ type BuildRequest struct {
 
 func (x *BuildRequest) Reset() {
 	*x = BuildRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[60]
+	mi := &file_blixard_v1_vm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5327,7 +5455,7 @@ func (x *BuildRequest) String() string {
 func (*BuildRequest) ProtoMessage() {}
 
 func (x *BuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[60]
+	mi := &file_blixard_v1_vm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5340,7 +5468,7 @@ func (x *BuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildRequest.ProtoReflect.Descriptor instead.
 func (*BuildRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{60}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *BuildRequest) GetRequestId() string {
@@ -5387,7 +5515,7 @@ type BuildResponse struct {
 
 func (x *BuildResponse) Reset() {
 	*x = BuildResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[61]
+	mi := &file_blixard_v1_vm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5399,7 +5527,7 @@ func (x *BuildResponse) String() string {
 func (*BuildResponse) ProtoMessage() {}
 
 func (x *BuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[61]
+	mi := &file_blixard_v1_vm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5412,7 +5540,7 @@ func (x *BuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildResponse.ProtoReflect.Descriptor instead.
 func (*BuildResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{61}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *BuildResponse) GetVm() *VM {
@@ -5439,7 +5567,7 @@ type MigrateRequest struct {
 
 func (x *MigrateRequest) Reset() {
 	*x = MigrateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[62]
+	mi := &file_blixard_v1_vm_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5451,7 +5579,7 @@ func (x *MigrateRequest) String() string {
 func (*MigrateRequest) ProtoMessage() {}
 
 func (x *MigrateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[62]
+	mi := &file_blixard_v1_vm_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5464,7 +5592,7 @@ func (x *MigrateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrateRequest.ProtoReflect.Descriptor instead.
 func (*MigrateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{62}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *MigrateRequest) GetRequestId() string {
@@ -5518,7 +5646,7 @@ type MigrateResponse struct {
 
 func (x *MigrateResponse) Reset() {
 	*x = MigrateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[63]
+	mi := &file_blixard_v1_vm_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5530,7 +5658,7 @@ func (x *MigrateResponse) String() string {
 func (*MigrateResponse) ProtoMessage() {}
 
 func (x *MigrateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[63]
+	mi := &file_blixard_v1_vm_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5543,7 +5671,7 @@ func (x *MigrateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrateResponse.ProtoReflect.Descriptor instead.
 func (*MigrateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{63}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *MigrateResponse) GetVm() *VM {
@@ -5565,7 +5693,7 @@ type CancelMigrationRequest struct {
 
 func (x *CancelMigrationRequest) Reset() {
 	*x = CancelMigrationRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[64]
+	mi := &file_blixard_v1_vm_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5577,7 +5705,7 @@ func (x *CancelMigrationRequest) String() string {
 func (*CancelMigrationRequest) ProtoMessage() {}
 
 func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[64]
+	mi := &file_blixard_v1_vm_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5590,7 +5718,7 @@ func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationRequest.ProtoReflect.Descriptor instead.
 func (*CancelMigrationRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{64}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *CancelMigrationRequest) GetRequestId() string {
@@ -5623,7 +5751,7 @@ type CancelMigrationResponse struct {
 
 func (x *CancelMigrationResponse) Reset() {
 	*x = CancelMigrationResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[65]
+	mi := &file_blixard_v1_vm_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5635,7 +5763,7 @@ func (x *CancelMigrationResponse) String() string {
 func (*CancelMigrationResponse) ProtoMessage() {}
 
 func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[65]
+	mi := &file_blixard_v1_vm_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5648,7 +5776,7 @@ func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationResponse.ProtoReflect.Descriptor instead.
 func (*CancelMigrationResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{65}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CancelMigrationResponse) GetVm() *VM {
@@ -5673,7 +5801,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[66]
+	mi := &file_blixard_v1_vm_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5685,7 +5813,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[66]
+	mi := &file_blixard_v1_vm_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5698,7 +5826,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{66}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *LogsRequest) GetName() string {
@@ -5740,7 +5868,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[67]
+	mi := &file_blixard_v1_vm_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5752,7 +5880,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[67]
+	mi := &file_blixard_v1_vm_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5765,7 +5893,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{67}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -5785,7 +5913,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[68]
+	mi := &file_blixard_v1_vm_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5797,7 +5925,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[68]
+	mi := &file_blixard_v1_vm_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5810,7 +5938,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{68}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ExplainRequest) GetName() string {
@@ -5844,7 +5972,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[69]
+	mi := &file_blixard_v1_vm_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5856,7 +5984,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[69]
+	mi := &file_blixard_v1_vm_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5869,7 +5997,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{69}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Verdict) GetNodeId() uint64 {
@@ -5927,7 +6055,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[70]
+	mi := &file_blixard_v1_vm_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5939,7 +6067,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[70]
+	mi := &file_blixard_v1_vm_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5952,7 +6080,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{70}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ExplainResponse) GetVm() *VM {
@@ -6060,7 +6188,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x03ref\x18\x01 \x01(\tH\x00R\x03ref\x12.\n" +
 	"\x06packed\x18\x02 \x01(\v2\x14.blixard.v1.ArtifactH\x00R\x06packed\x12\x1c\n" +
 	"\tattribute\x18\x03 \x01(\tR\tattributeB\x06\n" +
-	"\x04from\"\xc6\a\n" +
+	"\x04from\"\xfb\a\n" +
 	"\x06VMSpec\x126\n" +
 	"\n" +
 	"hypervisor\x18\x01 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
@@ -6084,7 +6212,8 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\ton_update\x18\x0f \x01(\x0e2\x14.blixard.v1.OnUpdateR\bonUpdate\x12\x1a\n" +
 	"\bprebuild\x18\x10 \x01(\rR\bprebuild\x12*\n" +
 	"\x06health\x18< \x01(\v2\x12.blixard.v1.HealthR\x06health\x121\n" +
-	"\bnetworks\x18P \x03(\v2\x15.blixard.v1.InterfaceR\bnetworks\x121\n" +
+	"\bnetworks\x18P \x03(\v2\x15.blixard.v1.InterfaceR\bnetworks\x123\n" +
+	"\adevices\x18Z \x03(\v2\x19.blixard.v1.DeviceRequestR\adevices\x121\n" +
 	"\avolumes\x18x \x03(\v2\x17.blixard.v1.VolumeMountR\avolumes\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -6092,7 +6221,13 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\fRequireEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
-	"\x06source\"V\n" +
+	"\x06source\"9\n" +
+	"\rDeviceRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"6\n" +
+	"\x06Device\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\"V\n" +
 	"\vVolumeMount\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x1b\n" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12\x12\n" +
@@ -6181,7 +6316,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\x04R\x05index\"\xaf\x04\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\"\xdd\x04\n" +
 	"\tPlacement\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x129\n" +
@@ -6202,7 +6337,8 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\aleaving\x18< \x01(\bR\aleaving\x12\x12\n" +
 	"\x04held\x18= \x01(\bR\x04held\x12\x16\n" +
 	"\x06starts\x18> \x01(\rR\x06starts\x12*\n" +
-	"\x05ports\x18P \x03(\v2\x14.blixard.v1.HostPortR\x05ports\"\x9a\x04\n" +
+	"\x05ports\x18P \x03(\v2\x14.blixard.v1.HostPortR\x05ports\x12,\n" +
+	"\adevices\x18Z \x03(\v2\x12.blixard.v1.DeviceR\adevices\"\x9a\x04\n" +
 	"\bVMStatus\x12'\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x11.blixard.v1.PhaseR\x05phase\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -6531,7 +6667,7 @@ func file_blixard_v1_vm_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 76)
+var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
 var file_blixard_v1_vm_proto_goTypes = []any{
 	(Hypervisor)(0),                 // 0: blixard.v1.Hypervisor
 	(Capability)(0),                 // 1: blixard.v1.Capability
@@ -6559,74 +6695,76 @@ var file_blixard_v1_vm_proto_goTypes = []any{
 	(*Kernel)(nil),                  // 23: blixard.v1.Kernel
 	(*Flake)(nil),                   // 24: blixard.v1.Flake
 	(*VMSpec)(nil),                  // 25: blixard.v1.VMSpec
-	(*VolumeMount)(nil),             // 26: blixard.v1.VolumeMount
-	(*VolumeHold)(nil),              // 27: blixard.v1.VolumeHold
-	(*Health)(nil),                  // 28: blixard.v1.Health
-	(*ProcessProbe)(nil),            // 29: blixard.v1.ProcessProbe
-	(*AgentProbe)(nil),              // 30: blixard.v1.AgentProbe
-	(*TCPProbe)(nil),                // 31: blixard.v1.TCPProbe
-	(*HTTPProbe)(nil),               // 32: blixard.v1.HTTPProbe
-	(*Interface)(nil),               // 33: blixard.v1.Interface
-	(*UserInterface)(nil),           // 34: blixard.v1.UserInterface
-	(*PortForward)(nil),             // 35: blixard.v1.PortForward
-	(*HostPort)(nil),                // 36: blixard.v1.HostPort
-	(*Attachment)(nil),              // 37: blixard.v1.Attachment
-	(*Pins)(nil),                    // 38: blixard.v1.Pins
-	(*Runner)(nil),                  // 39: blixard.v1.Runner
-	(*Generation)(nil),              // 40: blixard.v1.Generation
-	(*Incarnation)(nil),             // 41: blixard.v1.Incarnation
-	(*Placement)(nil),               // 42: blixard.v1.Placement
-	(*VMStatus)(nil),                // 43: blixard.v1.VMStatus
-	(*Failure)(nil),                 // 44: blixard.v1.Failure
-	(*VM)(nil),                      // 45: blixard.v1.VM
-	(*Migration)(nil),               // 46: blixard.v1.Migration
-	(*MigrationProgress)(nil),       // 47: blixard.v1.MigrationProgress
-	(*CreateRequest)(nil),           // 48: blixard.v1.CreateRequest
-	(*CreateResponse)(nil),          // 49: blixard.v1.CreateResponse
-	(*GetRequest)(nil),              // 50: blixard.v1.GetRequest
-	(*GetResponse)(nil),             // 51: blixard.v1.GetResponse
-	(*ListRequest)(nil),             // 52: blixard.v1.ListRequest
-	(*ListResponse)(nil),            // 53: blixard.v1.ListResponse
-	(*DeleteRequest)(nil),           // 54: blixard.v1.DeleteRequest
-	(*DeleteResponse)(nil),          // 55: blixard.v1.DeleteResponse
-	(*StartRequest)(nil),            // 56: blixard.v1.StartRequest
-	(*StartResponse)(nil),           // 57: blixard.v1.StartResponse
-	(*StopRequest)(nil),             // 58: blixard.v1.StopRequest
-	(*StopResponse)(nil),            // 59: blixard.v1.StopResponse
-	(*RestartRequest)(nil),          // 60: blixard.v1.RestartRequest
-	(*RestartResponse)(nil),         // 61: blixard.v1.RestartResponse
-	(*PauseRequest)(nil),            // 62: blixard.v1.PauseRequest
-	(*PauseResponse)(nil),           // 63: blixard.v1.PauseResponse
-	(*ResumeRequest)(nil),           // 64: blixard.v1.ResumeRequest
-	(*ResumeResponse)(nil),          // 65: blixard.v1.ResumeResponse
-	(*UpdateRequest)(nil),           // 66: blixard.v1.UpdateRequest
-	(*UpdateResponse)(nil),          // 67: blixard.v1.UpdateResponse
-	(*RollbackRequest)(nil),         // 68: blixard.v1.RollbackRequest
-	(*RollbackResponse)(nil),        // 69: blixard.v1.RollbackResponse
-	(*BuildRequest)(nil),            // 70: blixard.v1.BuildRequest
-	(*BuildResponse)(nil),           // 71: blixard.v1.BuildResponse
-	(*MigrateRequest)(nil),          // 72: blixard.v1.MigrateRequest
-	(*MigrateResponse)(nil),         // 73: blixard.v1.MigrateResponse
-	(*CancelMigrationRequest)(nil),  // 74: blixard.v1.CancelMigrationRequest
-	(*CancelMigrationResponse)(nil), // 75: blixard.v1.CancelMigrationResponse
-	(*LogsRequest)(nil),             // 76: blixard.v1.LogsRequest
-	(*LogsResponse)(nil),            // 77: blixard.v1.LogsResponse
-	(*ExplainRequest)(nil),          // 78: blixard.v1.ExplainRequest
-	(*Verdict)(nil),                 // 79: blixard.v1.Verdict
-	(*ExplainResponse)(nil),         // 80: blixard.v1.ExplainResponse
-	nil,                             // 81: blixard.v1.Process.EnvEntry
-	nil,                             // 82: blixard.v1.VMSpec.LabelsEntry
-	nil,                             // 83: blixard.v1.VMSpec.RequireEntry
-	nil,                             // 84: blixard.v1.ListRequest.LabelsEntry
-	nil,                             // 85: blixard.v1.ListResponse.NodesEntry
-	(*timestamppb.Timestamp)(nil),   // 86: google.protobuf.Timestamp
+	(*DeviceRequest)(nil),           // 26: blixard.v1.DeviceRequest
+	(*Device)(nil),                  // 27: blixard.v1.Device
+	(*VolumeMount)(nil),             // 28: blixard.v1.VolumeMount
+	(*VolumeHold)(nil),              // 29: blixard.v1.VolumeHold
+	(*Health)(nil),                  // 30: blixard.v1.Health
+	(*ProcessProbe)(nil),            // 31: blixard.v1.ProcessProbe
+	(*AgentProbe)(nil),              // 32: blixard.v1.AgentProbe
+	(*TCPProbe)(nil),                // 33: blixard.v1.TCPProbe
+	(*HTTPProbe)(nil),               // 34: blixard.v1.HTTPProbe
+	(*Interface)(nil),               // 35: blixard.v1.Interface
+	(*UserInterface)(nil),           // 36: blixard.v1.UserInterface
+	(*PortForward)(nil),             // 37: blixard.v1.PortForward
+	(*HostPort)(nil),                // 38: blixard.v1.HostPort
+	(*Attachment)(nil),              // 39: blixard.v1.Attachment
+	(*Pins)(nil),                    // 40: blixard.v1.Pins
+	(*Runner)(nil),                  // 41: blixard.v1.Runner
+	(*Generation)(nil),              // 42: blixard.v1.Generation
+	(*Incarnation)(nil),             // 43: blixard.v1.Incarnation
+	(*Placement)(nil),               // 44: blixard.v1.Placement
+	(*VMStatus)(nil),                // 45: blixard.v1.VMStatus
+	(*Failure)(nil),                 // 46: blixard.v1.Failure
+	(*VM)(nil),                      // 47: blixard.v1.VM
+	(*Migration)(nil),               // 48: blixard.v1.Migration
+	(*MigrationProgress)(nil),       // 49: blixard.v1.MigrationProgress
+	(*CreateRequest)(nil),           // 50: blixard.v1.CreateRequest
+	(*CreateResponse)(nil),          // 51: blixard.v1.CreateResponse
+	(*GetRequest)(nil),              // 52: blixard.v1.GetRequest
+	(*GetResponse)(nil),             // 53: blixard.v1.GetResponse
+	(*ListRequest)(nil),             // 54: blixard.v1.ListRequest
+	(*ListResponse)(nil),            // 55: blixard.v1.ListResponse
+	(*DeleteRequest)(nil),           // 56: blixard.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 57: blixard.v1.DeleteResponse
+	(*StartRequest)(nil),            // 58: blixard.v1.StartRequest
+	(*StartResponse)(nil),           // 59: blixard.v1.StartResponse
+	(*StopRequest)(nil),             // 60: blixard.v1.StopRequest
+	(*StopResponse)(nil),            // 61: blixard.v1.StopResponse
+	(*RestartRequest)(nil),          // 62: blixard.v1.RestartRequest
+	(*RestartResponse)(nil),         // 63: blixard.v1.RestartResponse
+	(*PauseRequest)(nil),            // 64: blixard.v1.PauseRequest
+	(*PauseResponse)(nil),           // 65: blixard.v1.PauseResponse
+	(*ResumeRequest)(nil),           // 66: blixard.v1.ResumeRequest
+	(*ResumeResponse)(nil),          // 67: blixard.v1.ResumeResponse
+	(*UpdateRequest)(nil),           // 68: blixard.v1.UpdateRequest
+	(*UpdateResponse)(nil),          // 69: blixard.v1.UpdateResponse
+	(*RollbackRequest)(nil),         // 70: blixard.v1.RollbackRequest
+	(*RollbackResponse)(nil),        // 71: blixard.v1.RollbackResponse
+	(*BuildRequest)(nil),            // 72: blixard.v1.BuildRequest
+	(*BuildResponse)(nil),           // 73: blixard.v1.BuildResponse
+	(*MigrateRequest)(nil),          // 74: blixard.v1.MigrateRequest
+	(*MigrateResponse)(nil),         // 75: blixard.v1.MigrateResponse
+	(*CancelMigrationRequest)(nil),  // 76: blixard.v1.CancelMigrationRequest
+	(*CancelMigrationResponse)(nil), // 77: blixard.v1.CancelMigrationResponse
+	(*LogsRequest)(nil),             // 78: blixard.v1.LogsRequest
+	(*LogsResponse)(nil),            // 79: blixard.v1.LogsResponse
+	(*ExplainRequest)(nil),          // 80: blixard.v1.ExplainRequest
+	(*Verdict)(nil),                 // 81: blixard.v1.Verdict
+	(*ExplainResponse)(nil),         // 82: blixard.v1.ExplainResponse
+	nil,                             // 83: blixard.v1.Process.EnvEntry
+	nil,                             // 84: blixard.v1.VMSpec.LabelsEntry
+	nil,                             // 85: blixard.v1.VMSpec.RequireEntry
+	nil,                             // 86: blixard.v1.ListRequest.LabelsEntry
+	nil,                             // 87: blixard.v1.ListResponse.NodesEntry
+	(*timestamppb.Timestamp)(nil),   // 88: google.protobuf.Timestamp
 }
 var file_blixard_v1_vm_proto_depIdxs = []int32{
 	10,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
 	10,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
 	12,  // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
 	10,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
-	81,  // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
+	83,  // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
 	15,  // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
 	18,  // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
 	21,  // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
@@ -6645,108 +6783,110 @@ var file_blixard_v1_vm_proto_depIdxs = []int32{
 	24,  // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
 	2,   // 21: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
 	3,   // 22: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
-	82,  // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
-	83,  // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
+	84,  // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
+	85,  // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
 	4,   // 25: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
-	28,  // 26: blixard.v1.VMSpec.health:type_name -> blixard.v1.Health
-	33,  // 27: blixard.v1.VMSpec.networks:type_name -> blixard.v1.Interface
-	26,  // 28: blixard.v1.VMSpec.volumes:type_name -> blixard.v1.VolumeMount
-	29,  // 29: blixard.v1.Health.process:type_name -> blixard.v1.ProcessProbe
-	30,  // 30: blixard.v1.Health.agent:type_name -> blixard.v1.AgentProbe
-	31,  // 31: blixard.v1.Health.tcp:type_name -> blixard.v1.TCPProbe
-	32,  // 32: blixard.v1.Health.http:type_name -> blixard.v1.HTTPProbe
-	34,  // 33: blixard.v1.Interface.user:type_name -> blixard.v1.UserInterface
-	35,  // 34: blixard.v1.Interface.ports:type_name -> blixard.v1.PortForward
-	8,   // 35: blixard.v1.PortForward.protocol:type_name -> blixard.v1.Protocol
-	8,   // 36: blixard.v1.HostPort.protocol:type_name -> blixard.v1.Protocol
-	10,  // 37: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
-	0,   // 38: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
-	25,  // 39: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
-	38,  // 40: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
-	39,  // 41: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
-	86,  // 42: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
-	41,  // 43: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
-	5,   // 44: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
-	5,   // 45: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
-	0,   // 46: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
-	36,  // 47: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
-	6,   // 48: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
-	86,  // 49: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
-	7,   // 50: blixard.v1.VMStatus.health:type_name -> blixard.v1.HealthState
-	44,  // 51: blixard.v1.VMStatus.last_failure:type_name -> blixard.v1.Failure
-	86,  // 52: blixard.v1.Failure.time:type_name -> google.protobuf.Timestamp
-	25,  // 53: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
-	42,  // 54: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
-	43,  // 55: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
-	86,  // 56: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
-	38,  // 57: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
-	39,  // 58: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
-	37,  // 59: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
-	27,  // 60: blixard.v1.VM.volumes:type_name -> blixard.v1.VolumeHold
-	46,  // 61: blixard.v1.VM.migration:type_name -> blixard.v1.Migration
-	9,   // 62: blixard.v1.Migration.state:type_name -> blixard.v1.MigrationState
-	42,  // 63: blixard.v1.Migration.other:type_name -> blixard.v1.Placement
-	47,  // 64: blixard.v1.Migration.progress:type_name -> blixard.v1.MigrationProgress
-	86,  // 65: blixard.v1.Migration.start_time:type_name -> google.protobuf.Timestamp
-	86,  // 66: blixard.v1.Migration.end_time:type_name -> google.protobuf.Timestamp
-	25,  // 67: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
-	45,  // 68: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
-	45,  // 69: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
-	40,  // 70: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
-	84,  // 71: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
-	45,  // 72: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
-	85,  // 73: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
-	45,  // 74: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
-	45,  // 75: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
-	45,  // 76: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
-	45,  // 77: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
-	45,  // 78: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
-	45,  // 79: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
-	25,  // 80: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
-	45,  // 81: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
-	45,  // 82: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
-	45,  // 83: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
-	45,  // 84: blixard.v1.MigrateResponse.vm:type_name -> blixard.v1.VM
-	45,  // 85: blixard.v1.CancelMigrationResponse.vm:type_name -> blixard.v1.VM
-	45,  // 86: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
-	79,  // 87: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
-	48,  // 88: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
-	50,  // 89: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
-	52,  // 90: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
-	54,  // 91: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
-	56,  // 92: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
-	58,  // 93: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
-	60,  // 94: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
-	62,  // 95: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
-	64,  // 96: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
-	66,  // 97: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
-	68,  // 98: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
-	70,  // 99: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
-	72,  // 100: blixard.v1.VMService.Migrate:input_type -> blixard.v1.MigrateRequest
-	74,  // 101: blixard.v1.VMService.CancelMigration:input_type -> blixard.v1.CancelMigrationRequest
-	76,  // 102: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
-	78,  // 103: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
-	49,  // 104: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
-	51,  // 105: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
-	53,  // 106: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
-	55,  // 107: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
-	57,  // 108: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
-	59,  // 109: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
-	61,  // 110: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
-	63,  // 111: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
-	65,  // 112: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
-	67,  // 113: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
-	69,  // 114: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
-	71,  // 115: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
-	73,  // 116: blixard.v1.VMService.Migrate:output_type -> blixard.v1.MigrateResponse
-	75,  // 117: blixard.v1.VMService.CancelMigration:output_type -> blixard.v1.CancelMigrationResponse
-	77,  // 118: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
-	80,  // 119: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
-	104, // [104:120] is the sub-list for method output_type
-	88,  // [88:104] is the sub-list for method input_type
-	88,  // [88:88] is the sub-list for extension type_name
-	88,  // [88:88] is the sub-list for extension extendee
-	0,   // [0:88] is the sub-list for field type_name
+	30,  // 26: blixard.v1.VMSpec.health:type_name -> blixard.v1.Health
+	35,  // 27: blixard.v1.VMSpec.networks:type_name -> blixard.v1.Interface
+	26,  // 28: blixard.v1.VMSpec.devices:type_name -> blixard.v1.DeviceRequest
+	28,  // 29: blixard.v1.VMSpec.volumes:type_name -> blixard.v1.VolumeMount
+	31,  // 30: blixard.v1.Health.process:type_name -> blixard.v1.ProcessProbe
+	32,  // 31: blixard.v1.Health.agent:type_name -> blixard.v1.AgentProbe
+	33,  // 32: blixard.v1.Health.tcp:type_name -> blixard.v1.TCPProbe
+	34,  // 33: blixard.v1.Health.http:type_name -> blixard.v1.HTTPProbe
+	36,  // 34: blixard.v1.Interface.user:type_name -> blixard.v1.UserInterface
+	37,  // 35: blixard.v1.Interface.ports:type_name -> blixard.v1.PortForward
+	8,   // 36: blixard.v1.PortForward.protocol:type_name -> blixard.v1.Protocol
+	8,   // 37: blixard.v1.HostPort.protocol:type_name -> blixard.v1.Protocol
+	10,  // 38: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
+	0,   // 39: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
+	25,  // 40: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
+	40,  // 41: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
+	41,  // 42: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
+	88,  // 43: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
+	43,  // 44: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
+	5,   // 45: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
+	5,   // 46: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
+	0,   // 47: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
+	38,  // 48: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
+	27,  // 49: blixard.v1.Placement.devices:type_name -> blixard.v1.Device
+	6,   // 50: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
+	88,  // 51: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
+	7,   // 52: blixard.v1.VMStatus.health:type_name -> blixard.v1.HealthState
+	46,  // 53: blixard.v1.VMStatus.last_failure:type_name -> blixard.v1.Failure
+	88,  // 54: blixard.v1.Failure.time:type_name -> google.protobuf.Timestamp
+	25,  // 55: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
+	44,  // 56: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
+	45,  // 57: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
+	88,  // 58: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
+	40,  // 59: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
+	41,  // 60: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
+	39,  // 61: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
+	29,  // 62: blixard.v1.VM.volumes:type_name -> blixard.v1.VolumeHold
+	48,  // 63: blixard.v1.VM.migration:type_name -> blixard.v1.Migration
+	9,   // 64: blixard.v1.Migration.state:type_name -> blixard.v1.MigrationState
+	44,  // 65: blixard.v1.Migration.other:type_name -> blixard.v1.Placement
+	49,  // 66: blixard.v1.Migration.progress:type_name -> blixard.v1.MigrationProgress
+	88,  // 67: blixard.v1.Migration.start_time:type_name -> google.protobuf.Timestamp
+	88,  // 68: blixard.v1.Migration.end_time:type_name -> google.protobuf.Timestamp
+	25,  // 69: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
+	47,  // 70: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
+	47,  // 71: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
+	42,  // 72: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
+	86,  // 73: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
+	47,  // 74: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
+	87,  // 75: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
+	47,  // 76: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
+	47,  // 77: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
+	47,  // 78: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
+	47,  // 79: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
+	47,  // 80: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
+	47,  // 81: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
+	25,  // 82: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
+	47,  // 83: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
+	47,  // 84: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
+	47,  // 85: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
+	47,  // 86: blixard.v1.MigrateResponse.vm:type_name -> blixard.v1.VM
+	47,  // 87: blixard.v1.CancelMigrationResponse.vm:type_name -> blixard.v1.VM
+	47,  // 88: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
+	81,  // 89: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
+	50,  // 90: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
+	52,  // 91: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
+	54,  // 92: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
+	56,  // 93: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
+	58,  // 94: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
+	60,  // 95: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
+	62,  // 96: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
+	64,  // 97: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
+	66,  // 98: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
+	68,  // 99: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
+	70,  // 100: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
+	72,  // 101: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
+	74,  // 102: blixard.v1.VMService.Migrate:input_type -> blixard.v1.MigrateRequest
+	76,  // 103: blixard.v1.VMService.CancelMigration:input_type -> blixard.v1.CancelMigrationRequest
+	78,  // 104: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
+	80,  // 105: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
+	51,  // 106: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
+	53,  // 107: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
+	55,  // 108: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
+	57,  // 109: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
+	59,  // 110: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
+	61,  // 111: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
+	63,  // 112: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
+	65,  // 113: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
+	67,  // 114: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
+	69,  // 115: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
+	71,  // 116: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
+	73,  // 117: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
+	75,  // 118: blixard.v1.VMService.Migrate:output_type -> blixard.v1.MigrateResponse
+	77,  // 119: blixard.v1.VMService.CancelMigration:output_type -> blixard.v1.CancelMigrationResponse
+	79,  // 120: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
+	82,  // 121: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
+	106, // [106:122] is the sub-list for method output_type
+	90,  // [90:106] is the sub-list for method input_type
+	90,  // [90:90] is the sub-list for extension type_name
+	90,  // [90:90] is the sub-list for extension extendee
+	0,   // [0:90] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_vm_proto_init() }
@@ -6777,24 +6917,24 @@ func file_blixard_v1_vm_proto_init() {
 		(*VMSpec_Nixos)(nil),
 		(*VMSpec_Flake)(nil),
 	}
-	file_blixard_v1_vm_proto_msgTypes[18].OneofWrappers = []any{
+	file_blixard_v1_vm_proto_msgTypes[20].OneofWrappers = []any{
 		(*Health_Process)(nil),
 		(*Health_Agent)(nil),
 		(*Health_Tcp)(nil),
 		(*Health_Http)(nil),
 	}
-	file_blixard_v1_vm_proto_msgTypes[23].OneofWrappers = []any{
+	file_blixard_v1_vm_proto_msgTypes[25].OneofWrappers = []any{
 		(*Interface_User)(nil),
 		(*Interface_Network)(nil),
 	}
-	file_blixard_v1_vm_proto_msgTypes[60].OneofWrappers = []any{}
+	file_blixard_v1_vm_proto_msgTypes[62].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_vm_proto_rawDesc), len(file_blixard_v1_vm_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   76,
+			NumMessages:   78,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

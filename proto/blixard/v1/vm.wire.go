@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-13723) + uint(13723-len(file_blixard_v1_vm_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-13937) + uint(13937-len(file_blixard_v1_vm_proto_rawDesc))
 
 func (x *Artifact) sizeWire() (n int) {
 	if x == nil {
@@ -679,6 +679,9 @@ func (x *VMSpec) sizeWire() (n int) {
 	for _, v := range x.Networks {
 		n += 2 + protowire.SizeBytes(v.sizeWire())
 	}
+	for _, v := range x.Devices {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
 	for _, v := range x.Volumes {
 		n += 2 + protowire.SizeBytes(v.sizeWire())
 	}
@@ -738,6 +741,14 @@ func (x *VMSpec) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 962)
+	}
+	for k := len(x.Devices) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Devices[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 722)
 	}
 	for k := len(x.Networks) - 1; k >= 0; k-- {
 		{
@@ -818,6 +829,66 @@ func (x *VMSpec) writeWire(b []byte, i int) int {
 	if x.Hypervisor != 0 {
 		i = putVarint(b, i, uint64(x.Hypervisor))
 		i = putVarint(b, i, 8)
+	}
+	return i
+}
+
+func (x *DeviceRequest) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Kind) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Kind))
+	}
+	if x.Count != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Count))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *DeviceRequest) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Count != 0 {
+		i = putVarint(b, i, uint64(x.Count))
+		i = putVarint(b, i, 16)
+	}
+	if len(x.Kind) > 0 {
+		i = putString(b, i, x.Kind)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *Device) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Address) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Address))
+	}
+	if len(x.Kind) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Kind))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *Device) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if len(x.Kind) > 0 {
+		i = putString(b, i, x.Kind)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.Address) > 0 {
+		i = putString(b, i, x.Address)
+		i = putVarint(b, i, 10)
 	}
 	return i
 }
@@ -1570,6 +1641,9 @@ func (x *Placement) sizeWire() (n int) {
 	for _, v := range x.Ports {
 		n += 2 + protowire.SizeBytes(v.sizeWire())
 	}
+	for _, v := range x.Devices {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1579,6 +1653,14 @@ func (x *Placement) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	for k := len(x.Devices) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Devices[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 722)
+	}
 	for k := len(x.Ports) - 1; k >= 0; k-- {
 		{
 			end := i

@@ -137,7 +137,7 @@ func notHere(name, why string) *Refusal {
 
 // guest is a VM and the node that it is placed on.
 func (s guests) guest(ctx context.Context, name string) (*blixardv1.VM, *blixardv1.Node, error) {
-	v := vms{s.Server}
+	v := vms(s)
 	one, err := v.find(ctx, name, true)
 	if err != nil || one.Node == nil { // our own copy may lag
 		if one, err = v.find(ctx, name, false); err != nil {

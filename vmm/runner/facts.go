@@ -63,8 +63,10 @@ func (h *Host) discover() (*blixardv1.HostFacts, error) {
 		}
 		facts.Hypervisors = append(facts.Hypervisors, &blixardv1.HypervisorFact{
 			Hypervisor: k.Hypervisor, Version: found.version, Kvm: facts.Kvm.Usable && k.Program != "",
-			// The driver's half of a live migration is not there yet.
-			Capabilities: slices.DeleteFunc(k.Can().List(), func(c blixardv1.Capability) bool { return c == blixardv1.Capability_CAPABILITY_MIGRATE }),
+			// Without a way to other hosts, no guest goes there.
+			Capabilities: slices.DeleteFunc(k.Can().List(), func(c blixardv1.Capability) bool {
+				return c == blixardv1.Capability_CAPABILITY_MIGRATE && h.cfg.Passage == nil
+			}),
 		})
 	}
 	if h.cfg.Nix != nil {

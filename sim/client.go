@@ -35,6 +35,8 @@ const (
 	Rollback
 	PauseVM
 	ResumeVM
+	MoveVM   // live, to wherever it fits
+	StayVM   // ends that
 	Restored // what a backup has: nobody asks for it
 	AddMember
 	Cordon
@@ -50,7 +52,7 @@ const (
 )
 
 var verbNames = [...]string{
-	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "PauseVM", "ResumeVM", "Restored", "AddMember", "Cordon", "Uncordon",
+	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "PauseVM", "ResumeVM", "MoveVM", "StayVM", "Restored", "AddMember", "Cordon", "Uncordon",
 	"Drain", "Restore", "RemoveMember", "LoseMember", "SetSettings", "Readmit", "Announce", "AddNetwork",
 }
 
@@ -187,6 +189,9 @@ func (c *client) next() {
 	if maybe(c.choice, m.Renews) {
 		op.Verb = Update
 	}
+	if op.Verb == MoveVM || op.Verb == StayVM { // only images can go live
+		op.Name = fmt.Sprintf("vm%d", 1+4*c.choice.IntN(2))
+	}
 	if !op.Verb.reads() {
 		c.touched = name
 	}
@@ -202,7 +207,7 @@ func drawVerb(r *rand.Rand) Verb {
 	for _, v := range []struct {
 		verb   Verb
 		weight int
-	}{{Create, 25}, {Get, 17}, {PauseVM, 3}, {ResumeVM, 3}, {List, 3}, {StaleGet, 5}, {Start, 8}, {Stop, 8}, {Restart, 5}, {Delete, 11}, {Update, 9}, {Rollback, 3}} {
+	}{{Create, 24}, {Get, 14}, {MoveVM, 3}, {StayVM, 1}, {PauseVM, 3}, {ResumeVM, 3}, {List, 3}, {StaleGet, 5}, {Start, 8}, {Stop, 8}, {Restart, 5}, {Delete, 11}, {Update, 9}, {Rollback, 3}} {
 		if x -= v.weight; x < 0 {
 			return v.verb
 		}
@@ -332,6 +337,10 @@ func (c *client) request(op *Operation) core.Request {
 		cmd.Op = &blixardv1.Command_Power{Power: &blixardv1.PowerOp{Name: op.Name, Run: op.Verb != Stop, Restart: op.Verb == Restart}}
 	case PauseVM, ResumeVM:
 		cmd.Op = &blixardv1.Command_Pause{Pause: &blixardv1.PauseOp{Name: op.Name, Paused: op.Verb == PauseVM}}
+	case MoveVM:
+		cmd.Op = &blixardv1.Command_MigrateVm{MigrateVm: &blixardv1.MigrateVMOp{Name: op.Name, TimeoutMs: 60_000}}
+	case StayVM:
+		cmd.Op = &blixardv1.Command_CancelMigration{CancelMigration: &blixardv1.CancelMigrationOp{Name: op.Name}}
 	case Cordon, Uncordon:
 		cmd.Op = &blixardv1.Command_Cordon{Cordon: &blixardv1.CordonOp{Name: op.Name, Cordoned: op.Verb == Cordon}}
 	case Drain:

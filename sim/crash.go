@@ -56,7 +56,10 @@ func init() {
 		busyPoints[p.before], busyPoints[p.after] = true, true
 	}
 	add(pointReply)
-	for _, v := range []vmm.Verb{vmm.Build, vmm.Start, vmm.Stop, vmm.Kill, vmm.Rebind, vmm.Remove} {
+	add(pointHandOver)
+	crashNames = append(crashNames, pointTakenOver)
+	rarePoints[pointHandOver.before], rarePoints[pointHandOver.after], rarePoints[pointTakenOver] = true, true, true
+	for _, v := range []vmm.Verb{vmm.Build, vmm.Start, vmm.Stop, vmm.Kill, vmm.Rebind, vmm.Remove, vmm.Receive, vmm.TakeOver, vmm.Send, vmm.Unsend} {
 		actPoints[v] = add(daemonPoint(v.String()))
 	}
 	for _, k := range []shim.OutputKind{shim.Lock, shim.Arm, shim.Fork, shim.Publish, shim.Signal, shim.Sweep, shim.Record, shim.Reply} {
@@ -64,6 +67,7 @@ func init() {
 	}
 	for _, p := range []point{
 		actPoints[vmm.Stop], actPoints[vmm.Kill], actPoints[vmm.Rebind],
+		actPoints[vmm.Receive], actPoints[vmm.TakeOver], actPoints[vmm.Send], actPoints[vmm.Unsend],
 		shimPoints[shim.Signal], shimPoints[shim.Sweep], shimPoints[shim.Record], shimPoints[shim.Reply],
 	} {
 		rarePoints[p.before], rarePoints[p.after] = true, true

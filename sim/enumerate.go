@@ -3,6 +3,8 @@ package sim
 import (
 	"strings"
 	"time"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
 // An enumeration takes a small story and lets a process crash at a crash point
@@ -99,6 +101,28 @@ var Small = map[string]func(*Story){
 			return other != nil && other != host
 		})
 		s.Enumerate(false)
+		s.atRest()
+	},
+	// A VM goes live to another host, or stays, and runs.
+	"migration": func(s *Story) {
+		s.Uploaded()
+		s.Order(Create, "a", ImageVM())
+		s.Runs("a")
+		s.Enumerate(true)
+		from := s.Moves("a")
+		s.Until("the move has ended", 3*time.Minute, func() bool {
+			v := s.View()
+			if v == nil {
+				return false
+			}
+			state := v.VM("a").GetMigration().GetState()
+			return state == blixardv1.MigrationState_MIGRATION_STATE_DONE || state == blixardv1.MigrationState_MIGRATION_STATE_FAILED
+		})
+		_, to := s.Runs("a")
+		s.Enumerate(false)
+		if moved := s.View().VM("a").Migration.State == blixardv1.MigrationState_MIGRATION_STATE_DONE; moved != (to != from) {
+			s.Fail("a story goes on", "it moved: %t, and runs on %s, and before on %s", moved, to.Name, from.Name)
+		}
 		s.atRest()
 	},
 	// The second last server leaves in good order: the last one decides alone.

@@ -39,6 +39,15 @@ func TestCrashAtEveryPointOfALeave(t *testing.T) {
 	crashEverywhere(t, "leave")
 }
 
+// And of one live migration, whoever it is that dies: the VM has moved, or it has
+// not, and it runs.
+func TestCrashAtEveryPointOfAMigration(t *testing.T) {
+	if *oneSeed != 0 || testing.Short() {
+		t.Skip("long")
+	}
+	crashEverywhere(t, "migration")
+}
+
 func crashEverywhere(t *testing.T, name string) {
 	cfg := Config{Seed: 1}
 	points, r := CrashPoints(cfg, Small[name])

@@ -200,11 +200,25 @@ func (d *Daemon) carryOut(o *orders, a vmm.Action) {
 	m, w := d.m, d.m.w
 	dir, _ := m.dirs.Get(a.Instance.UID)
 	switch a.Verb {
-	case vmm.Start:
+	case vmm.Start, vmm.Receive:
 		d.startVM(a, dir)
+	case vmm.TakeOver:
+		d.takeOverVM(a, dir)
+	case vmm.Send:
+		d.sendVM(a, dir)
+	case vmm.Unsend:
+		d.unsendVM(a, dir)
 	case vmm.Stop:
+		if dir != nil && dir.guest != nil && (dir.handedOver != 0 || dir.guest.incoming != 0) {
+			dir.sweep() // nothing of it may run, not even to hear this
+			d.finish(o.uid, a.ID, "")
+			return
+		}
 		if dir != nil && dir.guest != nil && d.apiHangs(a) {
 			return
+		}
+		if dir != nil {
+			dir.endSend()
 		}
 		if dir != nil && dir.guest != nil {
 			dir.guest.goOn()
@@ -260,6 +274,7 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 	dir.exit, dir.state, dir.gen = nil, nil, a.Assignment.GetRunGeneration()
 	dir.policy = a.Assignment.GetSpec().GetRestart()
 	dir.nets, dir.devices = a.Assignment.GetInterfaces(), a.Assignment.GetDevices()
+	dir.incoming, dir.handedOver = a.Verb == vmm.Receive, 0
 	dir.spec, dir.forks = a.Assignment.GetSpecGeneration(), a.Assignment.GetSpec().GetProcess() != nil
 	dir.start = &shim.Start{
 		Version: shim.StartVersion, Instance: a.Instance, Host: a.Host, Page: dir.bound.page, Argv: []string{"/bin/vm"},
@@ -306,6 +321,18 @@ func (d *Daemon) pauseVM(a vmm.Action, dir *vmDir) {
 	if d.apiHangs(a) {
 		return
 	}
+	if dir.handedOver != 0 && mutant.On("HandedOverGoesOn") {
+		dir.handedOver = 0
+		dir.guest.goesOn()
+		m.notice(dir)
+		d.finish(a.Instance.UID, a.ID, "")
+		return
+	}
+	if dir.handedOver != 0 || dir.guest.incoming != 0 {
+		d.finish(a.Instance.UID, a.ID, "it has no right to run here")
+		return
+	}
+	dir.endSend()
 	if g := dir.guest; a.Verb == vmm.Pause {
 		g.pause()
 	} else {
@@ -549,6 +576,7 @@ func (d *Daemon) inventory() {
 // adopt asks what a shim that an earlier daemon started has in effect, if it
 // answers. An order of that daemon may still be on its way to it.
 func (d *vmDir) adopt() {
+	d.adoptMove()
 	if s := d.shim; s != nil && !s.paused && (s.machine.Phase == shim.Running || s.machine.Phase == shim.Sweeping) {
 		d.settle(s.machine.State())
 	}
@@ -571,13 +599,24 @@ func (m *Machine) report(dir *vmDir) vmm.Report {
 	}
 	if dir.alive() || mutant.On("DeadIsAlive") {
 		r.Liveness = vmm.Alive
-		r.Ready = dir.guest != nil && dir.guest.ready && !dir.guest.dying
+		g := dir.guest
+		r.Ready = g != nil && g.ready && !g.dying && g.incoming == 0 && dir.handedOver == 0
+		r.HandedOver = dir.handedOver
+		switch {
+		case dir.incoming && g == nil:
+			r.Incoming = vmm.Opening
+		case g != nil:
+			r.Incoming = g.incoming
+			if s := g.sending; s != nil {
+				r.Outgoing = vmm.Outgoing{Migration: s.id, Failed: s.failed != "", Message: s.failed, SentBytes: uint64(pieces - s.left), LeftBytes: uint64(s.left)}
+			}
+		}
 		r.Paused = r.Ready && dir.guest.paused
 		b := dir.looser()
 		r.Lease, r.LeaseMs, r.Epoch = b.class, b.ms, b.epoch
 		return r
 	}
-	r.Liveness = vmm.Down
+	r.Liveness, r.HandedOver = vmm.Down, dir.handedOver
 	switch {
 	case dir.exit != nil:
 		r.Exit = exitReport(*dir.exit)

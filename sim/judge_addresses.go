@@ -34,8 +34,16 @@ func heldBy(vm *blixardv1.VM) (list []string) {
 			list = append(list, a.Network+" "+a.Address)
 		}
 	}
-	for _, p := range vm.GetPlacement().GetPorts() {
-		list = append(list, fmt.Sprintf("node %d port %d/%d", vm.Placement.NodeId, p.Port, p.Protocol))
+	return append(list, portsOf(vm)...)
+}
+
+// portsOf are the ports of hosts that a VM has: where it may run, and where its live
+// move has something of it.
+func portsOf(vm *blixardv1.VM) (list []string) {
+	for _, at := range []*blixardv1.Placement{vm.GetPlacement(), vm.GetMigration().GetOther()} {
+		for _, p := range at.GetPorts() {
+			list = append(list, fmt.Sprintf("node %d port %d/%d", at.NodeId, p.Port, p.Protocol))
+		}
 	}
 	for _, d := range vm.GetPlacement().GetDevices() {
 		list = append(list, deviceOf(vm, d))
@@ -89,9 +97,7 @@ func (j *judgeAddresses) take(w *World, n *newest, vm *blixardv1.VM) {
 		w.judges.judged["addresses"]++
 		if by := j.of[what]; by != "" {
 			rule := oneAddress
-			if slices.ContainsFunc(vm.GetPlacement().GetPorts(), func(p *blixardv1.HostPort) bool {
-				return what == fmt.Sprintf("node %d port %d/%d", vm.Placement.NodeId, p.Port, p.Protocol)
-			}) {
+			if slices.Contains(portsOf(vm), what) {
 				rule = onePort
 			}
 			if slices.ContainsFunc(vm.GetPlacement().GetDevices(), func(d *blixardv1.Device) bool { return what == deviceOf(vm, d) }) {

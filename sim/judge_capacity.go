@@ -70,10 +70,16 @@ func (j *judgeCapacity) anew(w *World, n *newest, v *cluster.State) {
 	j.judgeAsked(w, v)
 }
 
-// place takes over where a VM is and what it holds there; nil: it is gone.
+// place takes over where a VM is and what it holds there, and where its live move
+// has something of it; nil: it is gone.
 func (j *judgeCapacity) place(name string, vm *blixardv1.VM) {
+	j.holds(name, vm.GetPlacement())
+	j.holds(name+"/other", vm.GetMigration().GetOther())
+}
+
+func (j *judgeCapacity) holds(name string, p *blixardv1.Placement) {
 	was, is := j.vms[name], held{}
-	if p := vm.GetPlacement(); p != nil {
+	if p != nil {
 		is = held{p.NodeId, uint64(p.Vcpus), p.MemoryMib, p.DiskMib, 1}
 	}
 	if was == is {

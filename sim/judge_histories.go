@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -115,7 +116,10 @@ var vmModel = (&porcupine.NondeterministicModel{
 			if op.Verb == Start && s.run { // had it ended?
 				return []any{s, s.again()}
 			}
-			if op.Verb == Update || op.Verb == Rollback { // was there room for it?
+			if op.Verb == MoveVM || op.Verb == StayVM {
+				return []any{s}
+			}
+			if op.Verb == Update || op.Verb == Rollback || op.Verb == PauseVM || op.Verb == ResumeVM { // was there room for it? was it being moved?
 				return []any{s, s.does(op)}
 			}
 			return []any{s.does(op)}
@@ -183,6 +187,13 @@ func (s modelVM) answers(op *Operation, vm *blixardv1.VM) (bool, modelVM) {
 	case blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION:
 		// A host may have no room for the new spec; a first one has none before it.
 		// What is stopped cannot be paused.
+		// What is being moved live cannot be changed or paused meanwhile.
+		if strings.Contains(op.Error.Message, "is being moved") && op.Verb != Create && op.Verb != Delete {
+			return s.there, s
+		}
+		if op.Verb == MoveVM || op.Verb == StayVM {
+			return s.there, s
+		}
 		return s.deleting || s.there && (op.Verb == Update || op.Verb == Rollback || op.Verb == PauseVM && !s.run), s
 	default:
 		return false, s

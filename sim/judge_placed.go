@@ -23,15 +23,17 @@ func (j *judgePlaced) entry(w *World, n *newest) {
 		if c.is != nil && c.is.Uid != c.was.GetUid() {
 			j.of(w, c.is.Uid)
 		}
-		if p := c.is.GetPlacement(); p != nil && p.Incarnation.GetIndex() == n.index {
-			j.chosen(w, n, c.is)
+		for _, p := range []*blixardv1.Placement{c.is.GetPlacement(), c.is.GetMigration().GetOther()} {
+			if p != nil && p.Incarnation.GetIndex() == n.index {
+				j.chosen(w, n, c.is, p)
+			}
 		}
 	}
 }
 
 // chosen looks at a VM that the last entry has placed.
-func (j *judgePlaced) chosen(w *World, n *newest, vm *blixardv1.VM) {
-	node := n.nodes[vm.Placement.NodeId]
+func (j *judgePlaced) chosen(w *World, n *newest, vm *blixardv1.VM, p *blixardv1.Placement) {
+	node := n.nodes[p.NodeId]
 	h := node.GetHost()
 	why := ""
 	switch {
@@ -39,7 +41,7 @@ func (j *judgePlaced) chosen(w *World, n *newest, vm *blixardv1.VM) {
 		why = "is cordoned"
 	case h.GetSuspect():
 		why = "is suspect"
-	case h.GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE || h.GetEpoch() != vm.Placement.Epoch:
+	case h.GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE || h.GetEpoch() != p.Epoch:
 		why = "has no epoch, or another one"
 	}
 	for _, k := range slices.Sorted(maps.Keys(vm.Spec.Require)) {

@@ -182,6 +182,8 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 	switch {
 	case vm.Deleting:
 		return at("is still being deleted")
+	case vm.GetMigration().GetOther() != nil:
+		return at("is still in a move")
 	case w.undrained(v, vm) != "":
 		return at(w.undrained(v, vm))
 	case !vm.Run, vm.Placement.GetHeld():

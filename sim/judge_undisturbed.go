@@ -19,7 +19,7 @@ func (j *judgeUndisturbed) ordered(w *World, m *Machine, a vmm.Action) {
 	}
 	w.judges.judged["undisturbed"]++
 	g := d.guest
-	if a.Verb != vmm.Stop && a.Verb != vmm.Kill || !g.ready || g.dying || g.instance != a.Instance {
+	if a.Verb != vmm.Stop && a.Verb != vmm.Kill || !g.ready || d.handedOver != 0 || g.dying || g.instance != a.Instance {
 		return
 	}
 	// Stopped in between, the daemon may believe that it never became ready.

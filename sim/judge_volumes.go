@@ -31,6 +31,9 @@ func (j *judgeVolumes) entry(w *World, n *newest) {
 		if is.GetNodeId() == was.NodeId && is.Incarnation.GetIndex() == was.Incarnation.GetIndex() {
 			continue
 		}
+		if m := c.is.GetMigration(); m.GetId() != 0 && is.GetIncarnation().GetIndex() == m.Id { // it has gone live, which only what has no volume can
+			continue
+		}
 		if c.is.Run {
 			w.fail("a VM that waits is not taken from its host", "index %d: %s starts without its volumes, on node %d", n.index, c.is.Name, is.GetNodeId())
 		}

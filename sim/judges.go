@@ -22,6 +22,7 @@ type judges struct {
 	logs        judgeLogs
 	placed      judgePlaced
 	specs       judgeSpecs
+	migrations  judgeMigrations
 	policy      judgePolicy
 	undisturbed judgeUndisturbed
 	volumes     judgeVolumes
@@ -34,7 +35,7 @@ type judges struct {
 
 // JudgeNames are all judges there are.
 var JudgeNames = []string{
-	"acknowledged", "addresses", "artifacts", "capacity", "copies", "devices", "drains", "histories", "leaders", "leases", "levels", "logs", "placed", "policy", "quorum", "rest", "roots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
+	"acknowledged", "addresses", "artifacts", "capacity", "copies", "devices", "drains", "histories", "leaders", "leases", "levels", "logs", "migrations", "placed", "policy", "quorum", "rest", "roots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
 }
 
 func (j *judges) reset() {
@@ -48,6 +49,7 @@ func (j *judges) reset() {
 	j.copies.forks = map[shim.Instance]bool{}
 	j.specs = newJudgeSpecs()
 	j.addresses.of = map[string]string{}
+	j.migrations = judgeMigrations{map[shim.Instance]bool{}, map[uint64]uint64{}}
 	j.policy.over, j.policy.runs = map[string]over{}, map[string]uint32{}
 }
 

@@ -139,7 +139,7 @@ func (m *Machine) facts() *blixardv1.HostFacts {
 	return &blixardv1.HostFacts{
 		Capacity: m.capacity, Devices: devices,
 		Hypervisors: []*blixardv1.HypervisorFact{
-			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Version: "sim", Kvm: true, Capabilities: []blixardv1.Capability{1, 2, 4, 5, 6, 9, 10, 11, 12}},
+			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Version: "sim", Kvm: true},
 			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Version: "sim"},
 		},
 		Labels: m.labels, Version: "sim", Machine: "machine-" + m.Name, HoldsForks: m.holdsForks(),

@@ -37,6 +37,10 @@ type vmDir struct {
 	nets  []*blixardv1.InterfaceConfig
 	// devices that it is started with next
 	devices []*blixardv1.Device
+	// Of instance.json: it was started by Receive, and a migration to which it was
+	// handed over.
+	incoming   bool
+	handedOver uint64
 
 	shim   *shimProc
 	guest  *guest
@@ -95,6 +99,14 @@ type guest struct {
 	status   shim.Status
 	forked   int64
 	sick     bool // it answers no probe any more
+
+	// Of a live migration: see migrate.go.
+	memory   uint64 // which boot it is of
+	incoming vmm.Incoming
+	from     *stream // that it comes by
+	came     bool    // it was started by Receive
+	halted   bool    // it is stopped, to leave
+	sending  *stream
 }
 
 // spawn starts a shim in a directory.
@@ -276,6 +288,16 @@ func (s *shimProc) fork() {
 	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, nets: s.dir.nets, devices: s.dir.devices, forked: w.now}
 	s.dir.guest, s.dir.sick = g, false
 	m.guests = append(m.guests, g)
+	if s.dir.incoming {
+		w.say(m, fmt.Sprintf("VM %s waits for its guest", g.instance))
+		g.came = true
+		judgeRoots(w, m)
+		g.receive()
+		s.happened(shim.Input{Kind: shim.Forked, PID: int(g.life)})
+		return
+	}
+	w.memories++
+	g.memory = w.memories
 	w.running[g.instance.UID] = append(w.running[g.instance.UID], g)
 	w.say(m, fmt.Sprintf("VM %s runs", g.instance))
 	w.forked(g)
@@ -366,15 +388,14 @@ func (g *guest) goOn() {
 		return
 	}
 	g.paused = false
-	if f := g.overdue; f != nil {
-		g.overdue = nil
-		f()
+	if !g.halted {
+		g.late()
 	}
 }
 
 // exits: the guest ends by itself, unless it is paused.
 func (g *guest) exits(code int) {
-	if g.paused {
+	if g.paused || g.halted {
 		g.overdue = func() { g.exitIn(between(g.m.rand, time.Millisecond, time.Second)) }
 		return
 	}

@@ -166,6 +166,34 @@ func WaitVM() *blixardv1.VMSpec {
 	return s
 }
 
+// ImageVM asks for a VM that boots a file that was uploaded, and can go live.
+func ImageVM() *blixardv1.VMSpec {
+	s := ReplaceVM()
+	s.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_QEMU
+	s.Source = &blixardv1.VMSpec_Image{Image: &blixardv1.Image{Kernel: fileOf(fileName(0))}}
+	return s
+}
+
+// Moves begins a live move of a VM that runs.
+func (s *Story) Moves(name string) (from *Machine) {
+	_, from = s.Runs(name)
+	s.Order(MoveVM, name, nil)
+	return from
+}
+
+// Uploaded makes the file that an ImageVM boots known.
+func (s *Story) Uploaded() { s.Order(Announce, fileName(0), nil) }
+
+// Memory is which boot the guest of a VM goes on from; 0: none runs.
+func (w *World) Memory(name string) uint64 {
+	if v := w.View(); v != nil {
+		for _, g := range w.running[v.VM(name).GetUid()] {
+			return g.memory
+		}
+	}
+	return 0
+}
+
 // NixVM asks for a VM that Nix builds, of a file that was uploaded.
 func NixVM() *blixardv1.VMSpec {
 	s := ReplaceVM()

@@ -46,7 +46,8 @@ type World struct {
 	stepping *Machine
 
 	machines  []*Machine
-	running   map[string][]*guest // all process tables together, by uid
+	running   map[string][]*guest // all process tables together, by uid: those whose code may run
+	memories  uint64              // how many boots there were
 	byAddress map[string]*Machine
 	known     map[uint64][]*Machine // all that ever had an id, in their order
 	clusterID string
@@ -388,6 +389,7 @@ func (w *World) forked(g *guest) {
 	w.judges.specs.forked(w, g)
 	w.judges.addresses.forked(w, g)
 	w.judges.devices.forked(w, g)
+	w.judges.migrations.forked(w, g)
 }
 
 func (w *World) strike(e event) {

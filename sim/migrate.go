@@ -1,0 +1,369 @@
+package sim
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/blixard/blixard/core/mutant"
+	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/shim"
+)
+
+// A guest on its way from one machine to another, as hypervisors and adapters
+// carry that out: see vmm.Send and vmm.Receive. The bytes go through both daemons.
+//
+// It may be slow, break at any piece, break at the very end (when the target has
+// everything and the source does not know, and goes on), be ended by the death or
+// the stop of either daemon, and take what the adapter was about to write down with
+// it. It may not: lose or change memory, let a guest run on the target before it was
+// taken over, nor on the source after it was written down that it never will.
+
+// stream is a live guest that is being sent: a state of its hypervisor, which
+// outlives the daemon.
+type stream struct {
+	id     uint64
+	by     uint64 // life of the daemon that it goes through
+	peer   *Machine
+	failed string
+	all    bool // the target has everything; the guest is halted
+	left   int  // pieces
+}
+
+const pieces = 5
+
+// pointHandOver: the adapter writes down that a guest was handed over.
+var pointHandOver = daemonPoint("HandOver")
+
+// runs says that a guest's code may run: it is not on its way here, and has not
+// been stopped to leave.
+func (g *guest) runs() bool { return g.incoming == 0 && !g.halted }
+
+// halt stops a guest for its move: none of its code runs until goesOn.
+func (g *guest) halt() {
+	if !g.halted {
+		g.halted = true
+		g.m.w.stops(g)
+	}
+}
+
+// goesOn lets a halted guest run: its move came to nothing.
+func (g *guest) goesOn() {
+	if !g.halted {
+		return
+	}
+	w := g.m.w
+	g.halted = false
+	w.running[g.instance.UID] = append(w.running[g.instance.UID], g)
+	w.say(g.m, fmt.Sprintf("VM %s goes on", g.instance))
+	w.judges.copies.runs(w, g)
+	w.judges.placed.look(w, g, "goes on")
+	w.judges.migrations.goesOn(w, g)
+	g.late()
+}
+
+// late has it do what it would have done meanwhile.
+func (g *guest) late() {
+	if f := g.overdue; f != nil && !g.paused {
+		g.overdue = nil
+		f()
+	}
+}
+
+// receive begins to wait for a guest.
+func (g *guest) receive() {
+	m, w := g.m, g.m.w
+	g.incoming = vmm.Opening
+	if early, ok := w.mishap("EarlyExit", m.place(), w.mix.EarlyExit, 0, 2*time.Second); ok {
+		g.exitIn(int64(early))
+		return
+	}
+	if _, hangs := w.mishap("BootHangs", m.place(), w.mix.BootHangs, 0, 0); hangs {
+		return
+	}
+	w.later(between(m.rand, 50*time.Millisecond, time.Second), func() {
+		if g.dir.guest == g && !g.dying && g.incoming == vmm.Opening {
+			g.incoming = vmm.Listening
+			m.notice(g.dir)
+		}
+	})
+}
+
+// later is something that happens by itself after a while.
+func (w *World) later(after int64, f func()) {
+	w.push(event{at: w.now + after, kind: evChore, ref: f})
+}
+
+// sendVM begins to send a guest.
+func (d *Daemon) sendVM(a vmm.Action, dir *vmDir) {
+	m, order := d.m, a.Assignment.GetMigration()
+	switch {
+	case dir == nil || dir.guest == nil || dir.guest.dying || dir.guest.instance != a.Instance || !dir.guest.ready:
+		d.finish(a.Instance.UID, a.ID, "it does not run")
+		return
+	case dir.handedOver != 0:
+		d.finish(a.Instance.UID, a.ID, "")
+		return
+	}
+	g := dir.guest
+	if s := g.sending; s != nil && s.id == order.Id && s.failed == "" {
+		d.finish(a.Instance.UID, a.ID, m.lost())
+		return
+	}
+	if d.apiHangs(a) {
+		return
+	}
+	g.sending = &stream{id: order.Id, by: d.life, peer: m.w.byID(order.PeerNodeId), left: pieces}
+	m.w.say(m, fmt.Sprintf("VM %s is sent to node %d, migration %d", a.Instance, order.PeerNodeId, order.Id))
+	g.nextPiece(g.sending)
+	m.notice(dir)
+	d.finish(a.Instance.UID, a.ID, m.lost())
+}
+
+// nextPiece has some of a guest arrive, after a while.
+func (g *guest) nextPiece(s *stream) {
+	m, w := g.m, g.m.w
+	after := between(m.rand, 10*time.Millisecond, 400*time.Millisecond)
+	if slow, ok := w.mishap("StreamSlow", m.place(), w.mix.StreamSlow, time.Second, 2*time.Minute); ok {
+		after = int64(slow)
+	}
+	w.later(after, func() { g.piece(s) })
+}
+
+// taker is who takes a guest: a hypervisor that waits for just this one.
+func (s *stream) taker(uid string) *guest {
+	if s.peer == nil || s.peer.daemon == nil {
+		return nil
+	}
+	d, ok := s.peer.dirs.Get(uid)
+	if !ok || d.guest == nil || d.guest.dying || d.guest.incoming != vmm.Listening || d.guest.instance.Index != s.id {
+		return nil
+	}
+	return d.guest
+}
+
+func (g *guest) piece(s *stream) {
+	m, w := g.m, g.m.w
+	if g.dir.guest != g || g.sending != s || s.failed != "" || s.all || g.dying {
+		return
+	}
+	to := s.taker(g.instance.UID)
+	if d := m.daemon; d != nil && d.life == s.by && to != nil && (d.paused || to.m.daemon.paused || m.asleep > w.now || to.m.asleep > w.now) {
+		w.later(int64(time.Second), func() { g.piece(s) }) // nothing goes through who stands still
+		return
+	}
+	why := ""
+	_, breaks := w.mishap("StreamBreaks", m.place(), w.mix.StreamBreaks, 0, 0)
+	switch {
+	case m.daemon == nil || m.daemon.life != s.by:
+		why = "the daemon that it went through has died"
+	case to == nil:
+		why = "nobody takes it there"
+	case breaks, w.net.cut[link{m.Index, to.m.Index}] > 0, w.net.cut[link{to.m.Index, m.Index}] > 0:
+		why = "the stream broke"
+	}
+	if why != "" {
+		g.broken(s, to, why)
+		return
+	}
+	if to.from == nil {
+		to.from = s
+	}
+	if to.from != s {
+		g.broken(s, nil, "another stream is there")
+		return
+	}
+	if s.left--; s.left > 0 {
+		if s.left == 1 {
+			g.halt() // the rest goes while it is stopped
+		}
+		m.notice(g.dir)
+		g.nextPiece(s)
+		return
+	}
+	g.arrives(s, to)
+}
+
+// broken: the guest goes on where it is, and who was to take it ends.
+func (g *guest) broken(s *stream, to *guest, why string) {
+	s.failed = why
+	g.m.w.say(g.m, fmt.Sprintf("VM %s is not sent: %s", g.instance, why))
+	g.goesOn()
+	if to == nil {
+		to = s.taker(g.instance.UID)
+	}
+	if to != nil && to.from == s {
+		to.exitIn(between(g.m.rand, time.Millisecond, 50*time.Millisecond))
+	}
+	g.m.notice(g.dir)
+}
+
+// arrives: the target has everything. That the source's hypervisor hears of it,
+// and its adapter after that, is another matter.
+func (g *guest) arrives(s *stream, to *guest) {
+	m, w := g.m, g.m.w
+	to.incoming, to.memory, to.sick, to.deaf = vmm.Loaded, g.memory, g.sick, g.deaf
+	to.m.notice(to.dir)
+	w.say(to.m, fmt.Sprintf("VM %s is loaded", to.instance))
+	if _, breaks := w.mishap("LastPieceLost", m.place(), w.mix.StreamBreaks, 0, 0); breaks {
+		s.failed = "the stream broke at its end"
+		g.goesOn()
+		m.notice(g.dir)
+		return
+	}
+	s.all = true
+	w.later(between(m.rand, time.Millisecond, 50*time.Millisecond), func() { g.sent(s) })
+}
+
+// sent: the adapter hears that all has gone, and writes down what that means.
+func (g *guest) sent(s *stream) {
+	m := g.m
+	if g.dir.guest != g || g.sending != s || g.dying || m.daemon == nil || m.daemon.life != s.by {
+		return // the next daemon finds it so
+	}
+	if m.daemon.paused {
+		m.w.later(int64(100*time.Millisecond), func() { g.sent(s) })
+		return
+	}
+	if m.crashes(pointHandOver.before) {
+		return
+	}
+	g.handOver(s)
+	if m.crashes(pointHandOver.after) {
+		return
+	}
+	m.notice(g.dir)
+}
+
+func (g *guest) handOver(s *stream) {
+	g.dir.handedOver, g.sending = s.id, nil
+	g.m.w.judges.migrations.handedOver(g)
+	g.m.w.say(g.m, fmt.Sprintf("VM %s is handed over, migration %d", g.instance, s.id))
+}
+
+// ends ends a Send, if one is under way: the guest goes on.
+func (d *vmDir) endSend() {
+	g := d.guest
+	if g == nil || g.sending == nil {
+		return
+	}
+	s := g.sending
+	g.sending = nil
+	if to := s.taker(d.uid); to != nil && to.from == s {
+		to.exitIn(between(g.m.rand, time.Millisecond, 50*time.Millisecond))
+	}
+	g.goesOn()
+}
+
+func (d *Daemon) unsendVM(a vmm.Action, dir *vmDir) {
+	switch {
+	case dir != nil && dir.handedOver != 0:
+		d.finish(a.Instance.UID, a.ID, "it was handed over")
+		return
+	case dir != nil && dir.guest != nil && dir.guest.sending != nil:
+		if d.apiHangs(a) {
+			return
+		}
+		dir.endSend()
+		d.m.notice(dir)
+	}
+	d.finish(a.Instance.UID, a.ID, d.m.lost())
+}
+
+// takeOverVM has a guest that has come run. What that writes down comes first.
+func (d *Daemon) takeOverVM(a vmm.Action, dir *vmDir) {
+	m := d.m
+	if dir == nil || dir.guest == nil || dir.guest.dying || dir.guest.instance != a.Instance {
+		d.finish(a.Instance.UID, a.ID, "it is not there")
+		return
+	}
+	g := dir.guest
+	switch {
+	case g.incoming == 0:
+		d.finish(a.Instance.UID, a.ID, "")
+		return
+	case g.incoming != vmm.Loaded:
+		d.finish(a.Instance.UID, a.ID, "its guest is not here")
+		return
+	}
+	if d.apiHangs(a) {
+		return
+	}
+	g.takenOver()
+	if m.crashes(pointTakenOver) {
+		return
+	}
+	g.paused = false
+	m.notice(dir)
+	d.finish(a.Instance.UID, a.ID, m.lost())
+}
+
+// pointTakenOver: it is written down that a guest is Incoming no more, and it does
+// not run yet.
+const pointTakenOver = "CrashInTakeOver"
+
+func (g *guest) takenOver() {
+	w := g.m.w
+	g.incoming, g.ready, g.paused, g.dir.incoming = 0, true, true, false
+	w.running[g.instance.UID] = append(w.running[g.instance.UID], g)
+	w.say(g.m, fmt.Sprintf("VM %s is taken over", g.instance))
+	w.forked(g)
+	w.judges.migrations.takenOver(w, g)
+	if late, ok := w.mishap("LateExit", g.m.place(), w.mix.LateExit, 0, 30*time.Second); ok {
+		g.exitIn(int64(late))
+	}
+}
+
+// adoptMove ends what a daemon's death has left half done.
+func (d *vmDir) adoptMove() {
+	g := d.guest
+	if g == nil || g.sending == nil || g.dying {
+		return
+	}
+	if s := g.sending; s.all && s.failed == "" {
+		g.handOver(s)
+		return
+	}
+	d.endSend()
+}
+
+// judgeMigrations: what was handed over never runs again as the instance that it
+// was; a guest that is taken over goes on with the memory with which it was handed
+// over, and only after the state has given it the right to run.
+type judgeMigrations struct {
+	handed map[shim.Instance]bool
+	memory map[uint64]uint64 // of what was handed over, by the migration's id
+}
+
+func (j *judgeMigrations) handedOver(g *guest) {
+	j.handed[g.instance], j.memory[g.dir.handedOver] = true, g.memory
+}
+
+func (j *judgeMigrations) goesOn(w *World, g *guest) {
+	w.judges.judged["migrations"]++
+	if j.handed[g.instance] || g.dir.handedOver != 0 {
+		w.fail("what was handed over never goes on", "%s: %s runs again", g.m.Name, g.instance)
+	}
+}
+
+func (j *judgeMigrations) takenOver(w *World, g *guest) {
+	w.judges.judged["migrations"]++
+	w.fired("TakenOver")
+	if memory, ok := j.memory[g.instance.Index]; !ok || memory != g.memory {
+		w.fail("a guest goes on with its memory", "%s: %s has memory %d, and what was handed over had %d (%t)", g.m.Name, g.instance, g.memory, memory, ok)
+	}
+}
+
+// forked: an instance that came by a migration is forked where it boots only if it
+// is a later attempt.
+func (j *judgeMigrations) forked(w *World, g *guest) {
+	if g.memory != 0 && g.incoming == 0 && !g.came && j.handed[g.instance] {
+		w.fail("what was handed over never goes on", "%s: %s is started", g.m.Name, g.instance)
+	}
+	if n := &w.judges.newest; n.vms != nil && !mutant.On("MigrationsUnjudged") {
+		vm := n.vm(g.instance.UID)
+		if m := vm.GetMigration(); m.GetState() != 0 && m.HandedOverAt != 0 && m.Other != nil && vm.Placement != nil &&
+			g.instance.Index == m.Other.Incarnation.GetIndex() {
+			w.fail("who has no right to run does not", "%s: %s runs, and the right to run is %s's", g.m.Name, g.instance, vm.Placement.Node)
+		}
+	}
+}

@@ -79,7 +79,11 @@ func (j *judgePlaced) of(w *World, uid string) {
 
 // all looks at every guest.
 func (j *judgePlaced) all(w *World) {
-	w.guests(func(g *guest) { j.look(w, g, "lives") })
+	w.guests(func(g *guest) {
+		if g.runs() {
+			j.look(w, g, "lives")
+		}
+	})
 }
 
 func (j *judgePlaced) forked(w *World, g *guest) { j.look(w, g, "is started") }

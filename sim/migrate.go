@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/blixard/blixard/core/mutant"
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/shim"
 )
@@ -334,6 +334,30 @@ type judgeMigrations struct {
 	memory map[uint64]uint64 // of what was handed over, by the migration's id
 }
 
+// entry: what a host has of a VM that is in a move is held there.
+func (j *judgeMigrations) entry(w *World, n *newest) {
+	for _, c := range n.changed {
+		if c.was.GetMigration().GetOther() == nil || n.meta.GetUnsettled() {
+			continue
+		}
+		w.judges.judged["migrations"]++
+		w.guests(func(g *guest) {
+			if g.instance.UID == c.was.Uid && !g.runs() && !j.held(g, c.is) && !w.givenUp[g.m.called] {
+				w.fail("what is left of a VM is held", "index %d: %s is alive on %s, and nothing of %s is held there", n.index, g.instance, g.m.Name, c.name)
+			}
+		})
+	}
+}
+
+func (j *judgeMigrations) held(g *guest, vm *blixardv1.VM) bool {
+	for _, p := range []*blixardv1.Placement{vm.GetPlacement(), vm.GetMigration().GetOther()} {
+		if p != nil && vm.Uid == g.instance.UID && p.Incarnation.GetIndex() == g.instance.Index && p.Incarnation.GetGeneration() == g.instance.Generation {
+			return true
+		}
+	}
+	return false
+}
+
 func (j *judgeMigrations) handedOver(g *guest) {
 	j.handed[g.instance], j.memory[g.dir.handedOver] = true, g.memory
 }
@@ -359,7 +383,7 @@ func (j *judgeMigrations) forked(w *World, g *guest) {
 	if g.memory != 0 && g.incoming == 0 && !g.came && j.handed[g.instance] {
 		w.fail("what was handed over never goes on", "%s: %s is started", g.m.Name, g.instance)
 	}
-	if n := &w.judges.newest; n.vms != nil && !mutant.On("MigrationsUnjudged") {
+	if n := &w.judges.newest; n.vms != nil {
 		vm := n.vm(g.instance.UID)
 		if m := vm.GetMigration(); m.GetState() != 0 && m.HandedOverAt != 0 && m.Other != nil && vm.Placement != nil &&
 			g.instance.Index == m.Other.Incarnation.GetIndex() {

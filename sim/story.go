@@ -194,6 +194,39 @@ func (w *World) Memory(name string) uint64 {
 	return 0
 }
 
+// Move is the last move of a VM; nil for none, or while nobody leads.
+func (w *World) Move(name string) *blixardv1.Migration {
+	if v := w.View(); v != nil {
+		return v.VM(name).GetMigration()
+	}
+	return nil
+}
+
+// Targeted is the machine where a VM that is in a move has no right to run.
+func (w *World) Targeted(name string) *Machine { return w.byID(w.Move(name).GetOther().GetNodeId()) }
+
+// Befalls has a mishap happen to the next thing of its kind on a machine.
+func (s *Story) Befalls(m *Machine, name string) { s.Strike(Mishap{Name: name, At: m.place()}) }
+
+// HandedOver says that a machine has handed a VM over.
+func (m *Machine) HandedOver(name string) (handed bool) {
+	uid := ""
+	if v := m.w.View(); v != nil {
+		uid = v.VM(name).GetUid()
+	}
+	d, ok := m.dirs.Get(uid)
+	return ok && d.handedOver != 0
+}
+
+// KillVM kills what a machine has of a VM.
+func (m *Machine) KillVM(name string) {
+	if v := m.w.View(); v != nil {
+		if d, ok := m.dirs.Get(v.VM(name).GetUid()); ok {
+			d.sweep()
+		}
+	}
+}
+
 // NixVM asks for a VM that Nix builds, of a file that was uploaded.
 func NixVM() *blixardv1.VMSpec {
 	s := ReplaceVM()

@@ -133,7 +133,7 @@ func (u *Unit) planIncoming(now int64, c Context) *Action {
 	case w.Remove, !u.receives() && (!w.Run || u.Seen.Incoming != Loaded):
 		u.say(blixardv1.Phase_PHASE_STOPPING, "NotMigrated", "its move came to nothing")
 		return u.kill(now, c)
-	case u.receives():
+	case u.receives() && !(u.Seen.Incoming == Loaded && mutant.On("TargetRunsEarly")):
 		u.say(blixardv1.Phase_PHASE_STARTING, "Incoming", fmt.Sprintf("it is on its way here: %v", u.Seen.Incoming))
 		if u.Seen.Incoming == Opening && !u.early(now, u.aliveAt+bootTimeout) {
 			return u.kill(now, c)

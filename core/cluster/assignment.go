@@ -3,7 +3,6 @@ package cluster
 import (
 	"encoding/binary"
 
-	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -33,7 +32,7 @@ func (s *State) assignment(vm *blixardv1.VM, node uint64) *blixardv1.Assignment 
 	}
 	if other(vm, node) {
 		a.Revision, a.Remove = vm.Migration.AssignmentRevision, !moving(vm)
-		a.Run = mutant.On("TargetRunsEarly") && vm.Run
+		a.Run = false
 	}
 	if a.Remove {
 		return a

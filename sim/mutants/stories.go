@@ -625,3 +625,91 @@ func twoHours(s *sim.Story) {
 }
 
 var oneFile = sim.Config{Servers: 1, Mix: &sim.Mix{Latency: time.Millisecond, Names: 1, Files: 1}}
+
+// A VM goes live to another host.
+func goesLive(s *sim.Story) {
+	moves(s)
+	s.Until("it has moved", time.Minute, func() bool { return s.Move("a").GetState() == blixardv1.MigrationState_MIGRATION_STATE_DONE })
+	s.Runs("a")
+}
+
+// moves begins to move a VM live, from a host that does not lead if there is one.
+func moves(s *sim.Story) (from, to *sim.Machine) {
+	s.Uploaded()
+	s.Order(sim.Create, "a", sim.ImageVM())
+	from = s.Moves("a")
+	s.Until("it has a target", time.Minute, func() bool { to = s.Targeted("a"); return to != nil })
+	return from, to
+}
+
+// sends waits until a VM is being sent.
+func sends(s *sim.Story) {
+	s.Until("it is sent", time.Minute, func() bool {
+		return s.Move("a").GetState() == blixardv1.MigrationState_MIGRATION_STATE_SENDING
+	})
+}
+
+// The target has everything, the source does not know, goes on, and is not heard.
+func breaksAtItsEnd(s *sim.Story) {
+	from, _ := moves(s)
+	s.Befalls(from, "LastPieceLost")
+	sends(s)
+	if from != s.Leader() {
+		holdBack(s, from, 5*time.Second)
+	}
+	s.Pass(20 * time.Second)
+	s.Runs("a")
+}
+
+// handsOver has a VM handed over while its target is not heard.
+func handsOver(s *sim.Story) (from, to *sim.Machine) {
+	from, to = moves(s)
+	sends(s)
+	holdBack(s, to, 7*time.Second)
+	s.Until("it is handed over", time.Minute, func() bool { return from.HandedOver("a") })
+	return from, to
+}
+
+// What was handed over dies before the switch.
+func sourceDiesHandedOver(s *sim.Story) {
+	from, _ := handsOver(s)
+	from.KillVM("a")
+	s.Pass(20 * time.Second)
+	s.Runs("a")
+}
+
+// What was loaded dies before the switch.
+func targetDiesLoaded(s *sim.Story) {
+	_, to := handsOver(s)
+	s.Pass(500 * time.Millisecond)
+	to.KillVM("a")
+	s.Pass(20 * time.Second)
+	s.Runs("a")
+}
+
+// A move is called off when its guest has left.
+func calledOffLate(s *sim.Story) {
+	from, _ := handsOver(s)
+	s.Until("the state knows", time.Minute, func() bool {
+		return s.Move("a").GetState() == blixardv1.MigrationState_MIGRATION_STATE_HANDED_OVER
+	})
+	op := s.Ask(sim.StayVM, "a", nil)
+	s.Until("there is an answer", time.Minute, op.Ended)
+	if op.Error == nil {
+		s.Fail("what has left is not called back", "a move from %s is called off after its hand-over", from.Name)
+	}
+	s.Pass(20 * time.Second)
+	s.Runs("a")
+}
+
+// A move is called off while its target cannot be told, which goes on saying how far it is.
+func calledOff(s *sim.Story) {
+	_, to := moves(s)
+	sends(s)
+	hold(s, to, 5*time.Second)
+	s.Order(sim.StayVM, "a", nil)
+	s.Pass(20 * time.Second)
+	s.Runs("a")
+	s.Heal()
+	s.Rest()
+}

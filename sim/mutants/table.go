@@ -44,6 +44,11 @@ const (
 	drains      = "a drain keeps to its bound"
 	drainsMay   = "a drain moves what it may"
 	// Of stories.
+	handed  = "what was handed over never goes on"
+	memory  = "a guest goes on with its memory"
+	noRight = "who has no right to run does not"
+	stays   = "what has left is not called back"
+	held    = "what is left of a VM is held"
 	adopted = "what runs is taken over by a restarted daemon"
 	unwell  = "a VM is restarted for its own sickness, and no other"
 	emptied = "a drained host is emptied, and restored"
@@ -52,6 +57,31 @@ const (
 
 // All are the bugs that are planted, by what they are about.
 var All = []Mutant{
+	// Live migrations.
+	{
+		Name: "TargetRunsEarly", What: "a target is told that it may run before the switch",
+		Caught: []string{twoCopies, noRight, placed, memory}, Story: goesLive,
+	},
+	{
+		Name: "SwitchUnchecked", What: "a switch is applied whatever has become of its migration",
+		Caught: []string{twoCopies, placed, memory}, Story: breaksAtItsEnd,
+	},
+	{
+		Name: "HandedOverStarts", What: "a source starts a VM again that it has handed over, while the switch may be on its way",
+		Caught: []string{twoCopies, placed}, Story: sourceDiesHandedOver,
+	},
+	{
+		Name: "HandedOverGoesOn", What: "a source lets a guest go on that it has handed over, when the move has ended",
+		Caught: []string{handed, twoCopies}, Story: targetDiesLoaded,
+	},
+	{
+		Name: "CancelledTooLate", What: "a move is called off after its hand-over, and its VM is started anew for nothing",
+		Caught: []string{stays}, Story: calledOffLate,
+	},
+	{
+		Name: "TargetFreedEarly", What: "what a target holds is free before it says that nothing of the VM is left there",
+		Caught: []string{held, atRest}, Story: calledOff,
+	},
 	// What watchers are told.
 	{
 		Name: "WatchSkips", What: "a watch begins one revision too late",

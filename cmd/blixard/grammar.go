@@ -195,6 +195,7 @@ type VMCmd struct {
 	Restart  VMRestartCmd  `cmd:"" help:"Stop and start VMs where they are, with their newest spec."`
 	Pause    VMPauseCmd    `cmd:"" help:"Stop VMs where they are, until they are resumed, stopped or restarted."`
 	Resume   VMResumeCmd   `cmd:"" help:"Let paused VMs go on."`
+	Migrate  VMMigrateCmd  `cmd:"" help:"Move VMs to another host while they run, or stopped here and started there."`
 	Update   VMUpdateCmd   `cmd:"" help:"Give a VM another spec; it is built while the VM runs, and counts from its next start."`
 	Rollback VMRollbackCmd `cmd:"" help:"Give a VM one of its earlier specs again, with what was built for it."`
 	Build    VMBuildCmd    `cmd:"" help:"Wait until what Nix makes of a VM is built; build it anew, or hold it ready on more hosts."`
@@ -307,6 +308,14 @@ type VMPauseCmd struct {
 
 type VMResumeCmd struct {
 	Names []string `arg:"" name:"name" help:"VMs."`
+}
+
+type VMMigrateCmd struct {
+	Names   []string      `arg:"" name:"name" help:"VMs."`
+	To      string        `placeholder:"NODE" help:"The host to move to (the one with most left)."`
+	Offline bool          `help:"Stop it here, and start it there."`
+	Cancel  bool          `help:"End a move before the VM has left: it runs on where it is."`
+	Within  time.Duration `placeholder:"TIME" help:"How long a live move may take (10m)."`
 }
 
 type VMDeleteCmd struct {

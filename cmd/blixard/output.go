@@ -163,6 +163,9 @@ func statusNotes(v *blixardv1.VM) []string {
 		return []string{"Paused by its user (blixard vm resume " + v.GetName() + ")"}
 	}
 	var notes []string
+	if m := v.GetMigration(); m.GetState() != 0 && m.GetState() != blixardv1.MigrationState_MIGRATION_STATE_DONE {
+		notes = append(notes, migrationText(m))
+	}
 	if st.GetHealth() == blixardv1.HealthState_HEALTH_STATE_UNHEALTHY {
 		notes = append(notes, "Unhealthy: "+firstLine(st.GetHealthMessage()))
 	}

@@ -49,11 +49,14 @@ const (
 	Readmit
 	Announce // a file that VMs may need: the name is what it holds
 	AddNetwork
+	AddVolume // the name is vol0:1024
+	GrowVolume
+	DropVolume
 )
 
 var verbNames = [...]string{
 	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "PauseVM", "ResumeVM", "MoveVM", "StayVM", "Restored", "AddMember", "Cordon", "Uncordon",
-	"Drain", "Restore", "RemoveMember", "LoseMember", "SetSettings", "Readmit", "Announce", "AddNetwork",
+	"Drain", "Restore", "RemoveMember", "LoseMember", "SetSettings", "Readmit", "Announce", "AddNetwork", "AddVolume", "GrowVolume", "DropVolume",
 }
 
 func (v Verb) String() string { return verbNames[v] }
@@ -126,6 +129,7 @@ type client struct {
 	attempt  uint64 // ascending over everything; an answer to an old one is not heard
 	delivery bool   // some attempt may have reached a server
 	random   bool   // goes on by itself
+	volumes  bool   // looks after volumes, and nothing else
 	done     func(*Operation)
 }
 
@@ -178,6 +182,10 @@ func (c *client) think() {
 
 func (c *client) next() {
 	if c.w.phase != safety || !c.random || c.op != nil {
+		return
+	}
+	if c.volumes {
+		c.nextVolume()
 		return
 	}
 	m := c.w.mix
@@ -275,7 +283,9 @@ func drawSpec(r *rand.Rand, client int, name string, lease uint32, files int) *b
 		}
 	}
 	s.OnUpdate = pick(r, blixardv1.OnUpdate_ON_UPDATE_NEXT_START, blixardv1.OnUpdate_ON_UPDATE_RESTART)
-	s.Labels["revision"] = fmt.Sprint(r.Uint64()) // no two specs are equal
+	mark := r.Uint64()
+	s.Labels["revision"] = fmt.Sprint(mark) // no two specs are equal
+	drawVolumes(s, mark)
 	switch r.IntN(10) {
 	case 0, 1:
 		s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_NEVER
@@ -361,6 +371,14 @@ func (c *client) request(op *Operation) core.Request {
 		cmd.Op = &blixardv1.Command_Announce{Announce: &blixardv1.AnnounceOp{Digest: f.Digest, Size: f.Size, NodeId: 1}}
 	case AddNetwork:
 		cmd.Op = &blixardv1.Command_CreateNetwork{CreateNetwork: &blixardv1.CreateNetworkOp{Name: op.Name, Spec: &blixardv1.NetworkSpec{Cidr: "10.0.0.0/16"}}}
+	case AddVolume:
+		name, mib := sized(op.Name)
+		cmd.Op = &blixardv1.Command_CreateVolume{CreateVolume: &blixardv1.CreateVolumeOp{Name: name, Spec: &blixardv1.VolumeSpec{SizeMib: mib}}}
+	case GrowVolume:
+		name, mib := sized(op.Name)
+		cmd.Op = &blixardv1.Command_GrowVolume{GrowVolume: &blixardv1.GrowVolumeOp{Name: name, SizeMib: mib}}
+	case DropVolume:
+		cmd.Op = &blixardv1.Command_DeleteVolume{DeleteVolume: &blixardv1.DeleteVolumeOp{Name: op.Name}}
 	case AddMember:
 		m := op.machine
 		if m == nil {

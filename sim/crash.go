@@ -33,6 +33,7 @@ var (
 	pointOrder   = daemonPoint("Order") // the adapter is told what to do
 	pointReply   = daemonPoint("Reply")
 	pointExtend  = daemonPoint("Extend") // the lease pages are written
+	pointKeep    = daemonPoint("Keep")   // a volume is made, grown or removed
 
 	// What the adapter does, and what shims do.
 	actPoints  = map[vmm.Verb]point{}
@@ -72,6 +73,8 @@ func init() {
 	} {
 		rarePoints[p.before], rarePoints[p.after] = true, true
 	}
+	add(pointKeep)
+	rarePoints[pointKeep.before], rarePoints[pointKeep.after] = true, true
 	for _, p := range []point{actPoints[vmm.Start], shimPoints[shim.Lock], shimPoints[shim.Arm], shimPoints[shim.Fork], shimPoints[shim.Publish]} {
 		startPoints[p.before], startPoints[p.after] = true, true
 	}

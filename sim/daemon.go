@@ -24,8 +24,9 @@ type Daemon struct {
 	held   []event
 	ticks  bool // a tick is among the held
 
-	work   map[string]*orders // the hypervisor's adapter, by uid
-	builds map[string]vmm.Action
+	work    map[string]*orders // the hypervisor's adapter, by uid
+	builds  map[string]vmm.Action
+	keeping vmm.Action // the newest orders for volumes
 	// preparing is the newest list of runners to hold ready.
 	preparing vmm.Action
 	waiting   map[uint64]*request  // by Request.ID

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -42,6 +43,7 @@ func (f Clone) strike(w *World) bool {
 	c.goesBy(m.id)
 	c.capacity = m.capacity // it is as big: what runs is not looked at again
 	c.dirs = btree.NewMap[string, *vmDir](0)
+	c.volumes = maps.Clone(m.volumes)
 	m.dirs.Scan(func(uid string, d *vmDir) bool {
 		copied := *d
 		copied.shim, copied.guest, copied.zombie = nil, nil, nil

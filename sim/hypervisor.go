@@ -56,6 +56,10 @@ func (d *Daemon) do(a vmm.Action) {
 		d.prepare(a)
 		return
 	}
+	if a.Verb == vmm.Keep {
+		d.keep(a)
+		return
+	}
 	w.keep(m, a)
 	if a.Verb == vmm.Probe {
 		d.probe(a)
@@ -267,6 +271,11 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 		dir = newDir(a.Instance)
 		m.dirs.Set(dir.uid, dir)
 	}
+	if err := m.mount(a.Assignment); err != "" {
+		dir.mounts = nil
+		d.finish(a.Instance.UID, a.ID, err)
+		return
+	}
 	if nixBuilt(a.Assignment) {
 		d.nixBoot(dir, a.Assignment)
 	}
@@ -275,6 +284,7 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 	dir.policy = a.Assignment.GetSpec().GetRestart()
 	dir.nets, dir.devices = a.Assignment.GetInterfaces(), a.Assignment.GetDevices()
 	dir.incoming, dir.handedOver = a.Verb == vmm.Receive, 0
+	dir.mounts = a.Assignment.GetVolumes()
 	dir.spec, dir.forks = a.Assignment.GetSpecGeneration(), a.Assignment.GetSpec().GetProcess() != nil
 	dir.start = &shim.Start{
 		Version: shim.StartVersion, Instance: a.Instance, Host: a.Host, Page: dir.bound.page, Argv: []string{"/bin/vm"},
@@ -569,6 +579,7 @@ func (d *Daemon) inventory() {
 	for _, p := range sorted(d.m.pages) {
 		in.Pages = append(in.Pages, *p)
 	}
+	in.Volumes = d.m.shelf(vmm.Action{}, nil)
 	d.observed = d.m.w.now + between(d.m.rand, time.Millisecond, 2*time.Second)
 	d.m.w.push(event{at: d.observed, kind: evObserved, m: d.m, life: d.life, ref: in})
 }

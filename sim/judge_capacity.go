@@ -119,11 +119,17 @@ func (j *judgeCapacity) judge(w *World, n *newest, v *cluster.State, id uint64) 
 	}
 	h := node.GetHost()
 	a := h.GetAllocated()
+	if h == nil && u.vm == 0 {
+		return // no host any more: its volumes are lost
+	}
+	for _, name := range n.volumesOn(id) { // accounted beside VMs
+		u.disk += n.volumes[name].Spec.SizeMib
+	}
 	if uint64(a.GetVcpus()) != u.vcpus || a.GetMemoryMib() != u.memory || a.GetDiskMib() != u.disk || uint64(h.GetInstances()) != u.vm {
 		w.fail("the ledger is the sum of the VMs", "index %d, %s: the ledger says %d vcpus, %d MiB, %d VMs; placed are %d, %d, %d",
 			n.index, node.Name, a.GetVcpus(), a.GetMemoryMib(), h.GetInstances(), u.vcpus, u.memory, u.vm)
 	}
-	if u.vm == 0 {
+	if u.vm == 0 && u.disk == 0 {
 		return
 	}
 	w.judges.judged["capacity"]++

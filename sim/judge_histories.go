@@ -113,6 +113,9 @@ var vmModel = (&porcupine.NondeterministicModel{
 			if op.Verb == Create && s.deleting { // was it gone already?
 				return []any{s, modelVM{there: true, run: true, gen: 1, spec: 1}}
 			}
+			if op.Verb == Create && len(op.Spec.GetVolumes()) > 0 { // were they to be had?
+				return []any{s, s.does(op)}
+			}
 			if op.Verb == Start && s.run { // had it ended?
 				return []any{s, s.again()}
 			}
@@ -193,6 +196,9 @@ func (s modelVM) answers(op *Operation, vm *blixardv1.VM) (bool, modelVM) {
 		}
 		if op.Verb == MoveVM || op.Verb == StayVM {
 			return s.there, s
+		}
+		if op.Verb == Create && len(op.Spec.GetVolumes()) > 0 { // somebody else has one of them
+			return !s.there || s.deleting, modelVM{}
 		}
 		return s.deleting || s.there && (op.Verb == Update || op.Verb == Rollback || op.Verb == PauseVM && !s.run), s
 	default:

@@ -135,6 +135,7 @@ func (w *World) unrest() (why []string) {
 		}
 		return true
 	})
+	why = append(why, w.volumesUnrest(v)...)
 	if w.chores > 0 && len(w.rest) == 0 {
 		why = append(why, fmt.Sprintf("%d keepers are not done", w.chores))
 	}
@@ -194,6 +195,9 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 		if !w.explained(v, vm, false) {
 			return at("waits, and a host has room")
 		}
+	case n == 0 && w.generation > 1 && slices.ContainsFunc(vm.Spec.Volumes, func(m *blixardv1.VolumeMount) bool {
+		return v.Volume(m.Volume).GetStatus().GetPhase() == blixardv1.VolumePhase_VOLUME_PHASE_LOST
+	}): // it went after the backup
 	case vm.Spec.Restart != blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS && n == 0:
 		if p := st.GetPhase(); p != blixardv1.Phase_PHASE_STOPPED && p != blixardv1.Phase_PHASE_FAILED {
 			return at("has ended")
@@ -235,6 +239,15 @@ func (w *World) explained(v *cluster.State, vm *blixardv1.VM, now bool) bool {
 		return true
 	}
 	ok, vcpus, memory := true, vm.Spec.Vcpus, vm.Spec.MemoryMib
+	disk, only := uint64(0), []uint64(nil)
+	for _, m := range vm.Spec.Volumes {
+		switch vol := v.Volume(m.Volume); vol.GetNodeId() {
+		case 0:
+			disk += vol.GetSpec().GetSizeMib()
+		default:
+			only = append(only, vol.NodeId)
+		}
+	}
 	if now {
 		for _, g := range v.History(vm.Name) {
 			vcpus, memory = max(vcpus, g.Spec.Vcpus), max(memory, g.Spec.MemoryMib)
@@ -247,7 +260,8 @@ func (w *World) explained(v *cluster.State, vm *blixardv1.VM, now bool) bool {
 			return true
 		}
 		fits := uint64(a.GetVcpus()+vcpus)*1000 <= uint64(c.GetVcpus())*uint64(v.Settings().GetVcpuOvercommitMilli()) &&
-			a.GetMemoryMib()+memory <= c.GetMemoryMib()
+			a.GetMemoryMib()+memory <= c.GetMemoryMib() && a.GetDiskMib()+disk <= c.GetDiskMib() &&
+			!slices.ContainsFunc(only, func(id uint64) bool { return id != n.Id })
 		ok = ok && !fits
 		return true
 	})

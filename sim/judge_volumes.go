@@ -1,28 +1,117 @@
 package sim
 
 import (
+	"fmt"
+	"slices"
+
+	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
-// No volume is open for writing twice; and a VM that waits for its host, because
+// No volume is open for writing twice, whatever else has it open; who has one open
+// runs where it is, and has it by the newest state, too. A volume is removed only
+// when somebody asked for that by its name. A VM that waits for its host, because
 // its volumes are there, is taken from it only by a person's word that the host is
 // lost. It is then left stopped: its owner says whether it starts without them.
 //
-// A VM's volumes are in its directory: who runs there has them open.
+// A VM's own disks are in its directory: who runs there has them open.
 type judgeVolumes struct{}
+
+const (
+	oneWriter  = "no volume is open twice"
+	withVolume = "a VM runs where its volumes are"
+	stillHolds = "what lives has its volumes"
+	goneByName = "a volume goes by its name only"
+)
 
 func (j *judgeVolumes) forked(w *World, g *guest) {
 	w.judges.judged["volumes"]++
 	for _, o := range g.m.guests {
 		if o != g && o.dir == g.dir {
-			w.fail("no volume is open twice", "%s: %s and %s run in one directory", g.m.Name, o.instance, g.instance)
+			w.fail(oneWriter, "%s: %s and %s run in one directory", g.m.Name, o.instance, g.instance)
+		}
+	}
+	if len(g.mounts) == 0 {
+		return
+	}
+	w.fired("VolumeOpened")
+	for _, c := range g.mounts {
+		if g.m.volumes[c.Volume.Uid] == nil {
+			w.fail(withVolume, "%s runs on %s, and volume %s (%s) is not there", g.instance, g.m.Name, c.Volume.Name, c.Volume.Uid)
+		}
+		w.guests(func(o *guest) {
+			for _, other := range o.mounts {
+				if o != g && other.Volume.Uid == c.Volume.Uid && !(other.ReadOnly && c.ReadOnly) {
+					w.fail(oneWriter, "%s (read-only: %t) and %s (read-only: %t) have volume %s open", g.instance, c.ReadOnly, o.instance, other.ReadOnly, c.Volume.Name)
+				}
+			}
+		})
+	}
+	j.look(w, g)
+}
+
+// look holds what a guest has open to what its VM has in the newest state.
+func (j *judgeVolumes) look(w *World, g *guest) {
+	n := &w.judges.newest
+	if n.vms == nil || n.meta.GetUnsettled() || g.orphan || w.givenUp[g.m.called] && g.dir.looser().class == blixardv1.LeaseClass_LEASE_CLASS_NONE {
+		return // as the judge of what is placed
+	}
+	vm := n.vm(g.instance.UID)
+	for _, c := range g.mounts {
+		if !slices.ContainsFunc(vm.GetVolumes(), func(h *blixardv1.VolumeHold) bool { return h.Uid == c.Volume.Uid && (!h.ReadOnly || c.ReadOnly) }) {
+			w.fail(stillHolds, "index %d: %s lives on %s with volume %s (read-only: %t), which its VM does not have", n.index, g.instance, g.m.Name, c.Volume.Name, c.ReadOnly)
+		}
+	}
+}
+
+// removed: a volume's file is gone. Somebody wanted that while it was there.
+func (j *judgeVolumes) removed(w *World, m *Machine, v *simVolume) {
+	w.judges.judged["volumes"]++
+	for _, op := range w.history {
+		if op.Verb == DropVolume && op.Name == v.name && (op.Return == 0 || op.Unknown || op.Return >= v.made) {
+			return
+		}
+	}
+	w.fail(goneByName, "%s: volume %s (%s) is removed, and nobody asked for that", m.Name, v.name, v.uid)
+}
+
+// held looks at who has volumes in the newest state.
+func (j *judgeVolumes) held(w *World, n *newest) {
+	writers := map[string]string{}
+	for _, vm := range sorted(n.vms) {
+		for _, h := range vm.GetVolumes() {
+			w.judges.judged["volumes"]++
+			v := n.volumes[h.Volume]
+			if v.GetUid() != h.Uid || v.GetDeleting() {
+				w.fail(stillHolds, "index %d: %s has volume %s (%s), which is gone or is going", n.index, vm.Name, h.Volume, h.Uid)
+			}
+			if p := vm.Placement; p != nil && v.GetNodeId() != p.NodeId {
+				w.fail(withVolume, "index %d: %s is placed on %s, and its volume %s is on node %d", n.index, vm.Name, p.Node, h.Volume, v.GetNodeId())
+			}
+			how := fmt.Sprintf("%s, read-only: %t", vm.Name, h.ReadOnly)
+			if by, is := writers[h.Uid]; is && by != how && !(h.ReadOnly && by[len(by)-4:] == "true") && by[:len(by)-len(", read-only: true")] != vm.Name {
+				w.fail(oneWriter, "index %d: volume %s is had by %s, and by %s", n.index, h.Volume, by, how)
+			}
+			if _, is := writers[h.Uid]; !is || !h.ReadOnly {
+				writers[h.Uid] = how
+			}
 		}
 	}
 }
 
 // entry looks at what one entry has changed.
 func (j *judgeVolumes) entry(w *World, n *newest) {
+	looked := false
 	for _, c := range n.changed {
+		if len(c.was.GetVolumes())+len(c.is.GetVolumes()) > 0 && !looked {
+			j.held(w, n)
+			looked = true
+		}
+		if len(c.was.GetVolumes()) > 0 {
+			for _, g := range w.running[c.was.Uid] {
+				j.look(w, g)
+			}
+		}
 		was, is := c.was.GetPlacement(), c.is.GetPlacement()
 		if was == nil || c.is == nil || c.is.Uid != c.was.Uid || c.is.Deleting || !waits(c.was) || !waits(c.is) {
 			continue
@@ -42,6 +131,40 @@ func (j *judgeVolumes) entry(w *World, n *newest) {
 				n.index, c.is.Name, was.NodeId)
 		}
 	}
+}
+
+// volumesUnrest says what is not as it should be about volumes, once all rests: each
+// that has a host is there, as large as it should be unless a VM has it open, and is
+// said to be; nothing else is there but what a lost generation has left.
+func (w *World) volumesUnrest(v *cluster.State) (why []string) {
+	v.Volumes(func(vol *blixardv1.ClusterVolume) bool {
+		m := w.byID(vol.NodeId)
+		st := vol.GetStatus()
+		if m == nil || slices.Contains(w.rest, m) || m.keeper.busy && len(w.rest) > 0 || st.Phase == blixardv1.VolumePhase_VOLUME_PHASE_LOST && w.generation > 1 {
+			return true
+		}
+		is := m.volumes[vol.Uid]
+		switch {
+		case vol.Deleting:
+			why = append(why, "volume "+vol.Name+" is still being deleted")
+		case is == nil, st.Phase != blixardv1.VolumePhase_VOLUME_PHASE_READY:
+			why = append(why, fmt.Sprintf("volume %s is %s (%s) on %s, there: %t", vol.Name, st.Phase, st.Message, m.Name, is != nil))
+		case is.mib != vol.Spec.SizeMib && m.opens(vol.Uid, "", false) == "":
+			why = append(why, fmt.Sprintf("volume %s has %d MiB of %d", vol.Name, is.mib, vol.Spec.SizeMib))
+		}
+		return true
+	})
+	for _, m := range w.machines {
+		if v.Node(m.id) == nil || !m.member || w.generation > 1 || slices.Contains(w.rest, m) {
+			continue
+		}
+		for _, is := range sorted(m.volumes) {
+			if v.VolumeByUID(is.uid) == nil {
+				why = append(why, fmt.Sprintf("%s has volume %s (%s), which the cluster does not know", m.Name, is.name, is.uid))
+			}
+		}
+	}
+	return why
 }
 
 func waits(vm *blixardv1.VM) bool {

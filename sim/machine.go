@@ -48,6 +48,8 @@ type Machine struct {
 	pages  map[string]*shim.Page      // by path; in memory
 	nix    nixStore
 
+	volumes map[string]*simVolume // by uid
+
 	spared int64 // no crash at a point before this time
 
 	rand    *rand.Rand // processes and their delays
@@ -61,7 +63,7 @@ func (w *World) newMachine(index int, server, host bool) *Machine {
 	m := &Machine{
 		Index: index, Name: fmt.Sprintf("n%d", index), Server: server, Host: host, w: w,
 		dirs: btree.NewMap[string, *vmDir](0), pages: map[string]*shim.Page{},
-		nix: newNixStore(), level: cluster.Level,
+		nix: newNixStore(), level: cluster.Level, volumes: map[string]*simVolume{},
 	}
 	m.rand = w.chance.stream(m.Name + "/process")
 	m.entropy = w.chance.stream(m.Name + "/entropy")

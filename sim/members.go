@@ -127,16 +127,22 @@ func (w *World) gone(name string) bool {
 	})
 }
 
-// giveUp deletes what is placed on a node.
+// giveUp deletes what is placed on a node, and its volumes.
 func (k *keeper) giveUp(name string, then func()) {
-	var names []string
+	var names, volumes []string
 	if node := k.w.judges.newest.node(name); node != nil {
-		names = k.w.judges.newest.placed(node.Id)
+		names, volumes = k.w.judges.newest.placed(node.Id), k.w.judges.newest.volumesOn(node.Id)
 	}
 	var next func()
 	next = func() {
-		if len(names) == 0 {
+		if len(names)+len(volumes) == 0 {
 			then()
+			return
+		}
+		if len(names) == 0 {
+			op := &Operation{Verb: DropVolume, Name: volumes[0]}
+			volumes = volumes[1:]
+			k.ask(op, func(*Operation) { next() })
 			return
 		}
 		op := &Operation{Verb: Delete, Name: names[0]}
@@ -151,7 +157,7 @@ func (m *Machine) wipe() {
 	m.stopDaemon(true)
 	m.w.say(m, "disk is empty")
 	m.setDisk(newDisk(m.disk.rand))
-	m.dirs, m.nix = btree.NewMap[string, *vmDir](0), newNixStore()
+	m.dirs, m.nix, m.volumes = btree.NewMap[string, *vmDir](0), newNixStore(), map[string]*simVolume{}
 	m.member, m.id = false, 0
 }
 

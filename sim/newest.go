@@ -16,6 +16,8 @@ type newest struct {
 	vms   map[string]*blixardv1.VM // by name; nil: nothing is known yet
 	names map[string]string        // by uid
 	nodes map[uint64]*blixardv1.Node
+	// volumes by name.
+	volumes map[string]*blixardv1.ClusterVolume
 	// waiting are those of vms that should run and are placed nowhere.
 	waiting map[string]*blixardv1.VM
 	files   bool // the newest step has touched an artifact
@@ -78,6 +80,13 @@ func (n *newest) take(entry []cluster.Change, executed map[string]uint64) {
 		if d, _ := c.Record.(*blixardv1.DedupeRecord); d != nil {
 			executed[d.Key] = d.Index
 		}
+		if name, ok := c.Volume(); ok {
+			if v, _ := c.Record.(*blixardv1.ClusterVolume); v != nil {
+				n.volumes[name] = v
+			} else {
+				delete(n.volumes, name)
+			}
+		}
 		if _, ok := c.Artifact(); ok {
 			n.files = true
 		}
@@ -93,6 +102,17 @@ func (n *newest) take(entry []cluster.Change, executed map[string]uint64) {
 			}
 		}
 	}
+}
+
+// volumesOn are the volumes of a node.
+func (n *newest) volumesOn(id uint64) (names []string) {
+	for name, v := range n.volumes {
+		if v.NodeId == id {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 func (n *newest) set(name string, vm *blixardv1.VM) {
@@ -117,9 +137,15 @@ func (n *newest) anew(v *cluster.State) (same bool) {
 	*n = newest{
 		index: v.Revision(), meta: v.Meta(),
 		vms: map[string]*blixardv1.VM{}, names: map[string]string{}, nodes: map[uint64]*blixardv1.Node{},
-		waiting: map[string]*blixardv1.VM{},
+		waiting: map[string]*blixardv1.VM{}, volumes: map[string]*blixardv1.ClusterVolume{},
 	}
 	same = true
+	v.Volumes(func(vol *blixardv1.ClusterVolume) bool {
+		n.volumes[vol.Name] = vol
+		was := old.volumes[vol.Name]
+		same = same && was != nil && was.Revision == vol.Revision
+		return true
+	})
 	v.VMs("", func(vm *blixardv1.VM) bool {
 		n.set(vm.Name, vm)
 		was := old.vms[vm.Name]
@@ -132,7 +158,7 @@ func (n *newest) anew(v *cluster.State) (same bool) {
 		same = same && was != nil && was.Revision == node.Revision
 		return true
 	})
-	return same && len(old.vms) == len(n.vms) && len(old.nodes) == len(n.nodes)
+	return same && len(old.volumes) == len(n.volumes) && len(old.vms) == len(n.vms) && len(old.nodes) == len(n.nodes)
 }
 
 // follow takes over what a node has just applied, v being what that led to, and

@@ -41,6 +41,8 @@ type vmDir struct {
 	// handed over.
 	incoming   bool
 	handedOver uint64
+	// mounts are what it has open while something of it lives.
+	mounts []*blixardv1.VolumeConfig
 
 	shim   *shimProc
 	guest  *guest
@@ -90,6 +92,7 @@ type guest struct {
 	runner   string // what Nix built, that it was started with
 	nets     []*blixardv1.InterfaceConfig
 	devices  []*blixardv1.Device
+	mounts   []*blixardv1.VolumeConfig
 	ready    bool
 	deaf     bool
 	dying    bool
@@ -285,7 +288,7 @@ func (s *shimProc) fork() {
 		s.happened(shim.Input{Kind: shim.Forked, Err: "exec format error"})
 		return
 	}
-	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, nets: s.dir.nets, devices: s.dir.devices, forked: w.now}
+	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, nets: s.dir.nets, devices: s.dir.devices, mounts: s.dir.mounts, forked: w.now}
 	s.dir.guest, s.dir.sick = g, false
 	m.guests = append(m.guests, g)
 	if s.dir.incoming {
@@ -439,6 +442,9 @@ func (g *guest) gone(st shim.Status) {
 func (g *guest) reaped() {
 	d := g.dir
 	d.zombie = nil
+	if len(d.mounts) > 0 && g.m.daemon != nil { // what was open may grow, or go
+		g.m.daemon.keepIn(between(g.m.rand, time.Millisecond, 5*time.Second))
+	}
 	if s := d.shim; s != nil {
 		s.machine.Status = g.status
 		s.happened(shim.Input{Kind: shim.Exited})

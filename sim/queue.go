@@ -21,6 +21,7 @@ const (
 	evBuilt      // the hypervisor's adapter has built something
 	evProbed     // and has asked a guest how it is
 	evPrepare    // the hypervisor's adapter gets what it is to hold ready
+	evKeep       // the hypervisor's adapter sees to its volumes
 	evExtend     // the hypervisor's adapter writes the lease pages
 	evSilent     // the hypervisor's adapter has waited for a shim's answer
 
@@ -52,7 +53,7 @@ const (
 
 var kindNames = [evLastKind]string{
 	"?", "tick", "receive", "peer lost", "snapshot sent", "wrote", "request", "request end", "observe",
-	"observed", "action", "built", "probed", "prepare", "extend", "silent", "durable", "boot", "shim", "look", "timer", "ready", "exit",
+	"observed", "action", "built", "probed", "prepare", "keep", "extend", "silent", "durable", "boot", "shim", "look", "timer", "ready", "exit",
 	"dead", "reap", "arrive", "power", "fault ends", "fault", "client", "ask", "answer", "give up", "joined", "wake", "chore",
 }
 

@@ -78,6 +78,11 @@ func (w *World) run() {
 		w.newClient(true).think()
 	}
 	w.newWatcher()
+	if w.mix.Files > 0 {
+		c := w.newClient(true)
+		c.volumes = true
+		c.think()
+	}
 	if w.cfg.Script == nil {
 		w.nextStrike()
 	}

@@ -79,7 +79,7 @@ func Base(seed uint64) Config {
 	mix := Mix{
 		Latency: time.Millisecond, Drop: 0.01, Duplicate: 0.01, Late: 0.005, Lateness: 10 * time.Second,
 		ShimSlow: 0.005, ForkFails: 0.02, Deaf: 0.1, BootHangs: 0.02, BootSlow: 0.05, EarlyExit: 0.05, LateExit: 0.05,
-		SlowKill: 0.1, Zombie: 0.02, Disconnect: 0.02, BuildFails: 0.05, BuildSlow: 0.05, ApiHangs: 0.05, ReplyLost: 0.05, StreamSlow: 0.05, StreamBreaks: 0.03, Collects: 0.1, Fickle: 0.1, Clients: 4, Names: 8, Think: time.Second,
+		SlowKill: 0.1, Zombie: 0.02, Disconnect: 0.02, BuildFails: 0.05, BuildSlow: 0.05, ApiHangs: 0.05, ReplyLost: 0.05, StreamSlow: 0.05, StreamBreaks: 0.03, Collects: 0.1, VolumeFull: 0.1, Fickle: 0.1, Clients: 4, Names: 8, Think: time.Second,
 		Files: 2, Every: 6 * time.Second, Longest: 30 * time.Second, Safety: time.Minute, Weights: map[string]int{},
 	}
 	mix.Quorum = drawQuorum(seed)
@@ -153,6 +153,7 @@ type Mix struct {
 	ShimSlow, ForkFails, Deaf, BootHangs, BootSlow, EarlyExit, LateExit, SlowKill, Zombie, Orphan float64
 	BuildFails, BuildSlow, PauseFails, ApiHangs, ReplyLost, StreamSlow, StreamBreaks              float64
 	Collects                                                                                      float64 // right after a build
+	VolumeFull                                                                                    float64
 	// Clients.
 	Disconnect float64
 	Clients    int
@@ -235,6 +236,7 @@ func drawMix(r *rand.Rand) Mix {
 	m.Fickle, m.Renews = rate(weights.stream("fickle"), 0.8), rate(weights.stream("renews"), 0.5)
 	m.Collects = rate(weights.stream("collects"), 0.5)
 	m.Files = pick(weights.stream("files"), 0, 1, 3)
+	m.VolumeFull = rate(weights.stream("volumes"), 0.3)
 	return m
 }
 

@@ -302,6 +302,8 @@ func (w *World) happen(e event) {
 		m.daemon.probed(e.ref.(probe))
 	case evPrepare:
 		m.daemon.getReady(e.n)
+	case evKeep:
+		m.daemon.kept(e.n)
 	case evExtend:
 		m.daemon.extend(e.ref.(vmm.Action))
 	case evSilent:
@@ -578,6 +580,11 @@ func (w *World) Found() {
 	if w.mix.Files > 0 {
 		if op := w.Do(&Operation{Verb: AddNetwork, Name: theNetwork}); !w.over() && (op.Unknown || op.Error != nil) {
 			w.fail("a network can be made", "%v: %v", op, op.Error)
+		}
+		for _, name := range theVolumes {
+			if op := w.Do(&Operation{Verb: AddVolume, Name: name + ":1024"}); !w.over() && (op.Unknown || op.Error != nil) {
+				w.fail("a volume can be made", "%v: %v", op, op.Error)
+			}
 		}
 	}
 }

@@ -76,6 +76,9 @@ type Change struct {
 // VM says that the change is one of a VM, and of which name.
 func (c *Change) VM() (name string, ok bool) { return strings.CutPrefix(c.Key, vmPrefix) }
 
+// Volume says that the change is one of a volume, and of which name.
+func (c *Change) Volume() (name string, ok bool) { return strings.CutPrefix(c.Key, volumePrefix) }
+
 // Node says that the change is one of a node, and of which id.
 func (c *Change) Node() (id uint64, ok bool) {
 	key, ok := strings.CutPrefix(c.Key, nodePrefix)

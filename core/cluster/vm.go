@@ -112,6 +112,9 @@ func (s *State) deleteVM(e *entry, op *blixardv1.DeleteVMOp) *blixardv1.Response
 	}
 	vm = copyVM(vm)
 	vm.Deleting, vm.Run, vm.DeleteVolumes = true, false, op.Volumes
+	if mutant.On("VolumeFreedByDelete") {
+		vm.Volumes = nil
+	}
 	if mutant.On("AddressFreedEarly") {
 		vm.Attachments = nil
 	}

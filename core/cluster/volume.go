@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/blixard/blixard/core/hypervisor"
+	"github.com/blixard/blixard/core/mutant"
 	"github.com/blixard/blixard/core/schedule"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
@@ -160,6 +161,9 @@ func (s *State) holdDisk(node *blixardv1.Node, mib int64) {
 	if node.Host.Allocated == nil {
 		node.Host.Allocated = &blixardv1.Resources{}
 	}
+	if mutant.On("VolumeUnaccounted") && mib > 0 {
+		return
+	}
 	node.Host.Allocated.DiskMib += uint64(mib)
 }
 
@@ -256,6 +260,9 @@ func (s *State) dropVolume(e *entry, v *blixardv1.ClusterVolume, node *blixardv1
 // inTheWay is who has a volume so that somebody else cannot have it, in words: one
 // may write it, or some read it.
 func (s *State) inTheWay(v *blixardv1.ClusterVolume, uid string, readOnly bool) (by string) {
+	if mutant.On("VolumeSharedForWriting") && uid != "" {
+		return ""
+	}
 	s.VolumeUses(v.Uid, func(vm *blixardv1.VM, reads bool) bool {
 		if vm.Uid == uid || readOnly && reads {
 			return true
@@ -308,7 +315,7 @@ func (s *State) mount(vm *blixardv1.VM) *blixardv1.Response {
 	}
 	for _, h := range vm.Volumes {
 		covered := slices.ContainsFunc(list, func(n *blixardv1.VolumeHold) bool { return n.Uid == h.Uid && (!n.ReadOnly || h.ReadOnly) })
-		if vm.Placement != nil && !covered {
+		if vm.Placement != nil && !covered && !mutant.On("VolumeFreedEarly") {
 			list = append(list, &blixardv1.VolumeHold{Volume: h.Volume, Uid: h.Uid, ReadOnly: h.ReadOnly, Leaving: true})
 		}
 	}
@@ -344,7 +351,7 @@ func (s *State) withVolumes(n *schedule.Need, spec *blixardv1.VMSpec) (mib uint6
 			continue // the spec is refused for it
 		case v.NodeId == 0:
 			mib += v.Spec.SizeMib
-		default:
+		case !mutant.On("PlacedAwayFromVolume"):
 			n.Local = append(n.Local, schedule.Local{Host: v.NodeId, What: "volume " + v.Name, Where: v.Node})
 		}
 		if v.Spec.Format == blixardv1.VolumeFormat_VOLUME_FORMAT_QCOW2 && !slices.Contains(n.Wants, wantQcow2) {
@@ -538,7 +545,7 @@ func (s *State) volumesOf(node uint64) (list []*blixardv1.ClusterVolume) {
 // freeVolumes lets go of the volumes of a VM of which nothing is left, and deletes
 // those that were to go with it.
 func (s *State) freeVolumes(e *entry, vm *blixardv1.VM) {
-	if !vm.DeleteVolumes {
+	if !vm.DeleteVolumes && !mutant.On("VolumeDeletedWithVM") {
 		return
 	}
 	for _, h := range vm.Volumes {

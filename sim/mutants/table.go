@@ -24,6 +24,10 @@ const (
 	ports       = "a port leads to one VM"
 	device      = "a device is one VM's"
 	volumes     = "a VM that waits is not taken from its host"
+	oneWriter   = "no volume is open twice"
+	withVolume  = "a VM runs where its volumes are"
+	holds       = "what lives has its volumes"
+	byName      = "a volume goes by its name only"
 	roots       = "what runs keeps its root"
 	builds      = "what is built is what the spec says"
 	rollback    = "a rollback gives back the spec before"
@@ -395,6 +399,31 @@ var All = []Mutant{
 	{
 		Name: "LostStartsAnew", What: "a VM that waited for a lost host starts without its volumes, its owner not asked",
 		Caught: []string{volumes}, Story: lostForGood, Config: soonLost,
+	},
+	// Volumes.
+	{
+		Name: "VolumeDeletedWithVM", What: "a VM's volumes are deleted with it, though nobody asked for that",
+		Caught: []string{byName, holds},
+	},
+	{
+		Name: "VolumeFreedEarly", What: "a volume that was taken out of a spec is free while the VM runs with the spec before",
+		Caught: []string{holds, oneWriter},
+	},
+	{
+		Name: "VolumeFreedByDelete", What: "a VM that is being deleted has its volumes no more, while it lives",
+		Caught: []string{holds, oneWriter},
+	},
+	{
+		Name: "VolumeSharedForWriting", What: "a volume that a VM writes is given to another one, too",
+		Caught: []string{oneWriter},
+	},
+	{
+		Name: "PlacedAwayFromVolume", What: "a VM is placed where its volume is not",
+		Caught: []string{withVolume},
+	},
+	{
+		Name: "VolumeUnaccounted", What: "a volume takes no room of its host",
+		Caught: []string{ledger, capacity},
 	},
 	// Hosts.
 	{

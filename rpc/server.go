@@ -24,6 +24,8 @@ type Config struct {
 	Logs Logs
 	// Guests likewise.
 	Guests Guests
+	// Disks may be nil on a node that is no host.
+	Disks Disks
 	// Closures may be nil where there is no Nix.
 	Closures Closures
 	// Arrivals may be nil on a node that is no host.
@@ -98,7 +100,7 @@ func (s *Server) Handler() http.Handler {
 	api.Handle(blixardv1connect.NewGuestServiceHandler(guests{s}, opts))
 	api.Handle(blixardv1connect.NewNodeServiceHandler(nodes{s}, opts))
 	api.Handle(blixardv1connect.NewNetworkServiceHandler(networks{s}, opts))
-	api.Handle(blixardv1connect.NewVolumeServiceHandler(volumes{Server: s}, opts))
+	api.Handle(blixardv1connect.NewVolumeServiceHandler(volumes{s}, opts))
 	api.Handle(blixardv1connect.NewClusterServiceHandler(members{s}, opts))
 	api.Handle(blixardv1connect.NewArtifactServiceHandler(artifacts{s}, opts))
 	api.Handle(blixardv1connect.NewWatchServiceHandler(watches{s}, opts))
@@ -116,6 +118,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc(logsPath, s.serveLogs)
 	mux.HandleFunc(closurePath, s.serveClosure)
 	mux.HandleFunc(passagePath, s.servePassage)
+	mux.HandleFunc(diskPath, s.serveDisk)
 	if s.cfg.Metrics != nil {
 		mux.Handle("GET /metrics", s.cfg.Metrics)
 	}

@@ -7,14 +7,10 @@ import (
 
 	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
-	"github.com/blixard/blixard/proto/blixard/v1/blixardv1connect"
 )
 
 // volumes is VolumeService.
-type volumes struct {
-	*Server
-	blixardv1connect.UnimplementedVolumeServiceHandler
-}
+type volumes struct{ *Server }
 
 func (s volumes) Create(ctx context.Context, req *connect.Request[blixardv1.VolumeServiceCreateRequest]) (*connect.Response[blixardv1.VolumeServiceCreateResponse], error) {
 	m := req.Msg

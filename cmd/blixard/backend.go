@@ -110,6 +110,23 @@ func (d *daemon) Admit(ctx context.Context, p rpc.Passage) (func(context.Context
 	return func(ctx context.Context, from rpc.Stream) error { return take(ctx, from) }, nil
 }
 
+// ReadDisk and WriteVolume are rpc.Disks.
+func (d *daemon) ReadDisk(ctx context.Context, volume, vm, disk string, send func(*blixardv1.VolumeData) error) error {
+	w := d.world.Load()
+	if w == nil || w.host == nil {
+		return errors.New("this node is no host")
+	}
+	return w.host.ReadDisk(ctx, volume, vm, disk, send)
+}
+
+func (d *daemon) WriteVolume(ctx context.Context, volume string, next func() (*blixardv1.VolumeData, error)) error {
+	w := d.world.Load()
+	if w == nil || w.host == nil {
+		return errors.New("this node is no host")
+	}
+	return w.host.WriteVolume(ctx, volume, next)
+}
+
 // Export is rpc.Closures.
 func (d *daemon) Export(ctx context.Context, storePath string, to io.Writer) error {
 	w := d.world.Load()

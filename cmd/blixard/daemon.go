@@ -122,7 +122,7 @@ func (d *daemon) open() (net.Listener, error) {
 	d.self.Address = or(d.cfg.Advertise, listener.Addr().String())
 	d.peers = rpc.NewPeers(rpc.PeersConfig{TLS: d.tls, Deliver: d.deliver, Log: d.log})
 	m := newMetrics(d)
-	served := rpc.Config{Metrics: m.handler, Answered: m.answered, Backend: d, Blobs: d.store, Logs: d, Guests: daemonGuests{d}, Closures: d, Arrivals: d, Peers: d.peers, TLS: d.tls, Version: versionText(), Log: d.log}
+	served := rpc.Config{Metrics: m.handler, Answered: m.answered, Backend: d, Blobs: d.store, Logs: d, Guests: daemonGuests{d}, Closures: d, Disks: d, Arrivals: d, Peers: d.peers, TLS: d.tls, Version: versionText(), Log: d.log}
 	if p := findParser(d.cfg.Nix.Path, d.log); p != nil {
 		served.CheckVM = p.check
 	}

@@ -201,6 +201,8 @@ type VMCmd struct {
 	Build    VMBuildCmd    `cmd:"" help:"Wait until what Nix makes of a VM is built; build it anew, or hold it ready on more hosts."`
 	History  VMHistoryCmd  `cmd:"" help:"Show the specs that a VM had, and what was built for them."`
 	Delete   VMDeleteCmd   `cmd:"" aliases:"rm" help:"End VMs and everything they own; volumes are nobody's own."`
+	Backup   VMBackupCmd   `cmd:"" help:"Write a VM into a file: its spec, what it boots, and its disks."`
+	Restore  VMRestoreCmd  `cmd:"" help:"Make a VM of such a file, on this cluster or another."`
 	Logs     VMLogsCmd     `cmd:"" help:"Show the console of a VM, or the log of its build."`
 	Console  VMConsoleCmd  `cmd:"" help:"Read and type on the console of a VM, beside whoever else does; Ctrl-] leaves it."`
 	Top      VMTopCmd      `cmd:"" help:"Show what VMs take: CPU, memory, disk, network; on a terminal, again and again."`
@@ -323,6 +325,18 @@ type VMDeleteCmd struct {
 	UID   string   `name:"uid" help:"Only this incarnation of the name."`
 
 	Volumes bool `help:"Delete their volumes, too, but for those that another VM has; else they are kept."`
+}
+
+type VMBackupCmd struct {
+	Name  string `arg:"" help:"The VM; one that runs is refused, unless --pause."`
+	File  string `arg:"" help:"The file to write."`
+	Pause bool   `help:"Pause it for as long as its disks are copied, and let it go on: they are as after a loss of power."`
+}
+
+type VMRestoreCmd struct {
+	File string `arg:"" help:"What 'vm backup' has written."`
+	Name string `placeholder:"NAME" help:"Call it so (as it was called)."`
+	Host string `placeholder:"NODE" help:"Where its disks are made, as volumes, and it runs (where there is room)."`
 }
 
 type VMLogsCmd struct {

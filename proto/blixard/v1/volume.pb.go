@@ -1904,6 +1904,275 @@ func (x *VolumeServiceWriteResponse) GetVolume() *ClusterVolume {
 	return nil
 }
 
+// VMBackupHeader begins the file of a VM's backup. After it come parts, until one that
+// is the end, and the SHA-256 of all that is before it.
+type VMBackupHeader struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Uid        string                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	ClusterId  string                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Spec       *VMSpec                `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// The version of blixard that wrote it.
+	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	// What the spec boots, in the order in which it comes.
+	Artifacts []*Artifact `protobuf:"bytes,7,rep,name=artifacts,proto3" json:"artifacts,omitempty"`
+	// The disks that follow, in their order.
+	Disks []*BackupDisk `protobuf:"bytes,8,rep,name=disks,proto3" json:"disks,omitempty"`
+	// It was paused, not stopped: its disks are as after a loss of power.
+	Paused        bool `protobuf:"varint,9,opt,name=paused,proto3" json:"paused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VMBackupHeader) Reset() {
+	*x = VMBackupHeader{}
+	mi := &file_blixard_v1_volume_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VMBackupHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VMBackupHeader) ProtoMessage() {}
+
+func (x *VMBackupHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_volume_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VMBackupHeader.ProtoReflect.Descriptor instead.
+func (*VMBackupHeader) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *VMBackupHeader) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *VMBackupHeader) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *VMBackupHeader) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *VMBackupHeader) GetSpec() *VMSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *VMBackupHeader) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *VMBackupHeader) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *VMBackupHeader) GetArtifacts() []*Artifact {
+	if x != nil {
+		return x.Artifacts
+	}
+	return nil
+}
+
+func (x *VMBackupHeader) GetDisks() []*BackupDisk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+func (x *VMBackupHeader) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+type BackupDisk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the VM sees it.
+	Disk string `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	// Name of the volume; empty: a disk of the VM's own.
+	Volume        string `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupDisk) Reset() {
+	*x = BackupDisk{}
+	mi := &file_blixard_v1_volume_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupDisk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupDisk) ProtoMessage() {}
+
+func (x *BackupDisk) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_volume_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupDisk.ProtoReflect.Descriptor instead.
+func (*BackupDisk) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *BackupDisk) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *BackupDisk) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+type VMBackupPart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Part:
+	//
+	//	*VMBackupPart_Artifact
+	//	*VMBackupPart_Disk
+	//	*VMBackupPart_End
+	Part          isVMBackupPart_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VMBackupPart) Reset() {
+	*x = VMBackupPart{}
+	mi := &file_blixard_v1_volume_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VMBackupPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VMBackupPart) ProtoMessage() {}
+
+func (x *VMBackupPart) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_volume_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VMBackupPart.ProtoReflect.Descriptor instead.
+func (*VMBackupPart) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *VMBackupPart) GetPart() isVMBackupPart_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *VMBackupPart) GetArtifact() []byte {
+	if x != nil {
+		if x, ok := x.Part.(*VMBackupPart_Artifact); ok {
+			return x.Artifact
+		}
+	}
+	return nil
+}
+
+func (x *VMBackupPart) GetDisk() *VolumeData {
+	if x != nil {
+		if x, ok := x.Part.(*VMBackupPart_Disk); ok {
+			return x.Disk
+		}
+	}
+	return nil
+}
+
+func (x *VMBackupPart) GetEnd() bool {
+	if x != nil {
+		if x, ok := x.Part.(*VMBackupPart_End); ok {
+			return x.End
+		}
+	}
+	return false
+}
+
+type isVMBackupPart_Part interface {
+	isVMBackupPart_Part()
+}
+
+type VMBackupPart_Artifact struct {
+	// Of the next artifact that is not complete.
+	Artifact []byte `protobuf:"bytes,1,opt,name=artifact,proto3,oneof"`
+}
+
+type VMBackupPart_Disk struct {
+	// Of the next disk that has not ended.
+	Disk *VolumeData `protobuf:"bytes,2,opt,name=disk,proto3,oneof"`
+}
+
+type VMBackupPart_End struct {
+	// That was all.
+	End bool `protobuf:"varint,3,opt,name=end,proto3,oneof"`
+}
+
+func (*VMBackupPart_Artifact) isVMBackupPart_Part() {}
+
+func (*VMBackupPart_Disk) isVMBackupPart_Part() {}
+
+func (*VMBackupPart_End) isVMBackupPart_Part() {}
+
 var File_blixard_v1_volume_proto protoreflect.FileDescriptor
 
 const file_blixard_v1_volume_proto_rawDesc = "" +
@@ -2031,7 +2300,28 @@ const file_blixard_v1_volume_proto_rawDesc = "" +
 	"\x04host\x18\x03 \x01(\tR\x04host\x12*\n" +
 	"\x06beside\x18\x04 \x01(\v2\x12.blixard.v1.VMSpecR\x06beside\"O\n" +
 	"\x1aVolumeServiceWriteResponse\x121\n" +
-	"\x06volume\x18\x01 \x01(\v2\x19.blixard.v1.ClusterVolumeR\x06volume*]\n" +
+	"\x06volume\x18\x01 \x01(\v2\x19.blixard.v1.ClusterVolumeR\x06volume\"\xd4\x02\n" +
+	"\x0eVMBackupHeader\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x03 \x01(\tR\tclusterId\x12&\n" +
+	"\x04spec\x18\x04 \x01(\v2\x12.blixard.v1.VMSpecR\x04spec\x12;\n" +
+	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x122\n" +
+	"\tartifacts\x18\a \x03(\v2\x14.blixard.v1.ArtifactR\tartifacts\x12,\n" +
+	"\x05disks\x18\b \x03(\v2\x16.blixard.v1.BackupDiskR\x05disks\x12\x16\n" +
+	"\x06paused\x18\t \x01(\bR\x06pausedJ\x04\b\x14\x10\x15\"8\n" +
+	"\n" +
+	"BackupDisk\x12\x12\n" +
+	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x16\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\"v\n" +
+	"\fVMBackupPart\x12\x1c\n" +
+	"\bartifact\x18\x01 \x01(\fH\x00R\bartifact\x12,\n" +
+	"\x04disk\x18\x02 \x01(\v2\x16.blixard.v1.VolumeDataH\x00R\x04disk\x12\x12\n" +
+	"\x03end\x18\x03 \x01(\bH\x00R\x03endB\x06\n" +
+	"\x04part*]\n" +
 	"\fVolumeFormat\x12\x1d\n" +
 	"\x19VOLUME_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11VOLUME_FORMAT_RAW\x10\x01\x12\x17\n" +
@@ -2066,7 +2356,7 @@ func file_blixard_v1_volume_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_volume_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_blixard_v1_volume_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_blixard_v1_volume_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_blixard_v1_volume_proto_goTypes = []any{
 	(VolumeFormat)(0),                   // 0: blixard.v1.VolumeFormat
 	(VolumePhase)(0),                    // 1: blixard.v1.VolumePhase
@@ -2098,14 +2388,18 @@ var file_blixard_v1_volume_proto_goTypes = []any{
 	(*VolumeServiceWriteRequest)(nil),   // 27: blixard.v1.VolumeServiceWriteRequest
 	(*VolumeServiceWriteOptions)(nil),   // 28: blixard.v1.VolumeServiceWriteOptions
 	(*VolumeServiceWriteResponse)(nil),  // 29: blixard.v1.VolumeServiceWriteResponse
-	(*timestamppb.Timestamp)(nil),       // 30: google.protobuf.Timestamp
-	(*VMSpec)(nil),                      // 31: blixard.v1.VMSpec
+	(*VMBackupHeader)(nil),              // 30: blixard.v1.VMBackupHeader
+	(*BackupDisk)(nil),                  // 31: blixard.v1.BackupDisk
+	(*VMBackupPart)(nil),                // 32: blixard.v1.VMBackupPart
+	(*timestamppb.Timestamp)(nil),       // 33: google.protobuf.Timestamp
+	(*VMSpec)(nil),                      // 34: blixard.v1.VMSpec
+	(*Artifact)(nil),                    // 35: blixard.v1.Artifact
 }
 var file_blixard_v1_volume_proto_depIdxs = []int32{
 	0,  // 0: blixard.v1.VolumeSpec.format:type_name -> blixard.v1.VolumeFormat
 	2,  // 1: blixard.v1.ClusterVolume.spec:type_name -> blixard.v1.VolumeSpec
 	4,  // 2: blixard.v1.ClusterVolume.status:type_name -> blixard.v1.VolumeStatus
-	30, // 3: blixard.v1.ClusterVolume.create_time:type_name -> google.protobuf.Timestamp
+	33, // 3: blixard.v1.ClusterVolume.create_time:type_name -> google.protobuf.Timestamp
 	1,  // 4: blixard.v1.VolumeStatus.phase:type_name -> blixard.v1.VolumePhase
 	0,  // 5: blixard.v1.VolumeReport.format:type_name -> blixard.v1.VolumeFormat
 	5,  // 6: blixard.v1.VolumeInventory.volumes:type_name -> blixard.v1.VolumeReport
@@ -2128,27 +2422,32 @@ var file_blixard_v1_volume_proto_depIdxs = []int32{
 	21, // 23: blixard.v1.VolumeServiceReadResponse.data:type_name -> blixard.v1.VolumeData
 	28, // 24: blixard.v1.VolumeServiceWriteRequest.options:type_name -> blixard.v1.VolumeServiceWriteOptions
 	21, // 25: blixard.v1.VolumeServiceWriteRequest.data:type_name -> blixard.v1.VolumeData
-	31, // 26: blixard.v1.VolumeServiceWriteOptions.beside:type_name -> blixard.v1.VMSpec
+	34, // 26: blixard.v1.VolumeServiceWriteOptions.beside:type_name -> blixard.v1.VMSpec
 	3,  // 27: blixard.v1.VolumeServiceWriteResponse.volume:type_name -> blixard.v1.ClusterVolume
-	9,  // 28: blixard.v1.VolumeService.Create:input_type -> blixard.v1.VolumeServiceCreateRequest
-	11, // 29: blixard.v1.VolumeService.Get:input_type -> blixard.v1.VolumeServiceGetRequest
-	14, // 30: blixard.v1.VolumeService.List:input_type -> blixard.v1.VolumeServiceListRequest
-	17, // 31: blixard.v1.VolumeService.Grow:input_type -> blixard.v1.VolumeServiceGrowRequest
-	19, // 32: blixard.v1.VolumeService.Delete:input_type -> blixard.v1.VolumeServiceDeleteRequest
-	25, // 33: blixard.v1.VolumeService.Read:input_type -> blixard.v1.VolumeServiceReadRequest
-	27, // 34: blixard.v1.VolumeService.Write:input_type -> blixard.v1.VolumeServiceWriteRequest
-	10, // 35: blixard.v1.VolumeService.Create:output_type -> blixard.v1.VolumeServiceCreateResponse
-	12, // 36: blixard.v1.VolumeService.Get:output_type -> blixard.v1.VolumeServiceGetResponse
-	15, // 37: blixard.v1.VolumeService.List:output_type -> blixard.v1.VolumeServiceListResponse
-	18, // 38: blixard.v1.VolumeService.Grow:output_type -> blixard.v1.VolumeServiceGrowResponse
-	20, // 39: blixard.v1.VolumeService.Delete:output_type -> blixard.v1.VolumeServiceDeleteResponse
-	26, // 40: blixard.v1.VolumeService.Read:output_type -> blixard.v1.VolumeServiceReadResponse
-	29, // 41: blixard.v1.VolumeService.Write:output_type -> blixard.v1.VolumeServiceWriteResponse
-	35, // [35:42] is the sub-list for method output_type
-	28, // [28:35] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	34, // 28: blixard.v1.VMBackupHeader.spec:type_name -> blixard.v1.VMSpec
+	33, // 29: blixard.v1.VMBackupHeader.create_time:type_name -> google.protobuf.Timestamp
+	35, // 30: blixard.v1.VMBackupHeader.artifacts:type_name -> blixard.v1.Artifact
+	31, // 31: blixard.v1.VMBackupHeader.disks:type_name -> blixard.v1.BackupDisk
+	21, // 32: blixard.v1.VMBackupPart.disk:type_name -> blixard.v1.VolumeData
+	9,  // 33: blixard.v1.VolumeService.Create:input_type -> blixard.v1.VolumeServiceCreateRequest
+	11, // 34: blixard.v1.VolumeService.Get:input_type -> blixard.v1.VolumeServiceGetRequest
+	14, // 35: blixard.v1.VolumeService.List:input_type -> blixard.v1.VolumeServiceListRequest
+	17, // 36: blixard.v1.VolumeService.Grow:input_type -> blixard.v1.VolumeServiceGrowRequest
+	19, // 37: blixard.v1.VolumeService.Delete:input_type -> blixard.v1.VolumeServiceDeleteRequest
+	25, // 38: blixard.v1.VolumeService.Read:input_type -> blixard.v1.VolumeServiceReadRequest
+	27, // 39: blixard.v1.VolumeService.Write:input_type -> blixard.v1.VolumeServiceWriteRequest
+	10, // 40: blixard.v1.VolumeService.Create:output_type -> blixard.v1.VolumeServiceCreateResponse
+	12, // 41: blixard.v1.VolumeService.Get:output_type -> blixard.v1.VolumeServiceGetResponse
+	15, // 42: blixard.v1.VolumeService.List:output_type -> blixard.v1.VolumeServiceListResponse
+	18, // 43: blixard.v1.VolumeService.Grow:output_type -> blixard.v1.VolumeServiceGrowResponse
+	20, // 44: blixard.v1.VolumeService.Delete:output_type -> blixard.v1.VolumeServiceDeleteResponse
+	26, // 45: blixard.v1.VolumeService.Read:output_type -> blixard.v1.VolumeServiceReadResponse
+	29, // 46: blixard.v1.VolumeService.Write:output_type -> blixard.v1.VolumeServiceWriteResponse
+	40, // [40:47] is the sub-list for method output_type
+	33, // [33:40] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_volume_proto_init() }
@@ -2162,13 +2461,18 @@ func file_blixard_v1_volume_proto_init() {
 		(*VolumeData_Chunk)(nil),
 		(*VolumeData_End)(nil),
 	}
+	file_blixard_v1_volume_proto_msgTypes[30].OneofWrappers = []any{
+		(*VMBackupPart_Artifact)(nil),
+		(*VMBackupPart_Disk)(nil),
+		(*VMBackupPart_End)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_volume_proto_rawDesc), len(file_blixard_v1_volume_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   28,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

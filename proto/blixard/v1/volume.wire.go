@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_volume_proto_rawDesc)-4470) + uint(4470-len(file_blixard_v1_volume_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_volume_proto_rawDesc)-4991) + uint(4991-len(file_blixard_v1_volume_proto_rawDesc))
 
 func (x *VolumeSpec) sizeWire() (n int) {
 	if x == nil {
@@ -1133,6 +1133,171 @@ func (x *VolumeServiceWriteResponse) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *VMBackupHeader) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if len(x.Uid) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Uid))
+	}
+	if len(x.ClusterId) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.ClusterId))
+	}
+	if x.Spec != nil {
+		n += 1 + protowire.SizeBytes(x.Spec.sizeWire())
+	}
+	if x.CreateTime != nil {
+		n += 1 + protowire.SizeBytes(sizeTimestamp(x.CreateTime))
+	}
+	if len(x.Version) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Version))
+	}
+	for _, v := range x.Artifacts {
+		n += 1 + protowire.SizeBytes(v.sizeWire())
+	}
+	for _, v := range x.Disks {
+		n += 1 + protowire.SizeBytes(v.sizeWire())
+	}
+	if x.Paused {
+		n += 1 + 1
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *VMBackupHeader) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Paused {
+		i = putBool(b, i, x.Paused)
+		i = putVarint(b, i, 72)
+	}
+	for k := len(x.Disks) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Disks[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 66)
+	}
+	for k := len(x.Artifacts) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Artifacts[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 58)
+	}
+	if len(x.Version) > 0 {
+		i = putString(b, i, x.Version)
+		i = putVarint(b, i, 50)
+	}
+	if x.CreateTime != nil {
+		{
+			end := i
+			i = writeTimestamp(b, i, x.CreateTime)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 42)
+	}
+	if x.Spec != nil {
+		{
+			end := i
+			i = x.Spec.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 34)
+	}
+	if len(x.ClusterId) > 0 {
+		i = putString(b, i, x.ClusterId)
+		i = putVarint(b, i, 26)
+	}
+	if len(x.Uid) > 0 {
+		i = putString(b, i, x.Uid)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *BackupDisk) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Disk) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Disk))
+	}
+	if len(x.Volume) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Volume))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *BackupDisk) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if len(x.Volume) > 0 {
+		i = putString(b, i, x.Volume)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.Disk) > 0 {
+		i = putString(b, i, x.Disk)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *VMBackupPart) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	switch o := x.Part.(type) {
+	case *VMBackupPart_Artifact:
+		n += 1 + protowire.SizeBytes(len(o.Artifact))
+	case *VMBackupPart_Disk:
+		n += 1 + protowire.SizeBytes(o.Disk.sizeWire())
+	case *VMBackupPart_End:
+		n += 1 + 1
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *VMBackupPart) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	switch o := x.Part.(type) {
+	case *VMBackupPart_Artifact:
+		i = putBytes(b, i, o.Artifact)
+		i = putVarint(b, i, uint64(len(o.Artifact)))
+		i = putVarint(b, i, 10)
+	case *VMBackupPart_Disk:
+		{
+			end := i
+			i = o.Disk.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 18)
+	case *VMBackupPart_End:
+		i = putBool(b, i, o.End)
+		i = putVarint(b, i, 24)
 	}
 	return i
 }

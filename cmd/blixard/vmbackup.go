@@ -1,0 +1,133 @@
+package main
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+
+	"google.golang.org/protobuf/encoding/protodelim"
+	"google.golang.org/protobuf/proto"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+// A VM's backup is a file:
+//
+//	"blixard vm backup 1\n"  VMBackupHeader  VMBackupPart ... VMBackupPart  sha256 of all before
+//
+// where messages are delimited by their length, and the last part is the end. It is
+// read as it is written: a part at a time, whatever its size.
+const vmBackupMagic = "blixard vm backup 1\n"
+
+var errVMBackup = errors.New("this is no whole backup of a VM")
+
+// backupWriter writes such a file.
+type backupWriter struct {
+	to  *bufio.Writer
+	sum hash.Hash
+	all io.Writer
+}
+
+func newBackupWriter(w io.Writer, h *blixardv1.VMBackupHeader) (*backupWriter, error) {
+	b := &backupWriter{to: bufio.NewWriter(w), sum: sha256.New()}
+	b.all = io.MultiWriter(b.to, b.sum)
+	if _, err := io.WriteString(b.all, vmBackupMagic); err != nil {
+		return nil, err
+	}
+	return b, b.message(h)
+}
+
+func (b *backupWriter) message(m proto.Message) error {
+	_, err := protodelim.MarshalTo(b.all, m)
+	return err
+}
+
+func (b *backupWriter) disk(p *blixardv1.VolumeData) error {
+	return b.message(&blixardv1.VMBackupPart{Part: &blixardv1.VMBackupPart_Disk{Disk: p}})
+}
+
+func (b *backupWriter) end() error {
+	err := b.message(&blixardv1.VMBackupPart{Part: &blixardv1.VMBackupPart_End{End: true}})
+	if err == nil {
+		_, err = b.to.Write(b.sum.Sum(nil))
+	}
+	if err == nil {
+		err = b.to.Flush()
+	}
+	return err
+}
+
+// backupReader reads one.
+type backupReader struct {
+	r    *bufio.Reader
+	sum  hash.Hash
+	head *blixardv1.VMBackupHeader
+}
+
+func newBackupReader(r io.Reader) (*backupReader, error) {
+	b := &backupReader{r: bufio.NewReaderSize(r, 1<<20), sum: sha256.New()}
+	magic := make([]byte, len(vmBackupMagic))
+	if _, err := io.ReadFull(b, magic); err != nil || string(magic) != vmBackupMagic {
+		return nil, fmt.Errorf("%w: it does not begin as one of this version does", errVMBackup)
+	}
+	b.head = &blixardv1.VMBackupHeader{}
+	return b, b.message(b.head, 4<<20)
+}
+
+func (b *backupReader) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	b.sum.Write(p[:n])
+	return n, err
+}
+
+func (b *backupReader) ReadByte() (byte, error) {
+	c, err := b.r.ReadByte()
+	if err == nil {
+		b.sum.Write([]byte{c})
+	}
+	return c, err
+}
+
+func (b *backupReader) message(m proto.Message, most int64) error {
+	if err := (protodelim.UnmarshalOptions{MaxSize: most}).UnmarshalFrom(b, m); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%w: it ends too early", errVMBackup)
+	} else if err != nil {
+		return fmt.Errorf("%w: a part of it does not decode: %w", errVMBackup, err)
+	}
+	return nil
+}
+
+// next is the next part; io.EOF after the last, when the sum of all is right.
+func (b *backupReader) next() (*blixardv1.VMBackupPart, error) {
+	p := &blixardv1.VMBackupPart{}
+	if err := b.message(p, 1<<20); err != nil {
+		return nil, err
+	}
+	if p.Part == nil {
+		return nil, fmt.Errorf("%w: a part that nobody knows", errVMBackup)
+	}
+	if !p.GetEnd() {
+		return p, nil
+	}
+	want := b.sum.Sum(nil)
+	got := make([]byte, len(want)+1)
+	if n, _ := io.ReadFull(b.r, got); n != len(want) || string(got[:n]) != string(want) {
+		return nil, fmt.Errorf("%w: its checksum is not that of what it holds", errVMBackup)
+	}
+	return nil, io.EOF
+}
+
+// check reads all of a backup.
+func checkVMBackup(r io.Reader) (*blixardv1.VMBackupHeader, error) {
+	b, err := newBackupReader(r)
+	for err == nil {
+		_, err = b.next()
+	}
+	if !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return b.head, nil
+}

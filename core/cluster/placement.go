@@ -424,7 +424,7 @@ func (s *State) placeMore(e *entry) {
 		none = s.placeWaiting(e, s.VM(name), none)
 	}
 	if len(names) < placePerEntry {
-		s.meta.PlaceMore, s.meta.PlaceAfter = false, nil
+		s.meta.PlaceMore, s.meta.PlaceAfter, s.meta.PlaceAgain = s.meta.PlaceAgain, nil, false
 	}
 }
 

@@ -337,6 +337,8 @@ func (s *State) bindVolumes(e *entry, vm *blixardv1.VM, node *blixardv1.Node) {
 			v = clone(v)
 			s.bind(e, v, node)
 			s.put(volumeKey(v.Name), v)
+			s.freed() // who waits with it needs no room for it any more, but that host
+			s.meta.PlaceAgain = true
 		}
 	}
 }

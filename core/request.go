@@ -115,7 +115,7 @@ func clientOp(cmd *blixardv1.Command) bool {
 	switch cmd.GetOp().(type) {
 	case nil, *blixardv1.Command_Init, *blixardv1.Command_HostBoot, *blixardv1.Command_HostReport, *blixardv1.Command_Suspect,
 		*blixardv1.Command_Fence, *blixardv1.Command_Collect, *blixardv1.Command_Place, *blixardv1.Command_Clone,
-		*blixardv1.Command_Level, *blixardv1.Command_Restore, *blixardv1.Command_Settle:
+		*blixardv1.Command_Level, *blixardv1.Command_Restore, *blixardv1.Command_Settle, *blixardv1.Command_Switch:
 		return false // what only a leader proposes, by itself
 	}
 	return true

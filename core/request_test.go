@@ -14,11 +14,11 @@ import (
 // nothing of what a leader decides by itself. Whoever adds an operation says
 // here which it is.
 func TestWhatServersPassOn(t *testing.T) {
-	internal := []string{"init", "host_boot", "host_report", "suspect", "fence", "collect", "place", "clone", "level", "restore", "settle"}
+	internal := []string{"init", "host_boot", "host_report", "suspect", "fence", "collect", "place", "clone", "level", "restore", "settle", "switch"}
 	clients := []string{
 		"create_vm", "delete_vm", "power", "cordon", "add_node", "remove_node", "announce", "tag",
 		"update_vm", "rollback_vm", "build_vm", "set_pins", "pause", "set_settings", "drain", "restore_node", "create_network", "delete_network", "readmit",
-		"create_volume", "grow_volume", "delete_volume",
+		"migrate_vm", "cancel_migration", "create_volume", "grow_volume", "delete_volume",
 	}
 	ops := (&blixardv1.Command{}).ProtoReflect().Descriptor().Oneofs().ByName("op").Fields()
 	for i := range ops.Len() {

@@ -15,7 +15,6 @@ type moves struct {
 	right  map[string]uint64 // who had the right to run, by uid: the index of its incarnation
 	handed map[uint64]bool   // migrations that were handed over, in time
 	loaded map[uint64]bool
-	ended  map[uint64]bool // that were seen to have ended without a switch
 }
 
 // begin sets up two hosts with a VM that could move.
@@ -380,7 +379,7 @@ func TestDeletedInItsMove(t *testing.T) {
 			} else {
 				d.report(at, source)
 			}
-			if vm = d.VM("web"); vm == nil {
+			if d.VM("web") == nil {
 				t.Fatal("gone while something of it is left")
 			}
 			if first == "target" {

@@ -261,10 +261,42 @@ func (w *World) explained(v *cluster.State, vm *blixardv1.VM, now bool) bool {
 		}
 		fits := uint64(a.GetVcpus()+vcpus)*1000 <= uint64(c.GetVcpus())*uint64(v.Settings().GetVcpuOvercommitMilli()) &&
 			a.GetMemoryMib()+memory <= c.GetMemoryMib() && a.GetDiskMib()+disk <= c.GetDiskMib() &&
-			!slices.ContainsFunc(only, func(id uint64) bool { return id != n.Id })
+			!slices.ContainsFunc(only, func(id uint64) bool { return id != n.Id }) && spares(v, n, vm)
 		ok = ok && !fits
 		return true
 	})
+	return ok
+}
+
+// spares says that a host has the ports and the devices that a VM wants, by the records
+// of the VMs that are there.
+func spares(v *cluster.State, n *blixardv1.Node, vm *blixardv1.VM) bool {
+	free := map[string]int{} // devices of a kind
+	for _, d := range n.GetHost().GetFacts().GetDevices() {
+		free[d.Kind]++
+	}
+	var ports []uint32
+	for _, w := range vm.Spec.Networks {
+		for _, p := range w.Ports {
+			ports = append(ports, p.HostPort)
+		}
+	}
+	ok := true
+	v.Placed(n.Id, func(o *blixardv1.VM) bool {
+		for _, p := range []*blixardv1.Placement{o.GetPlacement(), o.GetMigration().GetOther()} {
+			if p.GetNodeId() != n.Id {
+				continue
+			}
+			for _, d := range p.Devices {
+				free[d.Kind]--
+			}
+			ok = ok && !slices.ContainsFunc(p.Ports, func(h *blixardv1.HostPort) bool { return slices.Contains(ports, h.Port) })
+		}
+		return true
+	})
+	for _, d := range vm.Spec.Devices {
+		ok = ok && free[d.Kind] >= int(d.Count)
+	}
 	return ok
 }
 

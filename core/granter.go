@@ -101,12 +101,16 @@ func (l *leader) report(v *hostView, h *blixardv1.HostState, m *blixardv1.Sync) 
 	}
 	ready := l.state.Unrecorded(m.NodeId, m.Prepared)
 	volumes := l.state.UnrecordedVolumes(m.NodeId, m.Volumes)
-	if len(fresh) == 0 && facts == nil && len(ready) == 0 && volumes == nil {
+	kept := m.SnapshotsKept
+	if !l.state.AwaitsKept(m.NodeId, kept) {
+		kept = 0
+	}
+	if len(fresh) == 0 && facts == nil && len(ready) == 0 && kept == 0 && volumes == nil {
 		return
 	}
 	v.toldAt = l.now.Boot
 	if !l.propose(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{
-		NodeId: m.NodeId, BootId: m.BootId, Epoch: m.Epoch, Observations: fresh, Facts: facts, Prepared: ready, Volumes: volumes,
+		NodeId: m.NodeId, BootId: m.BootId, Epoch: m.Epoch, Observations: fresh, Facts: facts, Prepared: ready, Volumes: volumes, SnapshotsKept: kept,
 	}}}) {
 		return // a later report without these would make them count as old
 	}
@@ -153,6 +157,9 @@ func (l *leader) grant(m *blixardv1.Sync) {
 			g.Preparations = l.state.Preparations(m.NodeId)
 		}
 		l.order(v, g, m.VolumeRevision)
+		if g.SnapshotRevision = max(h.SnapshotRevision, 1); g.SnapshotRevision != m.SnapshotRevision || m.Epoch != h.Epoch && !mutant.On("EpochWithoutList") {
+			g.Snapshots = l.state.KeptSnapshots(m.NodeId)
+		}
 		v.revision = g.To
 		l.answer(m, g)
 	}
@@ -210,7 +217,7 @@ func (l *leader) push() {
 			h.Revision <= v.revision && l.state.VolumeRevision(id) <= v.volumes {
 			continue
 		}
-		g := &blixardv1.Grant{NodeId: id, BootId: h.BootId, Epoch: h.Epoch, Sequence: h.Sequence, From: v.revision, LeaderId: l.id.ID}
+		g := &blixardv1.Grant{NodeId: id, BootId: h.BootId, Epoch: h.Epoch, Sequence: h.Sequence, From: v.revision, LeaderId: l.id.ID, SnapshotRevision: h.SnapshotRevision}
 		g.To, g.Assignments = l.state.Assignments(id, v.revision)
 		l.order(v, g, v.volumes)
 		v.revision = g.To

@@ -56,6 +56,8 @@ type host struct {
 	prepared []*blixardv1.Prepared             // what of it is there
 	volumes  *blixardv1.VolumeInventory        // all that are here, once they are known
 	keep     uint64                            // revision of the orders for them
+	keeps    uint64                            // revision of the list of snapshots to keep
+	kept     uint64                            // and of the newest that was carried out
 	news     bool                              // something of it was not sent yet
 	urgent   bool                              // there is something to ask
 	refused  bool                              // the newest answer granted nothing
@@ -97,6 +99,10 @@ func (h *host) observed(o Observed) {
 		h.sequence++
 		h.volumes = proto.CloneOf(o.Volumes)
 		h.volumes.Sequence = h.sequence
+		h.urgent = true
+	}
+	if o.Kept > h.kept {
+		h.kept = o.Kept
 		h.urgent = true
 	}
 	h.inventory = h.inventory || o.Inventory
@@ -261,6 +267,7 @@ func (h *host) talk() {
 		NodeId: h.id.ID, BootId: h.cfg.BootID, Epoch: h.epoch, Nonce: h.nonce, Revision: h.revision,
 		Observations: h.unacknowledged(), Lapsed: h.lapsed, Address: h.id.Address,
 		PrepareRevision: h.prepare, Prepared: h.prepared, News: news, VolumeRevision: h.keep, Volumes: h.volumes,
+		SnapshotRevision: h.keeps, SnapshotsKept: h.kept,
 	}
 	// Not once only: no answer says that they have come into the state.
 	if due || h.epoch == 0 {
@@ -327,6 +334,7 @@ func (h *host) grant(from uint64, g *blixardv1.Grant) {
 		if g.Epoch == h.epoch && h.epoch != 0 {
 			h.order(g)
 			h.take(g)
+			h.urgent = h.urgent || g.SnapshotRevision > h.keeps // to hear which
 		}
 		return
 	}
@@ -357,6 +365,7 @@ func (h *host) grant(from uint64, g *blixardv1.Grant) {
 	h.order(g)
 	h.take(g)
 	h.ready(g)
+	h.keepSnapshots(g)
 	h.extend(sent)
 	if went {
 		h.planThose((*vmm.Unit).Starved)
@@ -384,7 +393,7 @@ func (h *host) learn(from uint64, g *blixardv1.Grant) {
 // passed is noticed by whoever needs it.
 func (h *host) enter(epoch uint64) {
 	h.epoch, h.revision, h.complete = epoch, 0, false
-	h.acked = 0
+	h.acked, h.keeps, h.kept = 0, 0, 0
 	clear(h.leases)
 	clear(h.told)
 	h.lapsed = false
@@ -440,6 +449,20 @@ func (h *host) order(g *blixardv1.Grant) {
 	h.keep = g.VolumeRevision
 	h.out.Actions = append(h.out.Actions, vmm.Action{
 		ID: h.nextAction(), Verb: vmm.Keep, Host: h.identity(), Volumes: g.Volumes, Revision: g.VolumeRevision,
+	})
+}
+
+// keepSnapshots takes the list of snapshots to keep, when it is a newer one and we have all
+// the assignments of the same state: those before may still order one that the list
+// has not any more.
+func (h *host) keepSnapshots(g *blixardv1.Grant) {
+	if g.SnapshotRevision <= h.keeps || !h.complete || h.revision < g.To {
+		return
+	}
+	h.keeps = g.SnapshotRevision
+	h.out.Actions = append(h.out.Actions, vmm.Action{
+		ID: h.nextAction(), Verb: vmm.KeepSnapshots, Host: h.identity(),
+		Keep: &vmm.KeepList{Generation: h.id.Generation, Revision: g.SnapshotRevision, UIDs: g.Snapshots},
 	})
 }
 

@@ -53,6 +53,8 @@ type Observed struct {
 	// Prepared, when not nil, is all that the host holds ready of what
 	// vmm.Prepare asked for.
 	Prepared []*blixardv1.Prepared
+	// Kept, when not 0, is the revision of a vmm.KeepList that was carried out.
+	Kept uint64
 	// Pages are, with Inventory, the lease pages that were found.
 	Pages []shim.Page
 	// Volumes, when set, are all that this host has; its sequence is ours to give.

@@ -22,6 +22,7 @@ type record struct {
 	Pages      []shim.Page           `json:",omitempty"`
 	Prepared   []*blixardv1.Prepared `json:",omitempty"`
 	Volumes    []byte                `json:",omitempty"` // an inventory
+	Kept       uint64                `json:",omitempty"`
 	Request    *Request              `json:",omitempty"`
 	Number     uint64                `json:",omitempty"` // peer, recipient, sequence, lapsed epoch
 	Flag       bool                  `json:",omitempty"` // ok, inventory
@@ -43,7 +44,7 @@ func Encode(at Time, in Input) ([]byte, error) {
 		r.Kind, r.Number = "Wrote", in.Seq
 	case Observed:
 		r.Kind, r.Flag, r.Number, r.Reports, r.Done, r.Prepared = "Observed", in.Inventory, in.Lapsed, in.Reports, in.Done, in.Prepared
-		r.Pages = in.Pages
+		r.Pages, r.Kept = in.Pages, in.Kept
 		if in.Volumes != nil {
 			r.Volumes = append(encode(in.Volumes), 0)
 		}
@@ -94,7 +95,7 @@ func (r *record) input() (Input, error) {
 	case "Wrote":
 		return Wrote{r.Number}, nil
 	case "Observed":
-		in := Observed{Inventory: r.Flag, Lapsed: r.Number, Reports: r.Reports, Done: r.Done, Prepared: r.Prepared, Pages: r.Pages}
+		in := Observed{Inventory: r.Flag, Lapsed: r.Number, Reports: r.Reports, Done: r.Done, Prepared: r.Prepared, Pages: r.Pages, Kept: r.Kept}
 		if len(r.Volumes) > 0 {
 			in.Volumes = &blixardv1.VolumeInventory{}
 			if err := proto.Unmarshal(r.Volumes[:len(r.Volumes)-1], in.Volumes); err != nil {

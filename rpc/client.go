@@ -29,6 +29,7 @@ type Client struct {
 	Node     blixardv1connect.NodeServiceClient
 	Network  blixardv1connect.NetworkServiceClient
 	Volume   blixardv1connect.VolumeServiceClient
+	Snapshot blixardv1connect.SnapshotServiceClient
 	Cluster  blixardv1connect.ClusterServiceClient
 	Artifact blixardv1connect.ArtifactServiceClient
 	Watch    blixardv1connect.WatchServiceClient
@@ -63,6 +64,7 @@ func Dial(servers []string, t *TLS) *Client {
 	c.Node = blixardv1connect.NewNodeServiceClient(h, base, opts)
 	c.Network = blixardv1connect.NewNetworkServiceClient(h, base, opts)
 	c.Volume = blixardv1connect.NewVolumeServiceClient(h, base, opts)
+	c.Snapshot = blixardv1connect.NewSnapshotServiceClient(h, base, opts)
 	c.Cluster = blixardv1connect.NewClusterServiceClient(h, base, opts)
 	c.Artifact = blixardv1connect.NewArtifactServiceClient(h, base, opts)
 	c.Watch = blixardv1connect.NewWatchServiceClient(h, base, opts)

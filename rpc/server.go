@@ -101,13 +101,14 @@ func (s *Server) Handler() http.Handler {
 	api.Handle(blixardv1connect.NewNodeServiceHandler(nodes{s}, opts))
 	api.Handle(blixardv1connect.NewNetworkServiceHandler(networks{s}, opts))
 	api.Handle(blixardv1connect.NewVolumeServiceHandler(volumes{s}, opts))
+	api.Handle(blixardv1connect.NewSnapshotServiceHandler(snapshots{s}, opts))
 	api.Handle(blixardv1connect.NewClusterServiceHandler(members{s}, opts))
 	api.Handle(blixardv1connect.NewArtifactServiceHandler(artifacts{s}, opts))
 	api.Handle(blixardv1connect.NewWatchServiceHandler(watches{s}, opts))
 	names := []string{
 		blixardv1connect.VMServiceName, blixardv1connect.NodeServiceName,
 		blixardv1connect.NetworkServiceName, blixardv1connect.ClusterServiceName, blixardv1connect.ArtifactServiceName,
-		blixardv1connect.WatchServiceName, blixardv1connect.GuestServiceName, blixardv1connect.VolumeServiceName,
+		blixardv1connect.WatchServiceName, blixardv1connect.GuestServiceName, blixardv1connect.VolumeServiceName, blixardv1connect.SnapshotServiceName,
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", notTooBig(s.forward(api)))

@@ -37,6 +37,8 @@ const (
 	ResumeVM
 	MoveVM   // live, to wherever it fits
 	StayVM   // ends that
+	Revert   // restores the VM's snapshot
+	CloneVM  // from another's
 	Restored // what a backup has: nobody asks for it
 	AddMember
 	Cordon
@@ -52,11 +54,13 @@ const (
 	AddVolume // the name is vol0:1024
 	GrowVolume
 	DropVolume
+	TakeSnapshot // of a VM
+	DropSnapshot
 )
 
 var verbNames = [...]string{
-	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "PauseVM", "ResumeVM", "MoveVM", "StayVM", "Restored", "AddMember", "Cordon", "Uncordon",
-	"Drain", "Restore", "RemoveMember", "LoseMember", "SetSettings", "Readmit", "Announce", "AddNetwork", "AddVolume", "GrowVolume", "DropVolume",
+	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "PauseVM", "ResumeVM", "MoveVM", "StayVM", "Revert", "CloneVM", "Restored", "AddMember", "Cordon", "Uncordon",
+	"Drain", "Restore", "RemoveMember", "LoseMember", "SetSettings", "Readmit", "Announce", "AddNetwork", "AddVolume", "GrowVolume", "DropVolume", "TakeSnapshot", "DropSnapshot",
 }
 
 func (v Verb) String() string { return verbNames[v] }
@@ -116,6 +120,7 @@ type client struct {
 	index    int
 	w        *World
 	choice   *rand.Rand // what it wants, and when
+	snaps    *rand.Rand // of snapshots
 	luck     rand.PCG   // of the operation under way, so that leaving one out changes no other
 	rand     *rand.Rand // draws from luck
 	touched  string     // the VM of which it last wanted something else
@@ -161,7 +166,7 @@ func (w *World) newClient(random bool) *client {
 // person is a client with a stream of its own.
 func (w *World) person(index int, name string) *client {
 	c := &client{index: index, w: w}
-	c.choice, c.rand = w.chance.stream(name), rand.New(&c.luck)
+	c.choice, c.snaps, c.rand = w.chance.stream(name), w.chance.stream(name+" snapshots"), rand.New(&c.luck)
 	c.skew = between(c.choice, -time.Hour, time.Hour)
 	return c
 }
@@ -199,6 +204,9 @@ func (c *client) next() {
 	}
 	if op.Verb == MoveVM || op.Verb == StayVM { // only images can go live
 		op.Name = fmt.Sprintf("vm%d", 1+4*c.choice.IntN(2))
+	}
+	if isImage(name, m.Files) && maybe(c.snaps, m.Snapshots) {
+		op.Verb = pick(c.snaps, TakeSnapshot, TakeSnapshot, TakeSnapshot, DropSnapshot, Revert, Revert, CloneVM)
 	}
 	if !op.Verb.reads() {
 		c.touched = name
@@ -248,6 +256,20 @@ func drawImage(r *rand.Rand, s *blixardv1.VMSpec) {
 	}
 }
 
+// isImage says that a VM of that name is one that boots a file.
+func isImage(name string, files int) bool { return files > 0 && (name[len(name)-1]-'0')%4 == 1 }
+
+// A VM has one snapshot at a time.
+func snapshotName(vm string) string { return "snap-" + vm }
+
+// originOf is the VM of whose snapshot one may be cloned.
+func originOf(vm string) string {
+	if vm == "vm1" {
+		return "vm5"
+	}
+	return "vm1"
+}
+
 // drawSpec of a VM. What boots it is told by its name: an update changes nothing
 // about that.
 func drawSpec(r *rand.Rand, client int, name string, lease uint32, files int) *blixardv1.VMSpec {
@@ -272,7 +294,7 @@ func drawSpec(r *rand.Rand, client int, name string, lease uint32, files int) *b
 		s.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR
 		s.Prebuild = uint32(r.IntN(3))
 	}
-	if files > 0 && (name[len(name)-1]-'0')%4 == 1 {
+	if isImage(name, files) {
 		drawImage(r, s)
 	}
 	if r.IntN(3) == 0 {
@@ -351,6 +373,16 @@ func (c *client) request(op *Operation) core.Request {
 		cmd.Op = &blixardv1.Command_MigrateVm{MigrateVm: &blixardv1.MigrateVMOp{Name: op.Name, TimeoutMs: 60_000}}
 	case StayVM:
 		cmd.Op = &blixardv1.Command_CancelMigration{CancelMigration: &blixardv1.CancelMigrationOp{Name: op.Name}}
+	case TakeSnapshot:
+		cmd.Op = &blixardv1.Command_CreateSnapshot{CreateSnapshot: &blixardv1.CreateSnapshotOp{Name: snapshotName(op.Name), Vm: op.Name}}
+	case DropSnapshot:
+		cmd.Op = &blixardv1.Command_DeleteSnapshot{DeleteSnapshot: &blixardv1.DeleteSnapshotOp{Name: snapshotName(op.Name)}}
+	case Revert:
+		cmd.Op = &blixardv1.Command_RestoreSnapshot{RestoreSnapshot: &blixardv1.RestoreSnapshotOp{Name: snapshotName(op.Name)}}
+	case CloneVM:
+		cmd.Op = &blixardv1.Command_CloneSnapshot{CloneSnapshot: &blixardv1.CloneSnapshotOp{
+			Name: snapshotName(originOf(op.Name)), Vm: op.Name, Memory: op.Name == "vm5",
+		}}
 	case Cordon, Uncordon:
 		cmd.Op = &blixardv1.Command_Cordon{Cordon: &blixardv1.CordonOp{Name: op.Name, Cordoned: op.Verb == Cordon}}
 	case Drain:

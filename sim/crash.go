@@ -34,6 +34,7 @@ var (
 	pointReply   = daemonPoint("Reply")
 	pointExtend  = daemonPoint("Extend") // the lease pages are written
 	pointKeep    = daemonPoint("Keep")   // a volume is made, grown or removed
+	pointSaved   = daemonPoint("Saved")  // a snapshot gets its name
 
 	// What the adapter does, and what shims do.
 	actPoints  = map[vmm.Verb]point{}
@@ -78,6 +79,13 @@ func init() {
 	for _, p := range []point{actPoints[vmm.Start], shimPoints[shim.Lock], shimPoints[shim.Arm], shimPoints[shim.Fork], shimPoints[shim.Publish]} {
 		startPoints[p.before], startPoints[p.after] = true, true
 	}
+	// The last, so that the worlds of seeds from before are what they were.
+	for _, v := range []vmm.Verb{vmm.Snapshot, vmm.KeepSnapshots} {
+		actPoints[v] = add(daemonPoint(v.String()))
+		rarePoints[actPoints[v].before], rarePoints[actPoints[v].after] = true, true
+	}
+	add(pointSaved)
+	rarePoints[pointSaved.before], rarePoints[pointSaved.after] = true, true
 	mishapNames = append(mishapNames, crashNames...)
 }
 

@@ -26,7 +26,10 @@ type Daemon struct {
 
 	work    map[string]*orders // the hypervisor's adapter, by uid
 	builds  map[string]vmm.Action
-	keeping vmm.Action // the newest orders for volumes
+	keeping vmm.Action               // the newest orders for volumes
+	saving  *saving                  // the Snapshot under way
+	keeps   *vmm.KeepList            // the newest list of snapshots to keep
+	image   *blixardv1.SnapshotImage // for the answer to a Snapshot
 	// preparing is the newest list of runners to hold ready.
 	preparing vmm.Action
 	waiting   map[uint64]*request  // by Request.ID
@@ -309,5 +312,5 @@ func (d *Daemon) observe(o core.Observed) {
 }
 
 func (d *Daemon) done(a vmm.Action, err string) {
-	d.observe(core.Observed{Done: []vmm.Done{{Action: a.ID, UID: a.Instance.UID, Err: err}}})
+	d.observe(core.Observed{Done: []vmm.Done{{Action: a.ID, UID: a.Instance.UID, Err: err, Image: d.image}}})
 }

@@ -61,6 +61,10 @@ func (d *Daemon) do(a vmm.Action) {
 		return
 	}
 	w.keep(m, a)
+	if a.Verb == vmm.KeepSnapshots {
+		d.keepSnapshots(a)
+		return
+	}
 	if a.Verb == vmm.Probe {
 		d.probe(a)
 		return
@@ -69,6 +73,9 @@ func (d *Daemon) do(a vmm.Action) {
 	if a.Verb == vmm.Build {
 		d.build(a)
 		return
+	}
+	if a.Verb == vmm.Kill || a.Verb == vmm.Remove || a.Verb == vmm.Stop {
+		d.overtaken(a.Instance.UID)
 	}
 	if a.Verb == vmm.Kill || a.Verb == vmm.Remove {
 		d.endBuild(a.Instance.UID, "cancelled")
@@ -233,6 +240,8 @@ func (d *Daemon) carryOut(o *orders, a vmm.Action) {
 		d.finish(o.uid, a.ID, "")
 	case vmm.Pause, vmm.Resume:
 		d.pauseVM(a, dir)
+	case vmm.Snapshot:
+		d.takeSnapshot(o, a, dir)
 	case vmm.Kill:
 		d.killVM(o, a, dir)
 	case vmm.Rebind:
@@ -278,6 +287,11 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 	}
 	if nixBuilt(a.Assignment) {
 		d.nixBoot(dir, a.Assignment)
+	}
+	if err := d.revive(dir, a); err != "" {
+		d.finish(a.Instance.UID, a.ID, err)
+		m.notice(dir)
+		return
 	}
 	dir.bound, dir.next = boundBy(a), nil
 	dir.exit, dir.state, dir.gen = nil, nil, a.Assignment.GetRunGeneration()
@@ -568,6 +582,7 @@ func (d *Daemon) look(dir *vmDir) {
 
 // inventory is the first observation of a life: everything that is here.
 func (d *Daemon) inventory() {
+	d.m.clearSaved()
 	in := core.Observed{Inventory: true, Facts: d.m.w.mutateFacts(d.m.facts())}
 	d.m.dirs.Scan(func(_ string, dir *vmDir) bool {
 		dir.adopt()
@@ -601,6 +616,7 @@ func (m *Machine) report(dir *vmDir) vmm.Report {
 	} else {
 		r.Instance.UID = dir.uid
 	}
+	r.Restored = dir.restored
 	if now, ok := m.dirs.Get(dir.uid); !ok || now != dir {
 		r.Liveness = vmm.Absent
 		if ok {

@@ -50,6 +50,10 @@ func (j *judgeArtifacts) look(w *World, v *cluster.State) {
 		}
 		return true
 	})
+	v.Snapshots(func(p *blixardv1.VMSnapshot) bool {
+		need(p.Spec, nil)
+		return true
+	})
 	need(nil, v.Meta().GetPins())
 	for _, a := range sorted(kept) {
 		if a.References != needed[a.Digest] {

@@ -118,6 +118,11 @@ func (j *judgeCapacity) judge(w *World, n *newest, v *cluster.State, id uint64) 
 		return
 	}
 	h := node.GetHost()
+	for _, p := range n.snapshots {
+		if p.NodeId == id {
+			u.disk += p.DiskMib
+		}
+	}
 	a := h.GetAllocated()
 	if h == nil && u.vm == 0 {
 		return // no host any more: its volumes are lost

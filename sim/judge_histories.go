@@ -110,6 +110,15 @@ var vmModel = (&porcupine.NondeterministicModel{
 			return only(s.sees(vm))
 		}
 		if op.Unknown || op.Return == 0 {
+			if op.Verb == Revert { // was there such a snapshot?
+				return []any{s, s.does(op)}
+			}
+			if op.Verb == CloneVM && s.there && !s.deleting {
+				return []any{s}
+			}
+			if op.Verb == CloneVM {
+				return []any{s, modelVM{there: true, run: true, gen: 1, spec: 1}}
+			}
 			if op.Verb == Create && s.deleting { // was it gone already?
 				return []any{s, modelVM{there: true, run: true, gen: 1, spec: 1}}
 			}
@@ -172,7 +181,7 @@ func (s modelVM) does(op *Operation) modelVM {
 		s.paused = false
 	case op.Verb == Update, op.Verb == Rollback && s.spec > 1:
 		s.spec++
-	case op.Verb == Start && !s.run, op.Verb == Restart:
+	case op.Verb == Start && !s.run, op.Verb == Restart, op.Verb == Revert:
 		s.run, s.paused = true, s.paused && op.Verb == Start
 		s.gen++
 	}
@@ -181,6 +190,9 @@ func (s modelVM) does(op *Operation) modelVM {
 
 // answers is an operation whose answer was heard.
 func (s modelVM) answers(op *Operation, vm *blixardv1.VM) (bool, modelVM) {
+	if op.Error != nil && (op.Verb == Revert || op.Verb == CloneVM) {
+		return true, s // it says more of the snapshot
+	}
 	switch op.Error.GetCode() {
 	case blixardv1.ErrorCode_ERROR_CODE_UNSPECIFIED:
 	case blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND:
@@ -205,7 +217,7 @@ func (s modelVM) answers(op *Operation, vm *blixardv1.VM) (bool, modelVM) {
 		return false, s
 	}
 	switch op.Verb {
-	case Create:
+	case Create, CloneVM:
 		ok := (!s.there || s.deleting) && vm != nil && vm.Uid != s.uid && vm.Run && vm.RunGeneration == 1 && vm.SpecGeneration == 1
 		return ok, modelVM{there: true, uid: vm.GetUid(), run: true, gen: 1, spec: 1}
 	case Delete:

@@ -157,6 +157,7 @@ func (w *World) unrest() (why []string) {
 			why = append(why, fmt.Sprintf("%s has applied %d of %d entries", m.Name, m.Applied(), v.Revision()))
 		}
 		why = append(why, w.nixLeaks(v, m)...)
+		why = append(why, w.snapshotUnrest(v, m)...)
 		m.dirs.Scan(func(uid string, d *vmDir) bool {
 			if m.member && v.Node(m.id) == nil { // removed: it keeps its files, and runs nothing
 				if d.alive() {
@@ -221,6 +222,9 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 		if st.BuiltGeneration != vm.SpecGeneration || vm.RestartWhenBuilt && st.SpecGeneration != vm.SpecGeneration {
 			return fmt.Sprintf("its spec %d is not what was built (%d: %s) and runs (%d)", vm.SpecGeneration, st.BuiltGeneration, st.BuildMessage, st.SpecGeneration)
 		}
+		if vm.Restore != nil {
+			return at("is still to go on from a snapshot")
+		}
 		if h := unwell(vm, d.guest); h != "" {
 			return h
 		}
@@ -255,6 +259,9 @@ func (w *World) explained(v *cluster.State, vm *blixardv1.VM, now bool) bool {
 	}
 	v.Nodes(func(n *blixardv1.Node) bool {
 		c, a := n.GetHost().GetFacts().GetCapacity(), n.GetHost().GetAllocated()
+		if vm.Restore != nil && vm.Restore.NodeId != n.Id {
+			return true // it starts from what another has
+		}
 		if n.Host == nil || n.Cordoned || n.Host.Suspect || slices.Contains(w.rest, w.byID(n.Id)) ||
 			now && n.Host.EpochState != blixardv1.EpochState_EPOCH_STATE_ACTIVE {
 			return true

@@ -21,6 +21,7 @@ type judges struct {
 	levels      judgeLevels
 	logs        judgeLogs
 	placed      judgePlaced
+	snapshots   judgeSnapshots
 	specs       judgeSpecs
 	migrations  judgeMigrations
 	policy      judgePolicy
@@ -35,7 +36,7 @@ type judges struct {
 
 // JudgeNames are all judges there are.
 var JudgeNames = []string{
-	"acknowledged", "addresses", "artifacts", "capacity", "copies", "devices", "drains", "histories", "leaders", "leases", "levels", "logs", "migrations", "placed", "policy", "quorum", "rest", "roots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
+	"acknowledged", "addresses", "artifacts", "capacity", "copies", "devices", "drains", "histories", "leaders", "leases", "levels", "logs", "migrations", "placed", "policy", "quorum", "rest", "roots", "snapshots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
 }
 
 func (j *judges) reset() {
@@ -48,6 +49,7 @@ func (j *judges) reset() {
 	j.leaders.of = map[uint64]string{}
 	j.copies.forks = map[shim.Instance]bool{}
 	j.specs = newJudgeSpecs()
+	j.snapshots.done = map[string]bool{}
 	j.addresses.of = map[string]string{}
 	j.migrations = judgeMigrations{map[shim.Instance]bool{}, map[uint64]uint64{}}
 	j.policy.over, j.policy.runs = map[string]over{}, map[string]uint32{}

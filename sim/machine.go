@@ -47,6 +47,7 @@ type Machine struct {
 	guests []*guest                   // the process table, as far as judges look
 	pages  map[string]*shim.Page      // by path; in memory
 	nix    nixStore
+	saved  map[string]*savedVM // snapshots, by uid
 
 	volumes map[string]*simVolume // by uid
 
@@ -63,7 +64,7 @@ func (w *World) newMachine(index int, server, host bool) *Machine {
 	m := &Machine{
 		Index: index, Name: fmt.Sprintf("n%d", index), Server: server, Host: host, w: w,
 		dirs: btree.NewMap[string, *vmDir](0), pages: map[string]*shim.Page{},
-		nix: newNixStore(), level: cluster.Level, volumes: map[string]*simVolume{},
+		nix: newNixStore(), saved: map[string]*savedVM{}, level: cluster.Level, volumes: map[string]*simVolume{},
 	}
 	m.rand = w.chance.stream(m.Name + "/process")
 	m.entropy = w.chance.stream(m.Name + "/entropy")
@@ -115,6 +116,9 @@ func (m *Machine) powerOff() {
 	m.w.say(m, "power lost")
 	m.stopDaemon(false)
 	m.dirs.Scan(func(_ string, d *vmDir) bool {
+		if d.guest != nil {
+			d.guest.leaves()
+		}
 		d.shim, d.guest, d.zombie = nil, nil, nil
 		return true
 	})

@@ -157,7 +157,7 @@ func (m *Machine) wipe() {
 	m.stopDaemon(true)
 	m.w.say(m, "disk is empty")
 	m.setDisk(newDisk(m.disk.rand))
-	m.dirs, m.nix, m.volumes = btree.NewMap[string, *vmDir](0), newNixStore(), map[string]*simVolume{}
+	m.dirs, m.nix, m.volumes, m.saved = btree.NewMap[string, *vmDir](0), newNixStore(), map[string]*simVolume{}, map[string]*savedVM{}
 	m.member, m.id = false, 0
 }
 

@@ -26,7 +26,12 @@ type newest struct {
 	// What the last entry has changed.
 	changed []vmChange
 	moved   []uint64 // nodes
+	snapped []snapshotChange
+
+	snapshots map[string]*blixardv1.VMSnapshot // by name
 }
+
+type snapshotChange struct{ was, is *blixardv1.VMSnapshot }
 
 type vmChange struct {
 	name    string
@@ -69,13 +74,20 @@ func (n *newest) placed(id uint64) (names []string) {
 // take takes over one entry.
 func (n *newest) take(entry []cluster.Change, executed map[string]uint64) {
 	n.index = entry[0].Index
-	n.changed, n.moved = n.changed[:0], n.moved[:0]
+	n.changed, n.moved, n.snapped = n.changed[:0], n.moved[:0], n.snapped[:0]
 	for i := range entry {
 		c := &entry[i]
 		if name, ok := c.VM(); ok {
 			vm, _ := c.Record.(*blixardv1.VM)
 			n.changed = append(n.changed, vmChange{name, n.vms[name], vm})
 			n.set(name, vm)
+		}
+		if name, ok := c.Snapshot(); ok {
+			p, _ := c.Record.(*blixardv1.VMSnapshot)
+			n.snapped = append(n.snapped, snapshotChange{n.snapshots[name], p})
+			if n.snapshots[name] = p; p == nil {
+				delete(n.snapshots, name)
+			}
 		}
 		if d, _ := c.Record.(*blixardv1.DedupeRecord); d != nil {
 			executed[d.Key] = d.Index
@@ -136,9 +148,13 @@ func (n *newest) anew(v *cluster.State) (same bool) {
 	old := *n
 	*n = newest{
 		index: v.Revision(), meta: v.Meta(),
-		vms: map[string]*blixardv1.VM{}, names: map[string]string{}, nodes: map[uint64]*blixardv1.Node{},
+		vms: map[string]*blixardv1.VM{}, names: map[string]string{}, nodes: map[uint64]*blixardv1.Node{}, snapshots: map[string]*blixardv1.VMSnapshot{},
 		waiting: map[string]*blixardv1.VM{}, volumes: map[string]*blixardv1.ClusterVolume{},
 	}
+	v.Snapshots(func(p *blixardv1.VMSnapshot) bool {
+		n.snapshots[p.Name] = p
+		return true
+	})
 	same = true
 	v.Volumes(func(vol *blixardv1.ClusterVolume) bool {
 		n.volumes[vol.Name] = vol
@@ -180,6 +196,7 @@ func (j *judges) follow(w *World, v *cluster.State, changes []cluster.Change) {
 			j.migrations.entry(w, n)
 			j.volumes.entry(w, n)
 			j.drains.entry(w, n)
+			j.snapshots.entry(w, n)
 			j.specs.entry(w, n)
 			j.addresses.entry(w, n)
 		}

@@ -34,7 +34,14 @@ type vmDir struct {
 	gen   uint32 // run generation of the order to start
 	spec  uint32 // and its spec's
 	nix   vmm.Runners
-	nets  []*blixardv1.InterfaceConfig
+	// What its disks hold; what they held before a restore of which the guest has not
+	// gone on yet, which that is, and the newest of which it has.
+	data, before        uint64
+	restoring, restored uint64
+	from                *savedVM // whose memory the newest attempt goes on with
+	loader              uint64   // the daemon's life that gives it that
+	keepPaused          bool
+	nets                []*blixardv1.InterfaceConfig
 	// devices that it is started with next
 	devices []*blixardv1.Device
 	// Of instance.json: it was started by Receive, and a migration to which it was
@@ -102,6 +109,9 @@ type guest struct {
 	status   shim.Status
 	forked   int64
 	sick     bool // it answers no probe any more
+	pausedAt int64
+	frozen   bool   // it has a snapshot's memory, and has not gone on
+	revived  uint64 // which
 
 	// Of a live migration: see migrate.go.
 	memory   uint64 // which boot it is of
@@ -306,7 +316,9 @@ func (s *shimProc) fork() {
 	w.forked(g)
 	judgeRoots(w, m)
 	_, g.deaf = w.mishap("Deaf", here, w.mix.Deaf, 0, 0)
-	if _, hangs := w.mishap("BootHangs", here, w.mix.BootHangs, 0, 0); !hangs {
+	if _, hangs := w.mishap("BootHangs", here, w.mix.BootHangs, 0, 0); s.dir.from != nil {
+		g.loads()
+	} else if !hangs {
 		g.boots()
 	}
 	s.happened(shim.Input{Kind: shim.Forked, PID: int(g.life)})
@@ -384,11 +396,19 @@ func (g *guest) orphaned() bool {
 }
 
 // pause stops the guest where it is; what it would do comes when it goes on.
-func (g *guest) pause() { g.paused = true }
+func (g *guest) pause() {
+	if !g.paused {
+		g.paused, g.pausedAt = true, g.m.w.now
+	}
+}
 
 func (g *guest) goOn() {
 	if !g.paused {
 		return
+	}
+	if g.frozen {
+		g.dir.wentOn(g.m.w, g.m)
+		g.frozen = false
 	}
 	g.paused = false
 	if !g.halted {
@@ -425,6 +445,7 @@ func (g *guest) gone(st shim.Status) {
 	if d.guest != g {
 		return
 	}
+	g.leaves()
 	d.guest = nil
 	g.m.guests = slices.DeleteFunc(g.m.guests, func(o *guest) bool { return o == g })
 	g.m.w.stops(g)

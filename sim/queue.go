@@ -23,6 +23,8 @@ const (
 	evPrepare    // the hypervisor's adapter gets what it is to hold ready
 	evKeep       // the hypervisor's adapter sees to its volumes
 	evExtend     // the hypervisor's adapter writes the lease pages
+	evSaved      // the hypervisor's adapter has written a snapshot down
+	evKept       // and removes those that are not kept
 	evSilent     // the hypervisor's adapter has waited for a shim's answer
 
 	// To a machine: lost when its power goes.
@@ -32,6 +34,7 @@ const (
 	evLook    // a shim's poll ends
 	evTimer   // the kernel's timer of a shim
 	evReady   // a guest is up
+	evLoaded  // a guest that goes on from a snapshot has its memory
 	evExit    // a guest ends by itself
 	evDead    // a guest that was killed is gone
 	evReap    // and from the process table
@@ -53,7 +56,7 @@ const (
 
 var kindNames = [evLastKind]string{
 	"?", "tick", "receive", "peer lost", "snapshot sent", "wrote", "request", "request end", "observe",
-	"observed", "action", "built", "probed", "prepare", "keep", "extend", "silent", "durable", "boot", "shim", "look", "timer", "ready", "exit",
+	"observed", "action", "built", "probed", "prepare", "keep", "extend", "saved", "kept", "silent", "durable", "boot", "shim", "look", "timer", "ready", "loaded", "exit",
 	"dead", "reap", "arrive", "power", "fault ends", "fault", "client", "ask", "answer", "give up", "joined", "wake", "chore",
 }
 

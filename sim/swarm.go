@@ -80,6 +80,7 @@ func Base(seed uint64) Config {
 		Latency: time.Millisecond, Drop: 0.01, Duplicate: 0.01, Late: 0.005, Lateness: 10 * time.Second,
 		ShimSlow: 0.005, ForkFails: 0.02, Deaf: 0.1, BootHangs: 0.02, BootSlow: 0.05, EarlyExit: 0.05, LateExit: 0.05,
 		SlowKill: 0.1, Zombie: 0.02, Disconnect: 0.02, BuildFails: 0.05, BuildSlow: 0.05, ApiHangs: 0.05, ReplyLost: 0.05, StreamSlow: 0.05, StreamBreaks: 0.03, Collects: 0.1, VolumeFull: 0.1, Fickle: 0.1, Clients: 4, Names: 8, Think: time.Second,
+		Snapshots: 0.1, SnapshotFails: 0.1,
 		Files: 2, Every: 6 * time.Second, Longest: 30 * time.Second, Safety: time.Minute, Weights: map[string]int{},
 	}
 	mix.Quorum = drawQuorum(seed)
@@ -154,6 +155,10 @@ type Mix struct {
 	BuildFails, BuildSlow, PauseFails, ApiHangs, ReplyLost, StreamSlow, StreamBreaks              float64
 	Collects                                                                                      float64 // right after a build
 	VolumeFull                                                                                    float64
+	SnapshotFails                                                                                 float64 // and restores, and loading them
+	// Snapshots: a client's next wish is about one, where there are VMs of which some
+	// can be taken.
+	Snapshots float64
 	// Clients.
 	Disconnect float64
 	Clients    int
@@ -237,6 +242,7 @@ func drawMix(r *rand.Rand) Mix {
 	m.Collects = rate(weights.stream("collects"), 0.5)
 	m.Files = pick(weights.stream("files"), 0, 1, 3)
 	m.VolumeFull = rate(weights.stream("volumes"), 0.3)
+	m.Snapshots, m.SnapshotFails = rate(weights.stream("snapshots"), 0.4), rate(weights.stream("snapshots fail"), 0.3)
 	return m
 }
 

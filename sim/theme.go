@@ -140,6 +140,15 @@ func Renewals(c *Config) {
 	c.Mix.Collects = 0.3
 }
 
+// Snapshots has people take snapshots of a few VMs all the time, and go back to them;
+// guests crash, and leases are lost.
+func Snapshots(c *Config) {
+	c.Servers, c.Mix.Names, c.Mix.Clients, c.Mix.Think = max(c.Servers, 3), 6, 4, time.Second
+	c.Mix.Files, c.Mix.Snapshots, c.Mix.Small, c.Mix.LateExit = 2, 0.8, false, 0.3
+	c.Mix.Weights = map[string]int{"Crash": 3, "OneWay": 3, "Isolate": 2, "Freeze": 2}
+	c.Mix.Every = 6 * time.Second
+}
+
 // Lagging has servers fall behind while many ask them.
 func Lagging(c *Config) {
 	Busy(c)

@@ -254,7 +254,7 @@ func (w *World) reaches(e *event) bool {
 	case evReap:
 		g := e.ref.(*guest)
 		return m.on && g.dir.zombie == g
-	case evReady, evExit, evDead:
+	case evReady, evLoaded, evExit, evDead:
 		g := e.ref.(*guest)
 		return m.on && g.dir.guest == g
 	}
@@ -306,6 +306,10 @@ func (w *World) happen(e event) {
 		m.daemon.kept(e.n)
 	case evExtend:
 		m.daemon.extend(e.ref.(vmm.Action))
+	case evSaved:
+		m.daemon.saved(e.ref.(*saving), "")
+	case evKept:
+		m.daemon.snapshotsKept(e.ref.(vmm.Action))
 	case evSilent:
 		m.daemon.silent(e.ref.(*orders), e.n)
 	case evDurable:
@@ -321,6 +325,8 @@ func (w *World) happen(e event) {
 	case evReady:
 		e.ref.(*guest).ready = true
 		m.notice(e.ref.(*guest).dir)
+	case evLoaded:
+		e.ref.(*guest).loaded()
 	case evExit:
 		e.ref.(*guest).exits(int(e.n))
 	case evDead:

@@ -80,9 +80,17 @@ const (
 	// be removed are; others stay as they are. Answered, when that is done and whenever
 	// something of it changes, by Observed.Volumes.
 	Keep
+	// Snapshot keeps what a live guest is, memory and disks of one moment, as
+	// Action.Snapshot: the guest is paused for it, and afterwards does what it did
+	// before. It is there whole, or not at all. What is there already is answered
+	// Done again; Stop, Kill and Remove end one under way, which then fails.
+	Snapshot
+	// KeepSnapshots says which snapshots to keep: what is here besides is removed.
+	// Answered, when nothing of that is left, by Observed.Kept.
+	KeepSnapshots
 )
 
-var verbNames = [...]string{"?", "Build", "Start", "Stop", "Kill", "Rebind", "Remove", "Extend", "Prepare", "Pause", "Resume", "Probe", "Receive", "TakeOver", "Send", "Unsend", "Keep"}
+var verbNames = [...]string{"?", "Build", "Start", "Stop", "Kill", "Rebind", "Remove", "Extend", "Prepare", "Pause", "Resume", "Probe", "Receive", "TakeOver", "Send", "Unsend", "Keep", "Snapshot", "KeepSnapshots"}
 
 func (v Verb) String() string {
 	if int(v) < len(verbNames) {
@@ -114,6 +122,14 @@ type Action struct {
 	// Volumes are, for Keep, the orders, and Revision is theirs.
 	Volumes  []*blixardv1.VolumeOrder
 	Revision uint64
+	// Snapshot is, for Snapshot, its uid.
+	Snapshot string
+	// Keep is, for KeepSnapshots, the list.
+	Keep *KeepList
+	// Restore is, for Start, the snapshot that it starts from: copies of its disks
+	// take the place of those that are there, and with Restore.Memory the guest goes
+	// on where it was. Until it has, a start that fails puts back what was there.
+	Restore *blixardv1.RestoreFrom
 }
 
 // Lease is one page of a host's epoch: everything whose lease is Length long.
@@ -158,6 +174,9 @@ type Report struct {
 	Ready bool
 	// Paused: it is kept where it is, and was ready before.
 	Paused bool
+	// Restored is RestoreFrom.Index of the newest restore of which the guest may have
+	// run: it must not be done again.
+	Restored uint64
 	// Of an instance that is Down: how it ended. Exit is nil when nobody saw it:
 	// its shim was killed.
 	Exit *Exit
@@ -223,6 +242,8 @@ type Done struct {
 	Err    string
 	// Runner is what a Build of a NixOS VM or a flake gave; its nodes are empty.
 	Runner *blixardv1.Runner
+	// Image is what a Snapshot made.
+	Image *blixardv1.SnapshotImage
 	// Unknown: of a Probe that has an Err: it could not be run, or this host stood
 	// still meanwhile, so that it says nothing of the guest.
 	Unknown bool

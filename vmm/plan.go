@@ -81,6 +81,7 @@ func (u *Unit) settle(now int64) {
 	if u.Seen.Liveness == Alive {
 		return
 	}
+	u.untaken()
 	stopping, killed, hung := u.stopAt != 0, u.killedAt != 0, u.hung
 	was := u.health
 	was.sick = was.sick && u.Want != nil && u.Want.Run && !u.Want.Remove
@@ -121,7 +122,7 @@ func (u *Unit) settle(now int64) {
 }
 
 func (u *Unit) planAlive(now int64, c Context) *Action {
-	if u.busy() {
+	if u.busy() && !(u.order == Snapshot && u.ends()) {
 		return nil
 	}
 	w := u.Want
@@ -137,6 +138,10 @@ func (u *Unit) planAlive(now int64, c Context) *Action {
 		return u.stop(now, c)
 	case u.renews():
 		// What is to run next is built first: it may take long, and may fail.
+		if u.restores() && u.built == u.spec() { // what it would still do is not kept anyway
+			u.say(blixardv1.Phase_PHASE_STOPPING, "Restoring", "it is to go on from the snapshot "+w.Restore.Name)
+			return u.kill(now, c)
+		}
 		if u.stopAt != 0 || u.built == u.spec() || mutant.On("StoppedUnbuilt") {
 			return u.stop(now, c)
 		}
@@ -166,6 +171,9 @@ func (u *Unit) planAlive(now int64, c Context) *Action {
 		return a
 	}
 	if a := u.pause(now, c); a != nil {
+		return a
+	}
+	if a := u.planSnapshot(c); a != nil {
 		return a
 	}
 	return u.planHealth(now, c)
@@ -411,9 +419,15 @@ func (u *Unit) planStart(now int64, c Context) *Action {
 	u.attempt++
 	u.runGeneration, u.specGeneration, u.incarnation = w.RunGeneration, w.SpecGeneration, w.Incarnation.GetIndex()
 	u.say(blixardv1.Phase_PHASE_STARTING, "Starting", fmt.Sprintf("attempt %d", u.attempt))
+	if u.restores() {
+		u.say(blixardv1.Phase_PHASE_STARTING, "Restoring", fmt.Sprintf("attempt %d, from the snapshot %s", u.attempt, w.Restore.Name))
+	}
 	u.ordered = bound{w.Lease, w.LeaseMs}
 	a := u.await(c, Start)
 	a.Assignment, a.Instance = w, u.next(u.attempt)
+	if u.restores() {
+		a.Restore = w.Restore
+	}
 	return a
 }
 

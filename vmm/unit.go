@@ -43,6 +43,10 @@ type Unit struct {
 	health health
 	move   move
 
+	snapshot  string                               // uid of the Snapshot under way
+	snapshots map[string]*blixardv1.SnapshotResult // what came of those that were ordered, by uid
+	restored  uint64                               // the newest restore that must not be done again
+
 	attempt        uint32 // the highest that was ever started
 	runGeneration  uint32 // of the newest attempt
 	wished         uint32 // run generation for which the backoff was last forgotten
@@ -129,6 +133,7 @@ func NewUnit(uid string) *Unit { return &Unit{UID: uid} }
 
 // Observe takes a new report.
 func (u *Unit) Observe(now int64, r Report) {
+	u.restored = max(u.restored, r.Restored)
 	if r.Liveness != Absent {
 		if !mutant.On("AttemptReused") {
 			u.attempt = max(u.attempt, r.Instance.Attempt)
@@ -169,6 +174,8 @@ func (u *Unit) Finish(now int64, d Done) {
 	verb := u.order
 	u.order, u.orderID = 0, 0
 	switch {
+	case verb == Snapshot:
+		u.finishSnapshot(d)
 	case verb == Rebind:
 		if u.unsure = d.Err != ""; !u.unsure {
 			u.ordered = u.rebinding
@@ -304,6 +311,7 @@ func (u *Unit) Observation() *blixardv1.Observation {
 		Phase: u.phase, Reason: u.reason, Message: u.message, ExitCode: u.exitCode, Failures: u.failures,
 		Lease: lease.class, LeaseMs: lease.ms, Removed: u.Removed(), AssignmentRevision: u.Want.GetRevision(),
 		BuildMessage: u.buildMessage, Health: u.health.state, HealthMessage: u.health.message, Migration: u.migration(), LastFailure: u.failure,
+		Snapshots: u.results(), Restored: u.restored,
 	}
 	// What was seen, and not what was ordered: a daemon that dies in between knows
 	// nothing of the order, and the cluster lets go of what the spec before needed.

@@ -6,18 +6,19 @@ import "time"
 type CLI struct {
 	Globals
 
-	Serve   ServeCmd   `cmd:"" help:"Run a node of a cluster on this machine."`
-	Up      UpCmd      `cmd:"" help:"Bring up a whole development cluster on this machine."`
-	Cluster ClusterCmd `cmd:"" help:"Make, grow, shrink and look at a cluster."`
-	VM      VMCmd      `cmd:"" name:"vm" help:"Create virtual machines and rule their lives."`
-	Node    NodeCmd    `cmd:"" help:"Look at nodes, and say which may take new VMs."`
-	Network NetworkCmd `cmd:"" help:"Make the networks that VMs are plugged into."`
-	Volume  VolumeCmd  `cmd:"" help:"Make the disks that outlive VMs."`
-	Events  EventsCmd  `cmd:"" help:"Show what happened: who, what, when and why."`
-	Modules ModulesCmd `cmd:"" help:"Write our NixOS and flake-parts modules into a folder (-o DIR)."`
-	Image   ImageCmd   `cmd:"" help:"Bring kernels, initrds and disks to the cluster."`
-	Sim     SimCmd     `cmd:"" help:"Run simulated clusters, each from one seed (executes blixard-sim)."`
-	Version VersionCmd `cmd:"" help:"Say which version this is."`
+	Serve    ServeCmd    `cmd:"" help:"Run a node of a cluster on this machine."`
+	Up       UpCmd       `cmd:"" help:"Bring up a whole development cluster on this machine."`
+	Cluster  ClusterCmd  `cmd:"" help:"Make, grow, shrink and look at a cluster."`
+	VM       VMCmd       `cmd:"" name:"vm" help:"Create virtual machines and rule their lives."`
+	Node     NodeCmd     `cmd:"" help:"Look at nodes, and say which may take new VMs."`
+	Network  NetworkCmd  `cmd:"" help:"Make the networks that VMs are plugged into."`
+	Volume   VolumeCmd   `cmd:"" help:"Make the disks that outlive VMs."`
+	Snapshot SnapshotCmd `cmd:"" help:"Keep what a VM is at a moment, and go back to it."`
+	Events   EventsCmd   `cmd:"" help:"Show what happened: who, what, when and why."`
+	Modules  ModulesCmd  `cmd:"" help:"Write our NixOS and flake-parts modules into a folder (-o DIR)."`
+	Image    ImageCmd    `cmd:"" help:"Bring kernels, initrds and disks to the cluster."`
+	Sim      SimCmd      `cmd:"" help:"Run simulated clusters, each from one seed (executes blixard-sim)."`
+	Version  VersionCmd  `cmd:"" help:"Say which version this is."`
 }
 
 // Outputs are what -o takes, wherever it names no folder.
@@ -186,6 +187,43 @@ type VolumeDeleteCmd struct {
 	Names []string `arg:"" name:"name" help:"Volumes."`
 }
 
+type SnapshotCmd struct {
+	Create  SnapshotCreateCmd  `cmd:"" help:"Take a snapshot of a VM, memory and disks; it stands still meanwhile."`
+	Get     SnapshotGetCmd     `cmd:"" help:"Show one snapshot."`
+	List    SnapshotListCmd    `cmd:"" aliases:"ls" help:"List snapshots."`
+	Restore SnapshotRestoreCmd `cmd:"" aliases:"revert" help:"Have its VM go on from a snapshot: what has happened since is gone."`
+	Delete  SnapshotDeleteCmd  `cmd:"" aliases:"rm" help:"Remove snapshots."`
+}
+
+type SnapshotCreateCmd struct {
+	VM   string `arg:"" name:"vm" help:"The VM."`
+	Name string `arg:"" optional:"" help:"The snapshot's name (the VM's, and the time)."`
+}
+
+type SnapshotGetCmd struct {
+	Name  string `arg:"" help:"The snapshot."`
+	Stale bool   `help:"From the asked server's own copy, which may lag."`
+}
+
+type SnapshotListCmd struct {
+	VM    string `arg:"" name:"vm" optional:"" help:"Only those of this VM."`
+	Stale bool   `help:"From the asked server's own copy, which may lag."`
+}
+
+type SnapshotRestoreCmd struct {
+	Name string `arg:"" help:"The snapshot."`
+}
+
+type SnapshotDeleteCmd struct {
+	Names []string `arg:"" name:"name" help:"Snapshots."`
+}
+
+type VMCloneCmd struct {
+	Snapshot string `arg:"" help:"The snapshot that it is made of."`
+	Name     string `arg:"" help:"The new VM's name."`
+	Memory   bool   `help:"It goes on with the memory, too, instead of booting from copies of the disks."`
+}
+
 type VMCmd struct {
 	Create   VMCreateCmd   `cmd:"" help:"Create a VM; it is placed and starts by itself."`
 	Get      VMGetCmd      `cmd:"" help:"Show one VM."`
@@ -200,6 +238,7 @@ type VMCmd struct {
 	Rollback VMRollbackCmd `cmd:"" help:"Give a VM one of its earlier specs again, with what was built for it."`
 	Build    VMBuildCmd    `cmd:"" help:"Wait until what Nix makes of a VM is built; build it anew, or hold it ready on more hosts."`
 	History  VMHistoryCmd  `cmd:"" help:"Show the specs that a VM had, and what was built for them."`
+	Clone    VMCloneCmd    `cmd:"" help:"Make a new VM of a snapshot, with copies of its disks and other addresses."`
 	Delete   VMDeleteCmd   `cmd:"" aliases:"rm" help:"End VMs and everything they own; volumes are nobody's own."`
 	Backup   VMBackupCmd   `cmd:"" help:"Write a VM into a file: its spec, what it boots, and its disks."`
 	Restore  VMRestoreCmd  `cmd:"" help:"Make a VM of such a file, on this cluster or another."`

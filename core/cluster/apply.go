@@ -124,6 +124,14 @@ func (s *State) do(e *entry) *blixardv1.Response {
 		return s.growVolume(e, op.GrowVolume)
 	case *blixardv1.Command_DeleteVolume:
 		return s.deleteVolume(e, op.DeleteVolume)
+	case *blixardv1.Command_CreateSnapshot:
+		return s.createSnapshot(e, op.CreateSnapshot)
+	case *blixardv1.Command_DeleteSnapshot:
+		return s.deleteSnapshot(e, op.DeleteSnapshot)
+	case *blixardv1.Command_RestoreSnapshot:
+		return s.restoreSnapshot(e, op.RestoreSnapshot)
+	case *blixardv1.Command_CloneSnapshot:
+		return s.cloneSnapshot(e, op.CloneSnapshot)
 	case *blixardv1.Command_Restore:
 		return s.restore(e, op.Restore)
 	case *blixardv1.Command_Settle:

@@ -41,6 +41,7 @@ func (s *State) assignment(vm *blixardv1.VM, node uint64) *blixardv1.Assignment 
 		a.Migration = s.migrationOrder(vm, node)
 	}
 	a.Paused = vm.Paused
+	a.Restore, a.Snapshots = vm.Restore, s.orders(vm)
 	a.Interfaces, a.Devices = s.interfaces(vm), devicesFor(vm)
 	a.Volumes = s.volumeConfigs(vm)
 	a.SpecGeneration, a.RestartWhenBuilt, a.Pins, a.Fresh = vm.SpecGeneration, vm.RestartWhenBuilt, vm.Pins, vm.Fresh

@@ -22,7 +22,7 @@ func copyVM(vm *blixardv1.VM) *blixardv1.VM {
 		Name: vm.Name, Uid: vm.Uid, Spec: vm.Spec, Run: vm.Run, RunGeneration: vm.RunGeneration, Deleting: vm.Deleting,
 		Status: vm.Status, CreateTime: vm.CreateTime, Revision: vm.Revision, AssignmentRevision: vm.AssignmentRevision,
 		SpecGeneration: vm.SpecGeneration, Pins: vm.Pins, RestartWhenBuilt: vm.RestartWhenBuilt, Fresh: vm.Fresh, Paused: vm.Paused,
-		PreparedNodes: slices.Clone(vm.PreparedNodes), Attachments: slices.Clone(vm.Attachments), Migration: vm.Migration,
+		PreparedNodes: slices.Clone(vm.PreparedNodes), Attachments: slices.Clone(vm.Attachments), Migration: vm.Migration, Restore: vm.Restore,
 		Volumes: slices.Clone(vm.Volumes), DeleteVolumes: vm.DeleteVolumes,
 	}
 	if vm.Runner != nil {
@@ -49,7 +49,7 @@ func copyNode(n *blixardv1.Node) *blixardv1.Node {
 			BootId: h.BootId, Epoch: h.Epoch, EpochState: h.EpochState, Suspect: h.Suspect, Facts: h.Facts,
 			Instances: h.Instances, Revision: h.Revision, Sequence: h.Sequence,
 			PrepareRevision: h.PrepareRevision, RefusedBoots: slices.Clone(h.RefusedBoots), SilentSince: h.SilentSince,
-			HeardRevision: h.HeardRevision, VolumeSequence: h.VolumeSequence, OrphanVolumes: slices.Clone(h.OrphanVolumes),
+			HeardRevision: h.HeardRevision, SnapshotRevision: h.SnapshotRevision, VolumeSequence: h.VolumeSequence, OrphanVolumes: slices.Clone(h.OrphanVolumes),
 		}
 		if a := h.Allocated; a != nil {
 			c.Host.Allocated = &blixardv1.Resources{Vcpus: a.Vcpus, MemoryMib: a.MemoryMib, DiskMib: a.DiskMib}

@@ -40,6 +40,10 @@ func (s *State) reindex(old, now proto.Message) {
 		o, _ := old.(*blixardv1.ClusterVolume)
 		n, _ := now.(*blixardv1.ClusterVolume)
 		s.reindexVolume(o, n)
+	case *blixardv1.VMSnapshot:
+		o, _ := old.(*blixardv1.VMSnapshot)
+		n, _ := now.(*blixardv1.VMSnapshot)
+		s.reindexSnapshot(o, n)
 	case *blixardv1.DedupeRecord:
 		if o, _ := old.(*blixardv1.DedupeRecord); o != nil {
 			s.old.Delete(ageKey(o))

@@ -91,6 +91,9 @@ func (s *State) removeNode(e *entry, op *blixardv1.RemoveNodeOp) *blixardv1.Resp
 			fmt.Sprintf("%s on %s", count(uint32(k), "volume is", "volumes are"), op.Name),
 			"delete them ('blixard volume list' shows them), or copy what they hold elsewhere first. Should the machine be lost for good: 'blixard cluster remove --lost "+op.Name+"'")
 	}
+	if resp := s.keepsSome(old); resp != nil && !op.Lost {
+		return resp
+	}
 	server := old.Server != blixardv1.ServerState_SERVER_STATE_UNSPECIFIED
 	if server && old.Server != blixardv1.ServerState_SERVER_STATE_LEAVING && s.servers() == 1 {
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, op.Name+" is the last server", "add another server first")
@@ -103,6 +106,7 @@ func (s *State) removeNode(e *entry, op *blixardv1.RemoveNodeOp) *blixardv1.Resp
 	if op.Lost && n.Host != nil {
 		s.lose(e, n)
 	}
+	s.loseSnapshots(e, n.Id)
 	n.Host, n.Cordoned, n.Drain = nil, true, nil
 	s.event(e, "NodeRemoved", "", n.Name, "removed")
 	if server {

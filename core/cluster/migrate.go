@@ -139,6 +139,10 @@ func (s *State) stuck(vm *blixardv1.VM) (why, advice string) {
 	switch {
 	case vm.Deleting:
 		return "it is being deleted", ""
+	case vm.Restore != nil:
+		return "it is just starting from the snapshot " + vm.Restore.Name, "wait until it runs"
+	case len(s.orders(vm)) > 0:
+		return "a snapshot of it is being taken", "wait until that is there ('blixard snapshot list " + vm.Name + "')"
 	case moving(vm), vm.GetMigration().GetOther() != nil, leavesOffline(vm):
 		return "it is being moved already, " + s.movingText(vm), "'blixard vm get " + vm.Name + "' shows how far that is, 'blixard vm migrate --cancel " + vm.Name + "' ends it"
 	case p == nil && vm.Run:

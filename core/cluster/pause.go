@@ -40,12 +40,18 @@ func (s *State) pause(e *entry, op *blixardv1.PauseOp) *blixardv1.Response {
 // unpausable says why what runs a VM cannot pause it; "" when it can, or when
 // that is not known yet.
 func (s *State) unpausable(vm *blixardv1.VM) string {
+	return s.unable(vm, blixardv1.Capability_CAPABILITY_PAUSE)
+}
+
+// unable says why what runs a VM does not do something; "" when it does, or when
+// that is not known yet.
+func (s *State) unable(vm *blixardv1.VM, c blixardv1.Capability) string {
 	h := cmp.Or(vm.GetRunner().GetHypervisor(), vm.GetPlacement().GetHypervisor(), vm.GetSpec().GetHypervisor())
 	k := hypervisor.Get(h)
 	if k == nil {
 		return ""
 	}
-	if why := k.Why(blixardv1.Capability_CAPABILITY_PAUSE); why != "" {
+	if why := k.Why(c); why != "" {
 		return why
 	}
 	if nixBuilt(vm.Spec) { // it brings its own
@@ -53,8 +59,8 @@ func (s *State) unpausable(vm *blixardv1.VM) string {
 	}
 	node := s.Node(vm.GetPlacement().GetNodeId())
 	for _, f := range node.GetHost().GetFacts().GetHypervisors() {
-		if f.Hypervisor == h && !doneBy(f).Has(hypervisor.Of(blixardv1.Capability_CAPABILITY_PAUSE)) {
-			return "the " + k.Name + " of its host " + node.Name + " has no pause"
+		if f.Hypervisor == h && !doneBy(f).Has(hypervisor.Of(c)) {
+			return "the " + k.Name + " of its host " + node.Name + " has no " + hypervisor.Name(c)
 		}
 	}
 	return ""

@@ -111,6 +111,7 @@ func choice(k *hypervisor.Kind) schedule.Choice {
 func (s *State) needOf(vm *blixardv1.VM) schedule.Need {
 	n := need(vm.Spec)
 	s.withVolumes(&n, vm.Spec)
+	n.Only = vm.Restore.GetNodeId()
 	if k := hypervisor.Get(vm.GetRunner().GetHypervisor()); k != nil { // what was built knows best
 		n.Accept = []schedule.Choice{choice(k)}
 	}
@@ -375,6 +376,7 @@ func (s *State) release(e *entry, vm *blixardv1.VM, node *blixardv1.Node, why st
 		node.Drain = clone(node.Drain)
 		node.Drain.Moved++
 	}
+	s.leavesUntaken(e, node, vm)
 	vm = copyVM(vm)
 	vm.Placement = nil
 	if leavesOffline(vm) && !vm.Run {

@@ -21,6 +21,7 @@ func (s *State) hostReport(e *entry, op *blixardv1.HostReportOp) *blixardv1.Resp
 	}
 	s.prepared(e, op.NodeId, op.Prepared)
 	s.volumesSeen(e, n, op.Volumes)
+	s.snapshotsKept(e, n, op.SnapshotsKept)
 	for _, o := range op.Observations {
 		if o.Sequence <= n.Host.Sequence {
 			continue
@@ -52,6 +53,7 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 		return
 	}
 	current := o.AssignmentRevision >= vm.AssignmentRevision
+	news := s.taken(e, n, vm, o)
 	if o.Removed {
 		switch {
 		case !current:
@@ -64,6 +66,10 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 	}
 	vm = copyVM(vm)
 	tighten(vm.Placement, vm.AssignmentRevision, o)
+	s.restored(e, n, vm, o.Restored)
+	if news { // what is done is not ordered any more
+		vm.AssignmentRevision, n.Host.Revision = e.index, e.index
+	}
 	st := &blixardv1.VMStatus{
 		Phase: o.Phase, Reason: o.Reason, Message: o.Message, Attempt: o.Attempt,
 		ExitCode: o.ExitCode, Failures: o.Failures, ChangeTime: e.time(), Sequence: o.Sequence,

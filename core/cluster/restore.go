@@ -43,6 +43,7 @@ func (s *State) restore(e *entry, op *blixardv1.RestoreOp) *blixardv1.Response {
 		}
 		n = clone(n)
 		n.Server, n.Revision = blixardv1.ServerState_SERVER_STATE_UNSPECIFIED, e.index
+		n.Host.SnapshotRevision = e.index
 		n.Host.PrepareRevision = e.index                      // what it holds ready may be of the time since
 		if n.Name == op.Node.GetName() && n.Id != op.NodeId { // its machine founds the generation, as another node
 			n.Name = freeName(s, n.Name, s.meta.Generation-1)

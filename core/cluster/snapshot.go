@@ -75,6 +75,8 @@ func decode(key string, value []byte) (proto.Message, error) {
 		m = &blixardv1.Meta{}
 	case removedPrefix:
 		m = &blixardv1.Removed{}
+	case snapshotPrefix:
+		m = &blixardv1.VMSnapshot{}
 	case networkPrefix:
 		m = &blixardv1.ClusterNetwork{}
 	case nodePrefix:

@@ -45,9 +45,11 @@ type State struct {
 	ports     *btree.Map[string, string] // node, port -> uid that has it
 	devices   *btree.Map[string, string] // node, address of a device -> uid that has it
 
-	volumes *btree.Map[string, string] // volume's uid -> its name
-	kept    *btree.Map[string, string] // node order_revision uid -> name of a volume
-	users   *btree.Map[string, bool]   // volume's uid, VM's uid -> it only reads
+	volumes   *btree.Map[string, string] // volume's uid -> its name
+	kept      *btree.Map[string, string] // node order_revision uid -> name of a volume
+	users     *btree.Map[string, bool]   // volume's uid, VM's uid -> it only reads
+	snapshots *btree.Map[string, string] // node uid -> name, of snapshots of VMs
+	ordered   *btree.Map[string, string] // VM's uid, when, uid -> name, of those to be taken
 
 	hostCount      int
 	events         int
@@ -91,6 +93,9 @@ func (c *Change) Node() (id uint64, ok bool) {
 // Artifact says that the change is one of an artifact, and of which digest.
 func (c *Change) Artifact() (digest string, ok bool) { return strings.CutPrefix(c.Key, artifactPrefix) }
 
+// Snapshot says that the change is one of a VM's snapshot, and of which name.
+func (c *Change) Snapshot() (name string, ok bool) { return strings.CutPrefix(c.Key, snapshotPrefix) }
+
 // Value is the record as it is stored, encoded when it is first asked for: what
 // is changed again soon is never encoded at all. It is nil for a deletion.
 func (c *Change) Value() []byte {
@@ -121,6 +126,7 @@ func New() *State {
 		free: btree.NewMap[string, uint32](0), addresses: btree.NewMap[string, string](0),
 		macs: btree.NewMap[string, string](0), ports: btree.NewMap[string, string](0), devices: btree.NewMap[string, string](0),
 		volumes: btree.NewMap[string, string](0), kept: btree.NewMap[string, string](0), users: btree.NewMap[string, bool](0),
+		snapshots: btree.NewMap[string, string](0), ordered: btree.NewMap[string, string](0),
 		track: true,
 	}
 }
@@ -137,6 +143,7 @@ func (s *State) Freeze() *State {
 	c.migrating = s.migrating.Copy()
 	c.free, c.addresses, c.macs, c.ports, c.devices = s.free.Copy(), s.addresses.Copy(), s.macs.Copy(), s.ports.Copy(), s.devices.Copy()
 	c.volumes, c.kept, c.users = s.volumes.Copy(), s.kept.Copy(), s.users.Copy()
+	c.snapshots, c.ordered = s.snapshots.Copy(), s.ordered.Copy()
 	c.dirty, c.track = nil, false
 	return &c
 }
@@ -151,6 +158,7 @@ const (
 	networkPrefix  = "w/"
 	nodePrefix     = "n/"
 	removedPrefix  = "r/"
+	snapshotPrefix = "s/"
 	vmPrefix       = "v/"
 	volumePrefix   = "b/"
 )
@@ -200,6 +208,8 @@ func (s *State) put(key string, m proto.Message) {
 	case *blixardv1.ArtifactRecord:
 		m.Revision = s.meta.GetApplied()
 	case *blixardv1.ClusterVolume:
+		m.Revision = s.meta.GetApplied()
+	case *blixardv1.VMSnapshot:
 		m.Revision = s.meta.GetApplied()
 	}
 	c := Change{Index: s.meta.GetApplied(), Key: key, Record: m}

@@ -121,6 +121,9 @@ func (s *State) updatable(name string) (*blixardv1.VM, *blixardv1.Response) {
 	if vm == nil {
 		return nil, noVM(name)
 	}
+	if vm.Restore != nil {
+		return nil, refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+name+" is just starting from the snapshot "+vm.Restore.Name, "wait until it runs")
+	}
 	if vm.Deleting {
 		return nil, refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+name+" is being deleted", "")
 	}

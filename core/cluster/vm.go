@@ -10,6 +10,11 @@ import (
 )
 
 func (s *State) createVM(e *entry, op *blixardv1.CreateVMOp) *blixardv1.Response {
+	return s.createFrom(e, op, nil)
+}
+
+// createFrom makes a VM that starts from a snapshot; nil: from nothing.
+func (s *State) createFrom(e *entry, op *blixardv1.CreateVMOp, from *blixardv1.RestoreFrom) *blixardv1.Response {
 	if err := ValidateVM(op.Name, op.Spec); err != nil {
 		return &blixardv1.Response{Error: err}
 	}
@@ -30,7 +35,7 @@ func (s *State) createVM(e *entry, op *blixardv1.CreateVMOp) *blixardv1.Response
 	vm := &blixardv1.VM{
 		Name: op.Name, Uid: fmt.Sprintf("%d-%d", s.meta.Generation, e.index),
 		Spec: s.complete(op.Spec), SpecGeneration: 1, Run: true, RunGeneration: 1,
-		CreateTime: e.time(), Revision: e.index,
+		CreateTime: e.time(), Revision: e.index, Restore: from,
 	}
 	if mutant.On("UidByName") {
 		vm.Uid = "1-" + op.Name
@@ -177,6 +182,9 @@ func (s *State) power(e *entry, op *blixardv1.PowerOp) *blixardv1.Response {
 	vm.Run = op.Run
 	if !op.Run || op.Restart {
 		vm.Paused = false
+		if !vm.Restore.GetClone() { // which has nothing else to start from
+			vm.Restore = nil
+		}
 	}
 	if op.Restart || op.Run {
 		vm.RunGeneration++

@@ -29,7 +29,7 @@ var Table = complete([]Kind{
 		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Name: "QEMU", Program: "qemu-system-x86_64", MaxVCPUs: 256,
 		Met: "QEMU 7.2 of Debian 12, emulating (TCG), with a real guest",
 		answers: map[blixardv1.Capability]Answer{
-			image: Yes, nixos: Yes, emulation: Yes, powerButton: Yes, pause: Yes, snapshot: NotYet, migrate: Yes,
+			image: Yes, nixos: Yes, emulation: Yes, powerButton: Yes, pause: Yes, snapshot: Yes, migrate: Yes,
 			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, userNetwork: Yes, hotplug: NotYet, balloon: NotYet, devices: Yes,
 		},
 		why: map[blixardv1.Capability]string{

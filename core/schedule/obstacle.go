@@ -28,6 +28,7 @@ const (
 	CPU
 	Memory
 	Disk
+	Snapshot
 )
 
 // Obstacle is one reason why a VM cannot go to a host.
@@ -78,6 +79,8 @@ func (o Obstacle) String() string {
 		return fmt.Sprintf("has %s vcpus free of the %s needed", milli(o.Free), milli(o.Need))
 	case Memory:
 		return fmt.Sprintf("has %d MiB of memory free of the %d needed", o.Free, o.Need)
+	case Snapshot:
+		return "does not have the snapshot that it starts from"
 	case Disk:
 		return fmt.Sprintf("has %d MiB of disk free of the %d needed", o.Free, o.Need)
 	}
@@ -96,6 +99,9 @@ func milli(n uint64) string {
 func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 	if h.Away {
 		to = append(to, Obstacle{Kind: Away})
+	}
+	if need.Only != 0 && need.Only != h.ID {
+		to = append(to, Obstacle{Kind: Snapshot})
 	}
 	if h.Cordoned && !mutant.On("CordonIgnored") {
 		to = append(to, Obstacle{Kind: Cordoned})

@@ -106,6 +106,8 @@ type Need struct {
 	Local []Local
 	// Devices of the host that it has to itself, each kind once.
 	Devices []Devices
+	// Only is the one host that has what it starts from; 0: any.
+	Only uint64
 	// Require are labels that the host must have with just these values.
 	Require map[string]string
 }
@@ -122,7 +124,7 @@ type Local struct {
 // that n itself has is in m's way alone.
 func (n *Need) AtLeast(m *Need) bool {
 	return n.MilliCPU >= m.MilliCPU && n.MemoryMiB >= m.MemoryMiB && n.DiskMiB >= m.DiskMiB &&
-		n.Nix == m.Nix && (n.Bridges || !m.Bridges) &&
+		n.Nix == m.Nix && n.Only == m.Only && (n.Bridges || !m.Bridges) &&
 		!slices.ContainsFunc(m.Ports, func(p Port) bool { return !slices.Contains(n.Ports, p) }) &&
 		!slices.ContainsFunc(m.Devices, func(d Devices) bool { return n.devices(d.Kind) < d.Count }) &&
 		slices.Equal(n.Accept, m.Accept) && slices.Equal(n.Wants, m.Wants) && maps.Equal(n.Require, m.Require) &&

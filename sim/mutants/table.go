@@ -47,6 +47,10 @@ const (
 	inTurn      = "a higher priority is placed first"
 	drains      = "a drain keeps to its bound"
 	drainsMay   = "a drain moves what it may"
+	oneMoment   = "a snapshot is of one moment"
+	isThere     = "what is ready is there"
+	isGone      = "what is forgotten is gone"
+	restoreOnce = "a restore is done once"
 	// Of stories.
 	handed  = "what was handed over never goes on"
 	memory  = "a guest goes on with its memory"
@@ -530,6 +534,27 @@ var All = []Mutant{
 	{
 		Name: "CollectedInUse", What: "a file is collected though a VM needs it",
 		Caught: []string{needs}, Story: twoHours, Config: oneFile,
+	},
+	// Snapshots.
+	{
+		Name: "SnapshotWhileRunning", What: "a snapshot is taken of a guest that runs on",
+		Caught: []string{oneMoment}, Harder: sim.Snapshots,
+	},
+	{
+		Name: "RestoreKeepsDisks", What: "a guest goes on from a snapshot's memory with the disks that it has",
+		Caught: []string{oneMoment}, Harder: sim.Snapshots,
+	},
+	{
+		Name: "RestoredAgain", What: "what was restored, and has crashed since, is restored once more",
+		Caught: []string{restoreOnce}, Harder: sim.Snapshots,
+	},
+	{
+		Name: "EpochWithoutList", What: "with a new epoch comes a list of snapshots to keep that has none",
+		Caught: []string{isThere}, Harder: sim.Snapshots,
+	},
+	{
+		Name: "SnapshotStays", What: "a host says that a snapshot is removed, and keeps its bytes",
+		Caught: []string{isGone, atRest}, Harder: sim.Snapshots,
 	},
 	// Shims.
 	{

@@ -23,7 +23,7 @@ type receiver interface {
 
 // command is what a start executes.
 func (v *vm) command(ctx context.Context, d driver, a vmm.Action) (command, error) {
-	c, err := d.prepare(ctx, v.at, a.Assignment, a.Instance)
+	c, err := v.prepare(ctx, d, a)
 	if err != nil {
 		return c, err
 	}

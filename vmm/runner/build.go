@@ -46,7 +46,7 @@ var errOvertaken = errors.New("it is not wanted any more")
 func (v *vm) begin(a vmm.Action) {
 	if byNix(a.Assignment.GetSpec()) && v.rec == nil {
 		if err := v.settleIn(a.Instance); err != nil {
-			v.answer(a, nil, err)
+			v.answer(a, vmm.Done{}, err)
 			return
 		}
 	}
@@ -119,7 +119,7 @@ func (v *vm) finish(l *lane, a vmm.Action, runner *blixardv1.Runner, err error) 
 	if byNix(a.Assignment.GetSpec()) {
 		v.hold()
 	}
-	v.answer(a, runner, err)
+	v.answer(a, vmm.Done{Runner: runner}, err)
 }
 
 // order is what a Build is to build. What was built here for this very spec is

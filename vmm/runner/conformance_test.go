@@ -67,6 +67,7 @@ var conformance = []story{
 	{"stale socket", nil, tellStale},
 	{"pause and resume", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_PAUSE}, tellPause},
 	{"paused and stopped", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_PAUSE, blixardv1.Capability_CAPABILITY_POWER_BUTTON}, tellPausedStop},
+	{"snapshot and restore", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_SNAPSHOT}, tellSnapshot},
 	{"volume", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_VOLUMES}, tellVolume},
 	{"volumes of the cluster", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_VOLUMES}, tellVolumes},
 	{"user network", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_USER_NETWORK}, tellUserNetwork},

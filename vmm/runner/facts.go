@@ -32,7 +32,7 @@ func (h *Host) discover() (*blixardv1.HostFacts, error) {
 		return nil, err
 	}
 	h.holds = pidNamespaces()
-	h.drivers = map[blixardv1.Hypervisor]driver{}
+	h.drivers, h.versions = map[blixardv1.Hypervisor]driver{}, map[blixardv1.Hypervisor]string{}
 	facts := &blixardv1.HostFacts{
 		Capacity: capacity, Labels: h.cfg.Labels, Version: h.cfg.Version, Machine: machineID(),
 		HoldsForks: h.holds, Kvm: h.kvm(),
@@ -59,7 +59,7 @@ func (h *Host) discover() (*blixardv1.HostFacts, error) {
 		}
 		h.cfg.Log.Info("a hypervisor is here", "hypervisor", k.Name, "program", found.program, "version", found.version, "kvm", facts.Kvm.Usable, "why", facts.Kvm.Why)
 		if d := h.driverFor(found, facts.Kvm.Usable); d != nil {
-			h.drivers[k.Hypervisor] = d
+			h.drivers[k.Hypervisor], h.versions[k.Hypervisor] = d, found.version
 		}
 		facts.Hypervisors = append(facts.Hypervisors, &blixardv1.HypervisorFact{
 			Hypervisor: k.Hypervisor, Version: found.version, Kvm: facts.Kvm.Usable && k.Program != "",

@@ -23,17 +23,18 @@ import (
 // Host carries out the VM manager's orders on this machine: it implements
 // core.Hypervisor.
 type Host struct {
-	cfg     Config
-	at      layout
-	guard   *guard
-	boot    string // the kernel's boot id
-	drivers map[blixardv1.Hypervisor]driver
-	devices []*blixardv1.Device // that it gives to VMs
-	nix     *nixDriver          // nil: there is no Nix here
-	holds   bool                // PID namespaces can be had
-	links   *links.Links
-	agents  agents
-	typing  typing
+	cfg      Config
+	at       layout
+	guard    *guard
+	boot     string // the kernel's boot id
+	drivers  map[blixardv1.Hypervisor]driver
+	versions map[blixardv1.Hypervisor]string
+	devices  []*blixardv1.Device // that it gives to VMs
+	nix      *nixDriver          // nil: there is no Nix here
+	holds    bool                // PID namespaces can be had
+	links    *links.Links
+	agents   agents
+	typing   typing
 
 	ctx    context.Context // ends when the host is closed
 	cancel context.CancelFunc
@@ -45,6 +46,7 @@ type Host struct {
 
 	preparing preparing
 	volumes   *volumes
+	snapshots snapshots
 
 	mu     sync.Mutex
 	closed bool
@@ -101,6 +103,7 @@ func (h *Host) open() error {
 		uids = append(uids, v.uid)
 	}
 	h.warn("links of VMs that are gone were not all removed", h.links.Sweep(uids))
+	h.warn("what an earlier daemon left of snapshots was not all removed", h.clearSnapshots())
 	pages, err := h.leases.held()
 	if err != nil {
 		return err
@@ -161,6 +164,10 @@ func (h *Host) Do(a vmm.Action) {
 	}
 	if a.Verb == vmm.Keep {
 		h.volumes.q.put(func() { h.volumes.keep(a.Volumes, a.Revision) })
+		return
+	}
+	if a.Verb == vmm.KeepSnapshots {
+		h.grants.put(func() { h.keepSnapshots(a.Keep) })
 		return
 	}
 	if err := checkUID(a.Instance.UID); err != nil {

@@ -152,22 +152,28 @@ func (b *bench) await(what string, f func(core.Observed) bool) core.Observed {
 // do orders something and waits for its answer.
 func (b *bench) do(verb vmm.Verb, i shim.Instance, a *blixardv1.Assignment) error {
 	b.t.Helper()
+	_, err := b.order(vmm.Action{Verb: verb, Instance: i, Assignment: a})
+	return err
+}
+
+func (b *bench) order(a vmm.Action) (done vmm.Done, err error) {
+	b.t.Helper()
 	b.last++
-	id := b.last
-	b.h.Do(vmm.Action{ID: id, Verb: verb, Instance: i, Assignment: a, Host: b.host()})
-	var err error
-	b.await(fmt.Sprintf("answer to %v", verb), func(o core.Observed) bool {
+	a.ID, a.Host = b.last, b.host()
+	b.h.Do(a)
+	b.await(fmt.Sprintf("answer to %v", a.Verb), func(o core.Observed) bool {
 		for _, d := range o.Done {
-			if d.Action == id {
-				if d.Err != "" {
-					err = errors.New(d.Err)
-				}
+			if d.Action == a.ID {
+				done = d
 				return true
 			}
 		}
 		return false
 	})
-	return err
+	if done.Err != "" {
+		err = errors.New(done.Err)
+	}
+	return done, err
 }
 
 func (b *bench) must(verb vmm.Verb, i shim.Instance, a *blixardv1.Assignment) {

@@ -84,7 +84,7 @@ func (l layout) make(boot string) error {
 	if err := os.RemoveAll(l.trash()); err != nil {
 		return fmt.Errorf("empty the trash: %w", err)
 	}
-	for _, d := range []string{l.runs(), l.leases(), l.states(), l.trash()} {
+	for _, d := range []string{l.runs(), l.leases(), l.states(), l.trash(), l.snapshots()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return err
 		}

@@ -44,6 +44,11 @@ type record struct {
 	HandedOver uint64 `json:"handedOver,omitempty"`
 	// Shape is what a machine must have in common with this one to take its guest.
 	Shape string `json:"shape,omitempty"`
+	// Restoring is RestoreFrom.Index of the restore that the newest attempt is one of,
+	// as long as its guest has not run: disks.before are the VM's own then.
+	Restoring uint64 `json:"restoring,omitempty"`
+	// Restored is that of the newest of which it has.
+	Restored uint64 `json:"restored,omitempty"`
 	// Exit is how it ended, once that is known.
 	Exit *vmm.Exit `json:"exit,omitempty"`
 }

@@ -53,6 +53,7 @@ type vm struct {
 	over      <-chan struct{}                                         // closed when the newest Build is over; nil: there was none
 	stopBuild context.CancelFunc                                      // ends the newest Build
 	stopStart context.CancelFunc                                      // ends the wait of a Start for what it needs
+	stopSave  context.CancelFunc                                      // ends a Snapshot
 }
 
 func (h *Host) newVM(uid string) *vm {
@@ -76,7 +77,13 @@ func (v *vm) do(a vmm.Action) {
 		v.begin(a)
 		return
 	}
-	err := v.carryOut(ctx, a)
+	var image *blixardv1.SnapshotImage
+	var err error
+	if a.Verb == vmm.Snapshot {
+		image, err = v.snapshot(ctx, a)
+	} else {
+		err = v.carryOut(ctx, a)
+	}
 	if v.h.ctx.Err() != nil {
 		return // being closed: the next daemon will be ordered what is still wanted
 	}
@@ -84,12 +91,12 @@ func (v *vm) do(a vmm.Action) {
 	if r.Liveness == vmm.Absent {
 		r.Instance = a.Instance
 	}
-	v.answer(a, nil, err, r)
+	v.answer(a, vmm.Done{Image: image}, err, r)
 }
 
 // answer says what became of an order.
-func (v *vm) answer(a vmm.Action, runner *blixardv1.Runner, err error, reports ...vmm.Report) {
-	done := vmm.Done{Action: a.ID, UID: v.uid, Runner: runner}
+func (v *vm) answer(a vmm.Action, done vmm.Done, err error, reports ...vmm.Report) {
+	done.Action, done.UID = a.ID, v.uid
 	if err != nil {
 		done.Err = err.Error()
 		v.h.cfg.Log.Warn("an order was not carried out", "order", a.Verb, "vm", a.Instance, "err", err)
@@ -105,6 +112,7 @@ func (v *vm) answer(a vmm.Action, runner *blixardv1.Runner, err error, reports .
 // the former. Nobody wants to wait for a download then.
 func (v *vm) overtake(verb vmm.Verb) {
 	ends := verb == vmm.Kill || verb == vmm.Remove
+	saves := v.stopSave
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.stopBuild != nil && (ends || verb == vmm.Build) {
@@ -112,6 +120,9 @@ func (v *vm) overtake(verb vmm.Verb) {
 	}
 	if v.stopStart != nil && ends {
 		v.stopStart()
+	}
+	if saves != nil && (ends || verb == vmm.Stop) {
+		saves()
 	}
 }
 
@@ -164,6 +175,9 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 		return err
 	}
 	a.Assignment = assignment
+	if err := v.putBack(); err != nil {
+		return fmt.Errorf("put back the disks from before a restore: %w", err)
+	}
 	r := record{
 		Instance: a.Instance, RunGeneration: assignment.RunGeneration, SpecGeneration: assignment.SpecGeneration,
 		Hypervisor: assignment.Hypervisor, Bound: v.bound(a), Incoming: a.Verb == vmm.Receive,
@@ -172,6 +186,9 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
+	}
+	if v.rec != nil {
+		r.Restored = v.rec.Restored
 	}
 	if byNix(assignment.Spec) {
 		if v.rec != nil {
@@ -206,7 +223,35 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 		v.takeDown()
 		return v.failed(StartFailed, err)
 	}
-	return v.spawn(ctx, a, c)
+	if err := v.spawn(ctx, a, c); err != nil || !a.Restore.GetMemory() {
+		return err
+	}
+	return v.load(ctx, a)
+}
+
+// prepare says what to execute, once everything that it needs is there: the disks of
+// the snapshot, too, that it starts from.
+func (v *vm) prepare(ctx context.Context, d driver, a vmm.Action) (command, error) {
+	if a.Restore == nil {
+		return d.prepare(ctx, v.at, a.Assignment, a.Instance)
+	}
+	ctx, cancel := v.stoppable(ctx, &v.stopStart)
+	defer cancel()
+	c, err := command{}, v.revive(ctx, d, a.Restore, v.rec)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("start from the snapshot %s: %w", a.Restore.Name, full(err, errSnapshotFull))
+	case a.Restore.Memory:
+		c, err = d.(reviver).revive(ctx, v.at, a.Assignment, a.Instance)
+	default:
+		if c, err = d.prepare(ctx, v.at, a.Assignment, a.Instance); err == nil {
+			err = v.goesOn() // it boots from them
+		}
+	}
+	if err != nil {
+		err = errors.Join(err, v.putBack())
+	}
+	return c, err
 }
 
 func sameIncarnation(a, b shim.Instance) bool {
@@ -251,6 +296,9 @@ func (v *vm) press(ctx context.Context, i shim.Instance) error {
 	if v.rec.Incoming || v.rec.HandedOver != 0 || v.leaving != nil {
 		return v.kill(ctx, i) // there is no guest here that could hear it
 	}
+	if err := v.goesOn(); err != nil { // it hears it running
+		return err
+	}
 	return v.ask(ctx, func(ctx context.Context, s *shims.Shim) error { return v.session.stop(ctx, s) })
 }
 
@@ -270,6 +318,11 @@ func (v *vm) pause(ctx context.Context, i shim.Instance, pause bool) error {
 	}
 	if v.rec.Incoming || v.rec.HandedOver != 0 {
 		return errElsewhere
+	}
+	if !pause { // one that was restored while an earlier daemon looked
+		if err := v.goesOn(); err != nil {
+			return err
+		}
 	}
 	do, what := v.session.resume, "let it go on"
 	if pause {
@@ -406,7 +459,7 @@ func (v *vm) report() vmm.Report {
 	if v.rec == nil {
 		return vmm.Report{Instance: shim.Instance{UID: v.uid}}
 	}
-	r := vmm.Report{Instance: v.rec.Instance, RunGeneration: v.rec.RunGeneration, SpecGeneration: v.rec.SpecGeneration, Liveness: vmm.Down, Exit: v.rec.Exit, HandedOver: v.rec.HandedOver}
+	r := vmm.Report{Instance: v.rec.Instance, RunGeneration: v.rec.RunGeneration, SpecGeneration: v.rec.SpecGeneration, Liveness: vmm.Down, Exit: v.rec.Exit, HandedOver: v.rec.HandedOver, Restored: v.rec.Restored}
 	if v.alive {
 		b := v.rec.Bound
 		if n := v.rec.Next; n != nil && n.Lease < b.Lease {

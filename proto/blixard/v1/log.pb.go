@@ -205,6 +205,10 @@ type Command struct {
 	//	*Command_RestoreNode
 	//	*Command_CreateNetwork
 	//	*Command_DeleteNetwork
+	//	*Command_CreateSnapshot
+	//	*Command_DeleteSnapshot
+	//	*Command_RestoreSnapshot
+	//	*Command_CloneSnapshot
 	//	*Command_Restore
 	//	*Command_Settle
 	//	*Command_Readmit
@@ -534,6 +538,42 @@ func (x *Command) GetDeleteNetwork() *DeleteNetworkOp {
 	return nil
 }
 
+func (x *Command) GetCreateSnapshot() *CreateSnapshotOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_CreateSnapshot); ok {
+			return x.CreateSnapshot
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDeleteSnapshot() *DeleteSnapshotOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_DeleteSnapshot); ok {
+			return x.DeleteSnapshot
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRestoreSnapshot() *RestoreSnapshotOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RestoreSnapshot); ok {
+			return x.RestoreSnapshot
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCloneSnapshot() *CloneSnapshotOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_CloneSnapshot); ok {
+			return x.CloneSnapshot
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetRestore() *RestoreOp {
 	if x != nil {
 		if x, ok := x.Op.(*Command_Restore); ok {
@@ -727,6 +767,22 @@ type Command_DeleteNetwork struct {
 	DeleteNetwork *DeleteNetworkOp `protobuf:"bytes,81,opt,name=delete_network,json=deleteNetwork,proto3,oneof"`
 }
 
+type Command_CreateSnapshot struct {
+	CreateSnapshot *CreateSnapshotOp `protobuf:"bytes,140,opt,name=create_snapshot,json=createSnapshot,proto3,oneof"`
+}
+
+type Command_DeleteSnapshot struct {
+	DeleteSnapshot *DeleteSnapshotOp `protobuf:"bytes,141,opt,name=delete_snapshot,json=deleteSnapshot,proto3,oneof"`
+}
+
+type Command_RestoreSnapshot struct {
+	RestoreSnapshot *RestoreSnapshotOp `protobuf:"bytes,142,opt,name=restore_snapshot,json=restoreSnapshot,proto3,oneof"`
+}
+
+type Command_CloneSnapshot struct {
+	CloneSnapshot *CloneSnapshotOp `protobuf:"bytes,143,opt,name=clone_snapshot,json=cloneSnapshot,proto3,oneof"`
+}
+
 type Command_Restore struct {
 	Restore *RestoreOp `protobuf:"bytes,33,opt,name=restore,proto3,oneof"`
 }
@@ -816,6 +872,14 @@ func (*Command_RestoreNode) isCommand_Op() {}
 func (*Command_CreateNetwork) isCommand_Op() {}
 
 func (*Command_DeleteNetwork) isCommand_Op() {}
+
+func (*Command_CreateSnapshot) isCommand_Op() {}
+
+func (*Command_DeleteSnapshot) isCommand_Op() {}
+
+func (*Command_RestoreSnapshot) isCommand_Op() {}
+
+func (*Command_CloneSnapshot) isCommand_Op() {}
 
 func (*Command_Restore) isCommand_Op() {}
 
@@ -2170,6 +2234,206 @@ func (x *DeleteVolumeOp) GetUid() string {
 	return ""
 }
 
+type CreateSnapshotOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Vm            string                 `protobuf:"bytes,2,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateSnapshotOp) Reset() {
+	*x = CreateSnapshotOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateSnapshotOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateSnapshotOp) ProtoMessage() {}
+
+func (x *CreateSnapshotOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateSnapshotOp.ProtoReflect.Descriptor instead.
+func (*CreateSnapshotOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *CreateSnapshotOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateSnapshotOp) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+type DeleteSnapshotOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSnapshotOp) Reset() {
+	*x = DeleteSnapshotOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSnapshotOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSnapshotOp) ProtoMessage() {}
+
+func (x *DeleteSnapshotOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSnapshotOp.ProtoReflect.Descriptor instead.
+func (*DeleteSnapshotOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DeleteSnapshotOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type RestoreSnapshotOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreSnapshotOp) Reset() {
+	*x = RestoreSnapshotOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreSnapshotOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreSnapshotOp) ProtoMessage() {}
+
+func (x *RestoreSnapshotOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreSnapshotOp.ProtoReflect.Descriptor instead.
+func (*RestoreSnapshotOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RestoreSnapshotOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type CloneSnapshotOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Vm            string                 `protobuf:"bytes,2,opt,name=vm,proto3" json:"vm,omitempty"`
+	Memory        bool                   `protobuf:"varint,3,opt,name=memory,proto3" json:"memory,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloneSnapshotOp) Reset() {
+	*x = CloneSnapshotOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloneSnapshotOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloneSnapshotOp) ProtoMessage() {}
+
+func (x *CloneSnapshotOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloneSnapshotOp.ProtoReflect.Descriptor instead.
+func (*CloneSnapshotOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CloneSnapshotOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CloneSnapshotOp) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+func (x *CloneSnapshotOp) GetMemory() bool {
+	if x != nil {
+		return x.Memory
+	}
+	return false
+}
+
 type CordonOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2180,7 +2444,7 @@ type CordonOp struct {
 
 func (x *CordonOp) Reset() {
 	*x = CordonOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2192,7 +2456,7 @@ func (x *CordonOp) String() string {
 func (*CordonOp) ProtoMessage() {}
 
 func (x *CordonOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[23]
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2205,7 +2469,7 @@ func (x *CordonOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonOp.ProtoReflect.Descriptor instead.
 func (*CordonOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CordonOp) GetName() string {
@@ -2233,7 +2497,7 @@ type DrainOp struct {
 
 func (x *DrainOp) Reset() {
 	*x = DrainOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2245,7 +2509,7 @@ func (x *DrainOp) String() string {
 func (*DrainOp) ProtoMessage() {}
 
 func (x *DrainOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[24]
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2258,7 +2522,7 @@ func (x *DrainOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainOp.ProtoReflect.Descriptor instead.
 func (*DrainOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DrainOp) GetName() string {
@@ -2291,7 +2555,7 @@ type RestoreNodeOp struct {
 
 func (x *RestoreNodeOp) Reset() {
 	*x = RestoreNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2567,7 @@ func (x *RestoreNodeOp) String() string {
 func (*RestoreNodeOp) ProtoMessage() {}
 
 func (x *RestoreNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[25]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2580,7 @@ func (x *RestoreNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreNodeOp.ProtoReflect.Descriptor instead.
 func (*RestoreNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RestoreNodeOp) GetName() string {
@@ -2339,7 +2603,7 @@ type AddNodeOp struct {
 
 func (x *AddNodeOp) Reset() {
 	*x = AddNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2351,7 +2615,7 @@ func (x *AddNodeOp) String() string {
 func (*AddNodeOp) ProtoMessage() {}
 
 func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[26]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2364,7 +2628,7 @@ func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeOp.ProtoReflect.Descriptor instead.
 func (*AddNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AddNodeOp) GetName() string {
@@ -2414,7 +2678,7 @@ type RemoveNodeOp struct {
 
 func (x *RemoveNodeOp) Reset() {
 	*x = RemoveNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +2690,7 @@ func (x *RemoveNodeOp) String() string {
 func (*RemoveNodeOp) ProtoMessage() {}
 
 func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +2703,7 @@ func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeOp.ProtoReflect.Descriptor instead.
 func (*RemoveNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RemoveNodeOp) GetName() string {
@@ -2470,7 +2734,7 @@ type HostBootOp struct {
 
 func (x *HostBootOp) Reset() {
 	*x = HostBootOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2482,7 +2746,7 @@ func (x *HostBootOp) String() string {
 func (*HostBootOp) ProtoMessage() {}
 
 func (x *HostBootOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2495,7 +2759,7 @@ func (x *HostBootOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostBootOp.ProtoReflect.Descriptor instead.
 func (*HostBootOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *HostBootOp) GetNodeId() uint64 {
@@ -2536,15 +2800,17 @@ type HostReportOp struct {
 	// When set, replaces the host's facts.
 	Facts *HostFacts `protobuf:"bytes,5,opt,name=facts,proto3" json:"facts,omitempty"`
 	// Runners that the host has made ready for VMs that it does not run.
-	Prepared      []*Prepared `protobuf:"bytes,6,rep,name=prepared,proto3" json:"prepared,omitempty"`
-	Volumes       *VolumeNews `protobuf:"bytes,120,opt,name=volumes,proto3" json:"volumes,omitempty"`
+	Prepared []*Prepared `protobuf:"bytes,6,rep,name=prepared,proto3" json:"prepared,omitempty"`
+	Volumes  *VolumeNews `protobuf:"bytes,120,opt,name=volumes,proto3" json:"volumes,omitempty"`
+	// As of Sync.
+	SnapshotsKept uint64 `protobuf:"varint,140,opt,name=snapshots_kept,json=snapshotsKept,proto3" json:"snapshots_kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HostReportOp) Reset() {
 	*x = HostReportOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2556,7 +2822,7 @@ func (x *HostReportOp) String() string {
 func (*HostReportOp) ProtoMessage() {}
 
 func (x *HostReportOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2569,7 +2835,7 @@ func (x *HostReportOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReportOp.ProtoReflect.Descriptor instead.
 func (*HostReportOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *HostReportOp) GetNodeId() uint64 {
@@ -2621,6 +2887,13 @@ func (x *HostReportOp) GetVolumes() *VolumeNews {
 	return nil
 }
 
+func (x *HostReportOp) GetSnapshotsKept() uint64 {
+	if x != nil {
+		return x.SnapshotsKept
+	}
+	return 0
+}
+
 type Prepared struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
@@ -2631,7 +2904,7 @@ type Prepared struct {
 
 func (x *Prepared) Reset() {
 	*x = Prepared{}
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +2916,7 @@ func (x *Prepared) String() string {
 func (*Prepared) ProtoMessage() {}
 
 func (x *Prepared) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +2929,7 @@ func (x *Prepared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepared.ProtoReflect.Descriptor instead.
 func (*Prepared) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Prepared) GetUid() string {
@@ -2704,6 +2977,11 @@ type Observation struct {
 	// As of VMStatus.
 	Health        HealthState `protobuf:"varint,60,opt,name=health,proto3,enum=blixard.v1.HealthState" json:"health,omitempty"`
 	HealthMessage string      `protobuf:"bytes,61,opt,name=health_message,json=healthMessage,proto3" json:"health_message,omitempty"`
+	// Of the snapshots that the assignment orders.
+	Snapshots []*SnapshotResult `protobuf:"bytes,140,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// RestoreFrom.index of the newest restore of which the guest has gone on, or for
+	// which its disks are in place.
+	Restored uint64 `protobuf:"varint,141,opt,name=restored,proto3" json:"restored,omitempty"`
 	// Its time is left to the cluster.
 	LastFailure *Failure `protobuf:"bytes,70,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
 	// What the host has done for the migration of its assignment.
@@ -2714,7 +2992,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2726,7 +3004,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2739,7 +3017,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Observation) GetUid() string {
@@ -2875,6 +3153,20 @@ func (x *Observation) GetHealthMessage() string {
 	return ""
 }
 
+func (x *Observation) GetSnapshots() []*SnapshotResult {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *Observation) GetRestored() uint64 {
+	if x != nil {
+		return x.Restored
+	}
+	return 0
+}
+
 func (x *Observation) GetLastFailure() *Failure {
 	if x != nil {
 		return x.LastFailure
@@ -2903,7 +3195,7 @@ type MigrationReport struct {
 
 func (x *MigrationReport) Reset() {
 	*x = MigrationReport{}
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2915,7 +3207,7 @@ func (x *MigrationReport) String() string {
 func (*MigrationReport) ProtoMessage() {}
 
 func (x *MigrationReport) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2928,7 +3220,7 @@ func (x *MigrationReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationReport.ProtoReflect.Descriptor instead.
 func (*MigrationReport) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MigrationReport) GetId() uint64 {
@@ -2970,7 +3262,7 @@ type SuspectOp struct {
 
 func (x *SuspectOp) Reset() {
 	*x = SuspectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2982,7 +3274,7 @@ func (x *SuspectOp) String() string {
 func (*SuspectOp) ProtoMessage() {}
 
 func (x *SuspectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2995,7 +3287,7 @@ func (x *SuspectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectOp.ProtoReflect.Descriptor instead.
 func (*SuspectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SuspectOp) GetNodeId() uint64 {
@@ -3032,7 +3324,7 @@ type CloneOp struct {
 
 func (x *CloneOp) Reset() {
 	*x = CloneOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[34]
+	mi := &file_blixard_v1_log_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3044,7 +3336,7 @@ func (x *CloneOp) String() string {
 func (*CloneOp) ProtoMessage() {}
 
 func (x *CloneOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[34]
+	mi := &file_blixard_v1_log_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3057,7 +3349,7 @@ func (x *CloneOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneOp.ProtoReflect.Descriptor instead.
 func (*CloneOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CloneOp) GetNodeId() uint64 {
@@ -3098,7 +3390,7 @@ type FenceOp struct {
 
 func (x *FenceOp) Reset() {
 	*x = FenceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[35]
+	mi := &file_blixard_v1_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3110,7 +3402,7 @@ func (x *FenceOp) String() string {
 func (*FenceOp) ProtoMessage() {}
 
 func (x *FenceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[35]
+	mi := &file_blixard_v1_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3123,7 +3415,7 @@ func (x *FenceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceOp.ProtoReflect.Descriptor instead.
 func (*FenceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{35}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *FenceOp) GetNodeId() uint64 {
@@ -3173,7 +3465,7 @@ type AnnounceOp struct {
 
 func (x *AnnounceOp) Reset() {
 	*x = AnnounceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[36]
+	mi := &file_blixard_v1_log_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3185,7 +3477,7 @@ func (x *AnnounceOp) String() string {
 func (*AnnounceOp) ProtoMessage() {}
 
 func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[36]
+	mi := &file_blixard_v1_log_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3198,7 +3490,7 @@ func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceOp.ProtoReflect.Descriptor instead.
 func (*AnnounceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{36}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AnnounceOp) GetDigest() string {
@@ -3239,7 +3531,7 @@ type TagOp struct {
 
 func (x *TagOp) Reset() {
 	*x = TagOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[37]
+	mi := &file_blixard_v1_log_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3251,7 +3543,7 @@ func (x *TagOp) String() string {
 func (*TagOp) ProtoMessage() {}
 
 func (x *TagOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[37]
+	mi := &file_blixard_v1_log_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3264,7 +3556,7 @@ func (x *TagOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagOp.ProtoReflect.Descriptor instead.
 func (*TagOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{37}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TagOp) GetDigest() string {
@@ -3290,7 +3582,7 @@ type CollectOp struct {
 
 func (x *CollectOp) Reset() {
 	*x = CollectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[38]
+	mi := &file_blixard_v1_log_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3302,7 +3594,7 @@ func (x *CollectOp) String() string {
 func (*CollectOp) ProtoMessage() {}
 
 func (x *CollectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[38]
+	mi := &file_blixard_v1_log_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3315,7 +3607,7 @@ func (x *CollectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectOp.ProtoReflect.Descriptor instead.
 func (*CollectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{38}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{42}
 }
 
 // PlaceOp goes on placing what waits, when one entry could not place everything.
@@ -3327,7 +3619,7 @@ type PlaceOp struct {
 
 func (x *PlaceOp) Reset() {
 	*x = PlaceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[39]
+	mi := &file_blixard_v1_log_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3339,7 +3631,7 @@ func (x *PlaceOp) String() string {
 func (*PlaceOp) ProtoMessage() {}
 
 func (x *PlaceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[39]
+	mi := &file_blixard_v1_log_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3352,7 +3644,7 @@ func (x *PlaceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOp.ProtoReflect.Descriptor instead.
 func (*PlaceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{39}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{43}
 }
 
 // Error is a refusal, in words: what, why, what to do next. It is also the
@@ -3371,7 +3663,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_blixard_v1_log_proto_msgTypes[40]
+	mi := &file_blixard_v1_log_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3383,7 +3675,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[40]
+	mi := &file_blixard_v1_log_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3396,7 +3688,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{40}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Error) GetCode() ErrorCode {
@@ -3439,6 +3731,7 @@ type Response struct {
 	//	*Response_Settings
 	//	*Response_Network
 	//	*Response_Volume
+	//	*Response_Snapshot
 	Result        isResponse_Result `protobuf_oneof:"result"`
 	Revision      uint64            `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -3447,7 +3740,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_blixard_v1_log_proto_msgTypes[41]
+	mi := &file_blixard_v1_log_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3459,7 +3752,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[41]
+	mi := &file_blixard_v1_log_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3472,7 +3765,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{41}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Response) GetError() *Error {
@@ -3543,6 +3836,15 @@ func (x *Response) GetVolume() *ClusterVolume {
 	return nil
 }
 
+func (x *Response) GetSnapshot() *VMSnapshot {
+	if x != nil {
+		if x, ok := x.Result.(*Response_Snapshot); ok {
+			return x.Snapshot
+		}
+	}
+	return nil
+}
+
 func (x *Response) GetRevision() uint64 {
 	if x != nil {
 		return x.Revision
@@ -3578,6 +3880,10 @@ type Response_Volume struct {
 	Volume *ClusterVolume `protobuf:"bytes,120,opt,name=volume,proto3,oneof"`
 }
 
+type Response_Snapshot struct {
+	Snapshot *VMSnapshot `protobuf:"bytes,140,opt,name=snapshot,proto3,oneof"`
+}
+
 func (*Response_Vm) isResponse_Result() {}
 
 func (*Response_Node) isResponse_Result() {}
@@ -3589,6 +3895,8 @@ func (*Response_Settings) isResponse_Result() {}
 func (*Response_Network) isResponse_Result() {}
 
 func (*Response_Volume) isResponse_Result() {}
+
+func (*Response_Snapshot) isResponse_Result() {}
 
 // Request is one remembered mutation.
 // History is the specs that a VM had before, a record beside the VM's own: that
@@ -3604,7 +3912,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_blixard_v1_log_proto_msgTypes[42]
+	mi := &file_blixard_v1_log_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3616,7 +3924,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[42]
+	mi := &file_blixard_v1_log_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3629,7 +3937,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{42}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *History) GetVm() string {
@@ -3660,7 +3968,7 @@ type DedupeRecord struct {
 
 func (x *DedupeRecord) Reset() {
 	*x = DedupeRecord{}
-	mi := &file_blixard_v1_log_proto_msgTypes[43]
+	mi := &file_blixard_v1_log_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3672,7 +3980,7 @@ func (x *DedupeRecord) String() string {
 func (*DedupeRecord) ProtoMessage() {}
 
 func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[43]
+	mi := &file_blixard_v1_log_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3685,7 +3993,7 @@ func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeRecord.ProtoReflect.Descriptor instead.
 func (*DedupeRecord) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{43}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DedupeRecord) GetKey() string {
@@ -3734,7 +4042,7 @@ type DedupeFloor struct {
 
 func (x *DedupeFloor) Reset() {
 	*x = DedupeFloor{}
-	mi := &file_blixard_v1_log_proto_msgTypes[44]
+	mi := &file_blixard_v1_log_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3746,7 +4054,7 @@ func (x *DedupeFloor) String() string {
 func (*DedupeFloor) ProtoMessage() {}
 
 func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[44]
+	mi := &file_blixard_v1_log_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3759,7 +4067,7 @@ func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeFloor.ProtoReflect.Descriptor instead.
 func (*DedupeFloor) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{44}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DedupeFloor) GetPrincipal() string {
@@ -3793,7 +4101,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blixard_v1_log_proto_msgTypes[45]
+	mi := &file_blixard_v1_log_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3805,7 +4113,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[45]
+	mi := &file_blixard_v1_log_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3818,7 +4126,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{45}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -3906,7 +4214,7 @@ type Meta struct {
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_blixard_v1_log_proto_msgTypes[46]
+	mi := &file_blixard_v1_log_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3918,7 +4226,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[46]
+	mi := &file_blixard_v1_log_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3931,7 +4239,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{46}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Meta) GetClusterId() string {
@@ -4072,7 +4380,7 @@ type BackupHeader struct {
 
 func (x *BackupHeader) Reset() {
 	*x = BackupHeader{}
-	mi := &file_blixard_v1_log_proto_msgTypes[47]
+	mi := &file_blixard_v1_log_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4084,7 +4392,7 @@ func (x *BackupHeader) String() string {
 func (*BackupHeader) ProtoMessage() {}
 
 func (x *BackupHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[47]
+	mi := &file_blixard_v1_log_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4097,7 +4405,7 @@ func (x *BackupHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupHeader.ProtoReflect.Descriptor instead.
 func (*BackupHeader) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{47}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *BackupHeader) GetClusterId() string {
@@ -4173,7 +4481,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_blixard_v1_log_proto_msgTypes[48]
+	mi := &file_blixard_v1_log_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4185,7 +4493,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[48]
+	mi := &file_blixard_v1_log_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4198,7 +4506,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{48}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Snapshot) GetRecords() []*Record {
@@ -4218,7 +4526,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_blixard_v1_log_proto_msgTypes[49]
+	mi := &file_blixard_v1_log_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4230,7 +4538,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[49]
+	mi := &file_blixard_v1_log_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4243,7 +4551,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{49}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Record) GetKey() []byte {
@@ -4265,7 +4573,7 @@ var File_blixard_v1_log_proto protoreflect.FileDescriptor
 const file_blixard_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"\x14blixard/v1/log.proto\x12\n" +
-	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x18blixard/v1/network.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\x1a\x17blixard/v1/volume.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x10\n" +
+	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x18blixard/v1/network.proto\x1a\x15blixard/v1/node.proto\x1a\x19blixard/v1/snapshot.proto\x1a\x13blixard/v1/vm.proto\x1a\x17blixard/v1/volume.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x12\n" +
 	"\aCommand\x12\x1f\n" +
 	"\vlogged_time\x18\x01 \x01(\x04R\n" +
 	"loggedTime\x12\x1b\n" +
@@ -4304,7 +4612,11 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x05drain\x18< \x01(\v2\x13.blixard.v1.DrainOpH\x00R\x05drain\x12>\n" +
 	"\frestore_node\x18= \x01(\v2\x19.blixard.v1.RestoreNodeOpH\x00R\vrestoreNode\x12D\n" +
 	"\x0ecreate_network\x18P \x01(\v2\x1b.blixard.v1.CreateNetworkOpH\x00R\rcreateNetwork\x12D\n" +
-	"\x0edelete_network\x18Q \x01(\v2\x1b.blixard.v1.DeleteNetworkOpH\x00R\rdeleteNetwork\x121\n" +
+	"\x0edelete_network\x18Q \x01(\v2\x1b.blixard.v1.DeleteNetworkOpH\x00R\rdeleteNetwork\x12H\n" +
+	"\x0fcreate_snapshot\x18\x8c\x01 \x01(\v2\x1c.blixard.v1.CreateSnapshotOpH\x00R\x0ecreateSnapshot\x12H\n" +
+	"\x0fdelete_snapshot\x18\x8d\x01 \x01(\v2\x1c.blixard.v1.DeleteSnapshotOpH\x00R\x0edeleteSnapshot\x12K\n" +
+	"\x10restore_snapshot\x18\x8e\x01 \x01(\v2\x1d.blixard.v1.RestoreSnapshotOpH\x00R\x0frestoreSnapshot\x12E\n" +
+	"\x0eclone_snapshot\x18\x8f\x01 \x01(\v2\x1b.blixard.v1.CloneSnapshotOpH\x00R\rcloneSnapshot\x121\n" +
 	"\arestore\x18! \x01(\v2\x15.blixard.v1.RestoreOpH\x00R\arestore\x12.\n" +
 	"\x06settle\x18\" \x01(\v2\x14.blixard.v1.SettleOpH\x00R\x06settle\x121\n" +
 	"\areadmit\x18# \x01(\v2\x15.blixard.v1.ReadmitOpH\x00R\areadmit\x128\n" +
@@ -4413,7 +4725,18 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\bsize_mib\x18\x02 \x01(\x04R\asizeMib\"6\n" +
 	"\x0eDeleteVolumeOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
-	"\x03uid\x18\x02 \x01(\tR\x03uid\":\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\"6\n" +
+	"\x10CreateSnapshotOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02vm\x18\x02 \x01(\tR\x02vm\"&\n" +
+	"\x10DeleteSnapshotOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"'\n" +
+	"\x11RestoreSnapshotOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"M\n" +
+	"\x0fCloneSnapshotOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02vm\x18\x02 \x01(\tR\x02vm\x12\x16\n" +
+	"\x06memory\x18\x03 \x01(\bR\x06memory\":\n" +
 	"\bCordonOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bcordoned\x18\x02 \x01(\bR\bcordoned\"X\n" +
@@ -4438,7 +4761,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12+\n" +
-	"\x05facts\x18\x04 \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\"\xa4\x02\n" +
+	"\x05facts\x18\x04 \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\"\xcc\x02\n" +
 	"\fHostReportOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
@@ -4446,11 +4769,12 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\fobservations\x18\x04 \x03(\v2\x17.blixard.v1.ObservationR\fobservations\x12+\n" +
 	"\x05facts\x18\x05 \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\x120\n" +
 	"\bprepared\x18\x06 \x03(\v2\x14.blixard.v1.PreparedR\bprepared\x120\n" +
-	"\avolumes\x18x \x01(\v2\x16.blixard.v1.VolumeNewsR\avolumes\";\n" +
+	"\avolumes\x18x \x01(\v2\x16.blixard.v1.VolumeNewsR\avolumes\x12&\n" +
+	"\x0esnapshots_kept\x18\x8c\x01 \x01(\x04R\rsnapshotsKept\";\n" +
 	"\bPrepared\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1d\n" +
 	"\n" +
-	"store_path\x18\x02 \x01(\tR\tstorePath\"\xa8\x06\n" +
+	"store_path\x18\x02 \x01(\tR\tstorePath\"\x80\a\n" +
 	"\vObservation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x129\n" +
 	"\vincarnation\x18\x02 \x01(\v2\x17.blixard.v1.IncarnationR\vincarnation\x12\x18\n" +
@@ -4471,7 +4795,9 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x06runner\x18\x10 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12\x19\n" +
 	"\blease_ms\x18\x11 \x01(\rR\aleaseMs\x12/\n" +
 	"\x06health\x18< \x01(\x0e2\x17.blixard.v1.HealthStateR\x06health\x12%\n" +
-	"\x0ehealth_message\x18= \x01(\tR\rhealthMessage\x126\n" +
+	"\x0ehealth_message\x18= \x01(\tR\rhealthMessage\x129\n" +
+	"\tsnapshots\x18\x8c\x01 \x03(\v2\x1a.blixard.v1.SnapshotResultR\tsnapshots\x12\x1b\n" +
+	"\brestored\x18\x8d\x01 \x01(\x04R\brestored\x126\n" +
 	"\flast_failure\x18F \x01(\v2\x13.blixard.v1.FailureR\vlastFailure\x129\n" +
 	"\tmigration\x18d \x01(\v2\x1b.blixard.v1.MigrationReportR\tmigration\"\xa5\x01\n" +
 	"\x0fMigrationReport\x12\x0e\n" +
@@ -4508,7 +4834,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\x0e2\x15.blixard.v1.ErrorCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
 	"\x06advice\x18\x03 \x01(\tR\x06advice\x12\x14\n" +
-	"\x05field\x18\x04 \x01(\tR\x05field\"\xfe\x02\n" +
+	"\x05field\x18\x04 \x01(\tR\x05field\"\xb5\x03\n" +
 	"\bResponse\x12'\n" +
 	"\x05error\x18\x01 \x01(\v2\x11.blixard.v1.ErrorR\x05error\x12 \n" +
 	"\x02vm\x18\x02 \x01(\v2\x0e.blixard.v1.VMH\x00R\x02vm\x12&\n" +
@@ -4516,7 +4842,8 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\bartifact\x18\x04 \x01(\v2\x1a.blixard.v1.ArtifactRecordH\x00R\bartifact\x122\n" +
 	"\bsettings\x18\x06 \x01(\v2\x14.blixard.v1.SettingsH\x00R\bsettings\x126\n" +
 	"\anetwork\x18P \x01(\v2\x1a.blixard.v1.ClusterNetworkH\x00R\anetwork\x123\n" +
-	"\x06volume\x18x \x01(\v2\x19.blixard.v1.ClusterVolumeH\x00R\x06volume\x12\x1a\n" +
+	"\x06volume\x18x \x01(\v2\x19.blixard.v1.ClusterVolumeH\x00R\x06volume\x125\n" +
+	"\bsnapshot\x18\x8c\x01 \x01(\v2\x16.blixard.v1.VMSnapshotH\x00R\bsnapshot\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x04R\brevisionB\b\n" +
 	"\x06result\"S\n" +
 	"\aHistory\x12\x0e\n" +
@@ -4622,7 +4949,7 @@ func file_blixard_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_blixard_v1_log_proto_goTypes = []any{
 	(MigrationStep)(0),            // 0: blixard.v1.MigrationStep
 	(ErrorCode)(0),                // 1: blixard.v1.ErrorCode
@@ -4649,137 +4976,149 @@ var file_blixard_v1_log_proto_goTypes = []any{
 	(*CreateVolumeOp)(nil),        // 22: blixard.v1.CreateVolumeOp
 	(*GrowVolumeOp)(nil),          // 23: blixard.v1.GrowVolumeOp
 	(*DeleteVolumeOp)(nil),        // 24: blixard.v1.DeleteVolumeOp
-	(*CordonOp)(nil),              // 25: blixard.v1.CordonOp
-	(*DrainOp)(nil),               // 26: blixard.v1.DrainOp
-	(*RestoreNodeOp)(nil),         // 27: blixard.v1.RestoreNodeOp
-	(*AddNodeOp)(nil),             // 28: blixard.v1.AddNodeOp
-	(*RemoveNodeOp)(nil),          // 29: blixard.v1.RemoveNodeOp
-	(*HostBootOp)(nil),            // 30: blixard.v1.HostBootOp
-	(*HostReportOp)(nil),          // 31: blixard.v1.HostReportOp
-	(*Prepared)(nil),              // 32: blixard.v1.Prepared
-	(*Observation)(nil),           // 33: blixard.v1.Observation
-	(*MigrationReport)(nil),       // 34: blixard.v1.MigrationReport
-	(*SuspectOp)(nil),             // 35: blixard.v1.SuspectOp
-	(*CloneOp)(nil),               // 36: blixard.v1.CloneOp
-	(*FenceOp)(nil),               // 37: blixard.v1.FenceOp
-	(*AnnounceOp)(nil),            // 38: blixard.v1.AnnounceOp
-	(*TagOp)(nil),                 // 39: blixard.v1.TagOp
-	(*CollectOp)(nil),             // 40: blixard.v1.CollectOp
-	(*PlaceOp)(nil),               // 41: blixard.v1.PlaceOp
-	(*Error)(nil),                 // 42: blixard.v1.Error
-	(*Response)(nil),              // 43: blixard.v1.Response
-	(*History)(nil),               // 44: blixard.v1.History
-	(*DedupeRecord)(nil),          // 45: blixard.v1.DedupeRecord
-	(*DedupeFloor)(nil),           // 46: blixard.v1.DedupeFloor
-	(*Event)(nil),                 // 47: blixard.v1.Event
-	(*Meta)(nil),                  // 48: blixard.v1.Meta
-	(*BackupHeader)(nil),          // 49: blixard.v1.BackupHeader
-	(*Snapshot)(nil),              // 50: blixard.v1.Snapshot
-	(*Record)(nil),                // 51: blixard.v1.Record
-	(*Settings)(nil),              // 52: blixard.v1.Settings
-	(*VMSpec)(nil),                // 53: blixard.v1.VMSpec
-	(*Pins)(nil),                  // 54: blixard.v1.Pins
-	(*NetworkSpec)(nil),           // 55: blixard.v1.NetworkSpec
-	(*VolumeSpec)(nil),            // 56: blixard.v1.VolumeSpec
-	(*HostFacts)(nil),             // 57: blixard.v1.HostFacts
-	(*VolumeNews)(nil),            // 58: blixard.v1.VolumeNews
-	(*Incarnation)(nil),           // 59: blixard.v1.Incarnation
-	(Phase)(0),                    // 60: blixard.v1.Phase
-	(LeaseClass)(0),               // 61: blixard.v1.LeaseClass
-	(*Runner)(nil),                // 62: blixard.v1.Runner
-	(HealthState)(0),              // 63: blixard.v1.HealthState
-	(*Failure)(nil),               // 64: blixard.v1.Failure
-	(*MigrationProgress)(nil),     // 65: blixard.v1.MigrationProgress
-	(*VM)(nil),                    // 66: blixard.v1.VM
-	(*Node)(nil),                  // 67: blixard.v1.Node
-	(*ArtifactRecord)(nil),        // 68: blixard.v1.ArtifactRecord
-	(*ClusterNetwork)(nil),        // 69: blixard.v1.ClusterNetwork
-	(*ClusterVolume)(nil),         // 70: blixard.v1.ClusterVolume
-	(*Generation)(nil),            // 71: blixard.v1.Generation
-	(*timestamppb.Timestamp)(nil), // 72: google.protobuf.Timestamp
+	(*CreateSnapshotOp)(nil),      // 25: blixard.v1.CreateSnapshotOp
+	(*DeleteSnapshotOp)(nil),      // 26: blixard.v1.DeleteSnapshotOp
+	(*RestoreSnapshotOp)(nil),     // 27: blixard.v1.RestoreSnapshotOp
+	(*CloneSnapshotOp)(nil),       // 28: blixard.v1.CloneSnapshotOp
+	(*CordonOp)(nil),              // 29: blixard.v1.CordonOp
+	(*DrainOp)(nil),               // 30: blixard.v1.DrainOp
+	(*RestoreNodeOp)(nil),         // 31: blixard.v1.RestoreNodeOp
+	(*AddNodeOp)(nil),             // 32: blixard.v1.AddNodeOp
+	(*RemoveNodeOp)(nil),          // 33: blixard.v1.RemoveNodeOp
+	(*HostBootOp)(nil),            // 34: blixard.v1.HostBootOp
+	(*HostReportOp)(nil),          // 35: blixard.v1.HostReportOp
+	(*Prepared)(nil),              // 36: blixard.v1.Prepared
+	(*Observation)(nil),           // 37: blixard.v1.Observation
+	(*MigrationReport)(nil),       // 38: blixard.v1.MigrationReport
+	(*SuspectOp)(nil),             // 39: blixard.v1.SuspectOp
+	(*CloneOp)(nil),               // 40: blixard.v1.CloneOp
+	(*FenceOp)(nil),               // 41: blixard.v1.FenceOp
+	(*AnnounceOp)(nil),            // 42: blixard.v1.AnnounceOp
+	(*TagOp)(nil),                 // 43: blixard.v1.TagOp
+	(*CollectOp)(nil),             // 44: blixard.v1.CollectOp
+	(*PlaceOp)(nil),               // 45: blixard.v1.PlaceOp
+	(*Error)(nil),                 // 46: blixard.v1.Error
+	(*Response)(nil),              // 47: blixard.v1.Response
+	(*History)(nil),               // 48: blixard.v1.History
+	(*DedupeRecord)(nil),          // 49: blixard.v1.DedupeRecord
+	(*DedupeFloor)(nil),           // 50: blixard.v1.DedupeFloor
+	(*Event)(nil),                 // 51: blixard.v1.Event
+	(*Meta)(nil),                  // 52: blixard.v1.Meta
+	(*BackupHeader)(nil),          // 53: blixard.v1.BackupHeader
+	(*Snapshot)(nil),              // 54: blixard.v1.Snapshot
+	(*Record)(nil),                // 55: blixard.v1.Record
+	(*Settings)(nil),              // 56: blixard.v1.Settings
+	(*VMSpec)(nil),                // 57: blixard.v1.VMSpec
+	(*Pins)(nil),                  // 58: blixard.v1.Pins
+	(*NetworkSpec)(nil),           // 59: blixard.v1.NetworkSpec
+	(*VolumeSpec)(nil),            // 60: blixard.v1.VolumeSpec
+	(*HostFacts)(nil),             // 61: blixard.v1.HostFacts
+	(*VolumeNews)(nil),            // 62: blixard.v1.VolumeNews
+	(*Incarnation)(nil),           // 63: blixard.v1.Incarnation
+	(Phase)(0),                    // 64: blixard.v1.Phase
+	(LeaseClass)(0),               // 65: blixard.v1.LeaseClass
+	(*Runner)(nil),                // 66: blixard.v1.Runner
+	(HealthState)(0),              // 67: blixard.v1.HealthState
+	(*SnapshotResult)(nil),        // 68: blixard.v1.SnapshotResult
+	(*Failure)(nil),               // 69: blixard.v1.Failure
+	(*MigrationProgress)(nil),     // 70: blixard.v1.MigrationProgress
+	(*VM)(nil),                    // 71: blixard.v1.VM
+	(*Node)(nil),                  // 72: blixard.v1.Node
+	(*ArtifactRecord)(nil),        // 73: blixard.v1.ArtifactRecord
+	(*ClusterNetwork)(nil),        // 74: blixard.v1.ClusterNetwork
+	(*ClusterVolume)(nil),         // 75: blixard.v1.ClusterVolume
+	(*VMSnapshot)(nil),            // 76: blixard.v1.VMSnapshot
+	(*Generation)(nil),            // 77: blixard.v1.Generation
+	(*timestamppb.Timestamp)(nil), // 78: google.protobuf.Timestamp
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
 	4,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
 	5,  // 1: blixard.v1.Command.create_vm:type_name -> blixard.v1.CreateVMOp
 	14, // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
 	15, // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
-	25, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
-	28, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
-	29, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
-	30, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
-	31, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
-	35, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
-	37, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
-	38, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
-	39, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
-	40, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
-	41, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
+	29, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
+	32, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
+	33, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
+	34, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
+	35, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
+	39, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
+	41, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
+	42, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
+	43, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
+	44, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
+	45, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
 	6,  // 15: blixard.v1.Command.update_vm:type_name -> blixard.v1.UpdateVMOp
 	7,  // 16: blixard.v1.Command.rollback_vm:type_name -> blixard.v1.RollbackVMOp
 	8,  // 17: blixard.v1.Command.build_vm:type_name -> blixard.v1.BuildVMOp
 	9,  // 18: blixard.v1.Command.set_pins:type_name -> blixard.v1.SetPinsOp
-	36, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
+	40, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
 	16, // 20: blixard.v1.Command.pause:type_name -> blixard.v1.PauseOp
 	3,  // 21: blixard.v1.Command.level:type_name -> blixard.v1.LevelOp
 	13, // 22: blixard.v1.Command.set_settings:type_name -> blixard.v1.SetSettingsOp
-	26, // 23: blixard.v1.Command.drain:type_name -> blixard.v1.DrainOp
-	27, // 24: blixard.v1.Command.restore_node:type_name -> blixard.v1.RestoreNodeOp
+	30, // 23: blixard.v1.Command.drain:type_name -> blixard.v1.DrainOp
+	31, // 24: blixard.v1.Command.restore_node:type_name -> blixard.v1.RestoreNodeOp
 	20, // 25: blixard.v1.Command.create_network:type_name -> blixard.v1.CreateNetworkOp
 	21, // 26: blixard.v1.Command.delete_network:type_name -> blixard.v1.DeleteNetworkOp
-	10, // 27: blixard.v1.Command.restore:type_name -> blixard.v1.RestoreOp
-	11, // 28: blixard.v1.Command.settle:type_name -> blixard.v1.SettleOp
-	12, // 29: blixard.v1.Command.readmit:type_name -> blixard.v1.ReadmitOp
-	17, // 30: blixard.v1.Command.migrate_vm:type_name -> blixard.v1.MigrateVMOp
-	18, // 31: blixard.v1.Command.cancel_migration:type_name -> blixard.v1.CancelMigrationOp
-	19, // 32: blixard.v1.Command.switch:type_name -> blixard.v1.SwitchOp
-	22, // 33: blixard.v1.Command.create_volume:type_name -> blixard.v1.CreateVolumeOp
-	23, // 34: blixard.v1.Command.grow_volume:type_name -> blixard.v1.GrowVolumeOp
-	24, // 35: blixard.v1.Command.delete_volume:type_name -> blixard.v1.DeleteVolumeOp
-	52, // 36: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
-	28, // 37: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
-	53, // 38: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
-	53, // 39: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
-	54, // 40: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
-	28, // 41: blixard.v1.RestoreOp.node:type_name -> blixard.v1.AddNodeOp
-	28, // 42: blixard.v1.ReadmitOp.node:type_name -> blixard.v1.AddNodeOp
-	52, // 43: blixard.v1.SetSettingsOp.settings:type_name -> blixard.v1.Settings
-	55, // 44: blixard.v1.CreateNetworkOp.spec:type_name -> blixard.v1.NetworkSpec
-	56, // 45: blixard.v1.CreateVolumeOp.spec:type_name -> blixard.v1.VolumeSpec
-	53, // 46: blixard.v1.CreateVolumeOp.beside:type_name -> blixard.v1.VMSpec
-	57, // 47: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
-	33, // 48: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
-	57, // 49: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
-	32, // 50: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
-	58, // 51: blixard.v1.HostReportOp.volumes:type_name -> blixard.v1.VolumeNews
-	59, // 52: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
-	60, // 53: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
-	61, // 54: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
-	62, // 55: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
-	63, // 56: blixard.v1.Observation.health:type_name -> blixard.v1.HealthState
-	64, // 57: blixard.v1.Observation.last_failure:type_name -> blixard.v1.Failure
-	34, // 58: blixard.v1.Observation.migration:type_name -> blixard.v1.MigrationReport
-	0,  // 59: blixard.v1.MigrationReport.step:type_name -> blixard.v1.MigrationStep
-	65, // 60: blixard.v1.MigrationReport.progress:type_name -> blixard.v1.MigrationProgress
-	1,  // 61: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
-	42, // 62: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	66, // 63: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	67, // 64: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	68, // 65: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	52, // 66: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
-	69, // 67: blixard.v1.Response.network:type_name -> blixard.v1.ClusterNetwork
-	70, // 68: blixard.v1.Response.volume:type_name -> blixard.v1.ClusterVolume
-	71, // 69: blixard.v1.History.generations:type_name -> blixard.v1.Generation
-	43, // 70: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
-	52, // 71: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	54, // 72: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
-	72, // 73: blixard.v1.BackupHeader.create_time:type_name -> google.protobuf.Timestamp
-	67, // 74: blixard.v1.BackupHeader.nodes:type_name -> blixard.v1.Node
-	51, // 75: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	76, // [76:76] is the sub-list for method output_type
-	76, // [76:76] is the sub-list for method input_type
-	76, // [76:76] is the sub-list for extension type_name
-	76, // [76:76] is the sub-list for extension extendee
-	0,  // [0:76] is the sub-list for field type_name
+	25, // 27: blixard.v1.Command.create_snapshot:type_name -> blixard.v1.CreateSnapshotOp
+	26, // 28: blixard.v1.Command.delete_snapshot:type_name -> blixard.v1.DeleteSnapshotOp
+	27, // 29: blixard.v1.Command.restore_snapshot:type_name -> blixard.v1.RestoreSnapshotOp
+	28, // 30: blixard.v1.Command.clone_snapshot:type_name -> blixard.v1.CloneSnapshotOp
+	10, // 31: blixard.v1.Command.restore:type_name -> blixard.v1.RestoreOp
+	11, // 32: blixard.v1.Command.settle:type_name -> blixard.v1.SettleOp
+	12, // 33: blixard.v1.Command.readmit:type_name -> blixard.v1.ReadmitOp
+	17, // 34: blixard.v1.Command.migrate_vm:type_name -> blixard.v1.MigrateVMOp
+	18, // 35: blixard.v1.Command.cancel_migration:type_name -> blixard.v1.CancelMigrationOp
+	19, // 36: blixard.v1.Command.switch:type_name -> blixard.v1.SwitchOp
+	22, // 37: blixard.v1.Command.create_volume:type_name -> blixard.v1.CreateVolumeOp
+	23, // 38: blixard.v1.Command.grow_volume:type_name -> blixard.v1.GrowVolumeOp
+	24, // 39: blixard.v1.Command.delete_volume:type_name -> blixard.v1.DeleteVolumeOp
+	56, // 40: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
+	32, // 41: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
+	57, // 42: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
+	57, // 43: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
+	58, // 44: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
+	32, // 45: blixard.v1.RestoreOp.node:type_name -> blixard.v1.AddNodeOp
+	32, // 46: blixard.v1.ReadmitOp.node:type_name -> blixard.v1.AddNodeOp
+	56, // 47: blixard.v1.SetSettingsOp.settings:type_name -> blixard.v1.Settings
+	59, // 48: blixard.v1.CreateNetworkOp.spec:type_name -> blixard.v1.NetworkSpec
+	60, // 49: blixard.v1.CreateVolumeOp.spec:type_name -> blixard.v1.VolumeSpec
+	57, // 50: blixard.v1.CreateVolumeOp.beside:type_name -> blixard.v1.VMSpec
+	61, // 51: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
+	37, // 52: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
+	61, // 53: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
+	36, // 54: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
+	62, // 55: blixard.v1.HostReportOp.volumes:type_name -> blixard.v1.VolumeNews
+	63, // 56: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
+	64, // 57: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
+	65, // 58: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
+	66, // 59: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
+	67, // 60: blixard.v1.Observation.health:type_name -> blixard.v1.HealthState
+	68, // 61: blixard.v1.Observation.snapshots:type_name -> blixard.v1.SnapshotResult
+	69, // 62: blixard.v1.Observation.last_failure:type_name -> blixard.v1.Failure
+	38, // 63: blixard.v1.Observation.migration:type_name -> blixard.v1.MigrationReport
+	0,  // 64: blixard.v1.MigrationReport.step:type_name -> blixard.v1.MigrationStep
+	70, // 65: blixard.v1.MigrationReport.progress:type_name -> blixard.v1.MigrationProgress
+	1,  // 66: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
+	46, // 67: blixard.v1.Response.error:type_name -> blixard.v1.Error
+	71, // 68: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	72, // 69: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	73, // 70: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	56, // 71: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
+	74, // 72: blixard.v1.Response.network:type_name -> blixard.v1.ClusterNetwork
+	75, // 73: blixard.v1.Response.volume:type_name -> blixard.v1.ClusterVolume
+	76, // 74: blixard.v1.Response.snapshot:type_name -> blixard.v1.VMSnapshot
+	77, // 75: blixard.v1.History.generations:type_name -> blixard.v1.Generation
+	47, // 76: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
+	56, // 77: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	58, // 78: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	78, // 79: blixard.v1.BackupHeader.create_time:type_name -> google.protobuf.Timestamp
+	72, // 80: blixard.v1.BackupHeader.nodes:type_name -> blixard.v1.Node
+	55, // 81: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	82, // [82:82] is the sub-list for method output_type
+	82, // [82:82] is the sub-list for method input_type
+	82, // [82:82] is the sub-list for extension type_name
+	82, // [82:82] is the sub-list for extension extendee
+	0,  // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }
@@ -4791,6 +5130,7 @@ func file_blixard_v1_log_proto_init() {
 	file_blixard_v1_cluster_proto_init()
 	file_blixard_v1_network_proto_init()
 	file_blixard_v1_node_proto_init()
+	file_blixard_v1_snapshot_proto_init()
 	file_blixard_v1_vm_proto_init()
 	file_blixard_v1_volume_proto_init()
 	file_blixard_v1_log_proto_msgTypes[0].OneofWrappers = []any{
@@ -4821,6 +5161,10 @@ func file_blixard_v1_log_proto_init() {
 		(*Command_RestoreNode)(nil),
 		(*Command_CreateNetwork)(nil),
 		(*Command_DeleteNetwork)(nil),
+		(*Command_CreateSnapshot)(nil),
+		(*Command_DeleteSnapshot)(nil),
+		(*Command_RestoreSnapshot)(nil),
+		(*Command_CloneSnapshot)(nil),
 		(*Command_Restore)(nil),
 		(*Command_Settle)(nil),
 		(*Command_Readmit)(nil),
@@ -4832,13 +5176,14 @@ func file_blixard_v1_log_proto_init() {
 		(*Command_DeleteVolume)(nil),
 	}
 	file_blixard_v1_log_proto_msgTypes[6].OneofWrappers = []any{}
-	file_blixard_v1_log_proto_msgTypes[41].OneofWrappers = []any{
+	file_blixard_v1_log_proto_msgTypes[45].OneofWrappers = []any{
 		(*Response_Vm)(nil),
 		(*Response_Node)(nil),
 		(*Response_Artifact)(nil),
 		(*Response_Settings)(nil),
 		(*Response_Network)(nil),
 		(*Response_Volume)(nil),
+		(*Response_Snapshot)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4846,7 +5191,7 @@ func file_blixard_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_log_proto_rawDesc), len(file_blixard_v1_log_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   50,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-9401) + uint(9401-len(file_blixard_v1_log_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-10123) + uint(10123-len(file_blixard_v1_log_proto_rawDesc))
 
 func (x *Command) sizeWire() (n int) {
 	if x == nil {
@@ -83,6 +83,14 @@ func (x *Command) sizeWire() (n int) {
 		n += 2 + protowire.SizeBytes(o.CreateNetwork.sizeWire())
 	case *Command_DeleteNetwork:
 		n += 2 + protowire.SizeBytes(o.DeleteNetwork.sizeWire())
+	case *Command_CreateSnapshot:
+		n += 2 + protowire.SizeBytes(o.CreateSnapshot.sizeWire())
+	case *Command_DeleteSnapshot:
+		n += 2 + protowire.SizeBytes(o.DeleteSnapshot.sizeWire())
+	case *Command_RestoreSnapshot:
+		n += 2 + protowire.SizeBytes(o.RestoreSnapshot.sizeWire())
+	case *Command_CloneSnapshot:
+		n += 2 + protowire.SizeBytes(o.CloneSnapshot.sizeWire())
 	case *Command_Restore:
 		n += 2 + protowire.SizeBytes(o.Restore.sizeWire())
 	case *Command_Settle:
@@ -301,6 +309,34 @@ func (x *Command) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 650)
+	case *Command_CreateSnapshot:
+		{
+			end := i
+			i = o.CreateSnapshot.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1122)
+	case *Command_DeleteSnapshot:
+		{
+			end := i
+			i = o.DeleteSnapshot.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1130)
+	case *Command_RestoreSnapshot:
+		{
+			end := i
+			i = o.RestoreSnapshot.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1138)
+	case *Command_CloneSnapshot:
+		{
+			end := i
+			i = o.CloneSnapshot.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1146)
 	case *Command_Restore:
 		{
 			end := i
@@ -1240,6 +1276,119 @@ func (x *DeleteVolumeOp) writeWire(b []byte, i int) int {
 	return i
 }
 
+func (x *CreateSnapshotOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if len(x.Vm) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Vm))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *CreateSnapshotOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if len(x.Vm) > 0 {
+		i = putString(b, i, x.Vm)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *DeleteSnapshotOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *DeleteSnapshotOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *RestoreSnapshotOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *RestoreSnapshotOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *CloneSnapshotOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if len(x.Vm) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Vm))
+	}
+	if x.Memory {
+		n += 1 + 1
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *CloneSnapshotOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Memory {
+		i = putBool(b, i, x.Memory)
+		i = putVarint(b, i, 24)
+	}
+	if len(x.Vm) > 0 {
+		i = putString(b, i, x.Vm)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
 func (x *CordonOp) sizeWire() (n int) {
 	if x == nil {
 		return 0
@@ -1484,6 +1633,9 @@ func (x *HostReportOp) sizeWire() (n int) {
 	if x.Volumes != nil {
 		n += 2 + protowire.SizeBytes(x.Volumes.sizeWire())
 	}
+	if x.SnapshotsKept != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.SnapshotsKept))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1493,6 +1645,10 @@ func (x *HostReportOp) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.SnapshotsKept != 0 {
+		i = putVarint(b, i, uint64(x.SnapshotsKept))
+		i = putVarint(b, i, 1120)
+	}
 	if x.Volumes != nil {
 		{
 			end := i
@@ -1637,6 +1793,12 @@ func (x *Observation) sizeWire() (n int) {
 	if x.Migration != nil {
 		n += 2 + protowire.SizeBytes(x.Migration.sizeWire())
 	}
+	for _, v := range x.Snapshots {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
+	if x.Restored != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.Restored))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1646,6 +1808,18 @@ func (x *Observation) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Restored != 0 {
+		i = putVarint(b, i, uint64(x.Restored))
+		i = putVarint(b, i, 1128)
+	}
+	for k := len(x.Snapshots) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Snapshots[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1122)
+	}
 	if x.Migration != nil {
 		{
 			end := i
@@ -2095,6 +2269,8 @@ func (x *Response) sizeWire() (n int) {
 		n += 2 + protowire.SizeBytes(o.Network.sizeWire())
 	case *Response_Volume:
 		n += 2 + protowire.SizeBytes(o.Volume.sizeWire())
+	case *Response_Snapshot:
+		n += 2 + protowire.SizeBytes(o.Snapshot.sizeWire())
 	}
 	return n + len(x.unknownFields)
 }
@@ -2148,6 +2324,13 @@ func (x *Response) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 962)
+	case *Response_Snapshot:
+		{
+			end := i
+			i = o.Snapshot.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1122)
 	}
 	if x.Revision != 0 {
 		i = putVarint(b, i, uint64(x.Revision))

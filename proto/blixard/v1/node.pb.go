@@ -553,8 +553,10 @@ type HostState struct {
 	VolumeSequence uint64 `protobuf:"varint,120,opt,name=volume_sequence,json=volumeSequence,proto3" json:"volume_sequence,omitempty"`
 	// Volumes that it has and the cluster does not know, at most 64. Nobody removes them.
 	OrphanVolumes []*VolumeReport `protobuf:"bytes,121,rep,name=orphan_volumes,json=orphanVolumes,proto3" json:"orphan_volumes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Log index of the last change to the snapshots that it keeps.
+	SnapshotRevision uint64 `protobuf:"varint,140,opt,name=snapshot_revision,json=snapshotRevision,proto3" json:"snapshot_revision,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *HostState) Reset() {
@@ -690,6 +692,13 @@ func (x *HostState) GetOrphanVolumes() []*VolumeReport {
 		return x.OrphanVolumes
 	}
 	return nil
+}
+
+func (x *HostState) GetSnapshotRevision() uint64 {
+	if x != nil {
+		return x.SnapshotRevision
+	}
+	return 0
 }
 
 // Node is a member of the cluster: a server, a host, or both.
@@ -1662,7 +1671,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"hypervisor\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x10\n" +
 	"\x03kvm\x18\x03 \x01(\bR\x03kvm\x12:\n" +
-	"\fcapabilities\x18\x04 \x03(\x0e2\x16.blixard.v1.CapabilityR\fcapabilities\"\xeb\x04\n" +
+	"\fcapabilities\x18\x04 \x03(\x0e2\x16.blixard.v1.CapabilityR\fcapabilities\"\x99\x05\n" +
 	"\tHostState\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x127\n" +
@@ -1679,7 +1688,8 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\fsilent_since\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\vsilentSince\x12%\n" +
 	"\x0eheard_revision\x18\x0e \x01(\x04R\rheardRevision\x12'\n" +
 	"\x0fvolume_sequence\x18x \x01(\x04R\x0evolumeSequence\x12?\n" +
-	"\x0eorphan_volumes\x18y \x03(\v2\x18.blixard.v1.VolumeReportR\rorphanVolumesJ\x04\b\n" +
+	"\x0eorphan_volumes\x18y \x03(\v2\x18.blixard.v1.VolumeReportR\rorphanVolumes\x12,\n" +
+	"\x11snapshot_revision\x18\x8c\x01 \x01(\x04R\x10snapshotRevisionJ\x04\b\n" +
 	"\x10\v\"\xd4\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4268) + uint(4268-len(file_blixard_v1_node_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4314) + uint(4314-len(file_blixard_v1_node_proto_rawDesc))
 
 func (x *Resources) sizeWire() (n int) {
 	if x == nil {
@@ -295,6 +295,9 @@ func (x *HostState) sizeWire() (n int) {
 	for _, v := range x.OrphanVolumes {
 		n += 2 + protowire.SizeBytes(v.sizeWire())
 	}
+	if x.SnapshotRevision != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.SnapshotRevision))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -304,6 +307,10 @@ func (x *HostState) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.SnapshotRevision != 0 {
+		i = putVarint(b, i, uint64(x.SnapshotRevision))
+		i = putVarint(b, i, 1120)
+	}
 	for k := len(x.OrphanVolumes) - 1; k >= 0; k-- {
 		{
 			end := i

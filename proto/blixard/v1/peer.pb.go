@@ -279,7 +279,12 @@ type Sync struct {
 	// Revision of the orders for its volumes that the host has.
 	VolumeRevision uint64 `protobuf:"varint,120,opt,name=volume_revision,json=volumeRevision,proto3" json:"volume_revision,omitempty"`
 	// All its volumes, once they are known.
-	Volumes       *VolumeInventory `protobuf:"bytes,121,opt,name=volumes,proto3" json:"volumes,omitempty"`
+	Volumes *VolumeInventory `protobuf:"bytes,121,opt,name=volumes,proto3" json:"volumes,omitempty"`
+	// Revision of the list of snapshots to keep that the host has; 0: none yet.
+	SnapshotRevision uint64 `protobuf:"varint,140,opt,name=snapshot_revision,json=snapshotRevision,proto3" json:"snapshot_revision,omitempty"`
+	// Revision of the newest such list that it has carried out: what is not in it is
+	// gone from its disk.
+	SnapshotsKept uint64 `protobuf:"varint,141,opt,name=snapshots_kept,json=snapshotsKept,proto3" json:"snapshots_kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -412,6 +417,20 @@ func (x *Sync) GetVolumes() *VolumeInventory {
 	return nil
 }
 
+func (x *Sync) GetSnapshotRevision() uint64 {
+	if x != nil {
+		return x.SnapshotRevision
+	}
+	return 0
+}
+
+func (x *Sync) GetSnapshotsKept() uint64 {
+	if x != nil {
+		return x.SnapshotsKept
+	}
+	return 0
+}
+
 // Grant answers a Sync. lease_ms and the assignments count only when the
 // epoch is the host's and the nonce is known to it.
 type Grant struct {
@@ -443,8 +462,12 @@ type Grant struct {
 	// When it is later than the host's: the orders for all its volumes.
 	VolumeRevision uint64         `protobuf:"varint,120,opt,name=volume_revision,json=volumeRevision,proto3" json:"volume_revision,omitempty"`
 	Volumes        []*VolumeOrder `protobuf:"bytes,121,rep,name=volumes,proto3" json:"volumes,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// When it is not the host's: all the snapshots to keep. What was ordered at or
+	// before that revision and is not among them is to be removed.
+	SnapshotRevision uint64   `protobuf:"varint,140,opt,name=snapshot_revision,json=snapshotRevision,proto3" json:"snapshot_revision,omitempty"`
+	Snapshots        []string `protobuf:"bytes,141,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Grant) Reset() {
@@ -603,6 +626,20 @@ func (x *Grant) GetVolumes() []*VolumeOrder {
 	return nil
 }
 
+func (x *Grant) GetSnapshotRevision() uint64 {
+	if x != nil {
+		return x.SnapshotRevision
+	}
+	return 0
+}
+
+func (x *Grant) GetSnapshots() []string {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
 // Preparation is a runner that a host holds ready for a VM that it does not run.
 type Preparation struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -705,6 +742,10 @@ type Assignment struct {
 	Devices []*Device `protobuf:"bytes,90,rep,name=devices,proto3" json:"devices,omitempty"`
 	// Of spec.volumes, one each.
 	Volumes []*VolumeConfig `protobuf:"bytes,120,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// Snapshots to take of it, one after the other.
+	Snapshots []*SnapshotOrder `protobuf:"bytes,140,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// What it starts from next, until that was done.
+	Restore *RestoreFrom `protobuf:"bytes,141,opt,name=restore,proto3" json:"restore,omitempty"`
 	// The host's part in a live migration. Of a TARGET run is false: nothing there
 	// may run before an assignment without this.
 	Migration     *MigrationOrder `protobuf:"bytes,100,opt,name=migration,proto3" json:"migration,omitempty"`
@@ -899,6 +940,20 @@ func (x *Assignment) GetDevices() []*Device {
 func (x *Assignment) GetVolumes() []*VolumeConfig {
 	if x != nil {
 		return x.Volumes
+	}
+	return nil
+}
+
+func (x *Assignment) GetSnapshots() []*SnapshotOrder {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *Assignment) GetRestore() *RestoreFrom {
+	if x != nil {
+		return x.Restore
 	}
 	return nil
 }
@@ -1262,7 +1317,7 @@ var File_blixard_v1_peer_proto protoreflect.FileDescriptor
 const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"\x15blixard/v1/peer.proto\x12\n" +
-	"blixard.v1\x1a\x18blixard/v1/cluster.proto\x1a\x14blixard/v1/log.proto\x1a\x15blixard/v1/node.proto\x1a\x13blixard/v1/vm.proto\x1a\x17blixard/v1/volume.proto\"\xdb\x02\n" +
+	"blixard.v1\x1a\x18blixard/v1/cluster.proto\x1a\x14blixard/v1/log.proto\x1a\x15blixard/v1/node.proto\x1a\x19blixard/v1/snapshot.proto\x1a\x13blixard/v1/vm.proto\x1a\x17blixard/v1/volume.proto\"\xdb\x02\n" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
@@ -1279,7 +1334,7 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x05level\x18\n" +
 	" \x01(\rR\x05level\x12\x18\n" +
 	"\aaddress\x18\v \x01(\tR\aaddressB\x06\n" +
-	"\x04body\"\xed\x03\n" +
+	"\x04body\"\xc3\x04\n" +
 	"\x04Sync\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
@@ -1295,7 +1350,9 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\aaddress\x18\v \x01(\tR\aaddress\x12\x12\n" +
 	"\x04news\x18\f \x01(\bR\x04news\x12'\n" +
 	"\x0fvolume_revision\x18x \x01(\x04R\x0evolumeRevision\x125\n" +
-	"\avolumes\x18y \x01(\v2\x1b.blixard.v1.VolumeInventoryR\avolumes\"\xec\x04\n" +
+	"\avolumes\x18y \x01(\v2\x1b.blixard.v1.VolumeInventoryR\avolumes\x12,\n" +
+	"\x11snapshot_revision\x18\x8c\x01 \x01(\x04R\x10snapshotRevision\x12&\n" +
+	"\x0esnapshots_kept\x18\x8d\x01 \x01(\x04R\rsnapshotsKept\"\xb9\x05\n" +
 	"\x05Grant\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
@@ -1315,11 +1372,13 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\fpreparations\x18\x0f \x03(\v2\x17.blixard.v1.PreparationR\fpreparations\x12\x18\n" +
 	"\aremoved\x18\x10 \x01(\bR\aremoved\x12'\n" +
 	"\x0fvolume_revision\x18x \x01(\x04R\x0evolumeRevision\x121\n" +
-	"\avolumes\x18y \x03(\v2\x17.blixard.v1.VolumeOrderR\avolumes\"i\n" +
+	"\avolumes\x18y \x03(\v2\x17.blixard.v1.VolumeOrderR\avolumes\x12,\n" +
+	"\x11snapshot_revision\x18\x8c\x01 \x01(\x04R\x10snapshotRevision\x12\x1d\n" +
+	"\tsnapshots\x18\x8d\x01 \x03(\tR\tsnapshots\"i\n" +
 	"\vPreparation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12*\n" +
 	"\x06runner\x18\x02 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xc8\a\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xb6\b\n" +
 	"\n" +
 	"Assignment\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
@@ -1350,6 +1409,8 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"interfaces\x12,\n" +
 	"\adevices\x18Z \x03(\v2\x12.blixard.v1.DeviceR\adevices\x122\n" +
 	"\avolumes\x18x \x03(\v2\x18.blixard.v1.VolumeConfigR\avolumes\x128\n" +
+	"\tsnapshots\x18\x8c\x01 \x03(\v2\x19.blixard.v1.SnapshotOrderR\tsnapshots\x122\n" +
+	"\arestore\x18\x8d\x01 \x01(\v2\x17.blixard.v1.RestoreFromR\arestore\x128\n" +
 	"\tmigration\x18d \x01(\v2\x1a.blixard.v1.MigrationOrderR\tmigration\"\xc2\x01\n" +
 	"\x0eMigrationOrder\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12-\n" +
@@ -1422,8 +1483,10 @@ var file_blixard_v1_peer_proto_goTypes = []any{
 	(*Pins)(nil),            // 23: blixard.v1.Pins
 	(*Generation)(nil),      // 24: blixard.v1.Generation
 	(*Device)(nil),          // 25: blixard.v1.Device
-	(*Artifact)(nil),        // 26: blixard.v1.Artifact
-	(*Command)(nil),         // 27: blixard.v1.Command
+	(*SnapshotOrder)(nil),   // 26: blixard.v1.SnapshotOrder
+	(*RestoreFrom)(nil),     // 27: blixard.v1.RestoreFrom
+	(*Artifact)(nil),        // 28: blixard.v1.Artifact
+	(*Command)(nil),         // 29: blixard.v1.Command
 }
 var file_blixard_v1_peer_proto_depIdxs = []int32{
 	2,  // 0: blixard.v1.Envelope.sync:type_name -> blixard.v1.Sync
@@ -1450,16 +1513,18 @@ var file_blixard_v1_peer_proto_depIdxs = []int32{
 	8,  // 21: blixard.v1.Assignment.interfaces:type_name -> blixard.v1.InterfaceConfig
 	25, // 22: blixard.v1.Assignment.devices:type_name -> blixard.v1.Device
 	7,  // 23: blixard.v1.Assignment.volumes:type_name -> blixard.v1.VolumeConfig
-	6,  // 24: blixard.v1.Assignment.migration:type_name -> blixard.v1.MigrationOrder
-	0,  // 25: blixard.v1.MigrationOrder.role:type_name -> blixard.v1.MigrationRole
-	17, // 26: blixard.v1.VolumeConfig.volume:type_name -> blixard.v1.VolumeOrder
-	26, // 27: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
-	27, // 28: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	26, // 24: blixard.v1.Assignment.snapshots:type_name -> blixard.v1.SnapshotOrder
+	27, // 25: blixard.v1.Assignment.restore:type_name -> blixard.v1.RestoreFrom
+	6,  // 26: blixard.v1.Assignment.migration:type_name -> blixard.v1.MigrationOrder
+	0,  // 27: blixard.v1.MigrationOrder.role:type_name -> blixard.v1.MigrationRole
+	17, // 28: blixard.v1.VolumeConfig.volume:type_name -> blixard.v1.VolumeOrder
+	28, // 29: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
+	29, // 30: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_peer_proto_init() }
@@ -1470,6 +1535,7 @@ func file_blixard_v1_peer_proto_init() {
 	file_blixard_v1_cluster_proto_init()
 	file_blixard_v1_log_proto_init()
 	file_blixard_v1_node_proto_init()
+	file_blixard_v1_snapshot_proto_init()
 	file_blixard_v1_vm_proto_init()
 	file_blixard_v1_volume_proto_init()
 	file_blixard_v1_peer_proto_msgTypes[0].OneofWrappers = []any{

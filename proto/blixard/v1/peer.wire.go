@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_peer_proto_rawDesc)-3533) + uint(3533-len(file_blixard_v1_peer_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_peer_proto_rawDesc)-3833) + uint(3833-len(file_blixard_v1_peer_proto_rawDesc))
 
 func (x *Envelope) sizeWire() (n int) {
 	if x == nil {
@@ -158,6 +158,12 @@ func (x *Sync) sizeWire() (n int) {
 	if x.Volumes != nil {
 		n += 2 + protowire.SizeBytes(x.Volumes.sizeWire())
 	}
+	if x.SnapshotRevision != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.SnapshotRevision))
+	}
+	if x.SnapshotsKept != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.SnapshotsKept))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -167,6 +173,14 @@ func (x *Sync) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.SnapshotsKept != 0 {
+		i = putVarint(b, i, uint64(x.SnapshotsKept))
+		i = putVarint(b, i, 1128)
+	}
+	if x.SnapshotRevision != 0 {
+		i = putVarint(b, i, uint64(x.SnapshotRevision))
+		i = putVarint(b, i, 1120)
+	}
 	if x.Volumes != nil {
 		{
 			end := i
@@ -300,6 +314,12 @@ func (x *Grant) sizeWire() (n int) {
 	for _, v := range x.Volumes {
 		n += 2 + protowire.SizeBytes(v.sizeWire())
 	}
+	if x.SnapshotRevision != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.SnapshotRevision))
+	}
+	for _, v := range x.Snapshots {
+		n += 2 + protowire.SizeBytes(len(v))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -309,6 +329,14 @@ func (x *Grant) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	for k := len(x.Snapshots) - 1; k >= 0; k-- {
+		i = putString(b, i, x.Snapshots[k])
+		i = putVarint(b, i, 1130)
+	}
+	if x.SnapshotRevision != 0 {
+		i = putVarint(b, i, uint64(x.SnapshotRevision))
+		i = putVarint(b, i, 1120)
+	}
 	for k := len(x.Volumes) - 1; k >= 0; k-- {
 		{
 			end := i
@@ -521,6 +549,12 @@ func (x *Assignment) sizeWire() (n int) {
 	for _, v := range x.Volumes {
 		n += 2 + protowire.SizeBytes(v.sizeWire())
 	}
+	for _, v := range x.Snapshots {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
+	if x.Restore != nil {
+		n += 2 + protowire.SizeBytes(x.Restore.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -530,6 +564,22 @@ func (x *Assignment) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Restore != nil {
+		{
+			end := i
+			i = x.Restore.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1130)
+	}
+	for k := len(x.Snapshots) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Snapshots[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1122)
+	}
 	for k := len(x.Volumes) - 1; k >= 0; k-- {
 		{
 			end := i

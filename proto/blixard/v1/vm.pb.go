@@ -3230,6 +3230,96 @@ func (x *Generation) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// RestoreFrom says from which snapshot a VM starts next.
+type RestoreFrom struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the snapshot.
+	Uid  string `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Log index of the order: what has come of it is said by that.
+	Index uint64 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	// Its memory, too; or it boots from copies of the disks.
+	Memory bool `protobuf:"varint,4,opt,name=memory,proto3" json:"memory,omitempty"`
+	// The host that has it: the VM starts there and nowhere else.
+	NodeId uint64 `protobuf:"varint,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// It is another VM than the one that the snapshot was taken of.
+	Clone         bool `protobuf:"varint,6,opt,name=clone,proto3" json:"clone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreFrom) Reset() {
+	*x = RestoreFrom{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreFrom) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreFrom) ProtoMessage() {}
+
+func (x *RestoreFrom) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreFrom.ProtoReflect.Descriptor instead.
+func (*RestoreFrom) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RestoreFrom) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *RestoreFrom) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RestoreFrom) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *RestoreFrom) GetMemory() bool {
+	if x != nil {
+		return x.Memory
+	}
+	return false
+}
+
+func (x *RestoreFrom) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *RestoreFrom) GetClone() bool {
+	if x != nil {
+		return x.Clone
+	}
+	return false
+}
+
 // Incarnation is one placement of a VM: the entry that placed it.
 type Incarnation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3243,7 +3333,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3255,7 +3345,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3268,7 +3358,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Incarnation) GetGeneration() uint64 {
@@ -3329,7 +3419,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3341,7 +3431,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3354,7 +3444,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Placement) GetNodeId() uint64 {
@@ -3510,7 +3600,7 @@ type VMStatus struct {
 
 func (x *VMStatus) Reset() {
 	*x = VMStatus{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3522,7 +3612,7 @@ func (x *VMStatus) String() string {
 func (*VMStatus) ProtoMessage() {}
 
 func (x *VMStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3535,7 +3625,7 @@ func (x *VMStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMStatus.ProtoReflect.Descriptor instead.
 func (*VMStatus) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *VMStatus) GetPhase() Phase {
@@ -3654,7 +3744,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3666,7 +3756,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3679,7 +3769,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Failure) GetAttempt() uint32 {
@@ -3758,6 +3848,8 @@ type VM struct {
 	Volumes []*VolumeHold `protobuf:"bytes,120,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	// Its volumes are deleted with it.
 	DeleteVolumes bool `protobuf:"varint,121,opt,name=delete_volumes,json=deleteVolumes,proto3" json:"delete_volumes,omitempty"`
+	// Until it has gone on from there.
+	Restore *RestoreFrom `protobuf:"bytes,140,opt,name=restore,proto3" json:"restore,omitempty"`
 	// The move that is under way, or the last one that was asked for.
 	Migration     *Migration `protobuf:"bytes,100,opt,name=migration,proto3" json:"migration,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -3766,7 +3858,7 @@ type VM struct {
 
 func (x *VM) Reset() {
 	*x = VM{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3778,7 +3870,7 @@ func (x *VM) String() string {
 func (*VM) ProtoMessage() {}
 
 func (x *VM) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3791,7 +3883,7 @@ func (x *VM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VM.ProtoReflect.Descriptor instead.
 func (*VM) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *VM) GetName() string {
@@ -3941,6 +4033,13 @@ func (x *VM) GetDeleteVolumes() bool {
 	return false
 }
 
+func (x *VM) GetRestore() *RestoreFrom {
+	if x != nil {
+		return x.Restore
+	}
+	return nil
+}
+
 func (x *VM) GetMigration() *Migration {
 	if x != nil {
 		return x.Migration
@@ -3990,7 +4089,7 @@ type Migration struct {
 
 func (x *Migration) Reset() {
 	*x = Migration{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4002,7 +4101,7 @@ func (x *Migration) String() string {
 func (*Migration) ProtoMessage() {}
 
 func (x *Migration) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4015,7 +4114,7 @@ func (x *Migration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Migration.ProtoReflect.Descriptor instead.
 func (*Migration) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Migration) GetId() uint64 {
@@ -4158,7 +4257,7 @@ type MigrationProgress struct {
 
 func (x *MigrationProgress) Reset() {
 	*x = MigrationProgress{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4170,7 +4269,7 @@ func (x *MigrationProgress) String() string {
 func (*MigrationProgress) ProtoMessage() {}
 
 func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4183,7 +4282,7 @@ func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationProgress.ProtoReflect.Descriptor instead.
 func (*MigrationProgress) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MigrationProgress) GetSentBytes() uint64 {
@@ -4220,7 +4319,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4232,7 +4331,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4245,7 +4344,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CreateRequest) GetRequestId() string {
@@ -4285,7 +4384,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4297,7 +4396,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4310,7 +4409,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CreateResponse) GetVm() *VM {
@@ -4331,7 +4430,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4343,7 +4442,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4356,7 +4455,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetRequest) GetName() string {
@@ -4386,7 +4485,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4398,7 +4497,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4411,7 +4510,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetResponse) GetVm() *VM {
@@ -4450,7 +4549,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4462,7 +4561,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4475,7 +4574,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListRequest) GetPageSize() uint32 {
@@ -4521,7 +4620,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4533,7 +4632,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4546,7 +4645,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListResponse) GetVms() []*VM {
@@ -4591,7 +4690,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4603,7 +4702,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4616,7 +4715,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DeleteRequest) GetRequestId() string {
@@ -4656,7 +4755,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4668,7 +4767,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4681,7 +4780,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DeleteResponse) GetVm() *VM {
@@ -4701,7 +4800,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4713,7 +4812,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4726,7 +4825,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *StartRequest) GetRequestId() string {
@@ -4752,7 +4851,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4764,7 +4863,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4777,7 +4876,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *StartResponse) GetVm() *VM {
@@ -4797,7 +4896,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4809,7 +4908,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4822,7 +4921,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StopRequest) GetRequestId() string {
@@ -4848,7 +4947,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4860,7 +4959,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4873,7 +4972,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *StopResponse) GetVm() *VM {
@@ -4893,7 +4992,7 @@ type RestartRequest struct {
 
 func (x *RestartRequest) Reset() {
 	*x = RestartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[52]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4905,7 +5004,7 @@ func (x *RestartRequest) String() string {
 func (*RestartRequest) ProtoMessage() {}
 
 func (x *RestartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[52]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4918,7 +5017,7 @@ func (x *RestartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartRequest.ProtoReflect.Descriptor instead.
 func (*RestartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{52}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RestartRequest) GetRequestId() string {
@@ -4944,7 +5043,7 @@ type RestartResponse struct {
 
 func (x *RestartResponse) Reset() {
 	*x = RestartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[53]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4956,7 +5055,7 @@ func (x *RestartResponse) String() string {
 func (*RestartResponse) ProtoMessage() {}
 
 func (x *RestartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[53]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4969,7 +5068,7 @@ func (x *RestartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartResponse.ProtoReflect.Descriptor instead.
 func (*RestartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{53}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RestartResponse) GetVm() *VM {
@@ -4989,7 +5088,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[54]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5001,7 +5100,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[54]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5014,7 +5113,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{54}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *PauseRequest) GetRequestId() string {
@@ -5040,7 +5139,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[55]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5052,7 +5151,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[55]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5065,7 +5164,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{55}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *PauseResponse) GetVm() *VM {
@@ -5085,7 +5184,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[56]
+	mi := &file_blixard_v1_vm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5097,7 +5196,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[56]
+	mi := &file_blixard_v1_vm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5110,7 +5209,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{56}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ResumeRequest) GetRequestId() string {
@@ -5136,7 +5235,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[57]
+	mi := &file_blixard_v1_vm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5148,7 +5247,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[57]
+	mi := &file_blixard_v1_vm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5161,7 +5260,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{57}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ResumeResponse) GetVm() *VM {
@@ -5191,7 +5290,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[58]
+	mi := &file_blixard_v1_vm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5203,7 +5302,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[58]
+	mi := &file_blixard_v1_vm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5216,7 +5315,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{58}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *UpdateRequest) GetRequestId() string {
@@ -5277,7 +5376,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[59]
+	mi := &file_blixard_v1_vm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5289,7 +5388,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[59]
+	mi := &file_blixard_v1_vm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5302,7 +5401,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{59}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *UpdateResponse) GetVm() *VM {
@@ -5326,7 +5425,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[60]
+	mi := &file_blixard_v1_vm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5338,7 +5437,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[60]
+	mi := &file_blixard_v1_vm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5351,7 +5450,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{60}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RollbackRequest) GetRequestId() string {
@@ -5391,7 +5490,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[61]
+	mi := &file_blixard_v1_vm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5403,7 +5502,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[61]
+	mi := &file_blixard_v1_vm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5416,7 +5515,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{61}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *RollbackResponse) GetVm() *VM {
@@ -5443,7 +5542,7 @@ type BuildRequest struct {
 
 func (x *BuildRequest) Reset() {
 	*x = BuildRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[62]
+	mi := &file_blixard_v1_vm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5455,7 +5554,7 @@ func (x *BuildRequest) String() string {
 func (*BuildRequest) ProtoMessage() {}
 
 func (x *BuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[62]
+	mi := &file_blixard_v1_vm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5468,7 +5567,7 @@ func (x *BuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildRequest.ProtoReflect.Descriptor instead.
 func (*BuildRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{62}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *BuildRequest) GetRequestId() string {
@@ -5515,7 +5614,7 @@ type BuildResponse struct {
 
 func (x *BuildResponse) Reset() {
 	*x = BuildResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[63]
+	mi := &file_blixard_v1_vm_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5527,7 +5626,7 @@ func (x *BuildResponse) String() string {
 func (*BuildResponse) ProtoMessage() {}
 
 func (x *BuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[63]
+	mi := &file_blixard_v1_vm_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5540,7 +5639,7 @@ func (x *BuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildResponse.ProtoReflect.Descriptor instead.
 func (*BuildResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{63}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *BuildResponse) GetVm() *VM {
@@ -5567,7 +5666,7 @@ type MigrateRequest struct {
 
 func (x *MigrateRequest) Reset() {
 	*x = MigrateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[64]
+	mi := &file_blixard_v1_vm_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5579,7 +5678,7 @@ func (x *MigrateRequest) String() string {
 func (*MigrateRequest) ProtoMessage() {}
 
 func (x *MigrateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[64]
+	mi := &file_blixard_v1_vm_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5592,7 +5691,7 @@ func (x *MigrateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrateRequest.ProtoReflect.Descriptor instead.
 func (*MigrateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{64}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *MigrateRequest) GetRequestId() string {
@@ -5646,7 +5745,7 @@ type MigrateResponse struct {
 
 func (x *MigrateResponse) Reset() {
 	*x = MigrateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[65]
+	mi := &file_blixard_v1_vm_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5658,7 +5757,7 @@ func (x *MigrateResponse) String() string {
 func (*MigrateResponse) ProtoMessage() {}
 
 func (x *MigrateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[65]
+	mi := &file_blixard_v1_vm_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5671,7 +5770,7 @@ func (x *MigrateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrateResponse.ProtoReflect.Descriptor instead.
 func (*MigrateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{65}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *MigrateResponse) GetVm() *VM {
@@ -5693,7 +5792,7 @@ type CancelMigrationRequest struct {
 
 func (x *CancelMigrationRequest) Reset() {
 	*x = CancelMigrationRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[66]
+	mi := &file_blixard_v1_vm_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5705,7 +5804,7 @@ func (x *CancelMigrationRequest) String() string {
 func (*CancelMigrationRequest) ProtoMessage() {}
 
 func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[66]
+	mi := &file_blixard_v1_vm_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5718,7 +5817,7 @@ func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationRequest.ProtoReflect.Descriptor instead.
 func (*CancelMigrationRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{66}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CancelMigrationRequest) GetRequestId() string {
@@ -5751,7 +5850,7 @@ type CancelMigrationResponse struct {
 
 func (x *CancelMigrationResponse) Reset() {
 	*x = CancelMigrationResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[67]
+	mi := &file_blixard_v1_vm_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5763,7 +5862,7 @@ func (x *CancelMigrationResponse) String() string {
 func (*CancelMigrationResponse) ProtoMessage() {}
 
 func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[67]
+	mi := &file_blixard_v1_vm_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5776,7 +5875,7 @@ func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationResponse.ProtoReflect.Descriptor instead.
 func (*CancelMigrationResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{67}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CancelMigrationResponse) GetVm() *VM {
@@ -5801,7 +5900,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[68]
+	mi := &file_blixard_v1_vm_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5813,7 +5912,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[68]
+	mi := &file_blixard_v1_vm_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5826,7 +5925,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{68}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *LogsRequest) GetName() string {
@@ -5868,7 +5967,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[69]
+	mi := &file_blixard_v1_vm_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5880,7 +5979,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[69]
+	mi := &file_blixard_v1_vm_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5893,7 +5992,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{69}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -5913,7 +6012,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[70]
+	mi := &file_blixard_v1_vm_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5925,7 +6024,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[70]
+	mi := &file_blixard_v1_vm_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5938,7 +6037,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{70}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ExplainRequest) GetName() string {
@@ -5972,7 +6071,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[71]
+	mi := &file_blixard_v1_vm_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5984,7 +6083,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[71]
+	mi := &file_blixard_v1_vm_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5997,7 +6096,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{71}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Verdict) GetNodeId() uint64 {
@@ -6055,7 +6154,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[72]
+	mi := &file_blixard_v1_vm_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6067,7 +6166,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[72]
+	mi := &file_blixard_v1_vm_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6080,7 +6179,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{72}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ExplainResponse) GetVm() *VM {
@@ -6311,7 +6410,14 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x04pins\x18\x03 \x01(\v2\x10.blixard.v1.PinsR\x04pins\x12*\n" +
 	"\x06runner\x18\x04 \x01(\v2\x12.blixard.v1.RunnerR\x06runner\x12;\n" +
 	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\"C\n" +
+	"createTime\"\x90\x01\n" +
+	"\vRestoreFrom\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x16\n" +
+	"\x06memory\x18\x04 \x01(\bR\x06memory\x12\x17\n" +
+	"\anode_id\x18\x05 \x01(\x04R\x06nodeId\x12\x14\n" +
+	"\x05clone\x18\x06 \x01(\bR\x05clone\"C\n" +
 	"\vIncarnation\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -6361,7 +6467,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x1b\n" +
 	"\texit_code\x18\x04 \x01(\x05R\bexitCode\x12.\n" +
-	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xe0\x06\n" +
+	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x94\a\n" +
 	"\x02VM\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12&\n" +
@@ -6385,7 +6491,8 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x06paused\x18\x13 \x01(\bR\x06paused\x128\n" +
 	"\vattachments\x18P \x03(\v2\x16.blixard.v1.AttachmentR\vattachments\x120\n" +
 	"\avolumes\x18x \x03(\v2\x16.blixard.v1.VolumeHoldR\avolumes\x12%\n" +
-	"\x0edelete_volumes\x18y \x01(\bR\rdeleteVolumes\x123\n" +
+	"\x0edelete_volumes\x18y \x01(\bR\rdeleteVolumes\x122\n" +
+	"\arestore\x18\x8c\x01 \x01(\v2\x17.blixard.v1.RestoreFromR\arestore\x123\n" +
 	"\tmigration\x18d \x01(\v2\x15.blixard.v1.MigrationR\tmigrationJ\x04\b\x0f\x10\x10\"\xfb\x04\n" +
 	"\tMigration\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x120\n" +
@@ -6667,7 +6774,7 @@ func file_blixard_v1_vm_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
+var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
 var file_blixard_v1_vm_proto_goTypes = []any{
 	(Hypervisor)(0),                 // 0: blixard.v1.Hypervisor
 	(Capability)(0),                 // 1: blixard.v1.Capability
@@ -6712,59 +6819,60 @@ var file_blixard_v1_vm_proto_goTypes = []any{
 	(*Pins)(nil),                    // 40: blixard.v1.Pins
 	(*Runner)(nil),                  // 41: blixard.v1.Runner
 	(*Generation)(nil),              // 42: blixard.v1.Generation
-	(*Incarnation)(nil),             // 43: blixard.v1.Incarnation
-	(*Placement)(nil),               // 44: blixard.v1.Placement
-	(*VMStatus)(nil),                // 45: blixard.v1.VMStatus
-	(*Failure)(nil),                 // 46: blixard.v1.Failure
-	(*VM)(nil),                      // 47: blixard.v1.VM
-	(*Migration)(nil),               // 48: blixard.v1.Migration
-	(*MigrationProgress)(nil),       // 49: blixard.v1.MigrationProgress
-	(*CreateRequest)(nil),           // 50: blixard.v1.CreateRequest
-	(*CreateResponse)(nil),          // 51: blixard.v1.CreateResponse
-	(*GetRequest)(nil),              // 52: blixard.v1.GetRequest
-	(*GetResponse)(nil),             // 53: blixard.v1.GetResponse
-	(*ListRequest)(nil),             // 54: blixard.v1.ListRequest
-	(*ListResponse)(nil),            // 55: blixard.v1.ListResponse
-	(*DeleteRequest)(nil),           // 56: blixard.v1.DeleteRequest
-	(*DeleteResponse)(nil),          // 57: blixard.v1.DeleteResponse
-	(*StartRequest)(nil),            // 58: blixard.v1.StartRequest
-	(*StartResponse)(nil),           // 59: blixard.v1.StartResponse
-	(*StopRequest)(nil),             // 60: blixard.v1.StopRequest
-	(*StopResponse)(nil),            // 61: blixard.v1.StopResponse
-	(*RestartRequest)(nil),          // 62: blixard.v1.RestartRequest
-	(*RestartResponse)(nil),         // 63: blixard.v1.RestartResponse
-	(*PauseRequest)(nil),            // 64: blixard.v1.PauseRequest
-	(*PauseResponse)(nil),           // 65: blixard.v1.PauseResponse
-	(*ResumeRequest)(nil),           // 66: blixard.v1.ResumeRequest
-	(*ResumeResponse)(nil),          // 67: blixard.v1.ResumeResponse
-	(*UpdateRequest)(nil),           // 68: blixard.v1.UpdateRequest
-	(*UpdateResponse)(nil),          // 69: blixard.v1.UpdateResponse
-	(*RollbackRequest)(nil),         // 70: blixard.v1.RollbackRequest
-	(*RollbackResponse)(nil),        // 71: blixard.v1.RollbackResponse
-	(*BuildRequest)(nil),            // 72: blixard.v1.BuildRequest
-	(*BuildResponse)(nil),           // 73: blixard.v1.BuildResponse
-	(*MigrateRequest)(nil),          // 74: blixard.v1.MigrateRequest
-	(*MigrateResponse)(nil),         // 75: blixard.v1.MigrateResponse
-	(*CancelMigrationRequest)(nil),  // 76: blixard.v1.CancelMigrationRequest
-	(*CancelMigrationResponse)(nil), // 77: blixard.v1.CancelMigrationResponse
-	(*LogsRequest)(nil),             // 78: blixard.v1.LogsRequest
-	(*LogsResponse)(nil),            // 79: blixard.v1.LogsResponse
-	(*ExplainRequest)(nil),          // 80: blixard.v1.ExplainRequest
-	(*Verdict)(nil),                 // 81: blixard.v1.Verdict
-	(*ExplainResponse)(nil),         // 82: blixard.v1.ExplainResponse
-	nil,                             // 83: blixard.v1.Process.EnvEntry
-	nil,                             // 84: blixard.v1.VMSpec.LabelsEntry
-	nil,                             // 85: blixard.v1.VMSpec.RequireEntry
-	nil,                             // 86: blixard.v1.ListRequest.LabelsEntry
-	nil,                             // 87: blixard.v1.ListResponse.NodesEntry
-	(*timestamppb.Timestamp)(nil),   // 88: google.protobuf.Timestamp
+	(*RestoreFrom)(nil),             // 43: blixard.v1.RestoreFrom
+	(*Incarnation)(nil),             // 44: blixard.v1.Incarnation
+	(*Placement)(nil),               // 45: blixard.v1.Placement
+	(*VMStatus)(nil),                // 46: blixard.v1.VMStatus
+	(*Failure)(nil),                 // 47: blixard.v1.Failure
+	(*VM)(nil),                      // 48: blixard.v1.VM
+	(*Migration)(nil),               // 49: blixard.v1.Migration
+	(*MigrationProgress)(nil),       // 50: blixard.v1.MigrationProgress
+	(*CreateRequest)(nil),           // 51: blixard.v1.CreateRequest
+	(*CreateResponse)(nil),          // 52: blixard.v1.CreateResponse
+	(*GetRequest)(nil),              // 53: blixard.v1.GetRequest
+	(*GetResponse)(nil),             // 54: blixard.v1.GetResponse
+	(*ListRequest)(nil),             // 55: blixard.v1.ListRequest
+	(*ListResponse)(nil),            // 56: blixard.v1.ListResponse
+	(*DeleteRequest)(nil),           // 57: blixard.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 58: blixard.v1.DeleteResponse
+	(*StartRequest)(nil),            // 59: blixard.v1.StartRequest
+	(*StartResponse)(nil),           // 60: blixard.v1.StartResponse
+	(*StopRequest)(nil),             // 61: blixard.v1.StopRequest
+	(*StopResponse)(nil),            // 62: blixard.v1.StopResponse
+	(*RestartRequest)(nil),          // 63: blixard.v1.RestartRequest
+	(*RestartResponse)(nil),         // 64: blixard.v1.RestartResponse
+	(*PauseRequest)(nil),            // 65: blixard.v1.PauseRequest
+	(*PauseResponse)(nil),           // 66: blixard.v1.PauseResponse
+	(*ResumeRequest)(nil),           // 67: blixard.v1.ResumeRequest
+	(*ResumeResponse)(nil),          // 68: blixard.v1.ResumeResponse
+	(*UpdateRequest)(nil),           // 69: blixard.v1.UpdateRequest
+	(*UpdateResponse)(nil),          // 70: blixard.v1.UpdateResponse
+	(*RollbackRequest)(nil),         // 71: blixard.v1.RollbackRequest
+	(*RollbackResponse)(nil),        // 72: blixard.v1.RollbackResponse
+	(*BuildRequest)(nil),            // 73: blixard.v1.BuildRequest
+	(*BuildResponse)(nil),           // 74: blixard.v1.BuildResponse
+	(*MigrateRequest)(nil),          // 75: blixard.v1.MigrateRequest
+	(*MigrateResponse)(nil),         // 76: blixard.v1.MigrateResponse
+	(*CancelMigrationRequest)(nil),  // 77: blixard.v1.CancelMigrationRequest
+	(*CancelMigrationResponse)(nil), // 78: blixard.v1.CancelMigrationResponse
+	(*LogsRequest)(nil),             // 79: blixard.v1.LogsRequest
+	(*LogsResponse)(nil),            // 80: blixard.v1.LogsResponse
+	(*ExplainRequest)(nil),          // 81: blixard.v1.ExplainRequest
+	(*Verdict)(nil),                 // 82: blixard.v1.Verdict
+	(*ExplainResponse)(nil),         // 83: blixard.v1.ExplainResponse
+	nil,                             // 84: blixard.v1.Process.EnvEntry
+	nil,                             // 85: blixard.v1.VMSpec.LabelsEntry
+	nil,                             // 86: blixard.v1.VMSpec.RequireEntry
+	nil,                             // 87: blixard.v1.ListRequest.LabelsEntry
+	nil,                             // 88: blixard.v1.ListResponse.NodesEntry
+	(*timestamppb.Timestamp)(nil),   // 89: google.protobuf.Timestamp
 }
 var file_blixard_v1_vm_proto_depIdxs = []int32{
 	10,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
 	10,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
 	12,  // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
 	10,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
-	83,  // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
+	84,  // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
 	15,  // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
 	18,  // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
 	21,  // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
@@ -6783,8 +6891,8 @@ var file_blixard_v1_vm_proto_depIdxs = []int32{
 	24,  // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
 	2,   // 21: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
 	3,   // 22: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
-	84,  // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
-	85,  // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
+	85,  // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
+	86,  // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
 	4,   // 25: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
 	30,  // 26: blixard.v1.VMSpec.health:type_name -> blixard.v1.Health
 	35,  // 27: blixard.v1.VMSpec.networks:type_name -> blixard.v1.Interface
@@ -6803,90 +6911,91 @@ var file_blixard_v1_vm_proto_depIdxs = []int32{
 	25,  // 40: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
 	40,  // 41: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
 	41,  // 42: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
-	88,  // 43: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
-	43,  // 44: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
+	89,  // 43: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
+	44,  // 44: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
 	5,   // 45: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
 	5,   // 46: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
 	0,   // 47: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
 	38,  // 48: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
 	27,  // 49: blixard.v1.Placement.devices:type_name -> blixard.v1.Device
 	6,   // 50: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
-	88,  // 51: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
+	89,  // 51: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
 	7,   // 52: blixard.v1.VMStatus.health:type_name -> blixard.v1.HealthState
-	46,  // 53: blixard.v1.VMStatus.last_failure:type_name -> blixard.v1.Failure
-	88,  // 54: blixard.v1.Failure.time:type_name -> google.protobuf.Timestamp
+	47,  // 53: blixard.v1.VMStatus.last_failure:type_name -> blixard.v1.Failure
+	89,  // 54: blixard.v1.Failure.time:type_name -> google.protobuf.Timestamp
 	25,  // 55: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
-	44,  // 56: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
-	45,  // 57: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
-	88,  // 58: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
+	45,  // 56: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
+	46,  // 57: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
+	89,  // 58: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
 	40,  // 59: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
 	41,  // 60: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
 	39,  // 61: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
 	29,  // 62: blixard.v1.VM.volumes:type_name -> blixard.v1.VolumeHold
-	48,  // 63: blixard.v1.VM.migration:type_name -> blixard.v1.Migration
-	9,   // 64: blixard.v1.Migration.state:type_name -> blixard.v1.MigrationState
-	44,  // 65: blixard.v1.Migration.other:type_name -> blixard.v1.Placement
-	49,  // 66: blixard.v1.Migration.progress:type_name -> blixard.v1.MigrationProgress
-	88,  // 67: blixard.v1.Migration.start_time:type_name -> google.protobuf.Timestamp
-	88,  // 68: blixard.v1.Migration.end_time:type_name -> google.protobuf.Timestamp
-	25,  // 69: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
-	47,  // 70: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
-	47,  // 71: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
-	42,  // 72: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
-	86,  // 73: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
-	47,  // 74: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
-	87,  // 75: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
-	47,  // 76: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
-	47,  // 77: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
-	47,  // 78: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
-	47,  // 79: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
-	47,  // 80: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
-	47,  // 81: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
-	25,  // 82: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
-	47,  // 83: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
-	47,  // 84: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
-	47,  // 85: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
-	47,  // 86: blixard.v1.MigrateResponse.vm:type_name -> blixard.v1.VM
-	47,  // 87: blixard.v1.CancelMigrationResponse.vm:type_name -> blixard.v1.VM
-	47,  // 88: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
-	81,  // 89: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
-	50,  // 90: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
-	52,  // 91: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
-	54,  // 92: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
-	56,  // 93: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
-	58,  // 94: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
-	60,  // 95: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
-	62,  // 96: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
-	64,  // 97: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
-	66,  // 98: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
-	68,  // 99: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
-	70,  // 100: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
-	72,  // 101: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
-	74,  // 102: blixard.v1.VMService.Migrate:input_type -> blixard.v1.MigrateRequest
-	76,  // 103: blixard.v1.VMService.CancelMigration:input_type -> blixard.v1.CancelMigrationRequest
-	78,  // 104: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
-	80,  // 105: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
-	51,  // 106: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
-	53,  // 107: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
-	55,  // 108: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
-	57,  // 109: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
-	59,  // 110: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
-	61,  // 111: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
-	63,  // 112: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
-	65,  // 113: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
-	67,  // 114: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
-	69,  // 115: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
-	71,  // 116: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
-	73,  // 117: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
-	75,  // 118: blixard.v1.VMService.Migrate:output_type -> blixard.v1.MigrateResponse
-	77,  // 119: blixard.v1.VMService.CancelMigration:output_type -> blixard.v1.CancelMigrationResponse
-	79,  // 120: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
-	82,  // 121: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
-	106, // [106:122] is the sub-list for method output_type
-	90,  // [90:106] is the sub-list for method input_type
-	90,  // [90:90] is the sub-list for extension type_name
-	90,  // [90:90] is the sub-list for extension extendee
-	0,   // [0:90] is the sub-list for field type_name
+	43,  // 63: blixard.v1.VM.restore:type_name -> blixard.v1.RestoreFrom
+	49,  // 64: blixard.v1.VM.migration:type_name -> blixard.v1.Migration
+	9,   // 65: blixard.v1.Migration.state:type_name -> blixard.v1.MigrationState
+	45,  // 66: blixard.v1.Migration.other:type_name -> blixard.v1.Placement
+	50,  // 67: blixard.v1.Migration.progress:type_name -> blixard.v1.MigrationProgress
+	89,  // 68: blixard.v1.Migration.start_time:type_name -> google.protobuf.Timestamp
+	89,  // 69: blixard.v1.Migration.end_time:type_name -> google.protobuf.Timestamp
+	25,  // 70: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
+	48,  // 71: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
+	48,  // 72: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
+	42,  // 73: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
+	87,  // 74: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
+	48,  // 75: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
+	88,  // 76: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
+	48,  // 77: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
+	48,  // 78: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
+	48,  // 79: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
+	48,  // 80: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
+	48,  // 81: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
+	48,  // 82: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
+	25,  // 83: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
+	48,  // 84: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
+	48,  // 85: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
+	48,  // 86: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
+	48,  // 87: blixard.v1.MigrateResponse.vm:type_name -> blixard.v1.VM
+	48,  // 88: blixard.v1.CancelMigrationResponse.vm:type_name -> blixard.v1.VM
+	48,  // 89: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
+	82,  // 90: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
+	51,  // 91: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
+	53,  // 92: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
+	55,  // 93: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
+	57,  // 94: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
+	59,  // 95: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
+	61,  // 96: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
+	63,  // 97: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
+	65,  // 98: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
+	67,  // 99: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
+	69,  // 100: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
+	71,  // 101: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
+	73,  // 102: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
+	75,  // 103: blixard.v1.VMService.Migrate:input_type -> blixard.v1.MigrateRequest
+	77,  // 104: blixard.v1.VMService.CancelMigration:input_type -> blixard.v1.CancelMigrationRequest
+	79,  // 105: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
+	81,  // 106: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
+	52,  // 107: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
+	54,  // 108: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
+	56,  // 109: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
+	58,  // 110: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
+	60,  // 111: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
+	62,  // 112: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
+	64,  // 113: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
+	66,  // 114: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
+	68,  // 115: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
+	70,  // 116: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
+	72,  // 117: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
+	74,  // 118: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
+	76,  // 119: blixard.v1.VMService.Migrate:output_type -> blixard.v1.MigrateResponse
+	78,  // 120: blixard.v1.VMService.CancelMigration:output_type -> blixard.v1.CancelMigrationResponse
+	80,  // 121: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
+	83,  // 122: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
+	107, // [107:123] is the sub-list for method output_type
+	91,  // [91:107] is the sub-list for method input_type
+	91,  // [91:91] is the sub-list for extension type_name
+	91,  // [91:91] is the sub-list for extension extendee
+	0,   // [0:91] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_vm_proto_init() }
@@ -6927,14 +7036,14 @@ func file_blixard_v1_vm_proto_init() {
 		(*Interface_User)(nil),
 		(*Interface_Network)(nil),
 	}
-	file_blixard_v1_vm_proto_msgTypes[62].OneofWrappers = []any{}
+	file_blixard_v1_vm_proto_msgTypes[63].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_vm_proto_rawDesc), len(file_blixard_v1_vm_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   78,
+			NumMessages:   79,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-13937) + uint(13937-len(file_blixard_v1_vm_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-14136) + uint(14136-len(file_blixard_v1_vm_proto_rawDesc))
 
 func (x *Artifact) sizeWire() (n int) {
 	if x == nil {
@@ -1559,6 +1559,64 @@ func (x *Generation) writeWire(b []byte, i int) int {
 	return i
 }
 
+func (x *RestoreFrom) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Uid) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Uid))
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if x.Index != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Index))
+	}
+	if x.Memory {
+		n += 1 + 1
+	}
+	if x.NodeId != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.NodeId))
+	}
+	if x.Clone {
+		n += 1 + 1
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *RestoreFrom) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Clone {
+		i = putBool(b, i, x.Clone)
+		i = putVarint(b, i, 48)
+	}
+	if x.NodeId != 0 {
+		i = putVarint(b, i, uint64(x.NodeId))
+		i = putVarint(b, i, 40)
+	}
+	if x.Memory {
+		i = putBool(b, i, x.Memory)
+		i = putVarint(b, i, 32)
+	}
+	if x.Index != 0 {
+		i = putVarint(b, i, uint64(x.Index))
+		i = putVarint(b, i, 24)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.Uid) > 0 {
+		i = putString(b, i, x.Uid)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
 func (x *Incarnation) sizeWire() (n int) {
 	if x == nil {
 		return 0
@@ -1987,6 +2045,9 @@ func (x *VM) sizeWire() (n int) {
 	if x.DeleteVolumes {
 		n += 2 + 1
 	}
+	if x.Restore != nil {
+		n += 2 + protowire.SizeBytes(x.Restore.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1996,6 +2057,14 @@ func (x *VM) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Restore != nil {
+		{
+			end := i
+			i = x.Restore.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1122)
+	}
 	if x.DeleteVolumes {
 		i = putBool(b, i, x.DeleteVolumes)
 		i = putVarint(b, i, 968)

@@ -1,0 +1,203 @@
+package cluster
+
+import (
+	"strings"
+	"testing"
+
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+)
+
+const (
+	snapCreating = blixardv1.SnapshotState_SNAPSHOT_STATE_CREATING
+	snapReady    = blixardv1.SnapshotState_SNAPSHOT_STATE_READY
+	snapFailed   = blixardv1.SnapshotState_SNAPSHOT_STATE_FAILED
+)
+
+// snapshotBench is one host with one VM that runs.
+type snapshotBench struct {
+	*driver
+	t *testing.T
+}
+
+func newSnapshotBench(t *testing.T) snapshotBench {
+	b := snapshotBench{newDriver(), t}
+	f := facts()
+	f.Hypervisors = []*blixardv1.HypervisorFact{{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Version: "7"}}
+	b.apply(&blixardv1.Command{Op: &blixardv1.Command_HostBoot{HostBoot: &blixardv1.HostBootOp{NodeId: 1, BootId: "b", Facts: f}}})
+	kernel := strings.Repeat("a", 64)
+	b.apply(&blixardv1.Command{Op: &blixardv1.Command_Announce{Announce: &blixardv1.AnnounceOp{Digest: kernel, Size: 5, NodeId: 1}}})
+	b.must(t, createCmd("web", &blixardv1.VMSpec{MemoryMib: 100, Source: &blixardv1.VMSpec_Image{Image: &blixardv1.Image{
+		Kernel: &blixardv1.Artifact{Digest: kernel, Size: 5}, Disks: []*blixardv1.Disk{{Name: "data", SizeMib: 50}},
+	}}}))
+	b.runs(nil)
+	return b
+}
+
+// runs has the host report the VM, and what came of snapshots.
+func (b snapshotBench) runs(results []*blixardv1.SnapshotResult) {
+	vm := b.VM("web")
+	b.report(1, &blixardv1.Observation{
+		Uid: vm.Uid, Incarnation: vm.Placement.Incarnation, Attempt: 1, Phase: blixardv1.Phase_PHASE_RUNNING, SpecGeneration: vm.SpecGeneration,
+		Lease: vm.Placement.TargetLease, AssignmentRevision: vm.AssignmentRevision, Snapshots: results,
+	})
+}
+
+func (b snapshotBench) take(name string) *blixardv1.Command {
+	return &blixardv1.Command{Op: &blixardv1.Command_CreateSnapshot{CreateSnapshot: &blixardv1.CreateSnapshotOp{Name: name, Vm: "web"}}}
+}
+
+func (b snapshotBench) drop(name string) *blixardv1.Command {
+	return &blixardv1.Command{Op: &blixardv1.Command_DeleteSnapshot{DeleteSnapshot: &blixardv1.DeleteSnapshotOp{Name: name}}}
+}
+
+func (b snapshotBench) revert(name string) *blixardv1.Command {
+	return &blixardv1.Command{Op: &blixardv1.Command_RestoreSnapshot{RestoreSnapshot: &blixardv1.RestoreSnapshotOp{Name: name}}}
+}
+
+func (b snapshotBench) ok(cmd *blixardv1.Command) {
+	b.t.Helper()
+	if r := b.request(cmd); r.Error != nil {
+		b.t.Fatal(r.Error)
+	}
+}
+
+func (b snapshotBench) kept(revision uint64) {
+	n := b.Node(1)
+	b.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{NodeId: 1, BootId: n.Host.BootId, Epoch: n.Host.Epoch, SnapshotsKept: revision}}})
+}
+
+func (b snapshotBench) disk() uint64 { return b.Node(1).Host.Allocated.DiskMib }
+
+// taken is a snapshot that is ready.
+func (b snapshotBench) taken(name string) *blixardv1.VMSnapshot {
+	b.t.Helper()
+	b.ok(b.take(name))
+	b.runs([]*blixardv1.SnapshotResult{{Uid: b.Snapshot(name).Uid, Image: &blixardv1.SnapshotImage{SizeBytes: 80 << 20, Version: "7"}}})
+	if p := b.Snapshot(name); p.State != snapReady {
+		b.t.Fatal(p)
+	}
+	return b.Snapshot(name)
+}
+
+// The room of a snapshot is held before it is taken, is what it takes from then on,
+// and is free when its host has said that the bytes are gone, and not before.
+func TestTheLifeOfASnapshot(t *testing.T) {
+	b := newSnapshotBench(t)
+	own := b.disk()
+	b.ok(b.take("s"))
+	p := b.Snapshot("s")
+	_, list := b.Assignments(1, 0)
+	if p.State != snapCreating || b.disk() != own+100+16+50 || len(list[0].Snapshots) != 1 || list[0].Snapshots[0].Uid != p.Uid {
+		t.Fatal(p, b.disk(), list)
+	}
+	if refs := b.references(strings.Repeat("a", 64)); refs != 2 {
+		t.Error("its kernel is needed by", refs)
+	}
+	b.refused(t, b.revert("s"), "is not ready")
+	b.refused(t, b.take("s"), "exists")
+	b.runs([]*blixardv1.SnapshotResult{{Uid: p.Uid, Image: &blixardv1.SnapshotImage{SizeBytes: 80<<20 + 1, Version: "7"}}})
+	if _, list = b.Assignments(1, 0); b.disk() != own+81 || len(list[0].Snapshots) != 0 || len(b.KeptSnapshots(1)) != 1 {
+		t.Fatal(b.disk(), list)
+	}
+	b.ok(b.drop("s"))
+	at := b.Node(1).Host.SnapshotRevision
+	if at != b.Revision() || len(b.KeptSnapshots(1)) != 0 || b.AwaitsKept(1, at-1) || !b.AwaitsKept(1, at) {
+		t.Fatal("its host is not told", at)
+	}
+	b.kept(at - 1)
+	if b.Snapshot("s") == nil || b.disk() != own+81 {
+		t.Fatal("it is forgotten before its host has removed it")
+	}
+	b.kept(at)
+	if b.Snapshot("s") != nil || b.disk() != own || b.references(strings.Repeat("a", 64)) != 1 {
+		t.Fatal(b.Snapshot("s"), b.disk())
+	}
+}
+
+// One that could not be taken is told of, and holds nothing once that is sure.
+func TestASnapshotThatFails(t *testing.T) {
+	b := newSnapshotBench(t)
+	own := b.disk()
+	b.ok(b.take("s"))
+	b.runs([]*blixardv1.SnapshotResult{{Uid: b.Snapshot("s").Uid, Message: "the disk is full"}})
+	if p := b.Snapshot("s"); p.State != snapFailed || p.Message != "the disk is full" || b.disk() == own || len(b.KeptSnapshots(1)) != 0 {
+		t.Fatal(p, b.disk())
+	}
+	b.kept(b.Node(1).Host.SnapshotRevision)
+	if b.disk() != own || b.Snapshot("s") == nil {
+		t.Fatal(b.disk())
+	}
+	// What its VM left before it was taken is not taken any more.
+	b.ok(b.take("late"))
+	b.request(&blixardv1.Command{Op: &blixardv1.Command_DeleteVm{DeleteVm: &blixardv1.DeleteVMOp{Name: "web"}}})
+	vm := b.VM("web")
+	b.report(1, &blixardv1.Observation{Uid: vm.Uid, Incarnation: vm.Placement.Incarnation, Removed: true, Lease: vm.Placement.TargetLease, AssignmentRevision: vm.AssignmentRevision})
+	if p := b.Snapshot("late"); p.State != snapFailed {
+		t.Fatal(p)
+	}
+}
+
+// A restore is a run that was asked for, is done once, and is given up by a stop or
+// a restart. What it needs is not deleted meanwhile.
+func TestARestore(t *testing.T) {
+	b := newSnapshotBench(t)
+	p := b.taken("s")
+	before := b.VM("web").RunGeneration
+	b.ok(b.revert("s"))
+	vm := b.VM("web")
+	if r := vm.Restore; r.GetUid() != p.Uid || r.Index != b.Revision() || !r.Memory || vm.RunGeneration != before+1 {
+		t.Fatal(vm)
+	}
+	if _, list := b.Assignments(1, 0); list[0].Restore.GetUid() != p.Uid {
+		t.Fatal(list)
+	}
+	b.refused(t, b.drop("s"), "is just starting from")
+	b.refused(t, b.take("other"), "just starting from")
+	observe := func(restored uint64) {
+		vm := b.VM("web")
+		b.report(1, &blixardv1.Observation{
+			Uid: vm.Uid, Incarnation: vm.Placement.Incarnation, Attempt: 2, Phase: blixardv1.Phase_PHASE_RUNNING, SpecGeneration: vm.SpecGeneration,
+			Lease: vm.Placement.TargetLease, AssignmentRevision: vm.AssignmentRevision, Restored: restored,
+		})
+	}
+	observe(vm.Restore.Index - 1)
+	if b.VM("web").Restore == nil {
+		t.Fatal("an older restore counts for this one")
+	}
+	observe(vm.Restore.Index)
+	if b.VM("web").Restore != nil {
+		t.Fatal("it is done, and asked for again")
+	}
+	b.ok(b.revert("s"))
+	b.ok(&blixardv1.Command{Op: &blixardv1.Command_Power{Power: &blixardv1.PowerOp{Name: "web", Run: true, Restart: true}}})
+	if b.VM("web").Restore != nil {
+		t.Fatal("a restart does not give it up")
+	}
+	// Another version may not understand the memory.
+	n := b.Node(1)
+	f := clone(n.Host.Facts)
+	f.Hypervisors[0].Version = "8"
+	b.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{NodeId: 1, BootId: n.Host.BootId, Epoch: n.Host.Epoch, Facts: f}}})
+	b.refused(t, b.revert("s"), "has 8 now")
+}
+
+// A clone is another VM, which starts where the bytes are, and nowhere else.
+func TestAClone(t *testing.T) {
+	b := newSnapshotBench(t)
+	p := b.taken("s")
+	cloned := func(name string) *blixardv1.VM {
+		return b.must(t, &blixardv1.Command{Op: &blixardv1.Command_CloneSnapshot{CloneSnapshot: &blixardv1.CloneSnapshotOp{Name: "s", Vm: name}}})
+	}
+	vm := cloned("copy")
+	if r := vm.Restore; r.GetUid() != p.Uid || r.Memory || !r.Clone || vm.Uid == b.VM("web").Uid || vm.Placement.GetNodeId() != 1 {
+		t.Fatal(vm)
+	}
+	if n := b.needOf(vm); n.Only != 1 {
+		t.Fatal(n)
+	}
+	b.ok(&blixardv1.Command{Op: &blixardv1.Command_Power{Power: &blixardv1.PowerOp{Name: "copy", Run: true, Restart: true}}})
+	if b.VM("copy").Restore == nil {
+		t.Fatal("it would boot from nothing")
+	}
+	b.refused(t, &blixardv1.Command{Op: &blixardv1.Command_RemoveNode{RemoveNode: &blixardv1.RemoveNodeOp{Name: "n1"}}}, "n1")
+}

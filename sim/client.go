@@ -498,7 +498,7 @@ func (w *World) answer(m *Machine, q *request, r core.Reply) {
 	switch {
 	case r.View != nil:
 		w.judges.states.seen(w, m, r.View)
-	case r.One != nil: // of the state that the node has now, or had in this step
+	case r.One != nil && m.daemon != nil: // of the state that the node has now, unless it has just died
 		w.judges.states.seen(w, m, m.daemon.node.State())
 	}
 	w.answered(q.ask, &r)

@@ -484,6 +484,13 @@ func (s *State) volumesSeen(e *entry, n *blixardv1.Node, news *blixardv1.VolumeN
 		if v.Status = seenOf(old, r); proto.Equal(v.Status, old.Status) {
 			continue
 		}
+		if r.SizeMib > v.Spec.SizeMib && !v.Deleting {
+			// It was grown after the backup from which the cluster was restored. It takes
+			// that room, whether anybody has granted it or not.
+			s.holdDisk(n, int64(r.SizeMib-v.Spec.SizeMib))
+			s.event(e, "VolumeGrown", "", n.Name, "volume %s, to the %d MiB that its host has: %d were known", v.Name, r.SizeMib, v.Spec.SizeMib)
+			v.Spec.SizeMib, v.OrderRevision = r.SizeMib, e.index
+		}
 		s.put(volumeKey(v.Name), v)
 		switch ready := blixardv1.VolumePhase_VOLUME_PHASE_READY; {
 		case v.Status.Made && !old.Status.GetMade():

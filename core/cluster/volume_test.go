@@ -393,3 +393,23 @@ func (d *driver) volumesHold(t *rapid.T) {
 		return true
 	})
 }
+
+// A volume that its host has larger than the state knows, because the state was
+// restored from an older backup, is accounted as large as it is.
+func TestAVolumeIsLargerThanWasKnown(t *testing.T) {
+	d := disky()
+	d.volume("data", 100, "n1")
+	d.inventory(1, 1)
+	v := d.Volume("data")
+	before := d.Node(1).Host.Allocated.DiskMib
+	report := &blixardv1.VolumeReport{Uid: v.Uid, Name: v.Name, Format: v.Spec.Format, SizeMib: 300}
+	for sequence := range uint64(2) { // telling it twice changes nothing more
+		d.tellVolumes(1, &blixardv1.VolumeInventory{Revision: v.OrderRevision, Sequence: 2 + sequence, Volumes: []*blixardv1.VolumeReport{report}})
+		if v = d.Volume("data"); v.Spec.SizeMib != 300 || d.Node(1).Host.Allocated.DiskMib != before+200 {
+			t.Fatalf("%d MiB, and %d more are accounted", v.Spec.SizeMib, d.Node(1).Host.Allocated.DiskMib-before)
+		}
+	}
+	if news := d.UnrecordedVolumes(1, &blixardv1.VolumeInventory{Revision: v.OrderRevision, Sequence: 9, Volumes: []*blixardv1.VolumeReport{report}}); news != nil {
+		t.Error("there is always more to tell: ", news)
+	}
+}

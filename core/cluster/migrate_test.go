@@ -368,9 +368,9 @@ func TestWhatEndsAHandOver(t *testing.T) {
 func TestDeletedInItsMove(t *testing.T) {
 	for _, first := range []string{"target", "source"} {
 		t.Run(first, func(t *testing.T) {
-			d, vm := underway(t)
+			d, _ := underway(t)
 			d.request(&blixardv1.Command{Op: &blixardv1.Command_DeleteVm{DeleteVm: &blixardv1.DeleteVMOp{Name: "web"}}})
-			vm = d.expect(t, "n1", cancelling)
+			vm := d.expect(t, "n1", cancelling)
 			source := seen(vm, blixardv1.Phase_PHASE_DELETING)
 			source.Removed = true
 			at := vm.Placement.NodeId

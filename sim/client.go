@@ -121,6 +121,7 @@ type client struct {
 	w        *World
 	choice   *rand.Rand // what it wants, and when
 	snaps    *rand.Rand // of snapshots
+	moves    *rand.Rand // of live moves
 	luck     rand.PCG   // of the operation under way, so that leaving one out changes no other
 	rand     *rand.Rand // draws from luck
 	touched  string     // the VM of which it last wanted something else
@@ -166,7 +167,8 @@ func (w *World) newClient(random bool) *client {
 // person is a client with a stream of its own.
 func (w *World) person(index int, name string) *client {
 	c := &client{index: index, w: w}
-	c.choice, c.snaps, c.rand = w.chance.stream(name), w.chance.stream(name+" snapshots"), rand.New(&c.luck)
+	c.choice, c.rand = w.chance.stream(name), rand.New(&c.luck)
+	c.snaps, c.moves = w.chance.stream(name+" snapshots"), w.chance.stream(name+" moves")
 	c.skew = between(c.choice, -time.Hour, time.Hour)
 	return c
 }
@@ -208,11 +210,20 @@ func (c *client) next() {
 	if isImage(name, m.Files) && maybe(c.snaps, m.Snapshots) {
 		op.Verb = pick(c.snaps, TakeSnapshot, TakeSnapshot, TakeSnapshot, DropSnapshot, Revert, Revert, CloneVM)
 	}
+	if m.Files > 0 && maybe(c.moves, m.Moves) {
+		op.Verb, op.Name = MoveVM, fmt.Sprintf("vm%d", 1+4*c.moves.IntN(2))
+		if c.moves.IntN(6) == 0 {
+			op.Verb = StayVM
+		}
+	}
 	if !op.Verb.reads() {
 		c.touched = name
 	}
 	if op.Verb == Create || op.Verb == Update {
 		op.Spec = drawSpec(c.choice, c.index, name, c.w.settings.GetLeaseMs(), c.w.mix.Files)
+		if m.Moves > 0 && c.moves.IntN(3) > 0 { // what it has nothing of on its host can go live
+			op.Spec.Devices, op.Spec.Volumes = nil, nil
+		}
 	}
 	c.w.decided(Ask{c.index, op.Verb, op.Name, op.Spec})
 	c.begin(op, nil)

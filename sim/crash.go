@@ -2,6 +2,7 @@ package sim
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/blixard/blixard/vmm"
@@ -61,9 +62,10 @@ func init() {
 	add(pointHandOver)
 	crashNames = append(crashNames, pointTakenOver)
 	rarePoints[pointHandOver.before], rarePoints[pointHandOver.after], rarePoints[pointTakenOver] = true, true, true
-	for _, v := range []vmm.Verb{vmm.Build, vmm.Start, vmm.Stop, vmm.Kill, vmm.Rebind, vmm.Remove, vmm.Receive, vmm.TakeOver, vmm.Send, vmm.Unsend} {
+	for _, v := range []vmm.Verb{vmm.Build, vmm.Start, vmm.Stop, vmm.Kill, vmm.Rebind, vmm.Remove, vmm.Receive, vmm.TakeOver, vmm.Unsend} {
 		actPoints[v] = add(daemonPoint(v.String()))
 	}
+	actPoints[vmm.Send] = add(daemonPoint("SendGuest")) // Send is a message's
 	for _, k := range []shim.OutputKind{shim.Lock, shim.Arm, shim.Fork, shim.Publish, shim.Signal, shim.Sweep, shim.Record, shim.Reply} {
 		shimPoints[k] = add(shimPoint(title(string(k))))
 	}
@@ -87,6 +89,9 @@ func init() {
 	add(pointSaved)
 	rarePoints[pointSaved.before], rarePoints[pointSaved.after] = true, true
 	mishapNames = append(mishapNames, crashNames...)
+	if names := slices.Sorted(slices.Values(crashNames)); len(slices.Compact(names)) != len(crashNames) {
+		panic("sim: two crash points have one name")
+	}
 }
 
 func title(s string) string { return string(s[0]-'a'+'A') + s[1:] }

@@ -159,6 +159,8 @@ type Mix struct {
 	// Snapshots: a client's next wish is about one, where there are VMs of which some
 	// can be taken.
 	Snapshots float64
+	// Moves: it is about a live move, there.
+	Moves float64
 	// Clients.
 	Disconnect float64
 	Clients    int
@@ -243,6 +245,7 @@ func drawMix(r *rand.Rand) Mix {
 	m.Files = pick(weights.stream("files"), 0, 1, 3)
 	m.VolumeFull = rate(weights.stream("volumes"), 0.3)
 	m.Snapshots, m.SnapshotFails = rate(weights.stream("snapshots"), 0.4), rate(weights.stream("snapshots fail"), 0.3)
+	m.Moves = rate(weights.stream("moves"), 0.6)
 	return m
 }
 

@@ -372,7 +372,7 @@ func (d *Daemon) pauseVM(a vmm.Action, dir *vmDir) {
 func (d *Daemon) apiHangs(a vmm.Action) bool {
 	w := d.m.w
 	after, hangs := w.mishap("ApiHangs", d.m.place(), w.mix.ApiHangs, time.Second, 20*time.Second)
-	if hangs && !mutant.On("NoTimeout") {
+	if hangs && !mutant.On("AwaitedForever") {
 		w.push(event{at: w.now + int64(after), kind: evSilent, m: d.m, life: d.life, n: a.ID, ref: d.work[a.Instance.UID]})
 	}
 	return hangs

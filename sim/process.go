@@ -364,7 +364,7 @@ func (s *shimProc) kill() {
 	}
 	s.dir.shim = nil
 	s.tell("the shim was killed")
-	if g := s.dir.guest; g != nil && !mutant.On("Orphan") && !g.orphaned() {
+	if g := s.dir.guest; g != nil && !mutant.On("OutlivesItsShim") && !g.orphaned() {
 		g.kill()
 	}
 	s.m.notice(s.dir)

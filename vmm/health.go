@@ -86,7 +86,7 @@ func (u *Unit) planHealth(now int64, c Context) *Action {
 	if w.state == blixardv1.HealthState_HEALTH_STATE_UNSPECIFIED {
 		w.state = blixardv1.HealthState_HEALTH_STATE_UNKNOWN
 	}
-	if !u.Seen.Ready || u.Seen.Paused || u.Want.Paused {
+	if !u.Seen.Ready || u.Seen.Paused || u.Want.Paused || u.slowed() {
 		w.probe = 0 // what is under way says nothing
 		return nil
 	}
@@ -99,11 +99,17 @@ func (u *Unit) planHealth(now int64, c Context) *Action {
 	return a
 }
 
+// slowed says that a guest is slow because it is being sent to another host: QEMU slows
+// a busy one down, and has it stand still at the end.
+func (u *Unit) slowed() bool {
+	return u.Seen.HandedOver != 0 || u.Seen.Outgoing.Migration != 0 && !u.Seen.Outgoing.Failed
+}
+
 // probed takes the answer to a Probe.
 func (u *Unit) probed(now int64, d Done) {
 	h, w := u.check(), &u.health
 	w.probe = 0
-	if h == nil || u.Seen.Liveness != Alive || !u.Seen.Ready {
+	if h == nil || u.Seen.Liveness != Alive || !u.Seen.Ready || u.slowed() {
 		return
 	}
 	late := now-w.at > int64(h.TimeoutMs)*milli+stall && !mutant.On("StalledIsSick")

@@ -130,9 +130,16 @@ func (u *Unit) planReceive(now int64, c Context) *Action {
 func (u *Unit) planIncoming(now int64, c Context) *Action {
 	w := u.Want
 	switch {
-	case w.Remove, !u.receives() && (!w.Run || u.Seen.Incoming != Loaded):
+	case w.Remove, !u.receives() && (!w.Run || u.Seen.Incoming == Listening):
 		u.say(blixardv1.Phase_PHASE_STOPPING, "NotMigrated", "its move came to nothing")
 		return u.kill(now, c)
+	case !u.receives() && u.Seen.Incoming == Opening:
+		// It may run, and a daemon that has just begun does not know yet what came of it.
+		u.say(blixardv1.Phase_PHASE_STARTING, "TakingOver", "it is looked at whether its guest is here")
+		if !u.early(now, u.aliveAt+bootTimeout) {
+			return u.kill(now, c)
+		}
+		return u.rebind(now, c)
 	case u.receives() && !(u.Seen.Incoming == Loaded && mutant.On("TargetRunsEarly")):
 		u.say(blixardv1.Phase_PHASE_STARTING, "Incoming", fmt.Sprintf("it is on its way here: %v", u.Seen.Incoming))
 		if u.Seen.Incoming == Opening && !u.early(now, u.aliveAt+bootTimeout) {

@@ -367,6 +367,12 @@ func (u *Unit) planStart(now int64, c Context) *Action {
 			return nil
 		}
 		u.failMove("it ended while it was sent")
+		if w.Migration.Send && !mutant.On("HandedOverStarts") {
+			// The state may have it as handed over already, whatever is known here: it says
+			// whether it is started here.
+			u.say(blixardv1.Phase_PHASE_PENDING, "NotMigrated", "it ended while it was sent, and is started anew when the cluster has ended its move")
+			return nil
+		}
 	}
 	if u.early(now, u.expect) {
 		return nil

@@ -158,7 +158,7 @@ func (s *State) drainNode(e *entry, n *blixardv1.Node, r *room) {
 	placed := s.placedByPriority(n.Id)
 	under, left := s.underWay(n.Id), 0
 	for _, vm := range placed {
-		if moving(vm) && other(vm, n.Id) { // it was on its way here
+		if moving(vm) && other(vm, n.Id) && vm.Migration.State != blixardv1.MigrationState_MIGRATION_STATE_HANDED_OVER { // it was on its way here
 			vm = copyVM(vm)
 			s.abandon(e, vm, nil, n.Name+" is drained")
 			s.put(vmKey(vm.Name), vm)
@@ -178,8 +178,8 @@ func (s *State) drainNode(e *entry, n *blixardv1.Node, r *room) {
 			}
 		case blixardv1.DrainStep_DRAIN_STEP_NEXT:
 			left++
-			if silent(n) || under >= int(n.Drain.Parallel) && !mutant.On("DrainUnbounded") {
-				continue
+			if silent(n) || under >= int(n.Drain.Parallel) && !mutant.On("DrainUnbounded") || len(s.orders(vm)) > 0 {
+				continue // until a snapshot of it that is being taken is taken
 			}
 			if s.drainLive(e, n, vm, r) {
 				under++

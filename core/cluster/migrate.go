@@ -462,7 +462,9 @@ func (s *State) observeOther(e *entry, n *blixardv1.Node, old *blixardv1.VM, o *
 		case blixardv1.MigrationStep_MIGRATION_STEP_FAILED:
 			s.abandon(e, vm, n, r.Message)
 		case blixardv1.MigrationStep_MIGRATION_STEP_LISTENING:
-			if m.State == blixardv1.MigrationState_MIGRATION_STATE_PREPARING {
+			if m.Loaded {
+				s.abandon(e, vm, n, "its guest had come to "+m.To+", and is not there any more")
+			} else if m.State == blixardv1.MigrationState_MIGRATION_STATE_PREPARING {
 				m.State, m.Message = blixardv1.MigrationState_MIGRATION_STATE_SENDING, m.To+" waits for it"
 				vm.AssignmentRevision = e.index
 				s.tell(e, vm.Placement.NodeId, n)
@@ -506,6 +508,7 @@ func (s *State) switchOver(e *entry, op *blixardv1.SwitchOp) *blixardv1.Response
 	s.event(e, "VMSwitched", vm.Name, to.Name, "it may run on %s, and on %s no more", to.Name, from.Name)
 	s.tell(e, from.Id, nil)
 	s.assign(e, vm, copyNode(s.Node(to.Id)))
+	s.redrain() // it may have come to a host that is drained
 	return vmResponse(vm)
 }
 

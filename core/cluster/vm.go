@@ -202,6 +202,9 @@ func (s *State) power(e *entry, op *blixardv1.PowerOp) *blixardv1.Response {
 	case op.Run:
 		s.place(e, vm)
 	default:
+		if leavesOffline(vm) {
+			s.endOffline(e, vm, nil)
+		}
 		s.setPhase(e, vm, blixardv1.Phase_PHASE_STOPPED, "Stopped", "stopped by its user before it had a host")
 		s.put(vmKey(vm.Name), vm)
 	}

@@ -333,6 +333,7 @@ func (s *State) failSnapshot(e *entry, node *blixardv1.Node, p *blixardv1.VMSnap
 	p.State, p.Message = blixardv1.SnapshotState_SNAPSHOT_STATE_FAILED, why
 	s.put(snapshotKey(p.Name), p)
 	s.keepsAnew(e, node)
+	s.redrain()
 	s.event(e, "SnapshotFailed", p.Vm, node.Name, "snapshot %s: %s", p.Name, why)
 }
 

@@ -487,7 +487,7 @@ var All = []Mutant{
 		Caught: []string{atRest, quorum},
 	},
 	{
-		Name: "NoTimeout", What: "a word that a hypervisor does not answer is waited for without end",
+		Name: "AwaitedForever", What: "a word that a hypervisor does not answer is waited for without end",
 		Caught: []string{atRest, quorum},
 	},
 	{
@@ -566,7 +566,7 @@ var All = []Mutant{
 		Caught: []string{undisturbed},
 	},
 	{
-		Name: "Orphan", What: "a VM outlives its shim",
+		Name: "OutlivesItsShim", What: "a VM outlives its shim",
 		Caught: []string{twoCopies, placed, atRest},
 	},
 }

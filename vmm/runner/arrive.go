@@ -125,6 +125,11 @@ func (h *Host) Admit(ctx context.Context, p Passage) (func(context.Context, Stre
 		}
 		m = a.m
 	case <-ctx.Done():
+		v.q.put(func() {
+			if a := <-looked; a.err == nil { // it was let in, and nobody comes
+				v.arriving = false
+			}
+		})
 		return nil, ctx.Err()
 	}
 	gone := func() { v.q.put(func() { v.arriving = false }) }

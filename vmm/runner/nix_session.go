@@ -70,6 +70,9 @@ func (s *nixSession) watch(ctx context.Context, tell func(guestState)) {
 			return err
 		})
 		if state != notYet || !socket && !askable && time.Since(begin) > readyBlind {
+			if state == notYet { // and nobody can be asked
+				state = running
+			}
 			s.set(state == paused)
 			tell(state)
 			return

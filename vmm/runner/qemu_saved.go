@@ -52,11 +52,7 @@ func (s *qemuSession) save(ctx context.Context, dir string) error {
 	}
 	defer l.Close() // which removes the socket
 	err = s.with(ctx, func(ctx context.Context, c *qmp.Client) error {
-		// Nobody runs meanwhile whom that could disturb.
-		if err := c.Execute(ctx, "migrate-set-parameters", map[string]any{"max-bandwidth": int64(1) << 40}, nil); err != nil {
-			return err
-		}
-		return c.Execute(ctx, "migrate", map[string]string{"uri": "unix:" + socket}, nil)
+		return c.SaveTo(ctx, socket)
 	})
 	if err != nil {
 		return err

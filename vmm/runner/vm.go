@@ -112,9 +112,9 @@ func (v *vm) answer(a vmm.Action, done vmm.Done, err error, reports ...vmm.Repor
 // the former. Nobody wants to wait for a download then.
 func (v *vm) overtake(verb vmm.Verb) {
 	ends := verb == vmm.Kill || verb == vmm.Remove
-	saves := v.stopSave
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	saves := v.stopSave
 	if v.stopBuild != nil && (ends || verb == vmm.Build) {
 		v.stopBuild()
 	}

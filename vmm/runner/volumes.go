@@ -43,6 +43,7 @@ type volumes struct {
 	revision uint64 // of the orders that were carried out
 	orders   []*blixardv1.VolumeOrder
 	open     map[string]map[string]bool // by volume and VM: it writes
+	made     map[string]bool            // it was here in this daemon's life
 	busy     map[string]string          // why it cannot be touched just now: it is being written, or read
 	failed   map[string]string          // by volume: what was wrong the last time
 	said     *blixardv1.VolumeInventory
@@ -72,7 +73,7 @@ type volumeRecord struct {
 func newVolumes(state, trash string, observe func(core.Observed), warn func(string, error)) *volumes {
 	return &volumes{
 		at: filepath.Join(state, "volumes"), trash: trash, observe: observe, warn: warn, q: newQueue(),
-		open: map[string]map[string]bool{}, busy: map[string]string{}, failed: map[string]string{},
+		open: map[string]map[string]bool{}, busy: map[string]string{}, made: map[string]bool{}, failed: map[string]string{},
 	}
 }
 
@@ -122,6 +123,9 @@ func (s *volumes) carryOut() {
 	clear(s.failed)
 	for _, o := range s.orders {
 		err := checkUID(o.GetUid())
+		if err == nil && s.has(o.Uid) {
+			s.made[o.Uid] = true
+		}
 		switch {
 		case err != nil:
 		case o.Remove:
@@ -157,7 +161,7 @@ func (s *volumes) ensure(o *blixardv1.VolumeOrder) (err error) {
 	switch {
 	case s.has(o.Uid):
 		return s.grow(o)
-	case o.Made:
+	case o.Made || s.made[o.Uid]:
 		return fmt.Errorf("this host had it, and %s is gone: who has removed it? It is not made again", s.dir(o.Uid))
 	case o.Written:
 		return errors.New("what it holds has not come yet")
@@ -272,10 +276,10 @@ func inUse(f *os.File) error {
 
 // remove removes a volume that nobody has open.
 func (s *volumes) remove(o *blixardv1.VolumeOrder) error {
-	if !s.has(o.Uid) {
+	why := s.busy[o.Uid]
+	if !s.has(o.Uid) && why == "" {
 		return nil
 	}
-	why := s.busy[o.Uid]
 	for vm := range s.open[o.Uid] {
 		why = "VM " + vm + " has it open"
 	}
@@ -288,6 +292,7 @@ func (s *volumes) remove(o *blixardv1.VolumeOrder) error {
 	if why != "" {
 		return fmt.Errorf("volume %s cannot be removed: %s", o.Name, why)
 	}
+	delete(s.made, o.Uid)
 	trash := filepath.Join(s.trash, fmt.Sprintf("volume.%s.%d", o.Uid, time.Now().UnixNano()))
 	if err := errors.Join(os.Rename(s.dir(o.Uid), trash), syncDir(s.at)); err != nil {
 		return err

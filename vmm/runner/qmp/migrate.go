@@ -1,6 +1,7 @@
 package qmp
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 )
@@ -74,17 +75,30 @@ func (c *Client) SendTo(ctx context.Context, socket string, l Limits) error {
 	if err := c.Execute(ctx, "migrate-set-capabilities", map[string]any{"capabilities": caps}, nil); err != nil {
 		return err
 	}
-	limits := map[string]any{}
-	if l.Bandwidth > 0 {
-		limits["max-bandwidth"] = l.Bandwidth
-	}
+	limits := map[string]any{"max-bandwidth": cmp.Or(l.Bandwidth, defaultBandwidth)} // SaveTo has left another
+
 	if l.Downtime > 0 {
 		limits["downtime-limit"] = l.Downtime
 	}
-	if len(limits) > 0 {
-		if err := c.Execute(ctx, "migrate-set-parameters", limits, nil); err != nil {
-			return err
-		}
+	if err := c.Execute(ctx, "migrate-set-parameters", limits, nil); err != nil {
+		return err
+	}
+	return c.Execute(ctx, "migrate", map[string]any{"uri": "unix:" + socket}, nil)
+}
+
+// defaultBandwidth is QEMU's own, bytes a second.
+const defaultBandwidth = 128 << 20
+
+// SaveTo sends a guest that stands still to a unix socket, as fast as that takes it:
+// nobody runs meanwhile whom that could disturb. What a move has set of this process
+// is undone.
+func (c *Client) SaveTo(ctx context.Context, socket string) error {
+	caps := []capability{{"pause-before-switchover", false}, {"return-path", false}, {"auto-converge", false}}
+	if err := c.Execute(ctx, "migrate-set-capabilities", map[string]any{"capabilities": caps}, nil); err != nil {
+		return err
+	}
+	if err := c.Execute(ctx, "migrate-set-parameters", map[string]any{"max-bandwidth": int64(1) << 40}, nil); err != nil {
+		return err
 	}
 	return c.Execute(ctx, "migrate", map[string]any{"uri": "unix:" + socket}, nil)
 }

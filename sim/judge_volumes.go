@@ -3,6 +3,8 @@ package sim
 import (
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -64,11 +66,14 @@ func (j *judgeVolumes) look(w *World, g *guest) {
 	}
 }
 
-// removed: a volume's file is gone. Somebody wanted that while it was there.
+// removed: a volume's file is gone. Somebody wanted that while it was there, or since
+// the entry that created it: its host may have made it late.
 func (j *judgeVolumes) removed(w *World, m *Machine, v *simVolume) {
 	w.judges.judged["volumes"]++
+	_, index, _ := strings.Cut(v.uid, "-")
+	created, _ := strconv.ParseUint(index, 10, 64)
 	for _, op := range w.history {
-		if op.Verb == DropVolume && op.Name == v.name && (op.Return == 0 || op.Unknown || op.Return >= v.made) {
+		if op.Verb == DropVolume && op.Name == v.name && (op.Return == 0 || op.Unknown || op.Return >= v.made || op.Revision > created) {
 			return
 		}
 	}

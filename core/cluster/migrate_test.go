@@ -507,3 +507,56 @@ func TestADrainMovesLive(t *testing.T) {
 		t.Fatal("it does not leave after its live move has failed")
 	}
 }
+
+// A guest that was handed over is not thrown away because its target is drained: it
+// gets there, and leaves with the rest.
+func TestADrainOfTheTargetAfterTheHandOver(t *testing.T) {
+	d, vm := underway(t)
+	d.says(vm, false, listening)
+	d.says(d.VM("web"), true, handed)
+	d.drainOf("n2")
+	vm = d.expect(t, "n1", handedOver)
+	if d.NodeByName("n2").Drain.Done {
+		t.Error("the drain is done, and a guest is on its way there")
+	}
+	d.says(vm, false, loaded)
+	vm = d.VM("web")
+	d.gives(vm, vm.Migration.Id, d.term)
+	d.expect(t, "n2", switched)
+	if d.NodeByName("n2").Drain.Done {
+		t.Error("the drain is done, and the guest is there")
+	}
+}
+
+// A target that waits anew has lost the guest that had come.
+func TestAGuestThatHadCome(t *testing.T) {
+	d, vm := underway(t)
+	d.says(vm, false, listening)
+	d.says(d.VM("web"), false, loaded)
+	d.says(d.VM("web"), false, listening)
+	d.expect(t, "n1", cancelling)
+}
+
+// An offline move ends with the wish that its VM runs.
+func TestAStopEndsAnOfflineMove(t *testing.T) {
+	d, _ := underway(t)
+	d.cancel("web", false)
+	d.removedFrom(d.VM("web"))
+	if r := d.request(&blixardv1.Command{Op: &blixardv1.Command_MigrateVm{MigrateVm: &blixardv1.MigrateVMOp{Name: "web", Offline: true}}}); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	for _, n := range []string{"n1", "n2", "n3"} {
+		d.cordonOf(n, true)
+	}
+	vm := d.VM("web")
+	o := seen(vm, blixardv1.Phase_PHASE_DELETING)
+	o.Removed = true
+	d.report(vm.Placement.NodeId, o)
+	d.expect(t, "", blixardv1.MigrationState_MIGRATION_STATE_LEAVING)
+	if r := d.request(&blixardv1.Command{Op: &blixardv1.Command_Power{Power: &blixardv1.PowerOp{Name: "web"}}}); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	if leavesOffline(d.VM("web")) {
+		t.Error("it is stopped, and still on its way")
+	}
+}

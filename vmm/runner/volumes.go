@@ -133,7 +133,9 @@ func (s *volumes) carryOut() {
 		case s.isOpen(o.Uid) || s.busy[o.Uid] != "": // it grows when the VM that has it starts again
 		case o.Written && !o.Made && !s.has(o.Uid): // it comes by itself
 		default:
-			err = s.ensure(o)
+			if err = s.ensure(o); err == nil {
+				s.made[o.Uid] = true
+			}
 		}
 		if err != nil {
 			s.failed[o.Uid] = err.Error()

@@ -275,3 +275,28 @@ func TestAVMsVolumesAreHeldOverARestartOfTheDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// What somebody else has removed is not made again, whatever the order that made it
+// still says; and what is being written is not said to be gone.
+func TestAVolumeThatVanishes(t *testing.T) {
+	s := newShelf(t, t.TempDir())
+	s.keep(orders(order("1-1", 16, rawFormat)), 5)
+	if err := os.RemoveAll(s.dir("1-1")); err != nil {
+		t.Fatal(err)
+	}
+	s.again()
+	if r := s.report("1-1"); s.has("1-1") || !r.Absent || !strings.Contains(r.Error, "who has removed it") {
+		t.Fatal("an empty one is there in its place: ", r)
+	}
+
+	o := order("1-2", 16, rawFormat)
+	o.Written = true
+	s.mu.Lock()
+	s.busy["1-2"] = "it is being written"
+	s.mu.Unlock()
+	o.Remove = true
+	s.keep(orders(o), 6)
+	if r := s.report("1-2"); r == nil || r.Error == "" {
+		t.Fatal("one that is being written is said to be gone: ", s.last)
+	}
+}

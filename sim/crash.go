@@ -44,6 +44,7 @@ var (
 	crashNames []string
 	busyPoints = map[string]bool{} // those that every tick passes
 	rarePoints = map[string]bool{} // those that few runs pass
+	movePoints []string            // those of a live move
 	// startPoints are those that every start of a VM passes: with many of them open
 	// hardly any would succeed, so most are open for one crash only.
 	startPoints = map[string]bool{}
@@ -88,6 +89,10 @@ func init() {
 	}
 	add(pointSaved)
 	rarePoints[pointSaved.before], rarePoints[pointSaved.after] = true, true
+	movePoints = []string{pointHandOver.before, pointHandOver.after, pointTakenOver}
+	for _, v := range []vmm.Verb{vmm.Receive, vmm.Send, vmm.TakeOver, vmm.Unsend} {
+		movePoints = append(movePoints, actPoints[v].before, actPoints[v].after)
+	}
 	mishapNames = append(mishapNames, crashNames...)
 	if names := slices.Sorted(slices.Values(crashNames)); len(slices.Compact(names)) != len(crashNames) {
 		panic("sim: two crash points have one name")

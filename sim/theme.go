@@ -1,12 +1,16 @@
 package sim
 
-import "time"
+import (
+	"time"
+
+	"github.com/blixard/blixard/vmm"
+)
 
 // A theme makes one thing go wrong often: what some bugs need is rare in a world
 // where everything does now and then.
 var themes = []func(*Config){
 	Crashes, SlowDisksAndCrashes, ShortLog, Busy, BusyAndCrashes, LossyNetwork, SlowNetwork, DeafNetwork, ShortLives, SoonAtRest, QuorumOnly, Upgrades, Hangs, Deaf,
-	Crowded, Fickle, Renewals, Lagging,
+	Crowded, Fickle, Renewals, Lagging, Moving, Moving, Saving, Saving,
 }
 
 // Crashes has daemons and machines die every second.
@@ -154,4 +158,39 @@ func Lagging(c *Config) {
 	Busy(c)
 	c.Servers, c.Mix.Every, c.Mix.Longest = max(c.Servers, 3), time.Second, 5*time.Second
 	c.Mix.Weights = map[string]int{"Clog": 5, "DiskSlow": 3, "DiskStall": 3, "OneWay": 3, "Pause": 2, "Capacity": 3}
+}
+
+// Moving has guests sent from host to host, and whoever has a part in that die at each
+// of its steps.
+func Moving(c *Config) {
+	c.images()
+	c.Hosts = max(c.Hosts, 2)
+	c.Mix.Moves, c.Mix.Snapshots, c.Mix.StreamBreaks, c.Mix.StreamSlow = 0.3, 0, 0.02, 0.2
+	c.Mix.Points = map[string]bool{}
+	r := chance{c.Seed}.stream("moving")
+	for _, name := range movePoints { // with all of them open none would get far
+		if r.IntN(3) == 0 {
+			c.Mix.Points[name] = true
+		}
+	}
+}
+
+// Saving has guests saved and restored, where that is done in the middle of which all
+// of it fails now and then.
+func Saving(c *Config) {
+	c.images()
+	c.Mix.Snapshots, c.Mix.SnapshotFails, c.Mix.Moves = 0.5, 0.3, 0
+	c.Mix.Points = map[string]bool{}
+	for _, p := range []point{actPoints[vmm.Snapshot], pointSaved} {
+		c.Mix.Points[p.before], c.Mix.Points[p.after] = true, true
+	}
+}
+
+// images has people leave the few VMs of images alone that there are, but for what the
+// theme is about.
+func (c *Config) images() {
+	SoonAtRest(c)
+	quiet(c)
+	c.Mix.Files, c.Mix.Names, c.Mix.Small = 1, 6, false
+	c.Mix.BuildFails, c.Mix.ForkFails, c.Mix.EarlyExit, c.Mix.LateExit, c.Mix.BootHangs = 0, 0, 0, 0, 0
 }

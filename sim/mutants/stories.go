@@ -713,3 +713,27 @@ func calledOff(s *sim.Story) {
 	s.Heal()
 	s.Rest()
 }
+
+// A VM is to have fewer devices at its next start, and another one waits for what it
+// gives back.
+func devices(s *sim.Story) {
+	s.Uploaded()
+	with := func(n uint32) *blixardv1.VMSpec {
+		vm := sim.ImageVM()
+		vm.OnUpdate = blixardv1.OnUpdate_ON_UPDATE_NEXT_START
+		vm.Devices = []*blixardv1.DeviceRequest{{Kind: "gpu", Count: n}}
+		return vm
+	}
+	s.Order(sim.Create, "a", with(2))
+	_, host := s.Runs("a")
+	for _, m := range s.Machines() {
+		if m != host {
+			s.Order(sim.Cordon, m.Name, nil)
+		}
+	}
+	s.Order(sim.Update, "a", with(1))
+	s.Order(sim.Create, "b", with(1))
+	s.Pass(20 * time.Second)
+	s.Order(sim.Restart, "a", nil)
+	s.Runs("b")
+}

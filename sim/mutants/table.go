@@ -273,7 +273,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "DeviceFreedEarly", What: "an update gives away the devices that the spec before may still run with",
-		Caught: []string{device},
+		Caught: []string{device}, Story: devices,
 	},
 	{
 		Name: "CordonIgnored", What: "placement does not look whether a node is cordoned",

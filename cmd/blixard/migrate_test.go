@@ -309,8 +309,13 @@ func TestKillWhileItMoves(t *testing.T) {
 	type state = blixardv1.MigrationState
 	steps := []state{blixardv1.MigrationState_MIGRATION_STATE_PREPARING, blixardv1.MigrationState_MIGRATION_STATE_SENDING,
 		blixardv1.MigrationState_MIGRATION_STATE_HANDED_OVER, blixardv1.MigrationState_MIGRATION_STATE_SWITCHED}
-	for _, victim := range []string{"target's daemon", "target's hypervisor", "source's daemon", "source's hypervisor", "leader"} {
-		for _, at := range steps {
+	// Each victim and each step is there in a few; scripts/soak migrations does all twenty.
+	all := os.Getenv("BLIXARD_MIGRATIONS") != ""
+	for i, victim := range []string{"target's daemon", "target's hypervisor", "source's daemon", "source's hypervisor", "leader"} {
+		for j, at := range steps {
+			if !all && (i+j)%3 != 0 {
+				continue
+			}
 			name := victim + " at " + strings.ToLower(strings.TrimPrefix(at.String(), "MIGRATION_STATE_"))
 			if !t.Run(name, func(t *testing.T) {
 				c.t = t

@@ -102,8 +102,8 @@ func (h *host) observed(o Observed) {
 		h.urgent = true
 	}
 	if o.Kept > h.kept {
+		h.urgent = h.urgent || h.kept != 0 // somebody waits for it, but for an epoch's first
 		h.kept = o.Kept
-		h.urgent = true
 	}
 	h.inventory = h.inventory || o.Inventory
 	h.found = append(h.found, o.Pages...)

@@ -633,10 +633,15 @@ func goesLive(s *sim.Story) {
 	s.Runs("a")
 }
 
-// moves begins to move a VM live, from a host that does not lead if there is one.
+// moves begins to move a VM live, from a host that does not lead: what that says can be
+// held back.
 func moves(s *sim.Story) (from, to *sim.Machine) {
 	s.Uploaded()
+	leader := s.Leader()
+	s.Order(sim.Cordon, leader.Name, nil)
 	s.Order(sim.Create, "a", sim.ImageVM())
+	s.Runs("a")
+	s.Order(sim.Uncordon, leader.Name, nil)
 	from = s.Moves("a")
 	s.Until("it has a target", time.Minute, func() bool { to = s.Targeted("a"); return to != nil })
 	return from, to
@@ -654,9 +659,7 @@ func breaksAtItsEnd(s *sim.Story) {
 	from, _ := moves(s)
 	s.Befalls(from, "LastPieceLost")
 	sends(s)
-	if from != s.Leader() {
-		holdBack(s, from, 5*time.Second)
-	}
+	holdBack(s, from, 5*time.Second)
 	s.Pass(20 * time.Second)
 	s.Runs("a")
 }

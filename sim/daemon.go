@@ -27,7 +27,7 @@ type Daemon struct {
 	work    map[string]*orders // the hypervisor's adapter, by uid
 	builds  map[string]vmm.Action
 	keeping vmm.Action               // the newest orders for volumes
-	saving  *saving                  // the Snapshot under way
+	saving  map[string]*saving       // the Snapshots under way, by the VM's uid
 	keeps   *vmm.KeepList            // the newest list of snapshots to keep
 	image   *blixardv1.SnapshotImage // for the answer to a Snapshot
 	// preparing is the newest list of runners to hold ready.
@@ -55,7 +55,7 @@ func (m *Machine) startDaemon() {
 	}
 	d := &Daemon{
 		m: m, life: m.life(), work: map[string]*orders{}, builds: map[string]vmm.Action{}, waiting: map[uint64]*request{},
-		conns: map[uint64]*shimWait{},
+		conns: map[uint64]*shimWait{}, saving: map[string]*saving{},
 	}
 	cfg := core.Config{
 		Tick: int64(w.cfg.Tick), Seed: mutateSeed(m.entropy.Uint64()), KeepEntries: w.cfg.KeepEntries, BootID: m.bootID,

@@ -76,13 +76,13 @@ func (d *Daemon) takeSnapshot(o *orders, a vmm.Action, dir *vmDir) {
 	}
 	s.memory = g.holds()
 	m.saved[a.Snapshot] = s.saved
-	d.saving = s
+	d.saving[a.Instance.UID] = s
 	w.push(event{at: w.now + between(m.rand, 50*time.Millisecond, 5*time.Second), kind: evSaved, m: m, life: d.life, ref: s})
 }
 
 // overtaken ends a snapshot that an order after it makes useless.
 func (d *Daemon) overtaken(uid string) {
-	if s := d.saving; s != nil && s.order.Instance.UID == uid {
+	if s := d.saving[uid]; s != nil {
 		d.saved(s, errOvertaken)
 	}
 }
@@ -92,10 +92,11 @@ const errOvertaken = "it is not wanted any more"
 // saved: memory and disks are written down, or it is given up.
 func (d *Daemon) saved(s *saving, err string) {
 	m, w := d.m, d.m.w
-	if d.saving != s || err == "" && m.crashes(pointSaved.before) {
+	uid := s.order.Instance.UID
+	if d.saving[uid] != s || err == "" && m.crashes(pointSaved.before) {
 		return
 	}
-	d.saving = nil
+	delete(d.saving, uid)
 	defer m.crashes(pointSaved.after)
 	g := s.guest
 	gone := g.dir.guest != g || g.dying
@@ -144,8 +145,13 @@ func (d *Daemon) snapshotsKept(a vmm.Action) {
 	if d.keeps == nil || a.Keep.Revision >= d.keeps.Revision {
 		d.keeps = a.Keep
 	}
-	if s := d.saving; s != nil && !d.keeps.Wants(s.saved.uid) {
-		d.saved(s, errOvertaken)
+	for _, s := range sorted(d.saving) {
+		if !d.keeps.Wants(s.saved.uid) {
+			d.saved(s, errOvertaken)
+		}
+		if m.daemon != d {
+			return // it died of that
+		}
 	}
 	for _, s := range sorted(m.saved) {
 		if !s.whole || a.Keep.Wants(s.uid) || mutant.On("SnapshotStays") {

@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"io"
+	"log"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -28,7 +30,7 @@ func BenchmarkRaftAlone(b *testing.B) {
 		}
 		n.raft, err = raft.NewRawNode(&raft.Config{
 			ID: id, ElectionTick: 10, HeartbeatTick: 1, Storage: n.log, Applied: 1, MaxSizePerMsg: 1 << 20,
-			MaxInflightMsgs: 256, CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, Logger: labQuiet{},
+			MaxInflightMsgs: 256, CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, Logger: &raft.DefaultLogger{Logger: log.New(io.Discard, "", 0)},
 		})
 		if err != nil {
 			b.Fatal(err)
@@ -136,21 +138,4 @@ func (l *lab) send(messages *[]*raftpb.Message) {
 		l.queue.push(event{at: l.now + between(l.rand, 500*time.Microsecond, time.Millisecond), kind: evReceive, n: m.GetTo(), ref: c})
 	}
 	*messages = nil
-}
-
-type labQuiet struct{}
-
-func (labQuiet) Debug(...any)            {}
-func (labQuiet) Debugf(string, ...any)   {}
-func (labQuiet) Error(...any)            {}
-func (labQuiet) Errorf(string, ...any)   {}
-func (labQuiet) Info(...any)             {}
-func (labQuiet) Infof(string, ...any)    {}
-func (labQuiet) Warning(...any)          {}
-func (labQuiet) Warningf(string, ...any) {}
-func (labQuiet) Fatal(...any)            {}
-func (labQuiet) Fatalf(string, ...any)   {}
-func (labQuiet) Panic(v ...any)          { panic(v) }
-func (labQuiet) Panicf(f string, v ...any) {
-	panic(f)
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -62,49 +63,26 @@ func (b *backupWriter) end() error {
 
 // backupReader reads one.
 type backupReader struct {
-	r    *bufio.Reader
-	sum  hash.Hash
+	r    *cluster.Summed
 	head *blixardv1.VMBackupHeader
 }
 
 func newBackupReader(r io.Reader) (*backupReader, error) {
-	b := &backupReader{r: bufio.NewReaderSize(r, 1<<20), sum: sha256.New()}
-	magic := make([]byte, len(vmBackupMagic))
-	if _, err := io.ReadFull(b, magic); err != nil || string(magic) != vmBackupMagic {
+	b := &backupReader{cluster.NewSummed(r), &blixardv1.VMBackupHeader{}}
+	if !b.r.Begins(vmBackupMagic) {
 		return nil, fmt.Errorf("%w: it does not begin as one of this version does", errVMBackup)
 	}
-	b.head = &blixardv1.VMBackupHeader{}
-	return b, b.message(b.head, 4<<20)
-}
-
-func (b *backupReader) Read(p []byte) (int, error) {
-	n, err := b.r.Read(p)
-	b.sum.Write(p[:n])
-	return n, err
-}
-
-func (b *backupReader) ReadByte() (byte, error) {
-	c, err := b.r.ReadByte()
-	if err == nil {
-		b.sum.Write([]byte{c})
+	if err := b.r.Message(b.head, 4<<20); err != nil {
+		return nil, fmt.Errorf("%w: its header does not decode: %w", errVMBackup, err)
 	}
-	return c, err
-}
-
-func (b *backupReader) message(m proto.Message, most int64) error {
-	if err := (protodelim.UnmarshalOptions{MaxSize: most}).UnmarshalFrom(b, m); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("%w: it ends too early", errVMBackup)
-	} else if err != nil {
-		return fmt.Errorf("%w: a part of it does not decode: %w", errVMBackup, err)
-	}
-	return nil
+	return b, nil
 }
 
 // next is the next part; io.EOF after the last, when the sum of all is right.
 func (b *backupReader) next() (*blixardv1.VMBackupPart, error) {
 	p := &blixardv1.VMBackupPart{}
-	if err := b.message(p, 1<<20); err != nil {
-		return nil, err
+	if err := b.r.Message(p, 1<<20); err != nil {
+		return nil, fmt.Errorf("%w: a part of it does not decode: %w", errVMBackup, err)
 	}
 	if p.Part == nil {
 		return nil, fmt.Errorf("%w: a part that nobody knows", errVMBackup)
@@ -112,9 +90,7 @@ func (b *backupReader) next() (*blixardv1.VMBackupPart, error) {
 	if !p.GetEnd() {
 		return p, nil
 	}
-	want := b.sum.Sum(nil)
-	got := make([]byte, len(want)+1)
-	if n, _ := io.ReadFull(b.r, got); n != len(want) || string(got[:n]) != string(want) {
+	if !b.r.Ends() {
 		return nil, fmt.Errorf("%w: its checksum is not that of what it holds", errVMBackup)
 	}
 	return nil, io.EOF

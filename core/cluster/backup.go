@@ -73,13 +73,12 @@ const mostRecord = 64 << 20
 // ReadBackup reads what WriteBackup has written, and nothing else: a part that is
 // missing, changed or too much is an error.
 func ReadBackup(from io.Reader) (*blixardv1.BackupHeader, *State, error) {
-	r := &summed{r: bufio.NewReader(from), sum: sha256.New()}
-	magic := make([]byte, len(backupMagic))
-	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != backupMagic {
+	r := NewSummed(from)
+	if !r.Begins(backupMagic) {
 		return nil, nil, fmt.Errorf("%w: it does not begin as one of this version does", ErrBackup)
 	}
 	h := &blixardv1.BackupHeader{}
-	if err := r.message(h); err != nil {
+	if err := r.Message(h, mostRecord); err != nil {
 		return nil, nil, fmt.Errorf("%w: its header does not decode: %w", ErrBackup, err)
 	}
 	var failed error
@@ -87,7 +86,7 @@ func ReadBackup(from io.Reader) (*blixardv1.BackupHeader, *State, error) {
 	state, err := Load(func(yield func(key, value []byte) bool) {
 		for ; read < h.Records; read++ {
 			rec := &blixardv1.Record{}
-			if failed = r.message(rec); failed != nil || !yield(rec.Key, rec.Value) {
+			if failed = r.Message(rec, mostRecord); failed != nil || !yield(rec.Key, rec.Value) {
 				return
 			}
 		}
@@ -95,9 +94,7 @@ func ReadBackup(from io.Reader) (*blixardv1.BackupHeader, *State, error) {
 	if failed != nil {
 		return nil, nil, fmt.Errorf("%w: record %d of %d does not decode: %w", ErrBackup, read+1, h.Records, failed)
 	}
-	want := r.sum.Sum(nil)
-	got := make([]byte, len(want)+1)
-	if n, _ := io.ReadFull(r.r, got); n != len(want) || string(got[:n]) != string(want) {
+	if !r.Ends() {
 		return nil, nil, fmt.Errorf("%w: its checksum is not that of what it holds", ErrBackup)
 	}
 	if err != nil {
@@ -109,19 +106,26 @@ func ReadBackup(from io.Reader) (*blixardv1.BackupHeader, *State, error) {
 	return h, state, nil
 }
 
-// summed reads, and sums up what it has read.
-type summed struct {
+// Summed reads a file of messages, delimited by their length, that ends with the
+// SHA-256 of all before.
+type Summed struct {
 	r   *bufio.Reader
 	sum hash.Hash
 }
 
-func (s *summed) Read(p []byte) (int, error) {
+// NewSummed reads such a file from its beginning.
+func NewSummed(r io.Reader) *Summed {
+	return &Summed{bufio.NewReaderSize(r, 1<<20), sha256.New()}
+}
+
+func (s *Summed) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	s.sum.Write(p[:n])
 	return n, err
 }
 
-func (s *summed) ReadByte() (byte, error) {
+// ReadByte is what reading a length asks for.
+func (s *Summed) ReadByte() (byte, error) {
 	b, err := s.r.ReadByte()
 	if err == nil {
 		s.sum.Write([]byte{b})
@@ -129,10 +133,26 @@ func (s *summed) ReadByte() (byte, error) {
 	return b, err
 }
 
-func (s *summed) message(m proto.Message) error {
-	err := protodelim.UnmarshalOptions{MaxSize: mostRecord}.UnmarshalFrom(s, m)
+// Begins says that what is next is magic.
+func (s *Summed) Begins(magic string) bool {
+	b := make([]byte, len(magic))
+	_, err := io.ReadFull(s, b)
+	return err == nil && string(b) == magic
+}
+
+// Message reads the next one, of at most so many bytes.
+func (s *Summed) Message(m proto.Message, most int64) error {
+	err := protodelim.UnmarshalOptions{MaxSize: most}.UnmarshalFrom(s, m)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errors.New("it ends here")
 	}
 	return err
+}
+
+// Ends says that nothing follows but the sum, and that it is right.
+func (s *Summed) Ends() bool {
+	want := s.sum.Sum(nil)
+	got := make([]byte, len(want)+1)
+	n, _ := io.ReadFull(s.r, got)
+	return n == len(want) && string(got[:n]) == string(want)
 }

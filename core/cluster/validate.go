@@ -92,9 +92,6 @@ func ValidateDigest(field, digest string) *blixardv1.Error {
 	return nil
 }
 
-// ValidDigest says whether something can be the name of an artifact.
-func ValidDigest(digest string) bool { return ValidateDigest("", digest) == nil }
-
 // ValidateArtifact checks a reference to content.
 func ValidateArtifact(field string, digest string, size uint64) *blixardv1.Error {
 	if err := ValidateDigest(field+".digest", digest); err != nil {

@@ -110,9 +110,9 @@ func (h *Host) open() error {
 	}
 	h.wait.Go(h.out.run)
 	h.wait.Go(h.grants.run)
-	h.wait.Go(h.tend)
+	h.wait.Go(func() { h.every(tendEvery, h.trim) })
 	h.wait.Go(h.volumes.q.run)
-	h.wait.Go(h.keepOn)
+	h.wait.Go(func() { h.every(volumeAgain, func() { h.volumes.q.put(h.volumes.again) }) }) // what failed for a volume
 	h.letGo(found)
 	var reports []vmm.Report
 	for _, v := range found {
@@ -294,38 +294,29 @@ func (h *Host) Close() {
 	h.guard.release()
 }
 
-// keepOn tries again what could not be done for a volume.
-func (h *Host) keepOn() {
-	tick := time.NewTicker(volumeAgain)
+const tendEvery = 2 * time.Second
+
+// every does something now and then, while the host lives.
+func (h *Host) every(while time.Duration, do func()) {
+	tick := time.NewTicker(while)
 	defer tick.Stop()
 	for {
 		select {
 		case <-h.ctx.Done():
 			return
 		case <-tick.C:
-			h.volumes.q.put(h.volumes.again)
+			do()
 		}
 	}
 }
 
-const tendEvery = 2 * time.Second
-
-// tend keeps the logs within their bounds.
-func (h *Host) tend() {
-	tick := time.NewTicker(tendEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-h.ctx.Done():
-			return
-		case <-tick.C:
-		}
-		for _, p := range h.places() {
-			err := errors.Join(console.Trim(p.console, console.Keep), console.Trim(filepath.Join(p.state, buildLogFile), console.Keep),
-				console.Trim(p.run+"/"+qemuLog, 1<<20), console.Trim(p.run+"/"+vmmLog, 1<<20))
-			if err != nil {
-				h.cfg.Log.Warn("a log was not trimmed", "err", err)
-			}
+// trim keeps the logs within their bounds.
+func (h *Host) trim() {
+	for _, p := range h.places() {
+		err := errors.Join(console.Trim(p.console, console.Keep), console.Trim(filepath.Join(p.state, buildLogFile), console.Keep),
+			console.Trim(p.run+"/"+qemuLog, 1<<20), console.Trim(p.run+"/"+vmmLog, 1<<20))
+		if err != nil {
+			h.cfg.Log.Warn("a log was not trimmed", "err", err)
 		}
 	}
 }

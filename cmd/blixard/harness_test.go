@@ -161,6 +161,10 @@ func (c *Cluster) Add(flags ...string) *Node {
 
 func (c *Cluster) down() {
 	for _, n := range c.nodes {
+		n.Kill()
+		if c.t.Failed() {
+			c.t.Log(n.autopsy())
+		}
 		n.Lose()
 	}
 	c.neverTwo()

@@ -93,6 +93,9 @@ func live(out *console, p boot.Params) {
 		out.drain()
 		how()
 	}
+	if p.Work > 0 {
+		go work(out, int(p.Work))
+	}
 	var crash <-chan time.Time
 	switch p.Behave.Kind {
 	case boot.Exit:
@@ -123,6 +126,24 @@ func live(out *console, p boot.Params) {
 			end(powerOff)
 		case <-crash:
 			end(panicKernel)
+		}
+	}
+}
+
+// work writes memory and checks it, page by page, and never ends. What was written
+// and is not there says that whoever runs this machine has lost a write.
+func work(out *console, pages int) {
+	const words = 4096 / 8
+	all := make([]uint64, pages*words)
+	for round := uint64(1); ; round++ {
+		for at := 0; at < len(all); at += words {
+			if all[at] != round-1 {
+				out.say("error: memory was lost: page %d holds %d, and not %d", at/words, all[at], round-1)
+			}
+			all[at] = round
+		}
+		if round%1024 == 0 {
+			time.Sleep(time.Millisecond) // others want to run, too
 		}
 	}
 }

@@ -236,7 +236,7 @@ func TestLiveMigration(t *testing.T) {
 	if out := c.Must("node", "get", "n1"); strings.Contains(out, "cannot be plugged") {
 		t.Skip("no taps and bridges can be made here: " + out)
 	}
-	c.Must(create("roamer", "--hypervisor", "qemu", "--network", "lan", "--cmdline", "blixard.tick="+roamTick.String())...)
+	c.Must(create("roamer", "--hypervisor", "qemu", "--network", "lan", "--cmdline", "blixard.work=64 blixard.tick="+roamTick.String())...)
 	r := follow(c)
 	k := talkTo(t, subnet+".2:7")
 	n := rounds(t, 2)
@@ -267,6 +267,9 @@ func TestLiveMigration(t *testing.T) {
 		t.Logf("move %d of %d: %s to %s in %s; no guest for %d ms by the log, %s between two answers; counted to %d", i+1, n, from, to,
 			took.Round(time.Millisecond), m.GetDowntimeMs(), time.Duration(k.gap.Load()).Round(time.Millisecond), r.counted())
 	}
+	if lost := strings.Count(r.said(), "memory was lost"); lost != 0 {
+		t.Errorf("%d pages were not what the guest had written", lost)
+	}
 	if v, _ := c.VM("roamer"); v.GetStatus().GetFailures() != 0 {
 		t.Errorf("it has failures: %v", v.GetStatus())
 	}
@@ -292,6 +295,9 @@ func follow(c *Cluster) *roamer {
 		r.watching.Wait()
 		if s := r.two.Load(); s != nil {
 			c.t.Errorf("TWO COPIES: %s", *s)
+		}
+		if c.t.Failed() {
+			c.t.Logf("the end of what it said:\n%s", tailOf(r.said(), 8000))
 		}
 	})
 	return r

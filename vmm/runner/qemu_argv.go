@@ -72,7 +72,7 @@ func (m machine) argv(b boot) ([]string, error) {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-M", model,
 		"-accel", accel, "-cpu", "max",
-		"-smp", fmt.Sprint(b.vcpus), "-m", fmt.Sprintf("size=%dM", b.memoryMib),
+		"-smp", fmt.Sprint(b.vcpus), "-m", m.memory(b),
 		"-global", "virtio-mmio.force-legacy=false",
 		"-qmp", "unix:" + socket(qmpSocket),
 		"-chardev", "socket,id=con,path=" + socket(consoleSocket) + ",logfile=" + escape(b.place.console) + ",logappend=on",
@@ -106,6 +106,19 @@ func (m machine) argv(b boot) ([]string, error) {
 		argv = append(argv, "-initrd", b.initrd)
 	}
 	return append(argv, "-append", cmdline), nil
+}
+
+// memory is how much QEMU gives the guest: under emulation two pages more than asked.
+// QEMU before 9.0 forgets, while a guest moves, to have its emulated processor notice
+// again what it writes, and loses those writes, but only of a block of memory that is
+// a multiple of 64 pages long (its commit "physmem: Fix migration dirty bitmap
+// coherency with TCG memory access").
+func (m machine) memory(b boot) string {
+	kib := b.memoryMib * 1024
+	if !m.kvm {
+		kib += 8
+	}
+	return fmt.Sprintf("size=%dK", kib)
 }
 
 // cmdline is the kernel's. mitigations and address randomisation protect a guest from its

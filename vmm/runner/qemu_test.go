@@ -46,7 +46,7 @@ func TestQEMUsCommandLine(t *testing.T) {
 -accel tcg
 -cpu max
 -smp 2
--m size=256M
+-m size=262152K
 -global virtio-mmio.force-legacy=false
 -qmp unix:/r/v/ab/qmp,server=on,wait=off
 -chardev socket,id=con,path=/r/v/ab/con,server=on,wait=off,logfile=/s/vms/1-5/console.log,logappend=on

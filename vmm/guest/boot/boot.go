@@ -33,6 +33,7 @@ type Params struct {
 	Nets    Nets          // ip, ifname
 	Dial    string        // blixard.dial: HOST:PORT that the guest greets with each tick
 	Note    string        // blixard.note: disks, by serial, that it reads a note from and leaves one on: a,b
+	Work    uint32        // blixard.work: pages of memory that it writes and checks, over and over; at most 65536
 }
 
 // DefaultTick is the time between heartbeats unless told otherwise: under
@@ -87,6 +88,11 @@ func (p *Params) set(key, value string) (err error) {
 		}
 	case "blixard.note":
 		p.Note = value
+	case "blixard.work":
+		var n uint64
+		if n, err = strconv.ParseUint(value, 10, 17); err == nil {
+			p.Work = uint32(min(n, 65536))
+		}
 	case "ip":
 		err = p.Nets.ip(value)
 	case "ifname":
@@ -117,6 +123,9 @@ func (p Params) Cmdline() (string, error) {
 	}
 	if p.Note != "" {
 		pairs = append(pairs, [2]string{"blixard.note", p.Note})
+	}
+	if p.Work != 0 {
+		pairs = append(pairs, [2]string{"blixard.work", strconv.FormatUint(uint64(p.Work), 10)})
 	}
 	for _, n := range p.Nets {
 		pairs = append(pairs, n.words()...)

@@ -25,6 +25,8 @@ func TestParse(t *testing.T) {
 		{line: `blixard.name="two words" x="blixard.uid=no"`, want: Params{Name: "two words", Tick: DefaultTick}},
 		{line: `"blixard.name=quoted whole"`, want: Params{Name: "quoted whole", Tick: DefaultTick}},
 		{line: "blixard.name=a blixard.name=b", want: Params{Name: "b", Tick: DefaultTick}},
+		{line: "blixard.work=64", want: Params{Tick: DefaultTick, Work: 64}},
+		{line: "blixard.work=many", want: Params{Tick: DefaultTick}, err: "blixard.work=many"},
 		{line: "blixard.name=a=b", want: Params{Name: "a=b", Tick: DefaultTick}},
 		{line: "blixard.name=a -- blixard.name=b", want: Params{Name: "a", Tick: DefaultTick}},
 		{line: "blixard.behave=exit=3", want: Params{Tick: DefaultTick, Behave: Behaviour{Kind: Exit, Code: 3}}},

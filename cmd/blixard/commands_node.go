@@ -93,6 +93,16 @@ func hostNotes(f *blixardv1.HostFacts) (notes []string) {
 	if !f.GetBridges() {
 		notes = append(notes, "VMs cannot be plugged into networks here: the daemon may not make bridges and taps (CAP_NET_ADMIN, /dev/net/tun)")
 	}
+	if i := f.GetIsolation(); i != nil {
+		note := "cgroups bound what a VM takes: " + strings.Join(i.GetBounds(), ", ")
+		if len(i.GetBounds()) == 0 {
+			note = "cgroups bound nothing of what a VM takes"
+		}
+		if i.GetBoundsWhy() != "" {
+			note += "; " + i.GetBoundsWhy()
+		}
+		notes = append(notes, note)
+	}
 	if f.GetNix() {
 		notes = append(notes, "Nix is here: NixOS systems and flakes can be built")
 	} else {

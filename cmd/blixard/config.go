@@ -38,6 +38,7 @@ type ServeCmd struct {
 	Disk      uint64            `env:"BLIXARD_DISK_MIB" placeholder:"MIB" help:"Offer so much disk (what is free)."`
 	Label     map[string]string `env:"BLIXARD_LABELS" mapsep:"," placeholder:"KEY=VALUE" help:"A label that VMs can require. May be repeated."`
 	Device    []string          `env:"BLIXARD_DEVICES" placeholder:"KIND=ADDRESS" help:"A PCI device that VMs can have (gpu=0000:65:00.0); it must be bound to vfio-pci. May be repeated."`
+	Cgroup    string            `env:"BLIXARD_CGROUP" placeholder:"DIR" help:"Where VMs get cgroups of their own (what systemd delegates, or the root); none for none."`
 	Nix       string            `env:"BLIXARD_NIX" placeholder:"FILE" help:"The nix program that builds NixOS VMs (the one in PATH, if any)."`
 	LogLevel  string            `env:"BLIXARD_LOG_LEVEL" placeholder:"LEVEL" help:"debug, info, warn or error (info)."`
 	LogFormat string            `env:"BLIXARD_LOG_FORMAT" placeholder:"FORMAT" help:"text or json (text)."`
@@ -66,8 +67,12 @@ type Config struct {
 	// Devices are the PCI addresses of devices that VMs can have, by their kinds:
 	// gpu = ["0000:65:00.0"]. They must be bound to vfio-pci.
 	Devices map[string][]string `toml:"devices"`
-	Nix     NixConfig           `toml:"nix"`
-	Log     LogConfig           `toml:"log"`
+	// Cgroup is a folder of a cgroup2 file system in which no process is, and in which
+	// VMs get cgroups of their own; empty: what systemd has delegated, or the root;
+	// none: they get none.
+	Cgroup string    `toml:"cgroup"`
+	Nix    NixConfig `toml:"nix"`
+	Log    LogConfig `toml:"log"`
 }
 
 // NixConfig says how NixOS VMs are built on this host.
@@ -131,6 +136,7 @@ func (c *ServeCmd) config(g *Globals) (*Config, error) {
 	set(&cfg.Capacity.Vcpus, c.Vcpus)
 	set(&cfg.Capacity.MemoryMib, c.Memory)
 	set(&cfg.Capacity.DiskMib, c.Disk)
+	set(&cfg.Cgroup, c.Cgroup)
 	set(&cfg.Nix.Path, c.Nix)
 	set(&cfg.Log.Level, c.LogLevel)
 	set(&cfg.Log.Format, c.LogFormat)
@@ -251,6 +257,9 @@ func (c *Config) validate() error {
 	}
 	if _, err := c.devices(); err != nil {
 		return err
+	}
+	if c.Cgroup != "" && c.Cgroup != "none" && !filepath.IsAbs(c.Cgroup) {
+		return usagef("cgroup %q: want a folder below /sys/fs/cgroup, or none", c.Cgroup)
 	}
 	if err := c.Nix.validate(); err != nil {
 		return err

@@ -20,6 +20,7 @@ import (
 	"connectrpc.com/connect"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm/runner/cgroup"
 )
 
 // How many lifecycles TestNothingIsLeft lives, and with which chance; scripts/soak
@@ -114,6 +115,8 @@ type leaks struct {
 	*Cluster
 	mark string // in the environment of every program
 	qemu bool
+	// cgroups are the names of the daemons' own.
+	cgroups []string
 
 	mu     sync.Mutex
 	counts map[string]int
@@ -123,9 +126,20 @@ type leaks struct {
 // sees makes sure that what lives is seen: a list of nothing would be of no use.
 func (l *leaks) sees() {
 	l.t.Helper()
+	for _, n := range l.nodes {
+		st, err := n.Status()
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		l.cgroups = append(l.cgroups, cgroup.Name(fmt.Sprintf("%s %d", st.GetClusterId(), st.GetNodeId())))
+	}
 	before := l.list()
 	l.Must("vm", "create", "seen", "--process", "--memory", "32", "--env", "LEAK="+l.mark, "--", "/bin/sh", "-c", "while :; do sleep 0.2; done")
 	want := []string{"process 1 of sh -c", "file " + l.HostOf("seen").Data, "socket ", "room on"}
+	if tree, err := cgroup.Open("", "seen"); err == nil {
+		tree.Close()
+		want = append(want, "cgroup /sys/fs/cgroup")
+	}
 	if l.qemu {
 		l.Must("vm", "create", "seen2", "--kernel", "kernel", "--initrd", "guest", "--memory", "128", "--network", "lan")
 		want = append(want, "process 1 of qemu-system-x86_64", "link bt", "link bb", "addresses: ")
@@ -295,7 +309,7 @@ func (l *leaks) list() map[string]bool {
 		}
 	}
 	filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.Contains(path, l.mark) {
+		if err == nil && d.IsDir() && slices.ContainsFunc(l.cgroups, func(own string) bool { return strings.Contains(path, "/"+own+"/") }) {
 			add("cgroup %s", path)
 		}
 		return nil

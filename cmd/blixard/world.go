@@ -136,6 +136,7 @@ func (d *daemon) openHost(id core.Identity, in *inbox, f artifact.Fetcher, b *ni
 		Capacity:  d.cfg.capacity(),
 		Labels:    d.cfg.Labels,
 		Devices:   devices,
+		Cgroup:    d.cfg.Cgroup,
 		Version:   versionText(),
 
 		AllowPaths: d.cfg.Nix.AllowPaths,

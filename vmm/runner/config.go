@@ -58,6 +58,10 @@ type Config struct {
 	// Passage connects to the host that a guest goes to, which has admitted it (Admit)
 	// when there is no error; nil: guests are not moved while they run.
 	Passage func(context.Context, Passage) (Stream, error)
+	// Cgroup is the folder of a cgroup2 file system in which VMs get cgroups of their
+	// own; empty: found, where there is one that is ours to divide; "none": they get
+	// none.
+	Cgroup string
 	// Spawner starts the shims.
 	Spawner shims.Spawner
 }

@@ -34,6 +34,8 @@
 //	STATE/volumes/<uid>/            a volume of the cluster: see volumes.go
 //	STATE/trash/                    what a Remove has not deleted yet
 //
+// What bounds a VM is in the cgroups: see package cgroup.
+//
 // RUN does not depend on STATE: a daemon on a copy of the data directory finds
 // the same locks, and the guard turns it away.
 //

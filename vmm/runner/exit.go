@@ -20,6 +20,7 @@ const (
 	BootFailed  = "BootFailed"  // the hypervisor could not start it
 	StartFailed = "StartFailed" // we could not
 	PortTaken   = "PortTaken"   // another program has a port of its host that is to lead to it
+	Starved     = "Starved"     // it wanted more memory than it may have
 	NotArrived  = "NotArrived"  // its guest was to come from another host, and did not
 )
 

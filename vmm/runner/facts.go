@@ -37,6 +37,10 @@ func (h *Host) discover() (*blixardv1.HostFacts, error) {
 		Capacity: capacity, Labels: h.cfg.Labels, Version: h.cfg.Version, Machine: machineID(),
 		HoldsForks: h.holds, Kvm: h.kvm(),
 	}
+	h.accelerates = facts.Kvm.Usable
+	if facts.Isolation, err = h.isolate(); err != nil {
+		return nil, err
+	}
 	if err := h.links.Able(); err != nil {
 		h.cfg.Log.Info("VMs cannot be plugged into networks here", "why", err)
 	} else {

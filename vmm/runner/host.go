@@ -15,6 +15,7 @@ import (
 	"github.com/blixard/blixard/core"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/runner/cgroup"
 	"github.com/blixard/blixard/vmm/runner/console"
 	"github.com/blixard/blixard/vmm/runner/lease"
 	"github.com/blixard/blixard/vmm/runner/links"
@@ -32,9 +33,12 @@ type Host struct {
 	devices  []*blixardv1.Device // that it gives to VMs
 	nix      *nixDriver          // nil: there is no Nix here
 	holds    bool                // PID namespaces can be had
-	links    *links.Links
-	agents   agents
-	typing   typing
+	// accelerates: KVM is of use.
+	accelerates bool
+	links       *links.Links
+	cgroups     *cgroup.Tree // nil: there are none for us
+	agents      agents
+	typing      typing
 
 	ctx    context.Context // ends when the host is closed
 	cancel context.CancelFunc
@@ -76,6 +80,9 @@ func New(cfg Config) (*Host, error) {
 	h.leases = leases{dir: h.at.leases(), pages: map[string]*lease.Page{}, log: cfg.Log}
 	if err := h.open(); err != nil {
 		h.cancel()
+		if h.cgroups != nil {
+			h.cgroups.Close()
+		}
 		h.guard.release()
 		return nil, err
 	}
@@ -103,6 +110,9 @@ func (h *Host) open() error {
 		uids = append(uids, v.uid)
 	}
 	h.warn("links of VMs that are gone were not all removed", h.links.Sweep(uids))
+	if h.cgroups != nil {
+		h.warn("cgroups of VMs that are gone were not all removed", h.cgroups.Sweep(uids))
+	}
 	h.warn("what an earlier daemon left of snapshots was not all removed", h.clearSnapshots())
 	pages, err := h.leases.held()
 	if err != nil {
@@ -291,6 +301,9 @@ func (h *Host) Close() {
 	h.agents.close()
 	h.typing.close()
 	h.leases.close()
+	if h.cgroups != nil {
+		h.cgroups.Close()
+	}
 	h.guard.release()
 }
 

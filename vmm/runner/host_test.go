@@ -87,6 +87,10 @@ func newBench(t testing.TB, change ...func(*Config)) *bench {
 		for _, d := range dirs {
 			_ = shims.Sweep(d)
 		}
+		if b.h != nil && b.h.cgroups != nil {
+			_ = b.h.cgroups.Sweep(nil)
+			b.h.cgroups.Close()
+		}
 		os.RemoveAll(run)
 	})
 	return b

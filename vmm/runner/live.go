@@ -20,11 +20,17 @@ func (v *vm) spawn(ctx context.Context, a vmm.Action, c command) error {
 	if err := console.Mark(v.at.console, a.Instance.Attempt); err != nil {
 		return v.failed(StartFailed, err)
 	}
+	cgroup, err := v.cgroup(a)
+	if err != nil {
+		v.takeDown()
+		return v.failed(StartFailed, err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, spawnPatience)
 	defer cancel()
 	s, err := v.h.cfg.Spawner.Spawn(ctx, v.at.run, shim.Start{
 		Instance: a.Instance, Host: a.Host, Page: v.rec.Bound.Page,
 		Argv: c.argv, Env: c.env, Dir: c.dir, Console: c.output, PIDNamespace: c.pidNamespace, User: c.user, Steps: c.steps,
+		Cgroup: cgroup,
 	})
 	if err == nil {
 		v.take(s)
@@ -193,6 +199,9 @@ func (v *vm) howEnded() *vmm.Exit {
 			defer s.close()
 		}
 		e := understand(*st.Exit, s, v.ready || st.Shim != nil && v.session == nil)
+		if e.Reason == Crashed && v.starved() {
+			e.Reason, e.Message = Starved, starvedText
+		}
 		if v.rec.Incoming && e.Reason != Killed && e.Reason != Lapsed {
 			e = &vmm.Exit{Code: 1, Reason: NotArrived, Message: "its guest has not come over: " + e.Message}
 		}

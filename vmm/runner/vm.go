@@ -439,6 +439,9 @@ func (v *vm) remove(i shim.Instance) error {
 	if err := v.h.links.Unplug(v.uid); err != nil {
 		return fmt.Errorf("unplug it from its networks: %w", err)
 	}
+	if err := v.leaveCgroup(); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(v.at.run); err != nil {
 		return fmt.Errorf("remove its run directory: %w", err)
 	}

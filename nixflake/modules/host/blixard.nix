@@ -100,9 +100,10 @@ in
         # and the kernel's choice of a victim does not end the rest.
         KillMode = "process";
         OOMPolicy = "continue";
-        # Each VM has a cgroup of its own below ours. A scope of its own would be
-        # systemd's to give, which takes a right that this user does not have.
+        # Each VM has a cgroup of its own beside ours, with bounds. A scope of its own
+        # would be systemd's to give, which takes a right that this user does not have.
         Delegate = true;
+        DelegateSubgroup = "daemon";
         TasksMax = "infinity";
         LimitNOFILE = 1048576;
         LimitMEMLOCK = "infinity";

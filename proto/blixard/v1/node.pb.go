@@ -287,7 +287,9 @@ type HostFacts struct {
 	// of ours: 192.168.1.0/24.
 	Subnets []string `protobuf:"bytes,70,rep,name=subnets,proto3" json:"subnets,omitempty"`
 	// PCI devices that it gives to VMs, in the order of their addresses; at most 256.
-	Devices       []*Device `protobuf:"bytes,90,rep,name=devices,proto3" json:"devices,omitempty"`
+	Devices []*Device `protobuf:"bytes,90,rep,name=devices,proto3" json:"devices,omitempty"`
+	// What keeps its VMs from it and from each other; unset: nobody has looked.
+	Isolation     *Isolation `protobuf:"bytes,150,opt,name=isolation,proto3" json:"isolation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -399,6 +401,69 @@ func (x *HostFacts) GetDevices() []*Device {
 	return nil
 }
 
+func (x *HostFacts) GetIsolation() *Isolation {
+	if x != nil {
+		return x.Isolation
+	}
+	return nil
+}
+
+// Isolation is what a host does, besides virtualisation, to keep a VM's hypervisor
+// within its walls.
+type Isolation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bounds that a VM's cgroup sets: cpu, memory, pids.
+	Bounds []string `protobuf:"bytes,1,rep,name=bounds,proto3" json:"bounds,omitempty"`
+	// Why not all of them; empty: they are all there.
+	BoundsWhy     string `protobuf:"bytes,2,opt,name=bounds_why,json=boundsWhy,proto3" json:"bounds_why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Isolation) Reset() {
+	*x = Isolation{}
+	mi := &file_blixard_v1_node_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Isolation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Isolation) ProtoMessage() {}
+
+func (x *Isolation) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_node_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Isolation.ProtoReflect.Descriptor instead.
+func (*Isolation) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Isolation) GetBounds() []string {
+	if x != nil {
+		return x.Bounds
+	}
+	return nil
+}
+
+func (x *Isolation) GetBoundsWhy() string {
+	if x != nil {
+		return x.BoundsWhy
+	}
+	return ""
+}
+
 // KVM says whether hardware virtualisation is of use: it was tried.
 type KVM struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -411,7 +476,7 @@ type KVM struct {
 
 func (x *KVM) Reset() {
 	*x = KVM{}
-	mi := &file_blixard_v1_node_proto_msgTypes[2]
+	mi := &file_blixard_v1_node_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +488,7 @@ func (x *KVM) String() string {
 func (*KVM) ProtoMessage() {}
 
 func (x *KVM) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[2]
+	mi := &file_blixard_v1_node_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +501,7 @@ func (x *KVM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KVM.ProtoReflect.Descriptor instead.
 func (*KVM) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{2}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *KVM) GetUsable() bool {
@@ -467,7 +532,7 @@ type HypervisorFact struct {
 
 func (x *HypervisorFact) Reset() {
 	*x = HypervisorFact{}
-	mi := &file_blixard_v1_node_proto_msgTypes[3]
+	mi := &file_blixard_v1_node_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +544,7 @@ func (x *HypervisorFact) String() string {
 func (*HypervisorFact) ProtoMessage() {}
 
 func (x *HypervisorFact) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[3]
+	mi := &file_blixard_v1_node_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +557,7 @@ func (x *HypervisorFact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HypervisorFact.ProtoReflect.Descriptor instead.
 func (*HypervisorFact) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *HypervisorFact) GetHypervisor() Hypervisor {
@@ -561,7 +626,7 @@ type HostState struct {
 
 func (x *HostState) Reset() {
 	*x = HostState{}
-	mi := &file_blixard_v1_node_proto_msgTypes[4]
+	mi := &file_blixard_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +638,7 @@ func (x *HostState) String() string {
 func (*HostState) ProtoMessage() {}
 
 func (x *HostState) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[4]
+	mi := &file_blixard_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +651,7 @@ func (x *HostState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostState.ProtoReflect.Descriptor instead.
 func (*HostState) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *HostState) GetBootId() string {
@@ -725,7 +790,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_blixard_v1_node_proto_msgTypes[5]
+	mi := &file_blixard_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +802,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[5]
+	mi := &file_blixard_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +815,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Node) GetId() uint64 {
@@ -845,7 +910,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_blixard_v1_node_proto_msgTypes[6]
+	mi := &file_blixard_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +922,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[6]
+	mi := &file_blixard_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +935,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Drain) GetParallel() uint32 {
@@ -932,7 +997,7 @@ type DrainMove struct {
 
 func (x *DrainMove) Reset() {
 	*x = DrainMove{}
-	mi := &file_blixard_v1_node_proto_msgTypes[7]
+	mi := &file_blixard_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -944,7 +1009,7 @@ func (x *DrainMove) String() string {
 func (*DrainMove) ProtoMessage() {}
 
 func (x *DrainMove) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[7]
+	mi := &file_blixard_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -957,7 +1022,7 @@ func (x *DrainMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainMove.ProtoReflect.Descriptor instead.
 func (*DrainMove) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DrainMove) GetVm() string {
@@ -1004,7 +1069,7 @@ type NodeServiceListRequest struct {
 
 func (x *NodeServiceListRequest) Reset() {
 	*x = NodeServiceListRequest{}
-	mi := &file_blixard_v1_node_proto_msgTypes[8]
+	mi := &file_blixard_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1081,7 @@ func (x *NodeServiceListRequest) String() string {
 func (*NodeServiceListRequest) ProtoMessage() {}
 
 func (x *NodeServiceListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[8]
+	mi := &file_blixard_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1094,7 @@ func (x *NodeServiceListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceListRequest.ProtoReflect.Descriptor instead.
 func (*NodeServiceListRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NodeServiceListRequest) GetStale() bool {
@@ -1049,7 +1114,7 @@ type NodeServiceListResponse struct {
 
 func (x *NodeServiceListResponse) Reset() {
 	*x = NodeServiceListResponse{}
-	mi := &file_blixard_v1_node_proto_msgTypes[9]
+	mi := &file_blixard_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1126,7 @@ func (x *NodeServiceListResponse) String() string {
 func (*NodeServiceListResponse) ProtoMessage() {}
 
 func (x *NodeServiceListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[9]
+	mi := &file_blixard_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1139,7 @@ func (x *NodeServiceListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceListResponse.ProtoReflect.Descriptor instead.
 func (*NodeServiceListResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NodeServiceListResponse) GetNodes() []*Node {
@@ -1101,7 +1166,7 @@ type NodeServiceGetRequest struct {
 
 func (x *NodeServiceGetRequest) Reset() {
 	*x = NodeServiceGetRequest{}
-	mi := &file_blixard_v1_node_proto_msgTypes[10]
+	mi := &file_blixard_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1178,7 @@ func (x *NodeServiceGetRequest) String() string {
 func (*NodeServiceGetRequest) ProtoMessage() {}
 
 func (x *NodeServiceGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[10]
+	mi := &file_blixard_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1191,7 @@ func (x *NodeServiceGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceGetRequest.ProtoReflect.Descriptor instead.
 func (*NodeServiceGetRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NodeServiceGetRequest) GetName() string {
@@ -1156,7 +1221,7 @@ type NodeServiceGetResponse struct {
 
 func (x *NodeServiceGetResponse) Reset() {
 	*x = NodeServiceGetResponse{}
-	mi := &file_blixard_v1_node_proto_msgTypes[11]
+	mi := &file_blixard_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1233,7 @@ func (x *NodeServiceGetResponse) String() string {
 func (*NodeServiceGetResponse) ProtoMessage() {}
 
 func (x *NodeServiceGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[11]
+	mi := &file_blixard_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1246,7 @@ func (x *NodeServiceGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceGetResponse.ProtoReflect.Descriptor instead.
 func (*NodeServiceGetResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NodeServiceGetResponse) GetNode() *Node {
@@ -1215,7 +1280,7 @@ type CordonRequest struct {
 
 func (x *CordonRequest) Reset() {
 	*x = CordonRequest{}
-	mi := &file_blixard_v1_node_proto_msgTypes[12]
+	mi := &file_blixard_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1227,7 +1292,7 @@ func (x *CordonRequest) String() string {
 func (*CordonRequest) ProtoMessage() {}
 
 func (x *CordonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[12]
+	mi := &file_blixard_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1240,7 +1305,7 @@ func (x *CordonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonRequest.ProtoReflect.Descriptor instead.
 func (*CordonRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CordonRequest) GetRequestId() string {
@@ -1266,7 +1331,7 @@ type CordonResponse struct {
 
 func (x *CordonResponse) Reset() {
 	*x = CordonResponse{}
-	mi := &file_blixard_v1_node_proto_msgTypes[13]
+	mi := &file_blixard_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1343,7 @@ func (x *CordonResponse) String() string {
 func (*CordonResponse) ProtoMessage() {}
 
 func (x *CordonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[13]
+	mi := &file_blixard_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1356,7 @@ func (x *CordonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonResponse.ProtoReflect.Descriptor instead.
 func (*CordonResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CordonResponse) GetNode() *Node {
@@ -1311,7 +1376,7 @@ type UncordonRequest struct {
 
 func (x *UncordonRequest) Reset() {
 	*x = UncordonRequest{}
-	mi := &file_blixard_v1_node_proto_msgTypes[14]
+	mi := &file_blixard_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1388,7 @@ func (x *UncordonRequest) String() string {
 func (*UncordonRequest) ProtoMessage() {}
 
 func (x *UncordonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[14]
+	mi := &file_blixard_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1401,7 @@ func (x *UncordonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UncordonRequest.ProtoReflect.Descriptor instead.
 func (*UncordonRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UncordonRequest) GetRequestId() string {
@@ -1362,7 +1427,7 @@ type UncordonResponse struct {
 
 func (x *UncordonResponse) Reset() {
 	*x = UncordonResponse{}
-	mi := &file_blixard_v1_node_proto_msgTypes[15]
+	mi := &file_blixard_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1439,7 @@ func (x *UncordonResponse) String() string {
 func (*UncordonResponse) ProtoMessage() {}
 
 func (x *UncordonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[15]
+	mi := &file_blixard_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1452,7 @@ func (x *UncordonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UncordonResponse.ProtoReflect.Descriptor instead.
 func (*UncordonResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UncordonResponse) GetNode() *Node {
@@ -1416,7 +1481,7 @@ type NodeServiceDrainRequest struct {
 
 func (x *NodeServiceDrainRequest) Reset() {
 	*x = NodeServiceDrainRequest{}
-	mi := &file_blixard_v1_node_proto_msgTypes[16]
+	mi := &file_blixard_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1493,7 @@ func (x *NodeServiceDrainRequest) String() string {
 func (*NodeServiceDrainRequest) ProtoMessage() {}
 
 func (x *NodeServiceDrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[16]
+	mi := &file_blixard_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1506,7 @@ func (x *NodeServiceDrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceDrainRequest.ProtoReflect.Descriptor instead.
 func (*NodeServiceDrainRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NodeServiceDrainRequest) GetRequestId() string {
@@ -1497,7 +1562,7 @@ type NodeServiceDrainResponse struct {
 
 func (x *NodeServiceDrainResponse) Reset() {
 	*x = NodeServiceDrainResponse{}
-	mi := &file_blixard_v1_node_proto_msgTypes[17]
+	mi := &file_blixard_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +1574,7 @@ func (x *NodeServiceDrainResponse) String() string {
 func (*NodeServiceDrainResponse) ProtoMessage() {}
 
 func (x *NodeServiceDrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[17]
+	mi := &file_blixard_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +1587,7 @@ func (x *NodeServiceDrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceDrainResponse.ProtoReflect.Descriptor instead.
 func (*NodeServiceDrainResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NodeServiceDrainResponse) GetNode() *Node {
@@ -1549,7 +1614,7 @@ type NodeServiceRestoreRequest struct {
 
 func (x *NodeServiceRestoreRequest) Reset() {
 	*x = NodeServiceRestoreRequest{}
-	mi := &file_blixard_v1_node_proto_msgTypes[18]
+	mi := &file_blixard_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1626,7 @@ func (x *NodeServiceRestoreRequest) String() string {
 func (*NodeServiceRestoreRequest) ProtoMessage() {}
 
 func (x *NodeServiceRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[18]
+	mi := &file_blixard_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1639,7 @@ func (x *NodeServiceRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceRestoreRequest.ProtoReflect.Descriptor instead.
 func (*NodeServiceRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NodeServiceRestoreRequest) GetRequestId() string {
@@ -1600,7 +1665,7 @@ type NodeServiceRestoreResponse struct {
 
 func (x *NodeServiceRestoreResponse) Reset() {
 	*x = NodeServiceRestoreResponse{}
-	mi := &file_blixard_v1_node_proto_msgTypes[19]
+	mi := &file_blixard_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +1677,7 @@ func (x *NodeServiceRestoreResponse) String() string {
 func (*NodeServiceRestoreResponse) ProtoMessage() {}
 
 func (x *NodeServiceRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_node_proto_msgTypes[19]
+	mi := &file_blixard_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +1690,7 @@ func (x *NodeServiceRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeServiceRestoreResponse.ProtoReflect.Descriptor instead.
 func (*NodeServiceRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NodeServiceRestoreResponse) GetNode() *Node {
@@ -1645,7 +1710,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12\x1d\n" +
 	"\n" +
 	"memory_mib\x18\x02 \x01(\x04R\tmemoryMib\x12\x19\n" +
-	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\xe4\x03\n" +
+	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\x9a\x04\n" +
 	"\tHostFacts\x121\n" +
 	"\bcapacity\x18\x01 \x01(\v2\x15.blixard.v1.ResourcesR\bcapacity\x12<\n" +
 	"\vhypervisors\x18\x02 \x03(\v2\x1a.blixard.v1.HypervisorFactR\vhypervisors\x129\n" +
@@ -1658,10 +1723,15 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\x03kvm\x18\t \x01(\v2\x0f.blixard.v1.KVMR\x03kvm\x12\x18\n" +
 	"\abridges\x18P \x01(\bR\abridges\x12\x18\n" +
 	"\asubnets\x18F \x03(\tR\asubnets\x12,\n" +
-	"\adevices\x18Z \x03(\v2\x12.blixard.v1.DeviceR\adevices\x1a9\n" +
+	"\adevices\x18Z \x03(\v2\x12.blixard.v1.DeviceR\adevices\x124\n" +
+	"\tisolation\x18\x96\x01 \x01(\v2\x15.blixard.v1.IsolationR\tisolation\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\a\x10\b\"/\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\a\x10\b\"B\n" +
+	"\tIsolation\x12\x16\n" +
+	"\x06bounds\x18\x01 \x03(\tR\x06bounds\x12\x1d\n" +
+	"\n" +
+	"bounds_why\x18\x02 \x01(\tR\tboundsWhy\"/\n" +
 	"\x03KVM\x12\x16\n" +
 	"\x06usable\x18\x01 \x01(\bR\x06usable\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"\xb0\x01\n" +
@@ -1801,82 +1871,84 @@ func file_blixard_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_blixard_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_blixard_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_blixard_v1_node_proto_goTypes = []any{
 	(EpochState)(0),                    // 0: blixard.v1.EpochState
 	(ServerState)(0),                   // 1: blixard.v1.ServerState
 	(DrainStep)(0),                     // 2: blixard.v1.DrainStep
 	(*Resources)(nil),                  // 3: blixard.v1.Resources
 	(*HostFacts)(nil),                  // 4: blixard.v1.HostFacts
-	(*KVM)(nil),                        // 5: blixard.v1.KVM
-	(*HypervisorFact)(nil),             // 6: blixard.v1.HypervisorFact
-	(*HostState)(nil),                  // 7: blixard.v1.HostState
-	(*Node)(nil),                       // 8: blixard.v1.Node
-	(*Drain)(nil),                      // 9: blixard.v1.Drain
-	(*DrainMove)(nil),                  // 10: blixard.v1.DrainMove
-	(*NodeServiceListRequest)(nil),     // 11: blixard.v1.NodeServiceListRequest
-	(*NodeServiceListResponse)(nil),    // 12: blixard.v1.NodeServiceListResponse
-	(*NodeServiceGetRequest)(nil),      // 13: blixard.v1.NodeServiceGetRequest
-	(*NodeServiceGetResponse)(nil),     // 14: blixard.v1.NodeServiceGetResponse
-	(*CordonRequest)(nil),              // 15: blixard.v1.CordonRequest
-	(*CordonResponse)(nil),             // 16: blixard.v1.CordonResponse
-	(*UncordonRequest)(nil),            // 17: blixard.v1.UncordonRequest
-	(*UncordonResponse)(nil),           // 18: blixard.v1.UncordonResponse
-	(*NodeServiceDrainRequest)(nil),    // 19: blixard.v1.NodeServiceDrainRequest
-	(*NodeServiceDrainResponse)(nil),   // 20: blixard.v1.NodeServiceDrainResponse
-	(*NodeServiceRestoreRequest)(nil),  // 21: blixard.v1.NodeServiceRestoreRequest
-	(*NodeServiceRestoreResponse)(nil), // 22: blixard.v1.NodeServiceRestoreResponse
-	nil,                                // 23: blixard.v1.HostFacts.LabelsEntry
-	(*Device)(nil),                     // 24: blixard.v1.Device
-	(Hypervisor)(0),                    // 25: blixard.v1.Hypervisor
-	(Capability)(0),                    // 26: blixard.v1.Capability
-	(*timestamppb.Timestamp)(nil),      // 27: google.protobuf.Timestamp
-	(*VolumeReport)(nil),               // 28: blixard.v1.VolumeReport
+	(*Isolation)(nil),                  // 5: blixard.v1.Isolation
+	(*KVM)(nil),                        // 6: blixard.v1.KVM
+	(*HypervisorFact)(nil),             // 7: blixard.v1.HypervisorFact
+	(*HostState)(nil),                  // 8: blixard.v1.HostState
+	(*Node)(nil),                       // 9: blixard.v1.Node
+	(*Drain)(nil),                      // 10: blixard.v1.Drain
+	(*DrainMove)(nil),                  // 11: blixard.v1.DrainMove
+	(*NodeServiceListRequest)(nil),     // 12: blixard.v1.NodeServiceListRequest
+	(*NodeServiceListResponse)(nil),    // 13: blixard.v1.NodeServiceListResponse
+	(*NodeServiceGetRequest)(nil),      // 14: blixard.v1.NodeServiceGetRequest
+	(*NodeServiceGetResponse)(nil),     // 15: blixard.v1.NodeServiceGetResponse
+	(*CordonRequest)(nil),              // 16: blixard.v1.CordonRequest
+	(*CordonResponse)(nil),             // 17: blixard.v1.CordonResponse
+	(*UncordonRequest)(nil),            // 18: blixard.v1.UncordonRequest
+	(*UncordonResponse)(nil),           // 19: blixard.v1.UncordonResponse
+	(*NodeServiceDrainRequest)(nil),    // 20: blixard.v1.NodeServiceDrainRequest
+	(*NodeServiceDrainResponse)(nil),   // 21: blixard.v1.NodeServiceDrainResponse
+	(*NodeServiceRestoreRequest)(nil),  // 22: blixard.v1.NodeServiceRestoreRequest
+	(*NodeServiceRestoreResponse)(nil), // 23: blixard.v1.NodeServiceRestoreResponse
+	nil,                                // 24: blixard.v1.HostFacts.LabelsEntry
+	(*Device)(nil),                     // 25: blixard.v1.Device
+	(Hypervisor)(0),                    // 26: blixard.v1.Hypervisor
+	(Capability)(0),                    // 27: blixard.v1.Capability
+	(*timestamppb.Timestamp)(nil),      // 28: google.protobuf.Timestamp
+	(*VolumeReport)(nil),               // 29: blixard.v1.VolumeReport
 }
 var file_blixard_v1_node_proto_depIdxs = []int32{
 	3,  // 0: blixard.v1.HostFacts.capacity:type_name -> blixard.v1.Resources
-	6,  // 1: blixard.v1.HostFacts.hypervisors:type_name -> blixard.v1.HypervisorFact
-	23, // 2: blixard.v1.HostFacts.labels:type_name -> blixard.v1.HostFacts.LabelsEntry
-	5,  // 3: blixard.v1.HostFacts.kvm:type_name -> blixard.v1.KVM
-	24, // 4: blixard.v1.HostFacts.devices:type_name -> blixard.v1.Device
-	25, // 5: blixard.v1.HypervisorFact.hypervisor:type_name -> blixard.v1.Hypervisor
-	26, // 6: blixard.v1.HypervisorFact.capabilities:type_name -> blixard.v1.Capability
-	0,  // 7: blixard.v1.HostState.epoch_state:type_name -> blixard.v1.EpochState
-	4,  // 8: blixard.v1.HostState.facts:type_name -> blixard.v1.HostFacts
-	3,  // 9: blixard.v1.HostState.allocated:type_name -> blixard.v1.Resources
-	27, // 10: blixard.v1.HostState.silent_since:type_name -> google.protobuf.Timestamp
-	28, // 11: blixard.v1.HostState.orphan_volumes:type_name -> blixard.v1.VolumeReport
-	1,  // 12: blixard.v1.Node.server:type_name -> blixard.v1.ServerState
-	7,  // 13: blixard.v1.Node.host:type_name -> blixard.v1.HostState
-	27, // 14: blixard.v1.Node.create_time:type_name -> google.protobuf.Timestamp
-	9,  // 15: blixard.v1.Node.drain:type_name -> blixard.v1.Drain
-	27, // 16: blixard.v1.Drain.start_time:type_name -> google.protobuf.Timestamp
-	2,  // 17: blixard.v1.DrainMove.step:type_name -> blixard.v1.DrainStep
-	8,  // 18: blixard.v1.NodeServiceListResponse.nodes:type_name -> blixard.v1.Node
-	8,  // 19: blixard.v1.NodeServiceGetResponse.node:type_name -> blixard.v1.Node
-	10, // 20: blixard.v1.NodeServiceGetResponse.moves:type_name -> blixard.v1.DrainMove
-	8,  // 21: blixard.v1.CordonResponse.node:type_name -> blixard.v1.Node
-	8,  // 22: blixard.v1.UncordonResponse.node:type_name -> blixard.v1.Node
-	8,  // 23: blixard.v1.NodeServiceDrainResponse.node:type_name -> blixard.v1.Node
-	10, // 24: blixard.v1.NodeServiceDrainResponse.moves:type_name -> blixard.v1.DrainMove
-	8,  // 25: blixard.v1.NodeServiceRestoreResponse.node:type_name -> blixard.v1.Node
-	11, // 26: blixard.v1.NodeService.List:input_type -> blixard.v1.NodeServiceListRequest
-	13, // 27: blixard.v1.NodeService.Get:input_type -> blixard.v1.NodeServiceGetRequest
-	15, // 28: blixard.v1.NodeService.Cordon:input_type -> blixard.v1.CordonRequest
-	17, // 29: blixard.v1.NodeService.Uncordon:input_type -> blixard.v1.UncordonRequest
-	19, // 30: blixard.v1.NodeService.Drain:input_type -> blixard.v1.NodeServiceDrainRequest
-	21, // 31: blixard.v1.NodeService.Restore:input_type -> blixard.v1.NodeServiceRestoreRequest
-	12, // 32: blixard.v1.NodeService.List:output_type -> blixard.v1.NodeServiceListResponse
-	14, // 33: blixard.v1.NodeService.Get:output_type -> blixard.v1.NodeServiceGetResponse
-	16, // 34: blixard.v1.NodeService.Cordon:output_type -> blixard.v1.CordonResponse
-	18, // 35: blixard.v1.NodeService.Uncordon:output_type -> blixard.v1.UncordonResponse
-	20, // 36: blixard.v1.NodeService.Drain:output_type -> blixard.v1.NodeServiceDrainResponse
-	22, // 37: blixard.v1.NodeService.Restore:output_type -> blixard.v1.NodeServiceRestoreResponse
-	32, // [32:38] is the sub-list for method output_type
-	26, // [26:32] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	7,  // 1: blixard.v1.HostFacts.hypervisors:type_name -> blixard.v1.HypervisorFact
+	24, // 2: blixard.v1.HostFacts.labels:type_name -> blixard.v1.HostFacts.LabelsEntry
+	6,  // 3: blixard.v1.HostFacts.kvm:type_name -> blixard.v1.KVM
+	25, // 4: blixard.v1.HostFacts.devices:type_name -> blixard.v1.Device
+	5,  // 5: blixard.v1.HostFacts.isolation:type_name -> blixard.v1.Isolation
+	26, // 6: blixard.v1.HypervisorFact.hypervisor:type_name -> blixard.v1.Hypervisor
+	27, // 7: blixard.v1.HypervisorFact.capabilities:type_name -> blixard.v1.Capability
+	0,  // 8: blixard.v1.HostState.epoch_state:type_name -> blixard.v1.EpochState
+	4,  // 9: blixard.v1.HostState.facts:type_name -> blixard.v1.HostFacts
+	3,  // 10: blixard.v1.HostState.allocated:type_name -> blixard.v1.Resources
+	28, // 11: blixard.v1.HostState.silent_since:type_name -> google.protobuf.Timestamp
+	29, // 12: blixard.v1.HostState.orphan_volumes:type_name -> blixard.v1.VolumeReport
+	1,  // 13: blixard.v1.Node.server:type_name -> blixard.v1.ServerState
+	8,  // 14: blixard.v1.Node.host:type_name -> blixard.v1.HostState
+	28, // 15: blixard.v1.Node.create_time:type_name -> google.protobuf.Timestamp
+	10, // 16: blixard.v1.Node.drain:type_name -> blixard.v1.Drain
+	28, // 17: blixard.v1.Drain.start_time:type_name -> google.protobuf.Timestamp
+	2,  // 18: blixard.v1.DrainMove.step:type_name -> blixard.v1.DrainStep
+	9,  // 19: blixard.v1.NodeServiceListResponse.nodes:type_name -> blixard.v1.Node
+	9,  // 20: blixard.v1.NodeServiceGetResponse.node:type_name -> blixard.v1.Node
+	11, // 21: blixard.v1.NodeServiceGetResponse.moves:type_name -> blixard.v1.DrainMove
+	9,  // 22: blixard.v1.CordonResponse.node:type_name -> blixard.v1.Node
+	9,  // 23: blixard.v1.UncordonResponse.node:type_name -> blixard.v1.Node
+	9,  // 24: blixard.v1.NodeServiceDrainResponse.node:type_name -> blixard.v1.Node
+	11, // 25: blixard.v1.NodeServiceDrainResponse.moves:type_name -> blixard.v1.DrainMove
+	9,  // 26: blixard.v1.NodeServiceRestoreResponse.node:type_name -> blixard.v1.Node
+	12, // 27: blixard.v1.NodeService.List:input_type -> blixard.v1.NodeServiceListRequest
+	14, // 28: blixard.v1.NodeService.Get:input_type -> blixard.v1.NodeServiceGetRequest
+	16, // 29: blixard.v1.NodeService.Cordon:input_type -> blixard.v1.CordonRequest
+	18, // 30: blixard.v1.NodeService.Uncordon:input_type -> blixard.v1.UncordonRequest
+	20, // 31: blixard.v1.NodeService.Drain:input_type -> blixard.v1.NodeServiceDrainRequest
+	22, // 32: blixard.v1.NodeService.Restore:input_type -> blixard.v1.NodeServiceRestoreRequest
+	13, // 33: blixard.v1.NodeService.List:output_type -> blixard.v1.NodeServiceListResponse
+	15, // 34: blixard.v1.NodeService.Get:output_type -> blixard.v1.NodeServiceGetResponse
+	17, // 35: blixard.v1.NodeService.Cordon:output_type -> blixard.v1.CordonResponse
+	19, // 36: blixard.v1.NodeService.Uncordon:output_type -> blixard.v1.UncordonResponse
+	21, // 37: blixard.v1.NodeService.Drain:output_type -> blixard.v1.NodeServiceDrainResponse
+	23, // 38: blixard.v1.NodeService.Restore:output_type -> blixard.v1.NodeServiceRestoreResponse
+	33, // [33:39] is the sub-list for method output_type
+	27, // [27:33] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_node_proto_init() }
@@ -1892,7 +1964,7 @@ func file_blixard_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_node_proto_rawDesc), len(file_blixard_v1_node_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

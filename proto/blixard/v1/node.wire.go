@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4314) + uint(4314-len(file_blixard_v1_node_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4436) + uint(4436-len(file_blixard_v1_node_proto_rawDesc))
 
 func (x *Resources) sizeWire() (n int) {
 	if x == nil {
@@ -84,6 +84,9 @@ func (x *HostFacts) sizeWire() (n int) {
 	for _, v := range x.Devices {
 		n += 2 + protowire.SizeBytes(v.sizeWire())
 	}
+	if x.Isolation != nil {
+		n += 2 + protowire.SizeBytes(x.Isolation.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -93,6 +96,14 @@ func (x *HostFacts) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Isolation != nil {
+		{
+			end := i
+			i = x.Isolation.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1202)
+	}
 	for k := len(x.Devices) - 1; k >= 0; k-- {
 		{
 			end := i
@@ -159,6 +170,36 @@ func (x *HostFacts) writeWire(b []byte, i int) int {
 			i = x.Capacity.writeWire(b, i)
 			i = putVarint(b, i, uint64(end-i))
 		}
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *Isolation) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	for _, v := range x.Bounds {
+		n += 1 + protowire.SizeBytes(len(v))
+	}
+	if len(x.BoundsWhy) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.BoundsWhy))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *Isolation) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if len(x.BoundsWhy) > 0 {
+		i = putString(b, i, x.BoundsWhy)
+		i = putVarint(b, i, 18)
+	}
+	for k := len(x.Bounds) - 1; k >= 0; k-- {
+		i = putString(b, i, x.Bounds[k])
 		i = putVarint(b, i, 10)
 	}
 	return i

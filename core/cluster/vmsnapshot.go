@@ -179,6 +179,9 @@ func (s *State) unsnapshotable(vm *blixardv1.VM) string {
 	if len(vm.Spec.GetVolumes()) > 0 {
 		return "it uses volumes, and Blixard has no snapshots of those yet"
 	}
+	if len(vm.Spec.GetDevices())+len(vm.Placement.GetDevices()) > 0 {
+		return "it has PCI devices of its host, whose state nobody but they can keep"
+	}
 	return s.unable(vm, snapshotCapability)
 }
 

@@ -137,6 +137,31 @@ func TestASnapshotThatFails(t *testing.T) {
 	}
 }
 
+// What no hypervisor can keep, or this host's cannot, is refused before anything is held.
+func TestWhatHasNoSnapshot(t *testing.T) {
+	for hypervisor, why := range map[blixardv1.Hypervisor]string{
+		blixardv1.Hypervisor_HYPERVISOR_QEMU: "", blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR: "",
+		blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER: "", blixardv1.Hypervisor_HYPERVISOR_PROCESS: "process has no snapshot",
+	} {
+		b := newSnapshotBench(t)
+		vm := clone(b.VM("web"))
+		vm.Placement.Hypervisor = hypervisor
+		if got := b.unsnapshotable(vm); got != why {
+			t.Errorf("%v: %q", hypervisor, got)
+		}
+	}
+	b := newSnapshotBench(t)
+	vm := clone(b.VM("web"))
+	vm.Placement.Devices = []*blixardv1.Device{{Kind: "gpu", Address: "0000:01:00.0"}} // it runs with one, though its newest spec has none
+	b.put(vmKey("web"), vm)
+	b.refused(t, b.take("s"), "it has PCI devices of its host")
+	vm = clone(vm)
+	vm.Placement.Devices = nil
+	vm.Spec.Devices = []*blixardv1.DeviceRequest{{Kind: "gpu"}}
+	b.put(vmKey("web"), vm)
+	b.refused(t, b.take("s"), "it has PCI devices of its host")
+}
+
 // A restore is a run that was asked for, is done once, and is given up by a stop or
 // a restart. What it needs is not deleted meanwhile.
 func TestARestore(t *testing.T) {

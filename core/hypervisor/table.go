@@ -40,7 +40,7 @@ var Table = complete([]Kind{
 		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR, Name: "cloud-hypervisor", Program: "cloud-hypervisor", MaxVCPUs: 256,
 		Met: "none: only our fake of it, made after v53",
 		answers: map[blixardv1.Capability]Answer{
-			image: Yes, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: NotYet,
+			image: Yes, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: Yes,
 			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, hotplug: NotYet, balloon: NotYet, devices: Yes,
 		},
 		why: map[blixardv1.Capability]string{
@@ -55,7 +55,7 @@ var Table = complete([]Kind{
 		Hypervisor: blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER, Name: "Firecracker", Program: "firecracker", MaxVCPUs: 32,
 		Met: "none: only our fake of it, made after v1.16",
 		answers: map[blixardv1.Capability]Answer{
-			image: Yes, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: NotYet,
+			image: Yes, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: Yes,
 			volumes: Yes, networks: Yes, balloon: NotYet,
 		},
 		why: map[blixardv1.Capability]string{

@@ -35,21 +35,34 @@ const (
 )
 
 func (d *cloud) prepare(ctx context.Context, p place, a *blixardv1.Assignment, i shim.Instance) (command, error) {
-	b, err := d.files(ctx, p, a, i)
+	b, err := d.elfFiles(ctx, p, a, i)
 	if err != nil {
-		return command{}, err
-	}
-	if b.kernel, err = unpack(b.kernel, p.state); err != nil {
 		return command{}, err
 	}
 	argv, err := d.argv(b)
 	if err != nil {
 		return command{}, err
 	}
+	return d.command(p, argv)
+}
+
+func (d *cloud) command(p place, argv []string) (command, error) {
 	if err := clean(p.run, apiSocket, eventsFile, vmmLog); err != nil {
 		return command{}, err
 	}
 	return command{argv: argv, env: []string{"PATH=/usr/bin:/bin"}, dir: p.run, output: p.console}, nil
+}
+
+// alone is the command line of one that has no guest yet.
+func (d *cloud) alone(p place) []string {
+	in := func(name string) string { return filepath.Join(p.run, name) }
+	return []string{
+		d.program,
+		"--api-socket", "path=" + quoted(in(apiSocket)),
+		"--event-monitor", "path=" + quoted(in(eventsFile)),
+		"--log-file", in(vmmLog),
+		"--seccomp", "true",
+	}
 }
 
 // argv is its command line. A value in its comma syntax is quoted when it has to be.
@@ -58,19 +71,13 @@ func (d *cloud) argv(b boot) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := func(name string) string { return filepath.Join(b.place.run, name) }
-	argv := []string{
-		d.program,
-		"--api-socket", "path=" + quoted(in(apiSocket)),
-		"--event-monitor", "path=" + quoted(in(eventsFile)),
-		"--log-file", in(vmmLog),
-		"--seccomp", "true",
+	argv := append(d.alone(b.place),
 		"--cpus", fmt.Sprintf("boot=%d", b.vcpus),
 		"--memory", fmt.Sprintf("size=%dM", b.memoryMib),
 		"--serial", "tty", "--console", "off", // on its standard output, which is the VM's console log
 		"--pvpanic",
 		"--kernel", b.kernel, "--cmdline", cmdline,
-	}
+	)
 	if b.initrd != "" {
 		argv = append(argv, "--initramfs", b.initrd)
 	}
@@ -114,6 +121,7 @@ func (d *cloud) follow(p place, tell func(guestState)) session {
 	r.skip()
 	s := &restSession{
 		place: p, name: "cloud-hypervisor", control: c, look: r.look,
+		keep: c.snapshot, bring: func(ctx context.Context) error { return c.restore(ctx, filepath.Join(p.run, revivedFolder)) },
 		button: func(ctx context.Context) error { return c.put(ctx, "vm.power-button", nil) },
 		end:    func(e shim.Exit, ready bool, console string) *vmm.Exit { return r.ended(e, ready, console, p) },
 	}

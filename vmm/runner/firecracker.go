@@ -61,32 +61,31 @@ type firecrackerDrive struct {
 }
 
 func (d *firecracker) prepare(ctx context.Context, p place, a *blixardv1.Assignment, i shim.Instance) (command, error) {
-	b, err := d.files(ctx, p, a, i)
+	b, err := d.elfFiles(ctx, p, a, i)
 	if err != nil {
-		return command{}, err
-	}
-	if b.kernel, err = unpack(b.kernel, p.state); err != nil {
 		return command{}, err
 	}
 	c, err := d.config(b)
 	if err != nil {
 		return command{}, err
 	}
+	return d.command(p, configFile, c, "--config-file", filepath.Join(p.run, configFile))
+}
+
+// command writes down what it is to be told, and says how to start it. It is started
+// in the VM's own directory, so that a snapshot, which has the paths of its disks in
+// it for good, names them as every VM does.
+func (d *firecracker) command(p place, file string, told any, more ...string) (command, error) {
 	if err := clean(p.run, apiSocket, vmmLog); err != nil {
 		return command{}, err
 	}
-	if err := vmdir.WriteJSON(p.run, configFile, c); err != nil {
+	if err := vmdir.WriteJSON(p.run, file, told); err != nil {
 		return command{}, err
 	}
 	in := func(name string) string { return filepath.Join(p.run, name) }
-	return command{
-		argv: []string{
-			d.program, "--id", "vm", "--api-sock", in(apiSocket), "--config-file", in(configFile),
-			"--log-path", in(vmmLog), "--level", "Warning",
-		},
-		// Its serial console is its standard output, which is the VM's console log.
-		env: []string{"PATH=/usr/bin:/bin"}, dir: p.run, output: p.console,
-	}, nil
+	argv := append([]string{d.program, "--id", "vm", "--api-sock", in(apiSocket), "--log-path", in(vmmLog), "--level", "Warning"}, more...)
+	// Its serial console is its standard output, which is the VM's console log.
+	return command{argv: argv, env: []string{"PATH=/usr/bin:/bin"}, dir: p.state, output: p.console}, nil
 }
 
 func (d *firecracker) config(b boot) (firecrackerConfig, error) {
@@ -103,11 +102,15 @@ func (d *firecracker) config(b boot) (firecrackerConfig, error) {
 		if disk.format != "raw" {
 			return firecrackerConfig{}, fmt.Errorf("disk %s is %s, and Firecracker reads raw disks only", disk.name, disk.format)
 		}
+		path := disk.path
+		if own, err := filepath.Rel(b.place.state, path); err == nil && filepath.IsLocal(own) {
+			path = own
+		}
 		// Its ids have no '-'. The guest sees no serial: drives come in their order.
-		c.Drives = append(c.Drives, firecrackerDrive{strings.ReplaceAll(disk.name, "-", "_"), disk.path, false, disk.readOnly})
+		c.Drives = append(c.Drives, firecrackerDrive{strings.ReplaceAll(disk.name, "-", "_"), path, false, disk.readOnly})
 	}
 	for i, n := range b.nics {
-		c.Nics = append(c.Nics, firecrackerNic{fmt.Sprintf("eth%d", i), n.tap, n.mac})
+		c.Nics = append(c.Nics, firecrackerNic{nicID(i), n.tap, n.mac})
 	}
 	for i := range c.Drives {
 		for j := range i {
@@ -119,10 +122,13 @@ func (d *firecracker) config(b boot) (firecrackerConfig, error) {
 	return c, nil
 }
 
+func nicID(i int) string { return fmt.Sprintf("eth%d", i) }
+
 func (d *firecracker) follow(p place, tell func(guestState)) session {
 	c := firecrackerControl{rest{filepath.Join(p.run, apiSocket)}}
 	s := &restSession{
 		place: p, name: "Firecracker", control: c,
+		keep: c.snapshot, bring: func(ctx context.Context) error { return c.load(ctx, filepath.Join(p.run, loadFile)) },
 		button: func(ctx context.Context) error {
 			return c.call(ctx, http.MethodPut, "/actions", map[string]string{"action_type": "SendCtrlAltDel"}, nil)
 		},

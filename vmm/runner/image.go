@@ -178,6 +178,15 @@ func unpack(kernel, state string) (string, error) {
 	return path, os.Rename(tmp, path)
 }
 
+// elfFiles is files for a hypervisor that boots ELF kernels only.
+func (m images) elfFiles(ctx context.Context, p place, a *blixardv1.Assignment, i shim.Instance) (boot, error) {
+	b, err := m.files(ctx, p, a, i)
+	if err == nil {
+		b.kernel, err = unpack(b.kernel, p.state)
+	}
+	return b, err
+}
+
 // commandLine is the kernel's: the hypervisor's words, ours, and the user's last,
 // so that those count.
 func (b boot) commandLine(words ...string) (string, error) {

@@ -18,22 +18,18 @@ import (
 // QEMU writes a guest's memory and devices down as it would send them to another
 // QEMU, and reads them so: through a socket, on whose other end are we.
 
-const (
-	saveSocket = "save"
-	// stalled is how long nothing may come through before it is given up.
-	stalled = 20 * time.Second
-)
+const saveSocket = "save"
 
 // machineName: microvm has no version of its own, so QEMU's must be the same; what
 // runs under emulation has other devices' state than what runs under KVM.
 func (q *qemu) machineName() string {
 	if q.machine.kvm {
-		return "microvm, kvm"
+		return underKVM("microvm")
 	}
 	return "microvm, tcg"
 }
 
-func (q *qemu) revive(ctx context.Context, p place, a *blixardv1.Assignment, i shim.Instance) (command, error) {
+func (q *qemu) revive(ctx context.Context, p place, a *blixardv1.Assignment, i shim.Instance, _ string) (command, error) {
 	c, err := q.prepare(ctx, p, a, i)
 	if err != nil {
 		return command{}, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/blixard/blixard/vmm"
@@ -23,10 +24,19 @@ type restSession struct {
 	button func(context.Context) error
 	// look is called at each turn, nil for nothing.
 	look func(context.Context)
+	// keep writes the guest, which is paused, into a folder; bring reads what revive has
+	// made ready.
+	keep  func(ctx context.Context, folder string) error
+	bring func(context.Context) error
 	// end says what the hypervisor's own end means, given the console's last words.
 	end    func(e shim.Exit, ready bool, words string) *vmm.Exit
 	cancel context.CancelFunc
 	done   chan struct{}
+
+	// turn is held while something is asked whose answer says how the guest is. What
+	// was told last is known, notYet when it is to be told again.
+	turn  sync.Mutex
+	known guestState
 }
 
 const (
@@ -45,28 +55,39 @@ func (s *restSession) begin(tell func(guestState)) *restSession {
 
 func (s *restSession) watch(ctx context.Context, tell func(guestState)) {
 	defer close(s.done)
-	known := notYet
-	for pause := restSoon; ; {
+	for {
 		if s.look != nil {
 			s.look(ctx)
-		}
-		ask, cancel := context.WithTimeout(ctx, restPatience)
-		state, err := s.control.state(ask)
-		cancel()
-		if err == nil && state != notYet && state != known {
-			known, pause = state, restSeldom
-			tell(state)
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(pause):
+		case <-time.After(s.ask(ctx, tell)):
 		}
 	}
 }
 
+// ask asks how the guest is, and says when to ask again.
+func (s *restSession) ask(ctx context.Context, tell func(guestState)) time.Duration {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, restPatience)
+	defer cancel()
+	state, err := s.control.state(ctx)
+	if err == nil && state != notYet && state != s.known {
+		s.known = state
+		tell(state)
+	}
+	if s.known == notYet {
+		return restSoon
+	}
+	return restSeldom
+}
+
 // freeze pauses the guest, or lets it go on: a hypervisor refuses what is so already.
 func (s *restSession) freeze(ctx context.Context, pause bool) error {
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, restPatience)
 	defer cancel()
 	state, err := s.control.state(ctx)
@@ -75,12 +96,19 @@ func (s *restSession) freeze(ctx context.Context, pause bool) error {
 		return fmt.Errorf("%s: %w", s.name, err)
 	case state == notYet:
 		return fmt.Errorf("%s has no guest that runs", s.name)
-	case (state == paused) == pause:
-		return nil
-	case pause:
-		return s.control.pause(ctx)
 	}
-	return s.control.resume(ctx)
+	s.known = notYet // unless all goes well
+	switch {
+	case (state == paused) == pause:
+	case pause:
+		err = s.control.pause(ctx)
+	default:
+		err = s.control.resume(ctx)
+	}
+	if err == nil && pause {
+		s.known = paused // who has ordered it need not be told
+	}
+	return err
 }
 
 func (s *restSession) pause(ctx context.Context) error { return s.freeze(ctx, true) }

@@ -54,14 +54,14 @@ func TestFirecrackersConfiguration(t *testing.T) {
 		t.Error(err)
 	}
 	b.disks[1].format = "raw"
-	b.disks = append(b.disks, disk{"a-b", "/s/ab.raw", false, "raw"})
+	b.disks = append(b.disks, disk{"a-b", "/s/volumes/1-7/disk", false, "raw"})
 	c, err := (&firecracker{}).config(b)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.Boot.Args != `console=ttyS0 quiet panic=-1 reboot=k pci=off blixard.name=web blixard.uid=1-5 blixard.attempt=2 root=/dev/vda x="a b"` ||
 		c.Boot.Kernel != "/s/kernel" || c.Boot.Initrd != "/s/initrd" || c.Machine != (firecrackerMachine{2, 256}) ||
-		c.Drives[1] != (firecrackerDrive{"data", "/s/vms/1-5/disks/data.raw", false, true}) || c.Drives[2].ID != "a_b" {
+		c.Drives[1] != (firecrackerDrive{"data", "disks/data.raw", false, true}) || c.Drives[2] != (firecrackerDrive{"a_b", "/s/volumes/1-7/disk", false, false}) {
 		t.Errorf("%+v", c)
 	}
 	b.disks = append(b.disks, disk{"a_b", "/s/other.raw", false, "raw"})

@@ -55,14 +55,21 @@ type saver interface {
 	load(ctx context.Context, dir string) error
 }
 
+// stalled is how long nothing of a guest may come through before it is given up.
+var stalled = 20 * time.Second
+
 // reviver is a driver whose sessions are savers.
 type reviver interface {
-	// revive is like prepare, but what is executed waits for load.
-	revive(context.Context, place, *blixardv1.Assignment, shim.Instance) (command, error)
-	// machine says what a guest's memory belongs to, besides the version: only the
+	// revive is like prepare, but what is executed waits for load, of the snapshot in
+	// a folder.
+	revive(ctx context.Context, p place, a *blixardv1.Assignment, i shim.Instance, dir string) (command, error)
+	// machineName says what a guest's memory belongs to, besides the version: only the
 	// same one can go on with it.
 	machineName() string
 }
+
+// underKVM is a machine whose guest sees this host's own processor.
+func underKVM(machine string) string { return machine + ", kvm, processor " + cpuModel() }
 
 func (l layout) snapshots() string             { return filepath.Join(l.state, "snapshots") }
 func (l layout) snapshotOf(uid string) string  { return filepath.Join(l.snapshots(), uid) }

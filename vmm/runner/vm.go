@@ -242,7 +242,7 @@ func (v *vm) prepare(ctx context.Context, d driver, a vmm.Action) (command, erro
 	case err != nil:
 		err = fmt.Errorf("start from the snapshot %s: %w", a.Restore.Name, full(err, errSnapshotFull))
 	case a.Restore.Memory:
-		c, err = d.(reviver).revive(ctx, v.at, a.Assignment, a.Instance)
+		c, err = d.(reviver).revive(ctx, v.at, a.Assignment, a.Instance, v.h.at.snapshotOf(a.Restore.Uid))
 	default:
 		if c, err = d.prepare(ctx, v.at, a.Assignment, a.Instance); err == nil {
 			err = v.goesOn() // it boots from them

@@ -21,10 +21,16 @@
 //   - Firecracker: a power-off ends nothing, a reset ends it; its exit codes
 //   - cloud-hypervisor: a reset starts the guest anew in the same process, and is
 //     told by its event monitor, as is a panic
+//   - snapshots: of what is paused only, into files that are not there yet; loaded only
+//     by one that has no machine, of the same version, with every disk and tap in its
+//     place. The guest counts on from the tick in the memory's file. Where a load has
+//     failed, Firecracker ends, and cloud-hypervisor takes no other
 //
 // Words on the guest's command line choose failures: fake.exit=N ends it with
 // that code once the guest is up, fake.early=N before, and fake.mute=1 leaves
-// every request unanswered.
+// every request unanswered. fake.save=N is how a snapshot goes wrong when half of the
+// memory is written: 1, the disk is full; 2, it dies; 3, it never answers. With
+// fake.load=1 it dies in the middle of a load.
 package fakevmm
 
 import (

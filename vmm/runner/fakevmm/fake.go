@@ -38,7 +38,7 @@ func Called() bool {
 
 // Main is that one's main; it does not return.
 func Main() {
-	f := &fake{vendor: filepath.Base(os.Args[0]), state: "Created"}
+	f := &fake{vendor: filepath.Base(os.Args[0]), started: make(chan int, 1)}
 	f.calls = calls()[f.vendor]
 	if len(os.Args) == 2 && os.Args[1] == "--version" {
 		fmt.Println(map[string]string{CloudHypervisor: "cloud-hypervisor v53.0", Firecracker: "Firecracker v1.16.1\n"}[f.vendor])
@@ -50,6 +50,9 @@ func Main() {
 		f.configured(options)
 	} else {
 		f.commanded(options)
+	}
+	if f.made {
+		f.started <- 0
 	}
 	l, err := net.Listen("unix", f.socket)
 	if err != nil {
@@ -70,13 +73,33 @@ func Main() {
 type fake struct {
 	vendor, socket string
 	calls          map[string]call
-	cmdline        string
 	events         *os.File
-	taps           []*os.File
 
-	mu     sync.Mutex
-	state  string
-	button chan struct{}
+	mu      sync.Mutex
+	made    bool     // there is a machine
+	machine machine  // that one
+	started chan int // has the tick from which a guest goes on, 0: it boots
+	ticks   int      // that the guest has said
+	taps    []*os.File
+	state   string
+	button  chan struct{}
+}
+
+// machine is what a guest sees, and what its snapshot is of.
+type machine struct {
+	Cmdline   string
+	MemoryMib int
+	Files     []string          // that must be there
+	Drives    []drive           // cloud-hypervisor's
+	Taps      map[string]string // by id
+	Kernel    string
+	Initramfs string
+}
+
+type drive struct {
+	Path     string `json:"path"`
+	Serial   string `json:"serial"`
+	ReadOnly bool   `json:"readonly"`
 }
 
 // violate ends everything: what was said is said by nobody who knows the vendor.
@@ -132,6 +155,9 @@ func (f *fake) configured(options map[string][]string) {
 		f.violate("--id %s", id)
 	}
 	f.socket = f.one(options, "api-sock")
+	if _, there := options["config-file"]; !there {
+		return // it waits for a snapshot
+	}
 	fail := func(err error) {
 		log, _ := os.OpenFile(f.one(options, "log-path"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		fmt.Fprintf(log, "Configuration for VMM from one single json failed: %v\n", err)
@@ -170,33 +196,49 @@ func (f *fake) configured(options map[string][]string) {
 	if c.Machine.Vcpus < 1 || c.Machine.Vcpus > 32 || c.Machine.Memory < 1 {
 		fail(fmt.Errorf("machine %+v", c.Machine))
 	}
-	files := []string{c.Boot.Initrd}
+	m := machine{Cmdline: c.Boot.Args, MemoryMib: c.Machine.Memory, Taps: map[string]string{}}
 	for _, d := range c.Drives {
 		if regexp.MustCompile(`[^A-Za-z0-9_]`).MatchString(d.ID) {
 			f.violate("drive_id %q", d.ID)
 		}
-		files = append(files, d.Path)
+		m.Files = append(m.Files, d.Path)
 	}
 	for _, n := range c.Nics {
 		if !regexp.MustCompile(`\A[A-Za-z0-9_]+\z`).MatchString(n.ID) || !hardware.MatchString(n.Mac) {
 			f.violate("network interface %+v", n)
 		}
-		if err := f.open(n.Tap); err != nil {
-			fail(err)
-		}
+		m.Taps[n.ID] = n.Tap
 	}
 	if err := elf(c.Boot.Kernel); err != nil {
 		fail(err)
 	}
-	for _, path := range files {
-		if _, err := os.Stat(path); path != "" && err != nil {
+	if c.Boot.Initrd != "" {
+		if _, err := os.Stat(c.Boot.Initrd); err != nil {
 			fail(err)
 		}
 	}
-	f.cmdline = c.Boot.Args
-	if !strings.Contains(" "+f.cmdline+" ", " reboot=k ") {
+	if !strings.Contains(" "+m.Cmdline+" ", " reboot=k ") {
 		f.violate("without reboot=k no guest of Firecracker ends it")
 	}
+	if err := f.make(m); err != nil {
+		fail(err)
+	}
+}
+
+// make makes the machine, with all that it has of its host.
+func (f *fake) make(m machine) error {
+	for _, path := range m.Files {
+		if _, err := os.Stat(path); err != nil {
+			return fmt.Errorf("open a drive: %w", err)
+		}
+	}
+	for _, tap := range m.Taps {
+		if err := f.open(tap); err != nil {
+			return err
+		}
+	}
+	f.machine, f.made = m, true
+	return nil
 }
 
 // commanded takes cloud-hypervisor's command line.
@@ -215,6 +257,15 @@ func (f *fake) commanded(options map[string][]string) {
 	}
 	f.socket = path("api-socket")
 	exact("seccomp", "true")
+	if _, there := options["kernel"]; !there {
+		for _, name := range []string{"cpus", "memory", "serial", "console", "pvpanic", "cmdline", "initramfs", "disk", "net"} {
+			if _, there := options[name]; there {
+				f.violate("--%s is given, and no kernel", name)
+			}
+		}
+		f.monitored(path("event-monitor"), nil)
+		return // it waits for a snapshot
+	}
 	exact("cpus", `boot=[1-9][0-9]*`)
 	exact("memory", `size=[1-9][0-9]*M`)
 	exact("serial", "tty")
@@ -222,37 +273,43 @@ func (f *fake) commanded(options map[string][]string) {
 	if v, there := options["pvpanic"]; !there || len(v) != 0 {
 		f.violate("--pvpanic %v", v)
 	}
-	files := options["initramfs"]
+	m := machine{Cmdline: f.one(options, "cmdline"), Kernel: f.one(options, "kernel"), Taps: map[string]string{}}
+	fmt.Sscanf(f.one(options, "memory"), "size=%dM", &m.MemoryMib)
+	if i := options["initramfs"]; len(i) > 0 {
+		m.Initramfs = i[0]
+		m.Files = append(m.Files, i...)
+	}
 	for _, d := range options["disk"] {
-		m := regexp.MustCompile(`\Apath=([^,"]+|"[^"]+"),image_type=(?:raw|qcow2),serial=[a-z0-9-]{1,20}(,readonly=on)?\z`).FindStringSubmatch(d)
-		if m == nil {
+		w := regexp.MustCompile(`\Apath=([^,"]+|"[^"]+"),image_type=(?:raw|qcow2),serial=([a-z0-9-]{1,20})(,readonly=on)?\z`).FindStringSubmatch(d)
+		if w == nil {
 			f.violate("--disk %q", d)
 		}
-		files = append(files, strings.Trim(m[1], `"`))
+		m.Drives = append(m.Drives, drive{strings.Trim(w[1], `"`), w[2], w[3] != ""})
+		m.Files = append(m.Files, strings.Trim(w[1], `"`))
 	}
-	err := elf(f.one(options, "kernel"))
-	for _, n := range options["net"] {
-		m := regexp.MustCompile(`\Atap=([A-Za-z0-9]{1,15}),mac=(.*)\z`).FindStringSubmatch(n)
-		if m == nil || !hardware.MatchString(m[2]) {
+	for i, n := range options["net"] {
+		w := regexp.MustCompile(`\Atap=([A-Za-z0-9]{1,15}),mac=(.*)\z`).FindStringSubmatch(n)
+		if w == nil || !hardware.MatchString(w[2]) {
 			f.violate("--net %q", n)
 		}
-		if openErr := f.open(m[1]); err == nil {
-			err = openErr
-		}
+		m.Taps[fmt.Sprintf("_net%d", i)] = w[1]
 	}
-	for _, p := range files {
-		if _, statErr := os.Stat(p); err == nil {
-			err = statErr
-		}
-	}
+	err := elf(m.Kernel)
 	if err == nil {
-		f.events, err = os.OpenFile(path("event-monitor"), os.O_CREATE|os.O_WRONLY, 0o600)
+		err = f.make(m)
+	}
+	f.monitored(path("event-monitor"), err)
+}
+
+// monitored opens the event monitor's file, unless something has failed before.
+func (f *fake) monitored(path string, err error) {
+	if err == nil {
+		f.events, err = os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "Error booting VM: %v\n", err)
 		os.Exit(1)
 	}
-	f.cmdline = f.one(options, "cmdline")
 }
 
 var hardware = regexp.MustCompile(`\A[0-9a-f]{2}(:[0-9a-f]{2}){5}\z`)
@@ -305,7 +362,13 @@ func (f *fake) told(source, event string) {
 
 // word is a fake.NAME=N of the command line.
 func (f *fake) word(name string) (int, bool) {
-	for _, w := range strings.Fields(f.cmdline) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.machine.word(name)
+}
+
+func (m machine) word(name string) (int, bool) {
+	for _, w := range strings.Fields(m.Cmdline) {
 		if v, ok := strings.CutPrefix(w, "fake."+name+"="); ok {
 			n, _ := strconv.Atoi(v)
 			return n, true
@@ -316,17 +379,31 @@ func (f *fake) word(name string) (int, bool) {
 
 // run is the guest's life, and that of those after it where it resets itself.
 func (f *fake) run() {
-	if code, early := f.word("early"); early {
-		fmt.Fprintln(os.Stderr, "fake: it ends before its guest is up")
-		os.Exit(code)
+	ticks := <-f.started
+	if ticks == 0 {
+		if code, early := f.word("early"); early {
+			fmt.Fprintln(os.Stderr, "fake: it ends before its guest is up")
+			os.Exit(code)
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
-	time.Sleep(100 * time.Millisecond)
-	for {
+	for ; ; ticks = 0 {
 		f.mu.Lock()
-		f.state, f.button = "Running", make(chan struct{}, 1)
+		f.button, f.ticks = make(chan struct{}, 1), ticks
+		if ticks == 0 {
+			f.state = "Running"
+		}
+		p, err := boot.Parse(f.machine.Cmdline)
 		f.mu.Unlock()
-		f.told("vm", "booted")
-		f.guest()
+		if err != nil {
+			fmt.Printf("blixard-guest: %v\n", err)
+		}
+		if ticks == 0 {
+			f.told("vm", "booted")
+		}
+		if ticks > 0 || f.boots(p) {
+			f.live(p)
+		}
 		if f.vendor == Firecracker {
 			f.told("vm", "shutdown")
 			os.Exit(0) // by a reset, the only end that it knows
@@ -336,16 +413,9 @@ func (f *fake) run() {
 	}
 }
 
-// guest is our guest. It returns when it resets its machine.
-func (f *fake) guest() {
-	p, err := boot.Parse(f.cmdline)
-	if err != nil {
-		fmt.Printf("blixard-guest: %v\n", err)
-	}
-	button := "power button"
-	if f.vendor == Firecracker {
-		button = "ctrl-alt-del"
-	}
+// boots is how our guest comes up, and says whether it stays. It returns when the guest
+// resets its machine.
+func (f *fake) boots(p boot.Params) bool {
 	time.Sleep(50 * time.Millisecond)
 	for _, n := range p.Nets.List() {
 		fmt.Printf("blixard-guest: net %s %s\n", n.Device, n.Addr)
@@ -358,15 +428,25 @@ func (f *fake) guest() {
 	switch p.Behave.Kind {
 	case boot.Exit:
 		f.off()
-		return
+		return false
 	case boot.Panic:
 		fmt.Println("Kernel panic - not syncing: as it was told")
 		f.told("guest", "panic")
-		return
+		return false
 	case boot.Reboot:
-		return
+		return false
 	}
-	for n := 1; ; n++ {
+	return true
+}
+
+// live is what it does then: it counts, as long as it is not paused, until it is told
+// to shut down.
+func (f *fake) live(p boot.Params) {
+	button := "power button"
+	if f.vendor == Firecracker {
+		button = "ctrl-alt-del"
+	}
+	for {
 		select {
 		case <-f.button:
 			if p.Behave.Kind == boot.Deaf {
@@ -378,10 +458,12 @@ func (f *fake) guest() {
 			return
 		case <-time.After(p.Tick):
 		}
-		for f.is() == "Paused" {
-			time.Sleep(5 * time.Millisecond)
+		f.mu.Lock()
+		if f.state == "Running" {
+			f.ticks++
+			fmt.Printf("tick %d \n", f.ticks)
 		}
-		fmt.Printf("tick %d \n", n)
+		f.mu.Unlock()
 	}
 }
 
@@ -391,12 +473,6 @@ func (f *fake) off() {
 		f.told("vm", "shutdown")
 		os.Exit(0)
 	}
-}
-
-func (f *fake) is() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.state
 }
 
 func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
@@ -420,6 +496,10 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 		json.NewEncoder(w).Encode(map[string]string{"app_name": "Firecracker", "id": "vm", "state": f.state, "vmm_version": "1.16.1"})
 		return
 	case "GET /api/v1/vm.info":
+		if !f.made {
+			refused = "The VM is not created"
+			break
+		}
 		json.NewEncoder(w).Encode(map[string]any{"config": map[string]any{"payload": map[string]any{}}, "state": f.state})
 		return
 	case "PATCH /vm":
@@ -433,13 +513,22 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 		case f.button <- struct{}{}:
 		default:
 		}
+	case "GET /api/v1/vm.counters":
+		// One whose guest has written as many blocks as it has ticks.
+		all := map[string]map[string]int{"_net0": {"tx_bytes": 1}}
+		for i := range f.machine.Drives {
+			all[fmt.Sprintf("_disk%d", i)] = map[string]int{"read_bytes": 512, "write_bytes": 512 * f.ticks, "read_ops": 1, "write_ops": f.ticks}
+		}
+		json.NewEncoder(w).Encode(all)
+		return
+	case "PUT /snapshot/create", "PUT /api/v1/vm.snapshot":
+		refused = f.save(body)
+	case "PUT /snapshot/load", "PUT /api/v1/vm.restore":
+		if refused = f.load(body); refused != "" && f.vendor == Firecracker && f.state == "Not started" {
+			defer f.ends(1) // it may be in any state
+		}
 	case "PUT /api/v1/vmm.shutdown":
-		defer func() {
-			go func() {
-				time.Sleep(20 * time.Millisecond)
-				os.Exit(0)
-			}()
-		}()
+		defer f.ends(0)
 	}
 	switch {
 	case refused == "":
@@ -451,6 +540,11 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusInternalServerError)
 		json.NewEncoder(w).Encode([]string{"Error from API", refused})
 	}
+}
+
+// ends has it end when it has answered.
+func (f *fake) ends(code int) {
+	time.AfterFunc(20*time.Millisecond, func() { os.Exit(code) })
 }
 
 // move changes the guest's state, or says why not.

@@ -55,10 +55,11 @@ func (s *State) Since(after uint64, events bool) (n News, ok bool) {
 }
 
 // reshown adds the VMs of a host that is heard of, or is not, since a revision,
-// and that have not changed otherwise.
+// and that have not changed otherwise: those whose status is that host's word, and
+// not those that are to come to it.
 func (s *State) reshown(list []*blixardv1.VM, n *blixardv1.Node, after uint64) []*blixardv1.VM {
 	s.Placed(n.Id, func(vm *blixardv1.VM) bool {
-		if vm.Revision <= after {
+		if vm.Revision <= after && vm.Placement.GetNodeId() == n.Id {
 			list = append(list, s.Shown(vm))
 		}
 		return true

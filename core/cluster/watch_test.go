@@ -129,6 +129,19 @@ func TestWatchersAreToldOfGaps(t *testing.T) {
 	}
 }
 
+// A VM that goes from host to host is both hosts': news of both tell of it once.
+func TestWatchTellsOfAMoveOnce(t *testing.T) {
+	d, vm := underway(t)
+	after := d.Revision()
+	for _, id := range []uint64{vm.Placement.NodeId, vm.Migration.Other.NodeId} {
+		d.apply(&blixardv1.Command{Op: &blixardv1.Command_Suspect{Suspect: &blixardv1.SuspectOp{NodeId: id, Epoch: d.Node(id).Host.Epoch, Suspect: true}}})
+	}
+	n, ok := d.Since(after, false)
+	if !ok || len(n.VMs) != 1 || n.VMs[0].Status.Phase != blixardv1.Phase_PHASE_UNREACHABLE {
+		t.Fatalf("news of %d VMs: %v", len(n.VMs), n.VMs)
+	}
+}
+
 // BenchmarkWithManyVMs says what the loop pays for readers while there are many
 // VMs: to freeze the state, and for a watcher to find what one change was.
 func BenchmarkWithManyVMs(b *testing.B) {

@@ -120,7 +120,7 @@ func (d *cloud) follow(p place, tell func(guestState)) session {
 	r := &resets{path: filepath.Join(p.run, eventsFile), control: c, warn: d.warn}
 	r.skip()
 	s := &restSession{
-		place: p, name: "cloud-hypervisor", control: c, look: r.look,
+		place: p, name: "cloud-hypervisor", control: c, look: r.look, count: c.disks,
 		keep: c.snapshot, bring: func(ctx context.Context) error { return c.restore(ctx, filepath.Join(p.run, revivedFolder)) },
 		button: func(ctx context.Context) error { return c.put(ctx, "vm.power-button", nil) },
 		end:    func(e shim.Exit, ready bool, console string) *vmm.Exit { return r.ended(e, ready, console, p) },

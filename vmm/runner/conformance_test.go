@@ -43,6 +43,8 @@ type rig struct {
 	ends map[string]vmm.Exit
 	// socket is where the hypervisor answers, in a VM's run directory; "": nowhere.
 	socket string
+	// counts says that it counts what its guest reads of its disks and writes to them.
+	counts bool
 	// real says that a guest really runs.
 	real bool
 	// button is what the guest calls its power button.
@@ -68,6 +70,7 @@ var conformance = []story{
 	{"pause and resume", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_PAUSE}, tellPause},
 	{"paused and stopped", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_PAUSE, blixardv1.Capability_CAPABILITY_POWER_BUTTON}, tellPausedStop},
 	{"snapshot and restore", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_SNAPSHOT}, tellSnapshot},
+	{"stats", nil, tellStats},
 	{"volume", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_VOLUMES}, tellVolume},
 	{"volumes of the cluster", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_VOLUMES}, tellVolumes},
 	{"user network", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_USER_NETWORK}, tellUserNetwork},
@@ -117,7 +120,7 @@ func qemuRig(t *testing.T) rig {
 	b := newGuestBench(t)
 	return rig{
 		bench: b.bench, kind: hypervisor.Get(blixardv1.Hypervisor_HYPERVISOR_QEMU), button: "power button",
-		socket: qmpSocket, real: true,
+		socket: qmpSocket, counts: true, real: true,
 		vm: func(uid, behave string) *blixardv1.Assignment {
 			cmdline := "blixard.tick=50ms"
 			if behave != "" {
@@ -134,6 +137,7 @@ func qemuRig(t *testing.T) rig {
 
 func cloudRig(t *testing.T) rig {
 	r := otherRig(t, blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR)
+	r.counts = true
 	r.ends = map[string]vmm.Exit{
 		"exit": {Reason: Exited}, "panic": {Reason: Panicked, Code: 1}, "reboot": {Reason: Crashed, Code: 1},
 	}
@@ -319,6 +323,10 @@ func tellHang(t *testing.T, r rig) {
 	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("it took %v", took)
 	}
+	begin = time.Now()
+	if u := r.usage(i.UID); u == nil || u.MemoryBytes == 0 || u.Disks || time.Since(begin) > 5*time.Second {
+		t.Errorf("%+v after %v", u, time.Since(begin))
+	}
 	r.reopen() // nor is a daemon held up that starts meanwhile
 	r.report("alive", i, func(v vmm.Report) bool { return v.Liveness == vmm.Alive && !v.Ready })
 	r.must(vmm.Kill, i, nil)
@@ -399,6 +407,62 @@ func tellPausedStop(t *testing.T, r rig) {
 		t.Error(e)
 	}
 	r.must(vmm.Remove, i, nil)
+}
+
+// What a VM takes of its host is there for whoever asks, grows as it works, and is gone
+// with it.
+func tellStats(t *testing.T, r rig) {
+	i, a := instance("c-stats", 1), r.vm("c-stats", "")
+	if a.Spec.GetImage() != nil {
+		a.Spec.GetImage().Disks = []*blixardv1.Disk{{Name: "data", SizeMib: 8}}
+		a.Spec.GetImage().Cmdline += " blixard.note=data" // which it writes
+	}
+	if r.usage(i.UID) != nil {
+		t.Error("it takes something before it is there")
+	}
+	r.must(vmm.Start, i, a)
+	r.ready(i)
+	r.awaitConsole(i.UID, "tick 2 ")
+	before := r.usage(i.UID)
+	if before == nil || before.Processes == 0 || before.MemoryBytes < 1<<16 || before.Disks != r.counts {
+		t.Fatalf("%+v", before)
+	}
+	if r.counts && (before.DiskRead == 0 || before.DiskWritten == 0) {
+		t.Errorf("its disk was not used: %+v", before)
+	}
+	if before.Received != 0 || before.Sent != 0 {
+		t.Errorf("it is plugged into nothing: %+v", before)
+	}
+	var now *Usage
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if now = r.usage(i.UID); now != nil && now.CPUSeconds > before.CPUSeconds {
+			break
+		}
+	}
+	if now == nil || now.CPUSeconds <= before.CPUSeconds || now.DiskWritten < before.DiskWritten {
+		t.Errorf("%+v, and before %+v", now, before)
+	}
+	r.reopen() // another daemon knows it as well
+	r.ready(i)
+	if u := r.usage(i.UID); u == nil || u.CPUSeconds < now.CPUSeconds || u.Disks != r.counts || u.DiskWritten < now.DiskWritten {
+		t.Errorf("%+v, and before %+v", u, now)
+	}
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	if u := r.usage(i.UID); u != nil {
+		t.Errorf("what has ended takes %+v", u)
+	}
+	r.must(vmm.Remove, i, nil)
+}
+
+// usage is a VM's, nil for none.
+func (b *bench) usage(uid string) *Usage {
+	for _, u := range b.h.Usage() {
+		if u.UID == uid {
+			return &u
+		}
+	}
+	return nil
 }
 
 // A disk of the VM's own is there with what it was made of, outlives an attempt,
@@ -586,6 +650,9 @@ func tellNetwork(t *testing.T, r rig) {
 			if err := echoes(address + ":7"); err != nil {
 				t.Error(err)
 			}
+		}
+		if u := r.usage(a.UID); u == nil || u.Received == 0 || u.Sent == 0 {
+			t.Errorf("it was spoken with, and: %+v", u)
 		}
 	}
 	r.reopen()

@@ -75,6 +75,22 @@ func (c cloudControl) state(ctx context.Context) (guestState, error) {
 	return map[string]guestState{"Running": running, "Paused": paused}[info.State], err
 }
 
+// disks adds up what it counts of each device, and has so many names for: only disks
+// have these.
+func (c cloudControl) disks(ctx context.Context) (read, written uint64, err error) {
+	var devices map[string]struct {
+		Read    uint64 `json:"read_bytes"`
+		Written uint64 `json:"write_bytes"`
+	}
+	if err := c.call(ctx, http.MethodGet, "/api/v1/vm.counters", nil, &devices); err != nil {
+		return 0, 0, err
+	}
+	for _, d := range devices {
+		read, written = read+d.Read, written+d.Written
+	}
+	return read, written, nil
+}
+
 func (c cloudControl) pause(ctx context.Context) error  { return c.put(ctx, "vm.pause", nil) }
 func (c cloudControl) resume(ctx context.Context) error { return c.put(ctx, "vm.resume", nil) }
 func (cloudControl) close()                             {}

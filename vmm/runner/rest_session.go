@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -28,6 +29,9 @@ type restSession struct {
 	// made ready.
 	keep  func(ctx context.Context, folder string) error
 	bring func(context.Context) error
+	// count is what the guest has read from its disks and written to them; nil where the
+	// hypervisor does not say.
+	count func(context.Context) (read, written uint64, err error)
 	// end says what the hypervisor's own end means, given the console's last words.
 	end    func(e shim.Exit, ready bool, words string) *vmm.Exit
 	cancel context.CancelFunc
@@ -137,6 +141,15 @@ func (s *restSession) stop(ctx context.Context, _ *shims.Shim) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+var errUncounted = errors.New("it does not say what its guest reads and writes")
+
+func (s *restSession) disks(ctx context.Context) (read, written uint64, err error) {
+	if s.count == nil {
+		return 0, 0, errUncounted
+	}
+	return s.count(ctx)
 }
 
 func (s *restSession) ended(e shim.Exit, ready bool) *vmm.Exit {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -515,9 +516,12 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 		}
 	case "GET /api/v1/vm.counters":
 		// One whose guest has written as many blocks as it has ticks.
-		all := map[string]map[string]int{"_net0": {"tx_bytes": 1}}
+		all := map[string]map[string]uint64{"_net0": {"tx_bytes": 1}}
 		for i := range f.machine.Drives {
-			all[fmt.Sprintf("_disk%d", i)] = map[string]int{"read_bytes": 512, "write_bytes": 512 * f.ticks, "read_ops": 1, "write_ops": f.ticks}
+			all[fmt.Sprintf("_disk%d", i)] = map[string]uint64{
+				"read_bytes": 512, "write_bytes": 512 * uint64(f.ticks), "read_ops": 1, "write_ops": uint64(f.ticks),
+				"write_latency_min": math.MaxUint64, // until there was one, of some releases
+			}
 		}
 		json.NewEncoder(w).Encode(all)
 		return

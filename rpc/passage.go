@@ -26,6 +26,7 @@ import (
 const (
 	passagePath  = "/blixard.internal/v1/passage"
 	passageName  = "blixard-passage-v1"
+	diskName     = "blixard-passage-disk-v1" // which a node may not know yet
 	headShape    = "Blixard-Shape"
 	maxShape     = 16 << 10
 	passageAdmit = 10 * time.Second
@@ -39,6 +40,8 @@ type Passage struct {
 	Migration uint64
 	// Shape is the source's machine, for the target's host to judge.
 	Shape string
+	// Disk is which of its disks goes over it; "": its memory does.
+	Disk string
 }
 
 // Stream is the connection that a guest goes over. Each way ends by itself.
@@ -53,6 +56,14 @@ type Arrivals interface {
 	// Admit gives what takes a guest, or why it is not taken. What it gives ends when
 	// the guest has come, or will not come, and closes the stream.
 	Admit(ctx context.Context, p Passage) (func(ctx context.Context, from Stream) error, error)
+}
+
+// protocol of what goes over it.
+func (p Passage) protocol() string {
+	if p.Disk != "" {
+		return diskName
+	}
+	return passageName
 }
 
 // Passage opens the way of a guest to another node, which has admitted it when
@@ -71,7 +82,7 @@ func (p *Peers) Passage(ctx context.Context, to Passage) (Stream, error) {
 		conn = tls.Client(conn, c)
 	}
 	u := url.URL{Scheme: "http", Host: to.Address, Path: passagePath, RawQuery: url.Values{
-		"uid": {to.UID}, "migration": {strconv.FormatUint(to.Migration, 10)},
+		"uid": {to.UID}, "migration": {strconv.FormatUint(to.Migration, 10)}, "disk": {to.Disk},
 	}.Encode()}
 	req, err := http.NewRequest(http.MethodGet, u.String(), nil)
 	if err != nil {
@@ -79,7 +90,7 @@ func (p *Peers) Passage(ctx context.Context, to Passage) (Stream, error) {
 		return nil, err
 	}
 	for key, value := range map[string]string{
-		"Connection": "Upgrade", "Upgrade": passageName, headCluster: self.ClusterID,
+		"Connection": "Upgrade", "Upgrade": to.protocol(), headCluster: self.ClusterID,
 		headFrom: strconv.FormatUint(self.ID, 10), headTo: strconv.FormatUint(to.Node, 10),
 		headShape: url.QueryEscape(to.Shape),
 	} {
@@ -137,9 +148,10 @@ func (s *Server) servePassage(w http.ResponseWriter, r *http.Request) {
 	from, err := strconv.ParseUint(r.Header.Get(headFrom), 10, 64)
 	migration, errMigration := strconv.ParseUint(r.URL.Query().Get("migration"), 10, 64)
 	shape, errShape := url.QueryUnescape(r.Header.Get(headShape))
+	p := Passage{Node: from, UID: r.URL.Query().Get("uid"), Migration: migration, Shape: shape, Disk: r.URL.Query().Get("disk")}
 	switch {
-	case r.Header.Get("Upgrade") != passageName:
-		http.Error(w, "this path is for guests that move: it wants Upgrade: "+passageName, http.StatusUpgradeRequired)
+	case r.Header.Get("Upgrade") != p.protocol():
+		http.Error(w, "this path is for guests that move: it wants Upgrade: "+p.protocol(), http.StatusUpgradeRequired)
 		return
 	case s.cfg.Arrivals == nil || self.ClusterID == "":
 		http.Error(w, "this node runs no VMs", http.StatusServiceUnavailable)
@@ -152,7 +164,7 @@ func (s *Server) servePassage(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), passageAdmit)
-	take, err := s.cfg.Arrivals.Admit(ctx, Passage{Node: from, UID: r.URL.Query().Get("uid"), Migration: migration, Shape: shape})
+	take, err := s.cfg.Arrivals.Admit(ctx, p)
 	cancel()
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusConflict)
@@ -169,12 +181,12 @@ func (s *Server) servePassage(w http.ResponseWriter, r *http.Request) {
 	}
 	conn.SetDeadline(time.Time{})
 	stream := passage{conn.(halved), rw.Reader}
-	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+passageName+"\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+p.protocol()+"\r\n\r\n"); err != nil {
 		conn.Close()
 	}
 	// It ends with the node: the guest then runs on where it was.
 	if err := take(s.stopping, stream); err != nil {
-		s.cfg.Log.Info("a guest's passage has ended", "from", from, "uid", r.URL.Query().Get("uid"), "migration", migration, "err", err)
+		s.cfg.Log.Info("a guest's passage has ended", "from", from, "uid", p.UID, "migration", migration, "disk", p.Disk, "err", err)
 	}
 }
 

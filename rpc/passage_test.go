@@ -50,6 +50,16 @@ func TestAPassage(t *testing.T) {
 			defer p.Close()
 			p.Identify(core.Identity{ClusterID: "test", ID: 9})
 			to := Passage{Node: n.id, Address: n.address, UID: "1-7", Migration: 44, Shape: "smp=2\nmemory=\"1\" %&"}
+			disk := to
+			disk.Disk = "d1"
+			if s, err := p.Passage(t.Context(), disk); err != nil {
+				t.Fatal(err)
+			} else if got := <-inn.got; got.Disk != "d1" || got.UID != to.UID {
+				t.Errorf("%+v", got)
+			} else {
+				s.Close()
+				<-inn.ended
+			}
 			s, err := p.Passage(t.Context(), to)
 			if err != nil {
 				t.Fatal(err)

@@ -28,6 +28,7 @@
 //	blixard-guest: disk SERIAL of BYTES holds "NOTE"
 //	blixard-guest: disk SERIAL is read-only
 //	blixard-guest: disk SERIAL has a note now
+//	blixard-guest: disk SERIAL has counted to N
 //	blixard-guest: error: WHAT
 //
 // "up" is printed when the power button is watched: from then on a request to
@@ -108,10 +109,15 @@ func live(out *console, p boot.Params) {
 		crash = time.After(p.Behave.After)
 	}
 
+	note, n := countOn(out, p.Count)
 	tick := time.NewTicker(p.Tick)
-	for n := 1; ; {
+	for {
 		select {
 		case <-tick.C:
+			if err := note(n); err != nil {
+				out.say("error: disk %s: %v", p.Count, err)
+				continue // what was not written down is not said
+			}
 			out.say("tick %d name=%s", n, p.Name)
 			n++
 		case how := <-pressed:

@@ -188,8 +188,8 @@ func (s *State) immovable(vm *blixardv1.VM) (why, advice string) {
 		return "what Nix builds brings a command of its own, which waits for no guest", offline
 	case !s.hostMigrates(s.Node(p.NodeId), p.Hypervisor):
 		return "the " + kind.Name + " of its host " + p.Node + " does not do it", offline
-	case keepsData(vm.Spec):
-		return "it writes to a disk on " + p.Node + ", which would have to go with it", "a VM whose disks are all read-only can go"
+	case len(vm.Spec.Volumes) > 0:
+		return "its volumes are on " + p.Node + ", and stay there", "a VM whose disks are its own can go"
 	case len(vm.Spec.GetDevices())+len(p.Devices) > 0:
 		return "it has PCI devices of " + p.Node + ", which stay there", offline
 	case vm.Paused:

@@ -438,7 +438,7 @@ func TestWhyNotLive(t *testing.T) {
 			t.Errorf("want %q, got %v", want, r.Error)
 		}
 	}
-	// A program, and a disk that is written to.
+	// A program. A disk that is written to goes with its VM, and its room is taken before.
 	d, _ := underway(t)
 	d.request(createOp("prog", 64, 1))
 	o := seen(d.VM("prog"), blixardv1.Phase_PHASE_RUNNING)
@@ -451,9 +451,14 @@ func TestWhyNotLive(t *testing.T) {
 	spec.GetImage().Disks = []*blixardv1.Disk{{Name: "data", SizeMib: 1}}
 	d.request(&blixardv1.Command{Op: &blixardv1.Command_CreateVm{CreateVm: &blixardv1.CreateVMOp{Name: "db", Spec: spec}}})
 	d.runs("db")
-	if r := d.migrate("db", ""); !strings.Contains(r.GetError().GetMessage(), "it writes to a disk on") {
-		t.Errorf("a disk: %v", r.Error)
+	held := d.NodeByName("n3").Host.GetAllocated().GetDiskMib()
+	if r := d.migrate("db", "n3"); r.Error != nil || d.NodeByName("n3").Host.Allocated.DiskMib != held+1 {
+		t.Errorf("a disk: %v, and n3 holds %d MiB, of which %d before", r.Error, d.NodeByName("n3").Host.Allocated.DiskMib, held)
 	}
+	d.cancel("db", false)
+	node, gone := d.side(d.VM("db"), false)
+	gone.Removed = true
+	d.report(node, gone)
 	if r := d.request(&blixardv1.Command{Op: &blixardv1.Command_MigrateVm{MigrateVm: &blixardv1.MigrateVMOp{Name: "db", Offline: true}}}); !strings.Contains(r.GetError().GetMessage(), "it waits for them") {
 		t.Errorf("a disk, offline: %v", r.Error)
 	}

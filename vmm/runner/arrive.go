@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/blixard/blixard/vmm"
@@ -27,7 +28,7 @@ func (v *vm) command(ctx context.Context, d driver, a vmm.Action) (command, erro
 	if err != nil {
 		return c, err
 	}
-	v.rec.Shape = c.shape
+	v.rec.Shape, v.rec.Written = c.shape, c.written
 	if err := v.rec.write(v.at.state); err != nil {
 		return c, err
 	}
@@ -93,9 +94,9 @@ func (v *vm) takeOver(ctx context.Context, i shim.Instance) error {
 // arrivePatience is how long a guest that arrives may wait at the door.
 const arrivePatience = 10 * time.Second
 
-// Admit looks whether a guest can come in, and gives what takes it: that ends when
-// the guest is here, or will not come. Whoever it is that sends, QEMU loads only
-// what fits, and runs nothing.
+// Admit looks whether a guest, or a disk of it, can come in, and gives what takes it:
+// that ends when it is here, or will not come. It comes from the host that has been
+// named, and from no other; QEMU loads only what fits, and runs nothing.
 func (h *Host) Admit(ctx context.Context, p Passage) (func(context.Context, Stream) error, error) {
 	if err := checkUID(p.UID); err != nil {
 		return nil, err
@@ -126,16 +127,22 @@ func (h *Host) Admit(ctx context.Context, p Passage) (func(context.Context, Stre
 		m = a.m
 	case <-ctx.Done():
 		v.q.put(func() {
-			if a := <-looked; a.err == nil { // it was let in, and nobody comes
+			if a := <-looked; a.err == nil && p.Disk == "" { // it was let in, and nobody comes
 				v.arriving = false
 			}
 		})
 		return nil, ctx.Err()
 	}
-	gone := func() { v.q.put(func() { v.arriving = false }) }
+	gone, socket := func() { v.q.put(func() { v.arriving = false }) }, incomingSocket
+	if p.Disk != "" {
+		gone, socket = func() {}, diskSocket
+	}
 	version, err := m.version(ctx)
 	if err == nil {
 		err = fits(p.Shape, shapeWith(version, v.shape()))
+	}
+	if err == nil && p.Disk != "" {
+		err = m.export(ctx, p.Disk)
 	}
 	if err != nil {
 		gone()
@@ -146,10 +153,10 @@ func (h *Host) Admit(ctx context.Context, p Passage) (func(context.Context, Stre
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(h.ctx, cancel)()
-		to, err := (&net.Dialer{Timeout: arrivePatience}).DialContext(ctx, "unix", filepath.Join(v.at.run, incomingSocket))
+		to, err := (&net.Dialer{Timeout: arrivePatience}).DialContext(ctx, "unix", filepath.Join(v.at.run, socket))
 		if err != nil {
 			from.Close()
-			return fmt.Errorf("its hypervisor takes no guest (any more): %w", err)
+			return fmt.Errorf("its hypervisor takes no guest, or no disk (any more): %w", err)
 		}
 		defer m.look()
 		return relay(ctx, to.(*net.UnixConn), from)
@@ -163,10 +170,14 @@ func (v *vm) admit(p Passage) (mover, error) {
 	switch {
 	case v.rec == nil || !v.alive || !ok || !v.rec.Incoming || v.rec.Instance.Index != p.Migration:
 		return nil, fmt.Errorf("no guest of VM %s is expected here by migration %d", p.UID, p.Migration)
+	case p.Node != v.rec.From:
+		return nil, fmt.Errorf("the guest of VM %s comes from node %d, and this is node %d", p.UID, v.rec.From, p.Node)
 	case v.incoming == vmm.Loaded || v.arriving:
 		return nil, fmt.Errorf("the guest of VM %s is here already, or on its way", p.UID)
+	case p.Disk != "" && !slices.Contains(v.rec.Written, p.Disk):
+		return nil, fmt.Errorf("VM %s has no disk %.20q here that could be written", p.UID, p.Disk)
 	}
-	v.arriving = true
+	v.arriving = p.Disk == ""
 	return m, nil
 }
 

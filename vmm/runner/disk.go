@@ -37,8 +37,24 @@ func checkDisk(d *blixardv1.Disk) error {
 	return nil
 }
 
+// roomFor says that there is no room for all that some disks can hold.
+func roomFor(state string, disks []*blixardv1.Disk) error {
+	if len(disks) == 0 {
+		return nil
+	}
+	var need int64
+	for _, d := range disks {
+		need += max(int64(d.SizeMib)<<20, int64(d.Source.GetSize()))
+	}
+	if err := room(state, need); err != nil {
+		return full(err, errDiskFull)
+	}
+	return nil
+}
+
 // makeDisk makes a VM's own disk, unless it is there: then it is the VM's data, and
-// at most becomes larger. It is there whole, or not at all.
+// at most becomes larger. It is there whole, or not at all. Without a store it is
+// empty: what it holds comes from elsewhere.
 func makeDisk(ctx context.Context, store *artifact.Store, state string, d *blixardv1.Disk) (err error) {
 	path := diskPath(state, d.Name)
 	defer func() {
@@ -64,8 +80,10 @@ func makeDisk(ctx context.Context, store *artifact.Store, state string, d *blixa
 	size := int64(d.SizeMib) << 20
 	if d.Source != nil {
 		size = max(size, int64(d.Source.Size))
-		if err := fill(ctx, store, f, d.Source.Digest); err != nil {
-			return err
+		if store != nil {
+			if err := fill(ctx, store, f, d.Source.Digest); err != nil {
+				return err
+			}
 		}
 	}
 	// QEMU's raw disks have whole sectors.

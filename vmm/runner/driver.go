@@ -41,6 +41,8 @@ type command struct {
 	steps        *shim.Steps
 	// shape of a machine whose guest can be moved while it runs; "": it cannot.
 	shape string
+	// written are its drives whose disks go with it then, by QEMU's names.
+	written []string
 }
 
 // session is a driver's connection to one live instance.

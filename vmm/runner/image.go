@@ -111,11 +111,25 @@ func (m images) files(ctx context.Context, p place, a *blixardv1.Assignment, i s
 			return boot{}, err
 		}
 	}
-	for _, d := range image.Disks {
-		if err := makeDisk(ctx, m.store, p.state, d); err != nil {
+	comes := a.GetMigration().GetRole() == blixardv1.MigrationRole_MIGRATION_ROLE_TARGET
+	if comes { // all that they can hold may come
+		if err := roomFor(p.state, image.Disks); err != nil {
 			return boot{}, err
 		}
-		b.disks = append(b.disks, disk{d.Name, diskPath(p.state, d.Name), d.ReadOnly, "raw"})
+	}
+	for _, d := range image.Disks {
+		store := m.store
+		if comes && !d.ReadOnly {
+			store = nil
+		}
+		if err := makeDisk(ctx, store, p.state, d); err != nil {
+			return boot{}, err
+		}
+		made := disk{name: d.Name, path: diskPath(p.state, d.Name), readOnly: d.ReadOnly, format: "raw"}
+		if st, err := os.Stat(made.path); err == nil {
+			made.bytes = st.Size()
+		}
+		b.disks = append(b.disks, made)
 	}
 	mounted, err := m.kept.take(i.UID, a.Volumes)
 	if err != nil {

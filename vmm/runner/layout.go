@@ -44,9 +44,10 @@ const (
 	qmpSocket     = "qmp"
 	consoleSocket = "con"
 	agentSocket   = "agent"
-	// A guest leaves and arrives by these.
+	// A guest leaves and arrives by these; its disks leave by out.d0 and so on.
 	outgoingSocket = "out"
 	incomingSocket = "in"
+	diskSocket     = "disks"
 	qemuLog        = "qemu.log"
 )
 

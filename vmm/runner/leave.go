@@ -23,6 +23,8 @@ type Passage struct {
 	Migration uint64
 	// Shape is what both machines must have in common.
 	Shape string
+	// Disk is the drive whose disk goes over it; "": the guest's memory does.
+	Disk string
 }
 
 var (
@@ -79,13 +81,14 @@ func (v *vm) send(a vmm.Action) error {
 	shape := v.rec.Shape
 	p := Passage{Node: order.PeerNodeId, Address: order.PeerAddress, UID: v.uid, Migration: order.Id}
 	d := departure{
-		m: m, socket: filepath.Join(v.at.run, outgoingSocket),
-		open: func(ctx context.Context) (Stream, error) {
+		m: m, socket: filepath.Join(v.at.run, outgoingSocket), drives: v.rec.Written,
+		open: func(ctx context.Context, drive string) (Stream, error) {
 			version, err := m.version(ctx)
 			if err != nil {
 				return nil, err
 			}
-			p.Shape = shapeWith(version, shape)
+			p := p
+			p.Shape, p.Disk = shapeWith(version, shape), drive
 			return v.h.cfg.Passage(ctx, p)
 		},
 		mark: func(ctx context.Context) error { return v.offered(ctx, l) },

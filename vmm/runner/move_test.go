@@ -38,7 +38,10 @@ type road struct {
 	ways     []func()
 }
 
-const roamer = "1-7"
+const (
+	roamer     = "1-7"
+	sourceNode = 7
+)
 
 func newRoad(t testing.TB, cmdline string, change ...func(*blixardv1.Assignment)) *road {
 	t.Helper()
@@ -87,6 +90,7 @@ func (r *road) at(name string, f func()) {
 
 // passage is the way: a socket pair that can be cut.
 func (r *road) passage(ctx context.Context, p Passage) (Stream, error) {
+	p.Node = sourceNode // as the target's node sees it
 	carry, err := r.to.h.Admit(ctx, p)
 	if err != nil {
 		return nil, err
@@ -148,7 +152,7 @@ func (r *road) receive() shim.Instance {
 	i := shim.Instance{UID: roamer, Generation: 1, Index: r.index, Attempt: 1}
 	a := proto.CloneOf(r.a)
 	a.Incarnation.Index = r.index
-	a.Migration = &blixardv1.MigrationOrder{Id: r.index, Role: blixardv1.MigrationRole_MIGRATION_ROLE_TARGET}
+	a.Migration = &blixardv1.MigrationOrder{Id: r.index, Role: blixardv1.MigrationRole_MIGRATION_ROLE_TARGET, PeerNodeId: sourceNode}
 	r.to.must(vmm.Receive, i, a)
 	r.to.report("listening", i, func(p vmm.Report) bool { return p.Incoming == vmm.Listening && !p.Ready && !p.Paused })
 	return i

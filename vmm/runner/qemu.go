@@ -3,7 +3,6 @@ package runner
 import (
 	"context"
 	"path/filepath"
-	"slices"
 	"time"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -27,12 +26,15 @@ func (q *qemu) prepare(ctx context.Context, p place, a *blixardv1.Assignment, i 
 	if err != nil {
 		return command{}, err
 	}
-	if err := clean(p.run, qmpSocket, consoleSocket, agentSocket, qemuLog, outgoingSocket, incomingSocket); err != nil {
+	if err := clean(p.run, qmpSocket, consoleSocket, agentSocket, qemuLog, outgoingSocket, incomingSocket, diskSocket); err != nil {
 		return command{}, err
 	}
 	c := command{argv: argv, env: []string{"PATH=/usr/bin:/bin"}, dir: p.run, output: filepath.Join(p.run, qemuLog)}
-	if !b.writes() {
-		c.shape = q.machine.shape(b)
+	c.shape = q.machine.shape(b)
+	for i, d := range b.disks {
+		if !d.readOnly {
+			c.written = append(c.written, drive(i))
+		}
 	}
 	return c, nil
 }
@@ -41,11 +43,6 @@ func (q *qemu) prepare(ctx context.Context, p place, a *blixardv1.Assignment, i 
 func (q *qemu) prepareIncoming(_ context.Context, p place, _ shim.Instance, c command) (command, error) {
 	c.argv = append(c.argv, "-S", "-incoming", "unix:"+filepath.Join(p.run, incomingSocket))
 	return c, nil
-}
-
-// writes says that the guest has disks of its own, whose contents would stay behind.
-func (b boot) writes() bool {
-	return slices.ContainsFunc(b.disks, func(d disk) bool { return !d.readOnly })
 }
 
 func (q *qemu) lastWords(p place) string { return tail(filepath.Join(p.run, qemuLog), 3, 600) }

@@ -44,7 +44,11 @@ type disk struct {
 	name, path string
 	readOnly   bool
 	format     string // raw or qcow2
+	bytes      int64  // as the guest sees it
 }
+
+// drive is QEMU's name of a boot's disk.
+func drive(i int) string { return fmt.Sprintf("d%d", i) }
 
 // argv is QEMU's command line. Whatever a user can say is either a word of its
 // own or stands in QEMU's comma syntax with its commas doubled.
@@ -92,8 +96,8 @@ func (m machine) argv(b boot) ([]string, error) {
 			access = ",read-only=on"
 		}
 		argv = append(argv,
-			"-drive", fmt.Sprintf("id=d%d,file=%s,if=none,format=%s,cache=writeback,discard=unmap%s", i, escape(d.path), d.format, access),
-			"-device", fmt.Sprintf("virtio-blk-device,drive=d%d,serial=%s", i, escape(d.name)))
+			"-drive", fmt.Sprintf("id=%s,file=%s,if=none,format=%s,cache=writeback,discard=unmap%s", drive(i), escape(d.path), d.format, access),
+			"-device", fmt.Sprintf("virtio-blk-device,drive=%s,serial=%s", drive(i), escape(d.name)))
 	}
 	for i, n := range b.nics {
 		argv = append(argv, "-netdev", n.netdev(fmt.Sprintf("n%d", i)), "-device", fmt.Sprintf("virtio-net-device,netdev=n%d,mac=%s", i, n.mac))

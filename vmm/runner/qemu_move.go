@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/blixard/blixard/vmm/runner/qmp"
 )
@@ -50,11 +51,14 @@ func (s *qemuSession) leftover(ctx context.Context, c *qmp.Client) error {
 		return err
 	}
 	m, err := c.Migration(ctx)
-	if err != nil || m.Over() {
+	if err != nil {
 		return err
 	}
+	if m.Over() {
+		return c.Unmirror(ctx)
+	}
 	s.q.warn("a move that nobody goes on with is ended; the guest runs on here", "dir", s.place.run, "status", m.Status)
-	return c.CancelMigration(ctx)
+	return errors.Join(c.CancelMigration(ctx), c.Unmirror(ctx))
 }
 
 // state is what QEMU says of its guest.
@@ -79,10 +83,13 @@ func (s *qemuSession) state(ctx context.Context, c *qmp.Client) (guestState, err
 	return paused, nil
 }
 
-func (s *qemuSession) sendTo(ctx context.Context, socket string) error {
+func (s *qemuSession) begins() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.sending = true
-	s.mu.Unlock()
+}
+
+func (s *qemuSession) sendTo(ctx context.Context, socket string) error {
 	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error { return c.SendTo(ctx, socket, qmp.Limits{}) })
 }
 
@@ -131,9 +138,43 @@ func (s *qemuSession) look() { leaveWord(s.moved) }
 
 func (s *qemuSession) turned() <-chan struct{} { return s.turn }
 
+func (s *qemuSession) export(ctx context.Context, drive string) error {
+	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error {
+		return c.Export(ctx, filepath.Join(s.place.run, diskSocket), drive)
+	})
+}
+
+func (s *qemuSession) mirror(ctx context.Context, socket, drive string) error {
+	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error { return c.Mirror(ctx, socket, drive) })
+}
+
+func (s *qemuSession) mirrors(ctx context.Context) (list []qmp.MirrorState, err error) {
+	err = s.with(ctx, func(ctx context.Context, c *qmp.Client) error {
+		list, err = c.Mirrors(ctx)
+		return err
+	})
+	return list, err
+}
+
+func (s *qemuSession) settle(ctx context.Context, drives []string) error {
+	c, err := s.connected(ctx)
+	if err != nil {
+		return err
+	}
+	return c.Settle(ctx, drives)
+}
+
+func (s *qemuSession) unmirror(ctx context.Context) error {
+	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error { return c.Unmirror(ctx) })
+}
+
 // land lets a guest run that is all here, and tells the networks where it is now.
+// Nobody else can write its disks by then.
 func (s *qemuSession) land(ctx context.Context) error {
 	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error {
+		if err := c.Unexport(ctx); err != nil {
+			return err
+		}
 		if err := s.release(ctx, c); err != nil {
 			return err
 		}

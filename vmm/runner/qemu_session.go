@@ -169,16 +169,25 @@ func leaveWord(c chan struct{}) {
 func (s *qemuSession) with(ctx context.Context, do func(context.Context, *qmp.Client) error) error {
 	ctx, cancel := context.WithTimeout(ctx, qmpPatience)
 	defer cancel()
+	c, err := s.connected(ctx)
+	if err != nil {
+		return err
+	}
+	return do(ctx, c)
+}
+
+// connected is the connection that there is, or will be before ctx ends.
+func (s *qemuSession) connected(ctx context.Context) (*qmp.Client, error) {
 	for {
 		s.mu.Lock()
 		c := s.client
 		s.mu.Unlock()
 		if c != nil {
-			return do(ctx, c)
+			return c, nil
 		}
 		select { // it may just be starting
 		case <-ctx.Done():
-			return errNoQMP
+			return nil, errNoQMP
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -26,7 +26,7 @@ func aBoot() boot {
 	return boot{
 		name: "web", instance: shim.Instance{UID: "1-5", Generation: 1, Index: 7, Attempt: 2}, vcpus: 2, memoryMib: 256,
 		kernel: "/s/kernel", initrd: "/s/initrd", cmdline: `root=/dev/vda x="a b"`,
-		disks: []disk{{"root", "/s/vms/1-5/disks/root.raw", false, "raw"}, {"data", "/s/vms/1-5/disks/data.raw", true, "qcow2"}},
+		disks: []disk{{"root", "/s/vms/1-5/disks/root.raw", false, "raw", 1 << 30}, {"data", "/s/vms/1-5/disks/data.raw", true, "qcow2", 1 << 20}},
 		place: place{run: "/r/v/ab", state: "/s/vms/1-5", console: "/s/vms/1-5/console.log"},
 	}
 }

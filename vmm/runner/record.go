@@ -44,6 +44,10 @@ type record struct {
 	HandedOver uint64 `json:"handedOver,omitempty"`
 	// Shape is what a machine must have in common with this one to take its guest.
 	Shape string `json:"shape,omitempty"`
+	// Written are the drives whose disks would go with its guest.
+	Written []string `json:"written,omitempty"`
+	// From is the host that the guest of one that is Incoming comes from.
+	From uint64 `json:"from,omitempty"`
 	// Restoring is RestoreFrom.Index of the restore that the newest attempt is one of,
 	// as long as its guest has not run: disks.before are the VM's own then.
 	Restoring uint64 `json:"restoring,omitempty"`

@@ -54,7 +54,7 @@ func TestFirecrackersConfiguration(t *testing.T) {
 		t.Error(err)
 	}
 	b.disks[1].format = "raw"
-	b.disks = append(b.disks, disk{"a-b", "/s/volumes/1-7/disk", false, "raw"})
+	b.disks = append(b.disks, disk{"a-b", "/s/volumes/1-7/disk", false, "raw", 0})
 	c, err := (&firecracker{}).config(b)
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ func TestFirecrackersConfiguration(t *testing.T) {
 		c.Drives[1] != (firecrackerDrive{"data", "disks/data.raw", false, true}) || c.Drives[2] != (firecrackerDrive{"a_b", "/s/volumes/1-7/disk", false, false}) {
 		t.Errorf("%+v", c)
 	}
-	b.disks = append(b.disks, disk{"a_b", "/s/other.raw", false, "raw"})
+	b.disks = append(b.disks, disk{"a_b", "/s/other.raw", false, "raw", 0})
 	if _, err := (&firecracker{}).config(b); err == nil || !strings.Contains(err.Error(), "rename one") {
 		t.Error(err)
 	}

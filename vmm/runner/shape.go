@@ -25,7 +25,7 @@ func (m machine) shape(b boot) string {
 		words = append(words, "accel=tcg", "tsc="+fmt.Sprint(m.tscKHz))
 	}
 	for _, d := range b.disks {
-		words = append(words, fmt.Sprintf("disk=%s,ro=%t", d.name, d.readOnly))
+		words = append(words, fmt.Sprintf("disk=%s,ro=%t,bytes=%d", d.name, d.readOnly, d.bytes))
 	}
 	for _, n := range b.nics {
 		words = append(words, fmt.Sprintf("nic=%s,user=%t", n.mac, n.user))

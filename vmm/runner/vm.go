@@ -182,6 +182,9 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 		Instance: a.Instance, RunGeneration: assignment.RunGeneration, SpecGeneration: assignment.SpecGeneration,
 		Hypervisor: assignment.Hypervisor, Bound: v.bound(a), Incoming: a.Verb == vmm.Receive,
 	}
+	if r.Incoming {
+		r.From = assignment.GetMigration().GetPeerNodeId()
+	}
 	for _, dir := range []string{v.at.state, v.at.run} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err

@@ -34,6 +34,7 @@ type Params struct {
 	Dial    string        // blixard.dial: HOST:PORT that the guest greets with each tick
 	Note    string        // blixard.note: disks, by serial, that it reads a note from and leaves one on: a,b
 	Work    uint32        // blixard.work: pages of memory that it writes and checks, over and over; at most 65536
+	Count   string        // blixard.count: the disk, by serial, on which it counts its heartbeats
 }
 
 // DefaultTick is the time between heartbeats unless told otherwise: under
@@ -93,6 +94,8 @@ func (p *Params) set(key, value string) (err error) {
 		if n, err = strconv.ParseUint(value, 10, 17); err == nil {
 			p.Work = uint32(min(n, 65536))
 		}
+	case "blixard.count":
+		p.Count = value
 	case "ip":
 		err = p.Nets.ip(value)
 	case "ifname":
@@ -126,6 +129,9 @@ func (p Params) Cmdline() (string, error) {
 	}
 	if p.Work != 0 {
 		pairs = append(pairs, [2]string{"blixard.work", strconv.FormatUint(uint64(p.Work), 10)})
+	}
+	if p.Count != "" {
+		pairs = append(pairs, [2]string{"blixard.count", p.Count})
 	}
 	for _, n := range p.Nets {
 		pairs = append(pairs, n.words()...)

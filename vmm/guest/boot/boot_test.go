@@ -29,6 +29,7 @@ func TestParse(t *testing.T) {
 		{line: "blixard.work=many", want: Params{Tick: DefaultTick}, err: "blixard.work=many"},
 		{line: "blixard.name=a=b", want: Params{Name: "a=b", Tick: DefaultTick}},
 		{line: "blixard.name=a -- blixard.name=b", want: Params{Name: "a", Tick: DefaultTick}},
+		{line: "blixard.count=data", want: Params{Tick: DefaultTick, Count: "data"}},
 		{line: "blixard.behave=exit=3", want: Params{Tick: DefaultTick, Behave: Behaviour{Kind: Exit, Code: 3}}},
 		{line: "blixard.behave=crash-after=5s", want: Params{Tick: DefaultTick, Behave: Behaviour{Kind: CrashAfter, After: 5 * time.Second}}},
 		{

@@ -633,15 +633,14 @@ func goesLive(s *sim.Story) {
 	s.Runs("a")
 }
 
-// moves begins to move a VM live, from a host that does not lead: what that says can be
-// held back.
+// moves begins to move a VM live, between hosts that do not lead: what they say and
+// hear can be held back.
 func moves(s *sim.Story) (from, to *sim.Machine) {
 	s.Uploaded()
 	leader := s.Leader()
 	s.Order(sim.Cordon, leader.Name, nil)
 	s.Order(sim.Create, "a", sim.ImageVM())
 	s.Runs("a")
-	s.Order(sim.Uncordon, leader.Name, nil)
 	from = s.Moves("a")
 	s.Until("it has a target", time.Minute, func() bool { to = s.Targeted("a"); return to != nil })
 	return from, to

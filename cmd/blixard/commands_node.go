@@ -102,6 +102,11 @@ func hostNotes(f *blixardv1.HostFacts) (notes []string) {
 			note += "; " + i.GetBoundsWhy()
 		}
 		notes = append(notes, note)
+		if i.GetUsers() != "" {
+			notes = append(notes, "hypervisors of images run as users of their own: "+i.GetUsers())
+		} else if i.GetUsersWhy() != "" {
+			notes = append(notes, i.GetUsersWhy())
+		}
 	}
 	if f.GetNix() {
 		notes = append(notes, "Nix is here: NixOS systems and flakes can be built")

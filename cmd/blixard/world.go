@@ -137,6 +137,7 @@ func (d *daemon) openHost(id core.Identity, in *inbox, f artifact.Fetcher, b *ni
 		Labels:    d.cfg.Labels,
 		Devices:   devices,
 		Cgroup:    d.cfg.Cgroup,
+		Users:     d.cfg.VMUsers,
 		Version:   versionText(),
 
 		AllowPaths: d.cfg.Nix.AllowPaths,

@@ -39,7 +39,7 @@ func (v *vm) command(ctx context.Context, d driver, a vmm.Action) (command, erro
 	if !ok || c.shape == "" {
 		return c, errors.New("this hypervisor takes no guest that runs elsewhere")
 	}
-	return r.prepareIncoming(ctx, v.at, a.Instance, c)
+	return r.prepareIncoming(ctx, v.place(), a.Instance, c)
 }
 
 // seenIncoming takes what is seen of a guest that may not run here yet.

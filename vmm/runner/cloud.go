@@ -58,7 +58,7 @@ func (d *cloud) alone(p place) []string {
 	in := func(name string) string { return filepath.Join(p.run, name) }
 	return []string{
 		d.program,
-		"--api-socket", "path=" + quoted(in(apiSocket)),
+		"--api-socket", "path=" + quoted(p.socket(apiSocket)),
 		"--event-monitor", "path=" + quoted(in(eventsFile)),
 		"--log-file", in(vmmLog),
 		"--seccomp", "true",

@@ -62,6 +62,9 @@ type Config struct {
 	// own; empty: found, where there is one that is ours to divide; "none": they get
 	// none.
 	Cgroup string
+	// Users are those that the hypervisors of images run as, when the daemon is root:
+	// FIRST-LAST, or the name of one; empty: the daemon's own.
+	Users string
 	// Spawner starts the shims.
 	Spawner shims.Spawner
 }

@@ -30,7 +30,11 @@ type driver interface {
 }
 
 // place is where an instance has its files.
-type place struct{ run, state, console string }
+type place struct {
+	run, state, console string
+	// user is who the hypervisor runs as; nil: the daemon's own.
+	user *shim.User
+}
 
 // command is what a shim executes, and where its output goes.
 type command struct {

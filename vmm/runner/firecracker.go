@@ -83,7 +83,7 @@ func (d *firecracker) command(p place, file string, told any, more ...string) (c
 		return command{}, err
 	}
 	in := func(name string) string { return filepath.Join(p.run, name) }
-	argv := append([]string{d.program, "--id", "vm", "--api-sock", in(apiSocket), "--log-path", in(vmmLog), "--level", "Warning"}, more...)
+	argv := append([]string{d.program, "--id", "vm", "--api-sock", p.socket(apiSocket), "--log-path", in(vmmLog), "--level", "Warning"}, more...)
 	// Its serial console is its standard output, which is the VM's console log.
 	return command{argv: argv, env: []string{"PATH=/usr/bin:/bin"}, dir: p.state, output: p.console}, nil
 }

@@ -37,6 +37,7 @@ type Host struct {
 	accelerates bool
 	links       *links.Links
 	cgroups     *cgroup.Tree // nil: there are none for us
+	users       *users       // nil: hypervisors run as we do
 	agents      agents
 	typing      typing
 

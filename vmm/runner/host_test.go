@@ -44,6 +44,10 @@ func TestMain(m *testing.M) {
 // patience is for a machine that does much else.
 const patience = 90 * time.Second
 
+// someUsers are nobody's on a machine for tests: whatever root does with a hypervisor
+// here, it does with one that runs as another user.
+const someUsers = "262144-262207"
+
 // bench is a host under test, which can be closed and made again.
 type bench struct {
 	t     testing.TB
@@ -72,6 +76,9 @@ func newBench(t testing.TB, change ...func(*Config)) *bench {
 		ClusterID: filepath.Base(run), HostID: "1", StateDir: state, RunRoot: run, Store: store, NoKVM: true,
 		Capacity: &blixardv1.Resources{Vcpus: 4, MemoryMib: 4096, DiskMib: 1000}, Version: "test",
 	}}
+	if os.Geteuid() == 0 {
+		b.cfg.Users = someUsers
+	}
 	if testing.Verbose() {
 		b.cfg.Log = slog.New(slog.NewTextHandler(logTo{t}, nil))
 	}

@@ -102,6 +102,9 @@ func (v *vm) adopt() {
 		rec.Instance = order.Instance
 	}
 	v.rec = rec
+	if rec.User != nil && v.h.users != nil {
+		v.h.users.of(v.uid, rec.User)
+	}
 	s, st, err := shims.Adopt(v.at.run)
 	switch {
 	case err != nil:

@@ -56,6 +56,12 @@ func (h *Host) isolate() (found *blixardv1.Isolation, err error) {
 			h.cfg.Spawner.Cgroup = h.cgroups.Shims()
 		}
 	}
+	if found.UsersWhy, err = h.findUsers(); err != nil {
+		return nil, err
+	}
+	if h.users != nil {
+		found.Users = h.users.text
+	}
 	if found.BoundsWhy != "" {
 		h.cfg.Log.Info("what VMs take of this host is not all bounded", "bounds", found.Bounds, "why", found.BoundsWhy)
 	}

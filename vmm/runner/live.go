@@ -20,6 +20,13 @@ func (v *vm) spawn(ctx context.Context, a vmm.Action, c command) error {
 	if err := console.Mark(v.at.console, a.Instance.Attempt); err != nil {
 		return v.failed(StartFailed, err)
 	}
+	if err := v.handOver(a); err != nil {
+		v.takeDown()
+		return v.failed(StartFailed, err)
+	}
+	if v.rec.User != nil {
+		c.user = v.rec.User
+	}
 	cgroup, err := v.cgroup(a)
 	if err != nil {
 		v.takeDown()

@@ -41,7 +41,7 @@ func (q *qemu) prepare(ctx context.Context, p place, a *blixardv1.Assignment, i 
 
 // prepareIncoming has QEMU wait for a guest, and not run it by itself.
 func (q *qemu) prepareIncoming(_ context.Context, p place, _ shim.Instance, c command) (command, error) {
-	c.argv = append(c.argv, "-S", "-incoming", "unix:"+filepath.Join(p.run, incomingSocket))
+	c.argv = append(c.argv, "-S", "-incoming", "unix:"+p.socket(incomingSocket))
 	return c, nil
 }
 

@@ -2,7 +2,6 @@ package runner
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 
 	"github.com/blixard/blixard/vmm/guest/agent"
@@ -65,7 +64,7 @@ func (m machine) argv(b boot) ([]string, error) {
 	if m.kvm {
 		accel = "kvm"
 	}
-	socket := func(name string) string { return escape(filepath.Join(b.place.run, name)) + ",server=on,wait=off" }
+	socket := func(name string) string { return escape(b.place.socket(name)) + ",server=on,wait=off" }
 	model := machineType
 	if len(b.devices) > 0 {
 		model += ",pcie=on"

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"github.com/blixard/blixard/vmm/runner/qmp"
 )
@@ -90,6 +89,9 @@ func (s *qemuSession) begins() {
 }
 
 func (s *qemuSession) sendTo(ctx context.Context, socket string) error {
+	if err := s.place.lend(socket); err != nil {
+		return err
+	}
 	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error { return c.SendTo(ctx, socket, qmp.Limits{}) })
 }
 
@@ -140,11 +142,14 @@ func (s *qemuSession) turned() <-chan struct{} { return s.turn }
 
 func (s *qemuSession) export(ctx context.Context, drive string) error {
 	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error {
-		return c.Export(ctx, filepath.Join(s.place.run, diskSocket), drive)
+		return c.Export(ctx, s.place.listens(diskSocket), drive)
 	})
 }
 
 func (s *qemuSession) mirror(ctx context.Context, socket, drive string) error {
+	if err := s.place.lend(socket); err != nil {
+		return err
+	}
 	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error { return c.Mirror(ctx, socket, drive) })
 }
 

@@ -47,6 +47,9 @@ func (s *qemuSession) save(ctx context.Context, dir string) error {
 		return err
 	}
 	defer l.Close() // which removes the socket
+	if err := s.place.lend(socket); err != nil {
+		return err
+	}
 	err = s.with(ctx, func(ctx context.Context, c *qmp.Client) error {
 		return c.SaveTo(ctx, socket)
 	})

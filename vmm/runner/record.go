@@ -32,6 +32,8 @@ type record struct {
 	Plugs int `json:"plugs,omitempty"`
 	// Volumes are those that it has open, or may have.
 	Volumes []opened `json:"volumes,omitempty"`
+	// User is who its hypervisor runs as; nil: the daemon's own.
+	User *shim.User `json:"user,omitempty"`
 	// Next is set while the instance is moved to another lease: it may have
 	// either, and its shim knows which.
 	Next *bound `json:"next,omitempty"`

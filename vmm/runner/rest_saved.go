@@ -24,9 +24,15 @@ func (s *restSession) save(ctx context.Context, dir string) error {
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		return err
 	}
+	if err := s.place.lend(folder); err != nil {
+		return err
+	}
 	ctx, done := writing(ctx, folder)
 	defer done()
 	err := s.keep(ctx, folder)
+	if taken := reclaim(folder); err == nil {
+		err = taken
+	}
 	if cause := context.Cause(ctx); errors.Is(cause, errStalled) {
 		err = cause
 	}

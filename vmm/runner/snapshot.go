@@ -211,7 +211,13 @@ func (v *vm) freezeInto(ctx context.Context, s saver, spec *blixardv1.VMSpec, tm
 		}
 		v.paused = true
 	}
-	err := s.save(ctx, tmp)
+	var err error
+	if v.rec.User != nil { // which may write it
+		err = v.h.pass(v.rec.User.GID, filepath.Join(tmp, vmFolder))
+	}
+	if err == nil {
+		err = s.save(ctx, tmp)
+	}
 	for _, name := range disks {
 		if err == nil {
 			err = copyFile(ctx, diskPath(v.at.state, name), filepath.Join(tmp, disksFolder, name+".raw"))

@@ -192,7 +192,9 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 	}
 	if v.rec != nil {
 		r.Restored = v.rec.Restored
+		r.User = v.rec.User
 	}
+	r.User = v.userFor(assignment, r.User)
 	if byNix(assignment.Spec) {
 		if v.rec != nil {
 			r.Nix = v.rec.Nix
@@ -209,7 +211,7 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 		return v.failed(StartFailed, err)
 	}
 	if len(plugs) > 0 {
-		if err := v.h.links.Plug(v.uid, plugs); err != nil {
+		if err := v.h.links.Plug(v.uid, plugs, v.rec.User); err != nil {
 			v.takeDown()
 			return v.failed(StartFailed, fmt.Errorf("plug it into its networks: %w", err))
 		}
@@ -236,7 +238,7 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 // the snapshot, too, that it starts from.
 func (v *vm) prepare(ctx context.Context, d driver, a vmm.Action) (command, error) {
 	if a.Restore == nil {
-		return d.prepare(ctx, v.at, a.Assignment, a.Instance)
+		return d.prepare(ctx, v.place(), a.Assignment, a.Instance)
 	}
 	ctx, cancel := v.stoppable(ctx, &v.stopStart)
 	defer cancel()
@@ -245,9 +247,9 @@ func (v *vm) prepare(ctx context.Context, d driver, a vmm.Action) (command, erro
 	case err != nil:
 		err = fmt.Errorf("start from the snapshot %s: %w", a.Restore.Name, full(err, errSnapshotFull))
 	case a.Restore.Memory:
-		c, err = d.(reviver).revive(ctx, v.at, a.Assignment, a.Instance, v.h.at.snapshotOf(a.Restore.Uid))
+		c, err = d.(reviver).revive(ctx, v.place(), a.Assignment, a.Instance, v.h.at.snapshotOf(a.Restore.Uid))
 	default:
-		if c, err = d.prepare(ctx, v.at, a.Assignment, a.Instance); err == nil {
+		if c, err = d.prepare(ctx, v.place(), a.Assignment, a.Instance); err == nil {
 			err = v.goesOn() // it boots from them
 		}
 	}
@@ -453,6 +455,7 @@ func (v *vm) remove(i shim.Instance) error {
 		return fmt.Errorf("remove its files: %w", err)
 	}
 	v.rec = nil
+	v.h.users.forget(v.uid)
 	v.hold()
 	if err := os.RemoveAll(trash); err != nil {
 		v.h.cfg.Log.Warn("a removed VM's files are deleted at the next start", "err", err)

@@ -415,7 +415,11 @@ type Isolation struct {
 	// Bounds that a VM's cgroup sets: cpu, memory, pids.
 	Bounds []string `protobuf:"bytes,1,rep,name=bounds,proto3" json:"bounds,omitempty"`
 	// Why not all of them; empty: they are all there.
-	BoundsWhy     string `protobuf:"bytes,2,opt,name=bounds_why,json=boundsWhy,proto3" json:"bounds_why,omitempty"`
+	BoundsWhy string `protobuf:"bytes,2,opt,name=bounds_why,json=boundsWhy,proto3" json:"bounds_why,omitempty"`
+	// Who the hypervisors of images run as: FIRST-LAST, or a name; empty: as the daemon.
+	Users string `protobuf:"bytes,3,opt,name=users,proto3" json:"users,omitempty"`
+	// Why.
+	UsersWhy      string `protobuf:"bytes,4,opt,name=users_why,json=usersWhy,proto3" json:"users_why,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -460,6 +464,20 @@ func (x *Isolation) GetBounds() []string {
 func (x *Isolation) GetBoundsWhy() string {
 	if x != nil {
 		return x.BoundsWhy
+	}
+	return ""
+}
+
+func (x *Isolation) GetUsers() string {
+	if x != nil {
+		return x.Users
+	}
+	return ""
+}
+
+func (x *Isolation) GetUsersWhy() string {
+	if x != nil {
+		return x.UsersWhy
 	}
 	return ""
 }
@@ -1727,11 +1745,13 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\tisolation\x18\x96\x01 \x01(\v2\x15.blixard.v1.IsolationR\tisolation\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\a\x10\b\"B\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\a\x10\b\"u\n" +
 	"\tIsolation\x12\x16\n" +
 	"\x06bounds\x18\x01 \x03(\tR\x06bounds\x12\x1d\n" +
 	"\n" +
-	"bounds_why\x18\x02 \x01(\tR\tboundsWhy\"/\n" +
+	"bounds_why\x18\x02 \x01(\tR\tboundsWhy\x12\x14\n" +
+	"\x05users\x18\x03 \x01(\tR\x05users\x12\x1b\n" +
+	"\tusers_why\x18\x04 \x01(\tR\busersWhy\"/\n" +
 	"\x03KVM\x12\x16\n" +
 	"\x06usable\x18\x01 \x01(\bR\x06usable\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"\xb0\x01\n" +

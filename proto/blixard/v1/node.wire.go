@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4436) + uint(4436-len(file_blixard_v1_node_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4487) + uint(4487-len(file_blixard_v1_node_proto_rawDesc))
 
 func (x *Resources) sizeWire() (n int) {
 	if x == nil {
@@ -185,6 +185,12 @@ func (x *Isolation) sizeWire() (n int) {
 	if len(x.BoundsWhy) > 0 {
 		n += 1 + protowire.SizeBytes(len(x.BoundsWhy))
 	}
+	if len(x.Users) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Users))
+	}
+	if len(x.UsersWhy) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.UsersWhy))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -194,6 +200,14 @@ func (x *Isolation) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if len(x.UsersWhy) > 0 {
+		i = putString(b, i, x.UsersWhy)
+		i = putVarint(b, i, 34)
+	}
+	if len(x.Users) > 0 {
+		i = putString(b, i, x.Users)
+		i = putVarint(b, i, 26)
+	}
 	if len(x.BoundsWhy) > 0 {
 		i = putString(b, i, x.BoundsWhy)
 		i = putVarint(b, i, 18)

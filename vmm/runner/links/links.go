@@ -32,6 +32,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/blixard/blixard/vmm/shim"
 )
 
 // Links makes and removes links for one daemon.
@@ -81,8 +83,9 @@ func (l *Links) taps(uid string) string { return tapPrefix + l.host + short(7, "
 var between = func(string) {}
 
 // Plug makes all that a VM is plugged into. What an attempt before has left is
-// removed first: nothing of the VM may be alive.
-func (l *Links) Plug(uid string, plugs []Plug) error {
+// removed first: nothing of the VM may be alive. Its taps are for owner to open, or
+// for us when that is nil.
+func (l *Links) Plug(uid string, plugs []Plug, owner *shim.User) error {
 	return l.locked(func() error {
 		if err := l.unplug(uid); err != nil {
 			return err
@@ -94,7 +97,7 @@ func (l *Links) Plug(uid string, plugs []Plug) error {
 				return fmt.Errorf("bridge %s: %w", p.Bridge, err)
 			}
 			between("tap")
-			if err := l.tap(l.Tap(uid, p.Index), uid, b); err != nil {
+			if err := l.tap(l.Tap(uid, p.Index), uid, b, owner); err != nil {
 				return fmt.Errorf("tap %s: %w", l.Tap(uid, p.Index), err)
 			}
 		}
@@ -140,7 +143,7 @@ func (l *Links) Sweep(uids []string) error {
 func (l *Links) Able() error {
 	uid := "able"
 	return l.locked(func() error {
-		if err := l.tap(l.Tap(uid, 0), uid, nil); err != nil {
+		if err := l.tap(l.Tap(uid, 0), uid, nil, nil); err != nil {
 			return fmt.Errorf("make a tap: %w", err)
 		}
 		err := l.unplug(uid)
@@ -283,10 +286,13 @@ func address(link netlink.Link, text string) error {
 }
 
 // tap makes a tap that stays when nobody has it open.
-func (l *Links) tap(name, uid string, bridge netlink.Link) error {
+func (l *Links) tap(name, uid string, bridge netlink.Link, owner *shim.User) error {
 	t := &netlink.Tuntap{
 		LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: netlink.TUNTAP_MODE_TAP,
 		Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR,
+	}
+	if owner != nil {
+		t.Owner, t.Group = owner.UID, owner.GID
 	}
 	if err := netlink.LinkAdd(t); err != nil {
 		return err

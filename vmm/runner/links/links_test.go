@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	l := New(words[0], "me")
 	var err error
 	if words[2] == "plug" {
-		err = l.Plug("1-1", twoPlugs)
+		err = l.Plug("1-1", twoPlugs, nil)
 	} else {
 		err = l.Unplug("1-1")
 	}
@@ -86,7 +86,7 @@ func TestPlug(t *testing.T) {
 	l := New(t.TempDir(), "me")
 	expect(t, "at first")
 	for range 2 { // what is there already is made anew
-		if err := l.Plug("1-1", twoPlugs); err != nil {
+		if err := l.Plug("1-1", twoPlugs, nil); err != nil {
 			t.Fatal(err)
 		}
 		expect(t, "plugged", "lan", "dmz", l.Tap("1-1", 0), l.Tap("1-1", 2))
@@ -99,7 +99,7 @@ func TestPlug(t *testing.T) {
 	if a, err := netlink.AddrList(lan, unix.AF_INET); err != nil || len(a) != 1 || a[0].IPNet.String() != "10.1.0.1/24" {
 		t.Error(a, err)
 	}
-	if err := l.Plug("1-2", twoPlugs[:1]); err != nil {
+	if err := l.Plug("1-2", twoPlugs[:1], nil); err != nil {
 		t.Fatal(err)
 	}
 	tap, err := netlink.LinkByName(l.Tap("1-2", 0))
@@ -126,7 +126,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	namespace(t)
 	dir := t.TempDir()
 	me, other := New(dir, "me"), New(dir, "other")
-	if err := other.Plug("1-1", twoPlugs[:1]); err != nil {
+	if err := other.Plug("1-1", twoPlugs[:1], nil); err != nil {
 		t.Fatal(err)
 	}
 	theirs := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "dmz"}}
@@ -137,7 +137,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 		}
 	}
 	stays := []string{"lan", other.Tap("1-1", 0), "dmz", "bt0"}
-	if err := me.Plug("1-1", twoPlugs); err != nil {
+	if err := me.Plug("1-1", twoPlugs, nil); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, "both", append(stays, me.Tap("1-1", 0), me.Tap("1-1", 2))...)
@@ -152,7 +152,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = me.Plug("1-1", []Plug{{Bridge: lan.Attrs().Name, Address: "10.1.0.1/24"}})
+	err = me.Plug("1-1", []Plug{{Bridge: lan.Attrs().Name, Address: "10.1.0.1/24"}}, nil)
 	if err == nil || !strings.Contains(err.Error(), "is no bridge") {
 		t.Error(err)
 	}
@@ -186,7 +186,7 @@ func TestKilledBetweenAnyTwoSteps(t *testing.T) {
 		for _, then := range []string{"swept", "plugged again", "unplugged"} {
 			for step := 0; ; step++ {
 				if verb == "unplug" {
-					if err := l.Plug("1-1", twoPlugs); err != nil {
+					if err := l.Plug("1-1", twoPlugs, nil); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -199,7 +199,7 @@ func TestKilledBetweenAnyTwoSteps(t *testing.T) {
 					if err = l.Sweep([]string{"1-1"}); err != nil {
 						break
 					}
-					if err = l.Plug("1-1", twoPlugs); err == nil {
+					if err = l.Plug("1-1", twoPlugs, nil); err == nil {
 						expect(t, fmt.Sprint(verb, step, then), "lan", "dmz", l.Tap("1-1", 0), l.Tap("1-1", 2))
 						err = l.Unplug("1-1")
 					}

@@ -89,6 +89,8 @@ func init() {
 	}
 	add(pointSaved)
 	rarePoints[pointSaved.before], rarePoints[pointSaved.after] = true, true
+	actPoints[vmm.Balloon] = add(daemonPoint(vmm.Balloon.String()))
+	rarePoints[actPoints[vmm.Balloon].before], rarePoints[actPoints[vmm.Balloon].after] = true, true
 	movePoints = []string{pointHandOver.before, pointHandOver.after, pointTakenOver}
 	for _, v := range []vmm.Verb{vmm.Receive, vmm.Send, vmm.TakeOver, vmm.Unsend} {
 		movePoints = append(movePoints, actPoints[v].before, actPoints[v].after)

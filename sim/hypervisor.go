@@ -240,6 +240,8 @@ func (d *Daemon) carryOut(o *orders, a vmm.Action) {
 		d.finish(o.uid, a.ID, "")
 	case vmm.Pause, vmm.Resume:
 		d.pauseVM(a, dir)
+	case vmm.Balloon:
+		d.balloonVM(a, dir)
 	case vmm.Snapshot:
 		d.takeSnapshot(o, a, dir)
 	case vmm.Kill:
@@ -299,6 +301,7 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 	dir.nets, dir.devices = a.Assignment.GetInterfaces(), a.Assignment.GetDevices()
 	dir.incoming, dir.handedOver = a.Verb == vmm.Receive, 0
 	dir.mounts = a.Assignment.GetVolumes()
+	dir.boots(a)
 	dir.spec, dir.forks = a.Assignment.GetSpecGeneration(), a.Assignment.GetSpec().GetProcess() != nil
 	dir.start = &shim.Start{
 		Version: shim.StartVersion, Instance: a.Instance, Host: a.Host, Page: dir.bound.page, Argv: []string{"/bin/vm"},
@@ -639,6 +642,9 @@ func (m *Machine) report(dir *vmDir) vmm.Report {
 			}
 		}
 		r.Paused = r.Ready && dir.guest.paused
+		if dir.balloon {
+			r.BootMiB, r.MemoryMiB = dir.boot, dir.has
+		}
 		b := dir.looser()
 		r.Lease, r.LeaseMs, r.Epoch = b.class, b.ms, b.epoch
 		return r

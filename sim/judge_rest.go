@@ -222,6 +222,9 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 		if st.BuiltGeneration != vm.SpecGeneration || vm.RestartWhenBuilt && st.SpecGeneration != vm.SpecGeneration {
 			return fmt.Sprintf("its spec %d is not what was built (%d: %s) and runs (%d)", vm.SpecGeneration, st.BuiltGeneration, st.BuildMessage, st.SpecGeneration)
 		}
+		if why := unballooned(vm, d.guest); why != "" {
+			return why
+		}
 		if vm.Restore != nil {
 			return at("is still to go on from a snapshot")
 		}

@@ -23,6 +23,7 @@ type judges struct {
 	placed      judgePlaced
 	snapshots   judgeSnapshots
 	specs       judgeSpecs
+	memory      judgeMemory
 	migrations  judgeMigrations
 	policy      judgePolicy
 	undisturbed judgeUndisturbed
@@ -36,7 +37,7 @@ type judges struct {
 
 // JudgeNames are all judges there are.
 var JudgeNames = []string{
-	"acknowledged", "addresses", "artifacts", "capacity", "copies", "devices", "drains", "histories", "leaders", "leases", "levels", "logs", "migrations", "placed", "policy", "quorum", "rest", "roots", "snapshots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
+	"acknowledged", "addresses", "artifacts", "capacity", "copies", "devices", "drains", "histories", "leaders", "leases", "levels", "logs", "memory", "migrations", "placed", "policy", "quorum", "rest", "roots", "snapshots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
 }
 
 func (j *judges) reset() {

@@ -202,6 +202,7 @@ func (g *guest) broken(s *stream, to *guest, why string) {
 func (g *guest) arrives(s *stream, to *guest) {
 	m, w := g.m, g.m.w
 	to.incoming, to.memory, to.sick, to.deaf = vmm.Loaded, g.memory, g.sick, g.deaf
+	to.has, to.greedy = g.has, g.greedy
 	to.m.notice(to.dir)
 	w.say(to.m, fmt.Sprintf("VM %s is loaded", to.instance))
 	if _, breaks := w.mishap("LastPieceLost", m.place(), w.mix.StreamBreaks, 0, 0); breaks {

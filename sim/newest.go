@@ -199,6 +199,7 @@ func (j *judges) follow(w *World, v *cluster.State, changes []cluster.Change) {
 			j.snapshots.entry(w, n)
 			j.specs.entry(w, n)
 			j.addresses.entry(w, n)
+			j.memory.entry(w, n)
 		}
 		changes = changes[k:]
 	}

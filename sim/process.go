@@ -50,6 +50,11 @@ type vmDir struct {
 	handedOver uint64
 	// mounts are what it has open while something of it lives.
 	mounts []*blixardv1.VolumeConfig
+	// Of instance.json: MiB that it was started with, whether it has a balloon, and what
+	// it had when it was last asked; 0: nobody knows.
+	boot    uint64
+	balloon bool
+	has     uint64
 
 	shim   *shimProc
 	guest  *guest
@@ -112,6 +117,9 @@ type guest struct {
 	pausedAt int64
 	frozen   bool   // it has a snapshot's memory, and has not gone on
 	revived  uint64 // which
+
+	boot, has uint64 // MiB: what it was started with, and what its balloon leaves it
+	greedy    bool   // it gives nothing back
 
 	// Of a live migration: see migrate.go.
 	memory   uint64 // which boot it is of
@@ -298,7 +306,7 @@ func (s *shimProc) fork() {
 		s.happened(shim.Input{Kind: shim.Forked, Err: "exec format error"})
 		return
 	}
-	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, nets: s.dir.nets, devices: s.dir.devices, mounts: s.dir.mounts, forked: w.now}
+	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, nets: s.dir.nets, devices: s.dir.devices, mounts: s.dir.mounts, boot: s.dir.boot, has: s.dir.boot, forked: w.now}
 	s.dir.guest, s.dir.sick = g, false
 	m.guests = append(m.guests, g)
 	if s.dir.incoming {
@@ -316,6 +324,9 @@ func (s *shimProc) fork() {
 	w.forked(g)
 	judgeRoots(w, m)
 	_, g.deaf = w.mishap("Deaf", here, w.mix.Deaf, 0, 0)
+	if s.dir.balloon {
+		_, g.greedy = w.mishap("Greedy", here, w.mix.Greedy, 0, 0)
+	}
 	if _, hangs := w.mishap("BootHangs", here, w.mix.BootHangs, 0, 0); s.dir.from != nil {
 		g.loads()
 	} else if !hangs {

@@ -23,6 +23,7 @@ type savedVM struct {
 	uid          string
 	whole        bool
 	memory, disk uint64
+	has          uint64 // MiB that its balloon left it
 }
 
 // saving is a Snapshot under way.
@@ -74,7 +75,7 @@ func (d *Daemon) takeSnapshot(o *orders, a vmm.Action, dir *vmDir) {
 	if !mutant.On("SnapshotWhileRunning") {
 		g.pause()
 	}
-	s.memory = g.holds()
+	s.memory, s.saved.has = g.holds(), g.has
 	m.saved[a.Snapshot] = s.saved
 	d.saving[a.Instance.UID] = s
 	w.push(event{at: w.now + between(m.rand, 50*time.Millisecond, 5*time.Second), kind: evSaved, m: m, life: d.life, ref: s})
@@ -213,6 +214,7 @@ func (d *vmDir) wentOn(w *World, m *Machine) {
 // loads: a guest that was just forked is to go on from memory.
 func (g *guest) loads() {
 	m := g.m
+	g.has = g.dir.from.has
 	g.frozen, g.paused, g.revived, g.pausedAt = true, true, g.dir.from.memory, m.w.now
 	m.w.push(event{at: m.w.now + between(m.rand, 50*time.Millisecond, 2*time.Second), kind: evLoaded, m: m, life: g.life, ref: g})
 }

@@ -80,7 +80,7 @@ func Base(seed uint64) Config {
 		Latency: time.Millisecond, Drop: 0.01, Duplicate: 0.01, Late: 0.005, Lateness: 10 * time.Second,
 		ShimSlow: 0.005, ForkFails: 0.02, Deaf: 0.1, BootHangs: 0.02, BootSlow: 0.05, EarlyExit: 0.05, LateExit: 0.05,
 		SlowKill: 0.1, Zombie: 0.02, Disconnect: 0.02, BuildFails: 0.05, BuildSlow: 0.05, ApiHangs: 0.05, ReplyLost: 0.05, StreamSlow: 0.05, StreamBreaks: 0.03, Collects: 0.1, VolumeFull: 0.1, Fickle: 0.1, Clients: 4, Names: 8, Think: time.Second,
-		Snapshots: 0.1, SnapshotFails: 0.1,
+		Snapshots: 0.1, SnapshotFails: 0.1, Greedy: 0.1,
 		Files: 2, Every: 6 * time.Second, Longest: 30 * time.Second, Safety: time.Minute, Weights: map[string]int{},
 	}
 	mix.Quorum = drawQuorum(seed)
@@ -156,6 +156,7 @@ type Mix struct {
 	Collects                                                                                      float64 // right after a build
 	VolumeFull                                                                                    float64
 	SnapshotFails                                                                                 float64 // and restores, and loading them
+	Greedy                                                                                        float64 // a guest's balloon gets nothing
 	// Snapshots: a client's next wish is about one, where there are VMs of which some
 	// can be taken.
 	Snapshots float64
@@ -246,6 +247,7 @@ func drawMix(r *rand.Rand) Mix {
 	m.VolumeFull = rate(weights.stream("volumes"), 0.3)
 	m.Snapshots, m.SnapshotFails = rate(weights.stream("snapshots"), 0.4), rate(weights.stream("snapshots fail"), 0.3)
 	m.Moves = rate(weights.stream("moves"), 0.6)
+	m.Greedy = rate(weights.stream("greedy"), 0.3)
 	return m
 }
 

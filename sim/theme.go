@@ -186,6 +186,12 @@ func Saving(c *Config) {
 	}
 }
 
+// Ballooning has people give VMs more and less memory while they run.
+func Ballooning(c *Config) {
+	c.images()
+	c.Mix.Names, c.Mix.Renews, c.Mix.Snapshots, c.Mix.Moves, c.Mix.Greedy = 2, 0.6, 0, 0.1, 0.1
+}
+
 // images has people leave the few VMs of images alone that there are, but for what the
 // theme is about.
 func (c *Config) images() {

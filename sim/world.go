@@ -398,6 +398,7 @@ func (w *World) forked(g *guest) {
 	w.judges.addresses.forked(w, g)
 	w.judges.devices.forked(w, g)
 	w.judges.migrations.forked(w, g)
+	w.judges.memory.forked(w, g)
 }
 
 func (w *World) strike(e event) {

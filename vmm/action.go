@@ -88,9 +88,15 @@ const (
 	// KeepSnapshots says which snapshots to keep: what is here besides is removed.
 	// Answered, when nothing of that is left, by Observed.Kept.
 	KeepSnapshots
+	// Balloon leaves a live guest so much of the memory that it was started with
+	// (Report.BootMiB) as the assignment's spec says, and all of it where that is more:
+	// its balloon takes what is too much, and gives back what it has. Answered by Done
+	// within seconds, with an error while the guest has not that much; the report says
+	// what it has. The guest can take back what it has given, whenever it likes.
+	Balloon
 )
 
-var verbNames = [...]string{"?", "Build", "Start", "Stop", "Kill", "Rebind", "Remove", "Extend", "Prepare", "Pause", "Resume", "Probe", "Receive", "TakeOver", "Send", "Unsend", "Keep", "Snapshot", "KeepSnapshots"}
+var verbNames = [...]string{"?", "Build", "Start", "Stop", "Kill", "Rebind", "Remove", "Extend", "Prepare", "Pause", "Resume", "Probe", "Receive", "TakeOver", "Send", "Unsend", "Keep", "Snapshot", "KeepSnapshots", "Balloon"}
 
 func (v Verb) String() string {
 	if int(v) < len(verbNames) {
@@ -174,6 +180,10 @@ type Report struct {
 	Ready bool
 	// Paused: it is kept where it is, and was ready before.
 	Paused bool
+	// BootMiB is the memory that a live instance was started with, if it has a balloon,
+	// and MemoryMiB what its guest had of that when it was last told or asked; 0: that
+	// is not known.
+	BootMiB, MemoryMiB uint64
 	// Restored is RestoreFrom.Index of the newest restore of which the guest may have
 	// run: it must not be done again.
 	Restored uint64

@@ -109,6 +109,8 @@ func (k *talk) want(d *datadriven.TestData) {
 			a.Run = false
 		case "paused":
 			a.Paused = true
+		case "memory":
+			fmt.Sscan(arg.Vals[0], &a.Spec.MemoryMib)
 		case "remove":
 			a.Run, a.Remove = false, true
 		case "restart":
@@ -168,6 +170,11 @@ func (k *talk) see(t *testing.T, d *datadriven.TestData) {
 			r.Lease, r.LeaseMs, r.Epoch = k.last.Assignment.Lease, k.last.Assignment.LeaseMs, k.last.Host.Epoch
 		case "ready":
 			r.Ready = true
+		case "booted": // with so much memory, and a balloon
+			fmt.Sscan(arg.Vals[0], &r.BootMiB)
+			r.MemoryMiB = r.BootMiB
+		case "has": // so much of it; 0: nobody knows
+			fmt.Sscan(arg.Vals[0], &r.MemoryMiB)
 		case "orphan":
 			r = Report{Instance: shim.Instance{UID: "u1", Generation: 1, Index: 3, Attempt: 4}, Liveness: Alive, Ready: true, RunGeneration: 1}
 		case "paused":
@@ -265,6 +272,12 @@ func (k *talk) says() string {
 	}
 	if o.BuildMessage != "" {
 		s += " [build: " + o.BuildMessage + "]"
+	}
+	if o.BootedMemoryMib != 0 {
+		s += fmt.Sprintf(" (memory %d of %d)", o.MemoryMib, o.BootedMemoryMib)
+	}
+	if o.MemoryMessage != "" {
+		s += " [memory: " + o.MemoryMessage + "]"
 	}
 	if o.Removed {
 		s += " [removed]"

@@ -89,6 +89,7 @@ func (u *Unit) settle(now int64) {
 	u.health = health{}
 	u.aliveAt, u.readyAt, u.stopAt, u.killedAt, u.hung, u.unsure = 0, 0, 0, 0, false, false
 	u.pauseReason, u.pauseMessage, u.pauseAgain = "", "", 0
+	u.balloon = balloon{}
 	u.move.takingOver = 0
 	if u.Seen.Liveness != Down || u.ended >= u.Seen.Instance.Attempt {
 		return
@@ -171,6 +172,9 @@ func (u *Unit) planAlive(now int64, c Context) *Action {
 		return a
 	}
 	if a := u.pause(now, c); a != nil {
+		return a
+	}
+	if a := u.planBalloon(now, c); a != nil {
 		return a
 	}
 	if a := u.planSnapshot(c); a != nil {

@@ -40,8 +40,9 @@ type Unit struct {
 	buildFailures uint32
 	buildAgain    int64
 
-	health health
-	move   move
+	health  health
+	move    move
+	balloon balloon
 
 	snapshot  string                               // uid of the Snapshot under way
 	snapshots map[string]*blixardv1.SnapshotResult // what came of those that were ordered, by uid
@@ -184,6 +185,8 @@ func (u *Unit) Finish(now int64, d Done) {
 		if u.pauseReason, u.pauseMessage = "", ""; d.Err != "" {
 			u.pauseReason, u.pauseMessage = verb.String()+"Failed", sayable(d.Err)
 		}
+	case verb == Balloon:
+		u.balloon.message = sayable(d.Err)
 	case d.Err == "" && verb == Remove:
 		u.removed = true
 	case verb == Send, verb == Unsend, verb == TakeOver:
@@ -317,6 +320,9 @@ func (u *Unit) Observation() *blixardv1.Observation {
 	// nothing of the order, and the cluster lets go of what the spec before needed.
 	if u.Seen.Liveness != Absent && u.Seen.Instance.Index == u.Want.GetIncarnation().GetIndex() {
 		o.SpecGeneration = u.Seen.SpecGeneration
+	}
+	if u.Seen.Liveness == Alive {
+		o.BootedMemoryMib, o.MemoryMib, o.MemoryMessage = u.Seen.BootMiB, u.Seen.MemoryMiB, u.balloon.message
 	}
 	switch {
 	case u.built == u.spec():

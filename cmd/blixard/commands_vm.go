@@ -100,7 +100,7 @@ func (s *session) showValid(vm *blixardv1.VM, done string) error {
 func (s *session) showVM(vm *blixardv1.VM, node string) error {
 	return s.show(s.g, vm, func() table {
 		t := vmTable([]*blixardv1.VM{vm}, func(*blixardv1.VM) string { return node }, time.Now())
-		t.notes = slices.Concat(statusNotes(vm), buildNotes(vm, s.nodeNames(vm)), networkNotes(vm), volumeNotes(vm), deviceNotes(vm))
+		t.notes = slices.Concat(statusNotes(vm), memoryNotes(vm), buildNotes(vm, s.nodeNames(vm)), networkNotes(vm), volumeNotes(vm), deviceNotes(vm))
 		return t
 	})
 }

@@ -233,6 +233,7 @@ type VMCmd struct {
 	Restart  VMRestartCmd  `cmd:"" help:"Stop and start VMs where they are, with their newest spec."`
 	Pause    VMPauseCmd    `cmd:"" help:"Stop VMs where they are, until they are resumed, stopped or restarted."`
 	Resume   VMResumeCmd   `cmd:"" help:"Let paused VMs go on."`
+	Resize   VMResizeCmd   `cmd:"" help:"Give a VM more or less: memory at once where its balloon can, all else from its next start."`
 	Migrate  VMMigrateCmd  `cmd:"" help:"Move VMs to another host while they run, or stopped here and started there."`
 	Update   VMUpdateCmd   `cmd:"" help:"Give a VM another spec; it is built while the VM runs, and counts from its next start."`
 	Rollback VMRollbackCmd `cmd:"" help:"Give a VM one of its earlier specs again, with what was built for it."`
@@ -301,6 +302,14 @@ type VMUpdateCmd struct {
 	SpecFlags
 	RestartPolicy string   `placeholder:"POLICY" help:"always, on-failure or never."`
 	Detach        []string `sep:"none" placeholder:"VOLUME" help:"Take a volume out of the spec. May be repeated."`
+}
+
+type VMResizeCmd struct {
+	Name         string  `arg:"" help:"The VM."`
+	Memory       *uint64 `placeholder:"MIB" help:"Memory in MiB. Up to what it was started with it has it at once."`
+	Cpus         *uint32 `aliases:"vcpus" placeholder:"N" help:"Virtual processors, from its next start."`
+	Restart      bool    `help:"Restart it with that now."`
+	ValidateOnly bool    `help:"Check everything and change nothing."`
 }
 
 type VMRollbackCmd struct {

@@ -77,6 +77,17 @@ func TestSnapshotRestoreAndClone(t *testing.T) {
 	if clone.GetPlacement().GetNode() != host.Name || clone.GetUid() == vm.GetUid() {
 		t.Errorf("%v", clone)
 	}
+	// It gives memory back while it runs, gets it again, and more when it is started.
+	boot := clone.GetSpec().GetMemoryMib()
+	if out := c.Must("vm", "resize", "copy", "--memory", fmt.Sprint(boot-32)); !strings.Contains(out, fmt.Sprintf("Memory: %d of the %d MiB that it was started with", boot-32, boot)) {
+		t.Errorf("resize says:\n%s", out)
+	}
+	if out := c.Must("vm", "resize", "copy", "--memory", fmt.Sprint(boot+32)); !strings.Contains(out, fmt.Sprintf("Memory: %d MiB, as it was started; the %d MiB of its spec count from its next start", boot, boot+32)) {
+		t.Errorf("resize says:\n%s", out)
+	}
+	if now, _ := c.VM("copy"); now.GetStatus().GetAttempt() != 1 {
+		t.Errorf("%v", now)
+	}
 	// And one with the memory is where the other was.
 	c.Must("vm", "clone", "--memory", "first", "twin")
 	c.Await("twin", 90*time.Second, "goes on", func(*blixardv1.VM, string) bool { return c.lastTick("twin") > taken-5 })

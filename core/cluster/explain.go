@@ -99,5 +99,8 @@ func (s *State) summary(vm *blixardv1.VM, fits, hosts int) string {
 	case vm.Paused:
 		text += fmt.Sprintf("; it is paused, until 'blixard vm resume %s'", vm.Name)
 	}
+	if r := s.resized(vm); r != "" && !lost {
+		text += "; " + r
+	}
 	return text
 }

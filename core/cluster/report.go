@@ -75,6 +75,7 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 		ExitCode: o.ExitCode, Failures: o.Failures, ChangeTime: e.time(), Sequence: o.Sequence,
 		SpecGeneration: o.SpecGeneration, BuiltGeneration: o.BuiltGeneration, BuildMessage: o.BuildMessage,
 		Health: o.Health, HealthMessage: o.HealthMessage, LastFailure: vm.GetStatus().GetLastFailure(),
+		BootedMemoryMib: o.BootedMemoryMib, MemoryMib: o.MemoryMib, MemoryMessage: o.MemoryMessage,
 	}
 	s.felt(e, n, vm, o)
 	s.failed(e, n, vm, o, st)
@@ -88,6 +89,11 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 	}
 	if current && !vm.Run && o.Phase == blixardv1.Phase_PHASE_STOPPED { // nothing is alive, and what is started next has the newest spec
 		unmount(vm)
+	}
+	if mutant.On("BalloonCredited") && o.MemoryMib != 0 && o.MemoryMib < vm.Placement.MemoryMib {
+		s.hold(n, vm.Placement, -1)
+		vm.Placement.MemoryMib = o.MemoryMib
+		s.hold(n, vm.Placement, +1)
 	}
 	s.observeMove(e, n, vm, o)
 	s.underDrain(n, vm, st)

@@ -30,7 +30,7 @@ var Table = complete([]Kind{
 		Met: "QEMU 7.2 of Debian 12, emulating (TCG), with a real guest",
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, emulation: Yes, powerButton: Yes, pause: Yes, snapshot: Yes, migrate: Yes,
-			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, userNetwork: Yes, hotplug: NotYet, balloon: NotYet, devices: Yes,
+			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, userNetwork: Yes, hotplug: NotYet, balloon: Yes, devices: Yes,
 		},
 		why: map[blixardv1.Capability]string{
 			program: "cannot run spec.process",
@@ -41,7 +41,7 @@ var Table = complete([]Kind{
 		Met: "none: only our fake of it, made after v53",
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: Yes,
-			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, hotplug: NotYet, balloon: NotYet, devices: Yes,
+			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, hotplug: NotYet, balloon: Yes, devices: Yes,
 		},
 		why: map[blixardv1.Capability]string{
 			emulation: "needs KVM",
@@ -56,7 +56,7 @@ var Table = complete([]Kind{
 		Met: "none: only our fake of it, made after v1.16",
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: Yes,
-			volumes: Yes, networks: Yes, balloon: NotYet,
+			volumes: Yes, networks: Yes, balloon: Yes,
 		},
 		why: map[blixardv1.Capability]string{
 			emulation:   "needs KVM",
@@ -76,8 +76,9 @@ var Table = complete([]Kind{
 			program: Yes, emulation: Yes, powerButton: Yes, pause: Yes,
 		},
 		why: map[blixardv1.Capability]string{
-			image: "runs a program, and the spec has an image",
-			nixos: "runs a program, and the spec has what Nix builds",
+			balloon: "runs a program, which has no memory of its own to give back",
+			image:   "runs a program, and the spec has an image",
+			nixos:   "runs a program, and the spec has what Nix builds",
 		},
 	},
 })

@@ -718,6 +718,23 @@ func calledOff(s *sim.Story) {
 
 // A VM is to have fewer devices at its next start, and another one waits for what it
 // gives back.
+func balloons(s *sim.Story) {
+	s.Uploaded()
+	with := func(mib uint64) *blixardv1.VMSpec {
+		vm := sim.ImageVM()
+		vm.OnUpdate, vm.MemoryMib = blixardv1.OnUpdate_ON_UPDATE_NEXT_START, mib
+		return vm
+	}
+	s.Order(sim.Create, "a", with(1024))
+	s.Runs("a")
+	for _, mib := range []uint64{256, 512} {
+		s.Order(sim.Update, "a", with(mib))
+		s.Pass(10 * time.Second)
+	}
+	s.Heal()
+	s.Rest()
+}
+
 func devices(s *sim.Story) {
 	s.Uploaded()
 	with := func(n uint32) *blixardv1.VMSpec {

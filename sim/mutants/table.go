@@ -51,6 +51,8 @@ const (
 	isThere     = "what is ready is there"
 	isGone      = "what is forgotten is gone"
 	restoreOnce = "a restore is done once"
+	accounted   = "what runs is accounted"
+	asked       = "what is accounted is what was asked"
 	// Of stories.
 	handed  = "what was handed over never goes on"
 	memory  = "a guest goes on with its memory"
@@ -555,6 +557,15 @@ var All = []Mutant{
 	{
 		Name: "SnapshotStays", What: "a host says that a snapshot is removed, and keeps its bytes",
 		Caught: []string{isGone, atRest}, Harder: sim.Snapshots,
+	},
+	// Balloons.
+	{
+		Name: "BalloonCredited", What: "what a guest's balloon has taken is given to other VMs",
+		Caught: []string{accounted, asked}, Harder: sim.Ballooning,
+	},
+	{
+		Name: "BalloonKept", What: "a guest is never given back what its balloon has taken",
+		Caught: []string{atRest}, Story: balloons, Config: soonAtRest,
 	},
 	// Shims.
 	{

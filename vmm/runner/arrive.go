@@ -28,7 +28,10 @@ func (v *vm) command(ctx context.Context, d driver, a vmm.Action) (command, erro
 	if err != nil {
 		return c, err
 	}
-	v.rec.Shape, v.rec.Written = c.shape, c.written
+	v.rec.Shape, v.rec.Written, v.rec.BootMiB = c.shape, c.written, c.balloon
+	if a.Verb != vmm.Receive && !a.Restore.GetMemory() {
+		v.rec.MemoryMiB = c.balloon
+	}
 	if err := v.rec.write(v.at.state); err != nil {
 		return c, err
 	}

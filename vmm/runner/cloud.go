@@ -43,14 +43,15 @@ func (d *cloud) prepare(ctx context.Context, p place, a *blixardv1.Assignment, i
 	if err != nil {
 		return command{}, err
 	}
-	return d.command(p, argv)
+	return d.command(b, argv)
 }
 
-func (d *cloud) command(p place, argv []string) (command, error) {
+func (d *cloud) command(b boot, argv []string) (command, error) {
+	p := b.place
 	if err := clean(p.run, apiSocket, eventsFile, vmmLog); err != nil {
 		return command{}, err
 	}
-	return command{argv: argv, env: []string{"PATH=/usr/bin:/bin"}, dir: p.run, output: p.console}, nil
+	return command{argv: argv, env: []string{"PATH=/usr/bin:/bin"}, dir: p.run, output: p.console, balloon: b.balloon()}, nil
 }
 
 // alone is the command line of one that has no guest yet.
@@ -80,6 +81,9 @@ func (d *cloud) argv(b boot) ([]string, error) {
 	)
 	if b.initrd != "" {
 		argv = append(argv, "--initramfs", b.initrd)
+	}
+	if b.balloon() > 0 {
+		argv = append(argv, "--balloon", "size=0,deflate_on_oom=on")
 	}
 	if len(b.disks) > 0 {
 		argv = append(argv, "--disk")

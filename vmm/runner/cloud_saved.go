@@ -47,7 +47,7 @@ func (d *cloud) revive(ctx context.Context, p place, a *blixardv1.Assignment, i 
 	if err := b.ownMachineOf(filepath.Join(dir, vmFolder), filepath.Join(p.run, revivedFolder)); err != nil {
 		return command{}, fmt.Errorf("make the machine of the snapshot this VM's: %w", err)
 	}
-	return d.command(p, d.alone(p))
+	return d.command(b, d.alone(p))
 }
 
 // ownMachineOf makes a folder to restore from: of a snapshot, with a VM's own paths.

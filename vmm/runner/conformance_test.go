@@ -69,6 +69,7 @@ var conformance = []story{
 	{"stale socket", nil, tellStale},
 	{"pause and resume", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_PAUSE}, tellPause},
 	{"paused and stopped", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_PAUSE, blixardv1.Capability_CAPABILITY_POWER_BUTTON}, tellPausedStop},
+	{"balloon", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_BALLOON}, tellBalloon},
 	{"snapshot and restore", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_SNAPSHOT}, tellSnapshot},
 	{"stats", nil, tellStats},
 	{"volume", []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE, blixardv1.Capability_CAPABILITY_VOLUMES}, tellVolume},
@@ -391,6 +392,55 @@ func tellPause(t *testing.T, r rig) {
 		t.Error("it was started anew")
 	}
 	r.must(vmm.Pause, i, a)
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	r.must(vmm.Remove, i, nil)
+}
+
+// A guest has at once what its newest spec leaves it of what it was started with, and
+// all of it when that says so, or more; another daemon knows what it has.
+func tellBalloon(t *testing.T, r rig) {
+	i, a := instance("c-balloon", 1), r.vm("c-balloon", "")
+	r.must(vmm.Start, i, a)
+	r.awaitConsole(i.UID, "up name=")
+	boot := a.Spec.MemoryMib
+	if got := r.ready(i); got.BootMiB != boot || got.MemoryMiB != boot {
+		t.Fatalf("it was started with %d of %d MiB, want %d", got.MemoryMiB, got.BootMiB, boot)
+	}
+	has := func(ask, want uint64) {
+		t.Helper()
+		a.Spec.MemoryMib = ask
+		r.forget()
+		r.must(vmm.Balloon, i, a)
+		r.report(fmt.Sprintf("%d MiB", want), i, func(v vmm.Report) bool { return v.BootMiB == boot && v.MemoryMiB == want })
+	}
+	has(boot-32, boot-32)
+	has(boot-48, boot-48)
+	r.reopen()
+	r.report("as it was", i, func(v vmm.Report) bool { return v.Ready && v.BootMiB == boot && v.MemoryMiB == boot-48 })
+	has(2*boot, boot)
+	r.awaitTicks(i.UID, r.ticks(i.UID)+2)
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	if r.real {
+		r.must(vmm.Remove, i, nil) // a second boot would say no more
+		return
+	}
+	i.Attempt, a.Spec.MemoryMib = 2, boot-16 // and when it is started anew, nothing is taken
+	r.must(vmm.Start, i, a)
+	r.awaitConsole(i.UID, "attempt=2")
+	r.report("anew", i, func(v vmm.Report) bool { return v.Ready && v.BootMiB == boot-16 && v.MemoryMiB == boot-16 })
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	i.Attempt, a.Spec.MemoryMib = 3, boot // a guest without a driver for it
+	a.Spec.GetImage().Cmdline += " fake.greedy=1"
+	r.must(vmm.Start, i, a)
+	r.ready(i)
+	a.Spec.MemoryMib = boot - 16
+	if err := r.do(vmm.Balloon, i, a); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("has %d MiB", boot)) {
+		t.Errorf("what it does not give: %v", err)
+	}
+	r.report("all of it", i, func(v vmm.Report) bool { return v.MemoryMiB == boot })
 	r.must(vmm.Kill, i, nil)
 	r.exit(i, Killed)
 	r.must(vmm.Remove, i, nil)

@@ -47,6 +47,9 @@ type command struct {
 	shape string
 	// written are its drives whose disks go with it then, by QEMU's names.
 	written []string
+	// balloon is the memory that the guest is started with and has a balloon for; 0:
+	// it has none.
+	balloon uint64 // MiB
 }
 
 // session is a driver's connection to one live instance.

@@ -34,6 +34,15 @@ type firecrackerConfig struct {
 	Machine firecrackerMachine `json:"machine-config"`
 	Drives  []firecrackerDrive `json:"drives"`
 	Nics    []firecrackerNic   `json:"network-interfaces,omitempty"`
+	Balloon firecrackerBalloon `json:"balloon"`
+}
+
+// firecrackerBalloon holds nothing at first. Its statistics are the only word of what
+// it holds.
+type firecrackerBalloon struct {
+	MiB          uint64 `json:"amount_mib"`
+	DeflateOnOOM bool   `json:"deflate_on_oom"`
+	Statistics   int    `json:"stats_polling_interval_s"`
 }
 
 type firecrackerNic struct {
@@ -69,13 +78,14 @@ func (d *firecracker) prepare(ctx context.Context, p place, a *blixardv1.Assignm
 	if err != nil {
 		return command{}, err
 	}
-	return d.command(p, configFile, c, "--config-file", filepath.Join(p.run, configFile))
+	return d.command(b, configFile, c, "--config-file", filepath.Join(p.run, configFile))
 }
 
 // command writes down what it is to be told, and says how to start it. It is started
 // in the VM's own directory, so that a snapshot, which has the paths of its disks in
 // it for good, names them as every VM does.
-func (d *firecracker) command(p place, file string, told any, more ...string) (command, error) {
+func (d *firecracker) command(b boot, file string, told any, more ...string) (command, error) {
+	p := b.place
 	if err := clean(p.run, apiSocket, vmmLog); err != nil {
 		return command{}, err
 	}
@@ -85,7 +95,7 @@ func (d *firecracker) command(p place, file string, told any, more ...string) (c
 	in := func(name string) string { return filepath.Join(p.run, name) }
 	argv := append([]string{d.program, "--id", "vm", "--api-sock", p.socket(apiSocket), "--log-path", in(vmmLog), "--level", "Warning"}, more...)
 	// Its serial console is its standard output, which is the VM's console log.
-	return command{argv: argv, env: []string{"PATH=/usr/bin:/bin"}, dir: p.state, output: p.console}, nil
+	return command{argv: argv, env: []string{"PATH=/usr/bin:/bin"}, dir: p.state, output: p.console, balloon: b.balloon()}, nil
 }
 
 func (d *firecracker) config(b boot) (firecrackerConfig, error) {
@@ -97,6 +107,7 @@ func (d *firecracker) config(b boot) (firecrackerConfig, error) {
 		Boot:    firecrackerBoot{b.kernel, b.initrd, args},
 		Machine: firecrackerMachine{b.vcpus, b.memoryMib},
 		Drives:  []firecrackerDrive{},
+		Balloon: firecrackerBalloon{DeflateOnOOM: true, Statistics: 1},
 	}
 	for _, disk := range b.disks {
 		if disk.format != "raw" {

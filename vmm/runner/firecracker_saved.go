@@ -80,5 +80,5 @@ func (d *firecracker) revive(ctx context.Context, p place, a *blixardv1.Assignme
 	for i, n := range b.nics {
 		order.Nics = append(order.Nics, firecrackerOtherTap{nicID(i), n.tap})
 	}
-	return d.command(p, loadFile, order)
+	return d.command(b, loadFile, order)
 }

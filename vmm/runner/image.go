@@ -150,6 +150,15 @@ func (m images) files(ctx context.Context, p place, a *blixardv1.Assignment, i s
 	return b, nil
 }
 
+// balloon is the memory of a guest that gets a balloon; 0: it gets none. What a PCI
+// device writes to must stay where it is.
+func (b boot) balloon() uint64 {
+	if len(b.devices) > 0 {
+		return 0
+	}
+	return b.memoryMib
+}
+
 // clean removes what an attempt before has left: a socket that is there already
 // is one that a hypervisor cannot listen on.
 func clean(dir string, names ...string) error {

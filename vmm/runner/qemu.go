@@ -29,7 +29,7 @@ func (q *qemu) prepare(ctx context.Context, p place, a *blixardv1.Assignment, i 
 	if err := clean(p.run, qmpSocket, consoleSocket, agentSocket, qemuLog, outgoingSocket, incomingSocket, diskSocket); err != nil {
 		return command{}, err
 	}
-	c := command{argv: argv, env: []string{"PATH=/usr/bin:/bin"}, dir: p.run, output: filepath.Join(p.run, qemuLog)}
+	c := command{argv: argv, env: []string{"PATH=/usr/bin:/bin"}, dir: p.run, output: filepath.Join(p.run, qemuLog), balloon: q.machine.balloon(b)}
 	c.shape = q.machine.shape(b)
 	for i, d := range b.disks {
 		if !d.readOnly {

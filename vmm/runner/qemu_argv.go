@@ -89,6 +89,9 @@ func (m machine) argv(b boot) ([]string, error) {
 	if !m.open {
 		argv = append(argv, "-sandbox", sandbox)
 	}
+	if m.balloon(b) > 0 {
+		argv = append(argv, "-device", "virtio-balloon-device,deflate-on-oom=on")
+	}
 	for i, d := range b.disks {
 		access := ""
 		if d.readOnly {
@@ -122,6 +125,19 @@ func (m machine) memory(b boot) string {
 		kib += 8
 	}
 	return fmt.Sprintf("size=%dK", kib)
+}
+
+// transports is how many virtio devices microvm takes.
+const transports = 24
+
+// balloon is the memory of a guest that gets a balloon: one whose devices leave a place
+// for it.
+func (m machine) balloon(b boot) uint64 {
+	const others = 2 // the agent's port, and the source of random numbers
+	if others+len(b.disks)+len(b.nics) >= transports {
+		return 0
+	}
+	return b.balloon()
 }
 
 // cmdline is the kernel's. mitigations and address randomisation protect a guest from its

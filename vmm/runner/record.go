@@ -50,6 +50,10 @@ type record struct {
 	Written []string `json:"written,omitempty"`
 	// From is the host that the guest of one that is Incoming comes from.
 	From uint64 `json:"from,omitempty"`
+	// BootMiB is the memory that it was started with, where it has a balloon, and
+	// MemoryMiB what its guest had of that when it was last asked; 0: not known.
+	BootMiB   uint64 `json:"bootMiB,omitempty"`
+	MemoryMiB uint64 `json:"memoryMiB,omitempty"`
 	// Restoring is RestoreFrom.Index of the restore that the newest attempt is one of,
 	// as long as its guest has not run: disks.before are the VM's own then.
 	Restoring uint64 `json:"restoring,omitempty"`

@@ -149,6 +149,8 @@ func (v *vm) carryOut(ctx context.Context, a vmm.Action) error {
 		return v.press(ctx, a.Instance)
 	case vmm.Pause, vmm.Resume:
 		return v.pause(ctx, a.Instance, a.Verb == vmm.Pause)
+	case vmm.Balloon:
+		return v.balloon(ctx, a)
 	case vmm.Kill:
 		return v.kill(ctx, a.Instance)
 	case vmm.Rebind:
@@ -476,6 +478,7 @@ func (v *vm) report() vmm.Report {
 		}
 		r.Liveness, r.Ready, r.Paused, r.Exit = vmm.Alive, v.ready, v.ready && v.paused, nil
 		r.Outgoing = v.outgoing
+		r.BootMiB, r.MemoryMiB = v.rec.BootMiB, v.rec.MemoryMiB
 		if v.rec.Incoming {
 			r.Incoming = max(v.incoming, vmm.Opening)
 		}

@@ -2982,6 +2982,10 @@ type Observation struct {
 	// RestoreFrom.index of the newest restore of which the guest has gone on, or for
 	// which its disks are in place.
 	Restored uint64 `protobuf:"varint,141,opt,name=restored,proto3" json:"restored,omitempty"`
+	// As of VMStatus.
+	BootedMemoryMib uint64 `protobuf:"varint,160,opt,name=booted_memory_mib,json=bootedMemoryMib,proto3" json:"booted_memory_mib,omitempty"`
+	MemoryMib       uint64 `protobuf:"varint,161,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
+	MemoryMessage   string `protobuf:"bytes,162,opt,name=memory_message,json=memoryMessage,proto3" json:"memory_message,omitempty"`
 	// Its time is left to the cluster.
 	LastFailure *Failure `protobuf:"bytes,70,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
 	// What the host has done for the migration of its assignment.
@@ -3165,6 +3169,27 @@ func (x *Observation) GetRestored() uint64 {
 		return x.Restored
 	}
 	return 0
+}
+
+func (x *Observation) GetBootedMemoryMib() uint64 {
+	if x != nil {
+		return x.BootedMemoryMib
+	}
+	return 0
+}
+
+func (x *Observation) GetMemoryMib() uint64 {
+	if x != nil {
+		return x.MemoryMib
+	}
+	return 0
+}
+
+func (x *Observation) GetMemoryMessage() string {
+	if x != nil {
+		return x.MemoryMessage
+	}
+	return ""
 }
 
 func (x *Observation) GetLastFailure() *Failure {
@@ -4774,7 +4799,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\bPrepared\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1d\n" +
 	"\n" +
-	"store_path\x18\x02 \x01(\tR\tstorePath\"\x80\a\n" +
+	"store_path\x18\x02 \x01(\tR\tstorePath\"\xf5\a\n" +
 	"\vObservation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x129\n" +
 	"\vincarnation\x18\x02 \x01(\v2\x17.blixard.v1.IncarnationR\vincarnation\x12\x18\n" +
@@ -4797,7 +4822,11 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x06health\x18< \x01(\x0e2\x17.blixard.v1.HealthStateR\x06health\x12%\n" +
 	"\x0ehealth_message\x18= \x01(\tR\rhealthMessage\x129\n" +
 	"\tsnapshots\x18\x8c\x01 \x03(\v2\x1a.blixard.v1.SnapshotResultR\tsnapshots\x12\x1b\n" +
-	"\brestored\x18\x8d\x01 \x01(\x04R\brestored\x126\n" +
+	"\brestored\x18\x8d\x01 \x01(\x04R\brestored\x12+\n" +
+	"\x11booted_memory_mib\x18\xa0\x01 \x01(\x04R\x0fbootedMemoryMib\x12\x1e\n" +
+	"\n" +
+	"memory_mib\x18\xa1\x01 \x01(\x04R\tmemoryMib\x12&\n" +
+	"\x0ememory_message\x18\xa2\x01 \x01(\tR\rmemoryMessage\x126\n" +
 	"\flast_failure\x18F \x01(\v2\x13.blixard.v1.FailureR\vlastFailure\x129\n" +
 	"\tmigration\x18d \x01(\v2\x1b.blixard.v1.MigrationReportR\tmigration\"\xa5\x01\n" +
 	"\x0fMigrationReport\x12\x0e\n" +

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-10123) + uint(10123-len(file_blixard_v1_log_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-10240) + uint(10240-len(file_blixard_v1_log_proto_rawDesc))
 
 func (x *Command) sizeWire() (n int) {
 	if x == nil {
@@ -1799,6 +1799,15 @@ func (x *Observation) sizeWire() (n int) {
 	if x.Restored != 0 {
 		n += 2 + protowire.SizeVarint(uint64(x.Restored))
 	}
+	if x.BootedMemoryMib != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.BootedMemoryMib))
+	}
+	if x.MemoryMib != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.MemoryMib))
+	}
+	if len(x.MemoryMessage) > 0 {
+		n += 2 + protowire.SizeBytes(len(x.MemoryMessage))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1808,6 +1817,18 @@ func (x *Observation) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if len(x.MemoryMessage) > 0 {
+		i = putString(b, i, x.MemoryMessage)
+		i = putVarint(b, i, 1298)
+	}
+	if x.MemoryMib != 0 {
+		i = putVarint(b, i, uint64(x.MemoryMib))
+		i = putVarint(b, i, 1288)
+	}
+	if x.BootedMemoryMib != 0 {
+		i = putVarint(b, i, uint64(x.BootedMemoryMib))
+		i = putVarint(b, i, 1280)
+	}
 	if x.Restored != 0 {
 		i = putVarint(b, i, uint64(x.Restored))
 		i = putVarint(b, i, 1128)

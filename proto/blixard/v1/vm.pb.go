@@ -3593,7 +3593,13 @@ type VMStatus struct {
 	// Of UNHEALTHY: what the probe met.
 	HealthMessage string `protobuf:"bytes,61,opt,name=health_message,json=healthMessage,proto3" json:"health_message,omitempty"`
 	// Why it had to be started again the last time, where nobody asked for its end.
-	LastFailure   *Failure `protobuf:"bytes,70,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
+	LastFailure *Failure `protobuf:"bytes,70,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
+	// MiB that the newest attempt was started with, and what its guest has of that: its
+	// balloon holds the rest. 0: it has no balloon, or that is not known yet.
+	BootedMemoryMib uint64 `protobuf:"varint,160,opt,name=booted_memory_mib,json=bootedMemoryMib,proto3" json:"booted_memory_mib,omitempty"`
+	MemoryMib       uint64 `protobuf:"varint,161,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
+	// Why the guest does not have what its spec says.
+	MemoryMessage string `protobuf:"bytes,162,opt,name=memory_message,json=memoryMessage,proto3" json:"memory_message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3724,6 +3730,27 @@ func (x *VMStatus) GetLastFailure() *Failure {
 		return x.LastFailure
 	}
 	return nil
+}
+
+func (x *VMStatus) GetBootedMemoryMib() uint64 {
+	if x != nil {
+		return x.BootedMemoryMib
+	}
+	return 0
+}
+
+func (x *VMStatus) GetMemoryMib() uint64 {
+	if x != nil {
+		return x.MemoryMib
+	}
+	return 0
+}
+
+func (x *VMStatus) GetMemoryMessage() string {
+	if x != nil {
+		return x.MemoryMessage
+	}
+	return ""
 }
 
 // Failure is an end, or a start that came to nothing, that nobody asked for.
@@ -6444,7 +6471,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x04held\x18= \x01(\bR\x04held\x12\x16\n" +
 	"\x06starts\x18> \x01(\rR\x06starts\x12*\n" +
 	"\x05ports\x18P \x03(\v2\x14.blixard.v1.HostPortR\x05ports\x12,\n" +
-	"\adevices\x18Z \x03(\v2\x12.blixard.v1.DeviceR\adevices\"\x9a\x04\n" +
+	"\adevices\x18Z \x03(\v2\x12.blixard.v1.DeviceR\adevices\"\x8f\x05\n" +
 	"\bVMStatus\x12'\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x11.blixard.v1.PhaseR\x05phase\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -6461,7 +6488,11 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\rbuild_message\x18\v \x01(\tR\fbuildMessage\x12/\n" +
 	"\x06health\x18< \x01(\x0e2\x17.blixard.v1.HealthStateR\x06health\x12%\n" +
 	"\x0ehealth_message\x18= \x01(\tR\rhealthMessage\x126\n" +
-	"\flast_failure\x18F \x01(\v2\x13.blixard.v1.FailureR\vlastFailure\"\xa2\x01\n" +
+	"\flast_failure\x18F \x01(\v2\x13.blixard.v1.FailureR\vlastFailure\x12+\n" +
+	"\x11booted_memory_mib\x18\xa0\x01 \x01(\x04R\x0fbootedMemoryMib\x12\x1e\n" +
+	"\n" +
+	"memory_mib\x18\xa1\x01 \x01(\x04R\tmemoryMib\x12&\n" +
+	"\x0ememory_message\x18\xa2\x01 \x01(\tR\rmemoryMessage\"\xa2\x01\n" +
 	"\aFailure\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\rR\aattempt\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-14136) + uint(14136-len(file_blixard_v1_vm_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-14253) + uint(14253-len(file_blixard_v1_vm_proto_rawDesc))
 
 func (x *Artifact) sizeWire() (n int) {
 	if x == nil {
@@ -1840,6 +1840,15 @@ func (x *VMStatus) sizeWire() (n int) {
 	if x.LastFailure != nil {
 		n += 2 + protowire.SizeBytes(x.LastFailure.sizeWire())
 	}
+	if x.BootedMemoryMib != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.BootedMemoryMib))
+	}
+	if x.MemoryMib != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.MemoryMib))
+	}
+	if len(x.MemoryMessage) > 0 {
+		n += 2 + protowire.SizeBytes(len(x.MemoryMessage))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1849,6 +1858,18 @@ func (x *VMStatus) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if len(x.MemoryMessage) > 0 {
+		i = putString(b, i, x.MemoryMessage)
+		i = putVarint(b, i, 1298)
+	}
+	if x.MemoryMib != 0 {
+		i = putVarint(b, i, uint64(x.MemoryMib))
+		i = putVarint(b, i, 1288)
+	}
+	if x.BootedMemoryMib != 0 {
+		i = putVarint(b, i, uint64(x.BootedMemoryMib))
+		i = putVarint(b, i, 1280)
+	}
 	if x.LastFailure != nil {
 		{
 			end := i

@@ -30,7 +30,8 @@
 // that code once the guest is up, fake.early=N before, and fake.mute=1 leaves
 // every request unanswered. fake.save=N is how a snapshot goes wrong when half of the
 // memory is written: 1, the disk is full; 2, it dies; 3, it never answers. With
-// fake.load=1 it dies in the middle of a load.
+// fake.load=1 it dies in the middle of a load, and with fake.greedy=1 its balloon gets
+// nothing.
 package fakevmm
 
 import (

@@ -95,6 +95,9 @@ type machine struct {
 	Taps      map[string]string // by id
 	Kernel    string
 	Initramfs string
+	// It has a balloon, which tells, or not, that it holds so much.
+	Balloon, Statistics bool
+	TakenMib            int
 }
 
 type drive struct {
@@ -110,7 +113,7 @@ func (f *fake) violate(format string, args ...any) {
 }
 
 var known = map[string][]string{
-	CloudHypervisor: {"api-socket", "event-monitor", "log-file", "seccomp", "cpus", "memory", "serial", "console", "pvpanic", "kernel", "cmdline", "initramfs", "disk", "net"},
+	CloudHypervisor: {"api-socket", "event-monitor", "log-file", "seccomp", "cpus", "memory", "serial", "console", "pvpanic", "kernel", "cmdline", "initramfs", "disk", "net", "balloon"},
 	Firecracker:     {"id", "api-sock", "config-file", "log-path", "level"},
 }
 
@@ -190,6 +193,9 @@ func (f *fake) configured(options map[string][]string) {
 			Tap string `json:"host_dev_name"`
 			Mac string `json:"guest_mac"`
 		} `json:"network-interfaces"`
+		Balloon *struct {
+			Statistics int `json:"stats_polling_interval_s"`
+		} `json:"balloon"`
 	}
 	if err := json.Unmarshal(b, &c); err != nil {
 		fail(err)
@@ -197,7 +203,8 @@ func (f *fake) configured(options map[string][]string) {
 	if c.Machine.Vcpus < 1 || c.Machine.Vcpus > 32 || c.Machine.Memory < 1 {
 		fail(fmt.Errorf("machine %+v", c.Machine))
 	}
-	m := machine{Cmdline: c.Boot.Args, MemoryMib: c.Machine.Memory, Taps: map[string]string{}}
+	m := machine{Cmdline: c.Boot.Args, MemoryMib: c.Machine.Memory, Taps: map[string]string{}, Balloon: c.Balloon != nil}
+	m.Statistics = m.Balloon && c.Balloon.Statistics > 0
 	for _, d := range c.Drives {
 		if regexp.MustCompile(`[^A-Za-z0-9_]`).MatchString(d.ID) {
 			f.violate("drive_id %q", d.ID)
@@ -259,7 +266,7 @@ func (f *fake) commanded(options map[string][]string) {
 	f.socket = path("api-socket")
 	exact("seccomp", "true")
 	if _, there := options["kernel"]; !there {
-		for _, name := range []string{"cpus", "memory", "serial", "console", "pvpanic", "cmdline", "initramfs", "disk", "net"} {
+		for _, name := range []string{"cpus", "memory", "serial", "console", "pvpanic", "cmdline", "initramfs", "disk", "net", "balloon"} {
 			if _, there := options[name]; there {
 				f.violate("--%s is given, and no kernel", name)
 			}
@@ -269,12 +276,16 @@ func (f *fake) commanded(options map[string][]string) {
 	}
 	exact("cpus", `boot=[1-9][0-9]*`)
 	exact("memory", `size=[1-9][0-9]*M`)
+	balloon := len(options["balloon"]) > 0
+	if balloon {
+		exact("balloon", `size=0,deflate_on_oom=on`)
+	}
 	exact("serial", "tty")
 	exact("console", "off")
 	if v, there := options["pvpanic"]; !there || len(v) != 0 {
 		f.violate("--pvpanic %v", v)
 	}
-	m := machine{Cmdline: f.one(options, "cmdline"), Kernel: f.one(options, "kernel"), Taps: map[string]string{}}
+	m := machine{Cmdline: f.one(options, "cmdline"), Kernel: f.one(options, "kernel"), Taps: map[string]string{}, Balloon: balloon}
 	fmt.Sscanf(f.one(options, "memory"), "size=%dM", &m.MemoryMib)
 	if i := options["initramfs"]; len(i) > 0 {
 		m.Initramfs = i[0]
@@ -501,8 +512,18 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 			refused = "The VM is not created"
 			break
 		}
-		json.NewEncoder(w).Encode(map[string]any{"config": map[string]any{"payload": map[string]any{}}, "state": f.state})
+		json.NewEncoder(w).Encode(map[string]any{"config": map[string]any{"payload": map[string]any{}}, "state": f.state, "memory_actual_size": (f.machine.MemoryMib - f.machine.TakenMib) << 20})
 		return
+	case "PATCH /balloon":
+		refused = f.inflate(body)
+	case "PUT /api/v1/vm.resize":
+		refused = f.inflate(body)
+	case "GET /balloon/statistics":
+		if taken := f.machine.TakenMib; f.machine.Statistics {
+			json.NewEncoder(w).Encode(map[string]int{"target_pages": taken << 8, "actual_pages": taken << 8, "target_mib": taken, "actual_mib": taken})
+			return
+		}
+		refused = "Statistics for the balloon device are not enabled."
 	case "PATCH /vm":
 		refused = f.move(map[bool]string{true: "Paused", false: "Running"}[strings.Contains(string(body), "Paused")])
 	case "PUT /api/v1/vm.pause":
@@ -549,6 +570,26 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 // ends has it end when it has answered.
 func (f *fake) ends(code int) {
 	time.AfterFunc(20*time.Millisecond, func() { os.Exit(code) })
+}
+
+// inflate has the guest's driver do at once what it is asked. With fake.greedy=1 it
+// has none.
+func (f *fake) inflate(body []byte) string {
+	var to struct {
+		MiB   int `json:"amount_mib"`
+		Bytes int `json:"desired_balloon"`
+	}
+	_ = json.Unmarshal(body, &to) // it was checked
+	to.MiB += to.Bytes >> 20
+	switch _, greedy := f.machine.word("greedy"); {
+	case !f.machine.Balloon:
+		return "There is no balloon device"
+	case to.MiB >= f.machine.MemoryMib:
+		return "The balloon is larger than the guest"
+	case !greedy:
+		f.machine.TakenMib = to.MiB
+	}
+	return ""
 }
 
 // move changes the guest's state, or says why not.

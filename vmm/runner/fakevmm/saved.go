@@ -45,7 +45,12 @@ type vmConfig struct {
 	Serial struct {
 		Mode string `json:"mode"`
 	} `json:"serial"`
-	Pvpanic bool `json:"pvpanic"`
+	Pvpanic bool     `json:"pvpanic"`
+	Balloon *balloon `json:"balloon"`
+}
+
+type balloon struct {
+	Size int64 `json:"size"`
 }
 
 // save writes a snapshot, or says why not. It is called with the lock held.
@@ -192,6 +197,9 @@ func (m machine) config() vmConfig {
 		c.Payload.Initramfs = &m.Initramfs
 	}
 	c.Serial.Mode, c.Pvpanic, c.Disks = "Tty", true, m.Drives
+	if m.Balloon {
+		c.Balloon = &balloon{int64(m.TakenMib) << 20}
+	}
 	for i := range len(m.Taps) {
 		id := fmt.Sprintf("_net%d", i)
 		c.Net = append(c.Net, struct {
@@ -218,6 +226,9 @@ func remade(path string) (machine, error) {
 	}
 	for _, n := range c.Net {
 		m.Taps[n.ID] = n.Tap
+	}
+	if m.Balloon = c.Balloon != nil; m.Balloon {
+		m.TakenMib = int(c.Balloon.Size >> 20)
 	}
 	return m, nil
 }

@@ -57,6 +57,7 @@ func TestQEMUsCommandLine(t *testing.T) {
 -device virtio-rng-device
 -device isa-debug-exit,iobase=0xf4,iosize=0x04
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+-device virtio-balloon-device,deflate-on-oom=on
 -drive id=d0,file=/s/vms/1-5/disks/root.raw,if=none,format=raw,cache=writeback,discard=unmap
 -device virtio-blk-device,drive=d0,serial=root
 -drive id=d1,file=/s/vms/1-5/disks/data.raw,if=none,format=qcow2,cache=writeback,discard=unmap,read-only=on

@@ -42,6 +42,7 @@ func TestCloudHypervisorsCommandLine(t *testing.T) {
 --kernel /s/kernel
 --cmdline console=ttyS0 quiet panic=-1 reboot=t blixard.name=web blixard.uid=1-5 blixard.attempt=2 root=/dev/vda x="a b"
 --initramfs /s/initrd
+--balloon size=0,deflate_on_oom=on
 --disk path=/s/vms/1-5/disks/root.raw,image_type=raw,serial=root path="/s/a,b/data.raw",image_type=qcow2,serial=data,readonly=on`
 	if got := strings.ReplaceAll(strings.Join(argv, " "), " --", "\n--"); got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)

@@ -251,7 +251,9 @@ const theDevice = "gpu"
 // drawImage draws a VM that boots the first file, with interfaces on the network,
 // and with ports and devices of its host, which others may have.
 func drawImage(r *rand.Rand, s *blixardv1.VMSpec) {
-	s.Source = &blixardv1.VMSpec_Image{Image: &blixardv1.Image{Kernel: fileOf(fileName(0))}}
+	s.Source = &blixardv1.VMSpec_Image{Image: &blixardv1.Image{
+		Kernel: fileOf(fileName(0)), Disks: []*blixardv1.Disk{{Name: "data", SizeMib: 64}}, // which every update keeps
+	}}
 	s.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_QEMU
 	for range r.IntN(3) {
 		s.Networks = append(s.Networks, &blixardv1.Interface{Kind: &blixardv1.Interface_Network{Network: theNetwork}})

@@ -88,6 +88,7 @@ func (m *Machine) stopDaemon(hangUp bool) {
 		return
 	}
 	m.w.say(m, "daemon dies")
+	m.w.judges.migrations.died(m.w, m, m.w.Leader() == m)
 	m.daemon = nil
 	m.disk.crash()
 	m.disk.broken = false

@@ -125,7 +125,7 @@ func (j *judgeVolumes) entry(w *World, n *newest) {
 		if is.GetNodeId() == was.NodeId && is.Incarnation.GetIndex() == was.Incarnation.GetIndex() {
 			continue
 		}
-		if m := c.is.GetMigration(); m.GetId() != 0 && is.GetIncarnation().GetIndex() == m.Id { // it has gone live, which only what has no volume can
+		if m := c.is.GetMigration(); m.GetId() != 0 && is.GetIncarnation().GetIndex() == m.Id { // it has gone live, with its disks
 			continue
 		}
 		if c.is.Run {

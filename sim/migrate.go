@@ -2,8 +2,10 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/shim"
@@ -11,6 +13,11 @@ import (
 
 // A guest on its way from one machine to another, as hypervisors and adapters
 // carry that out: see vmm.Send and vmm.Receive. The bytes go through both daemons.
+//
+// Disks that the guest writes go first, a piece at a time, and what they hold is a
+// number, another one at every moment at which it runs (see savedVM): from when a
+// mirror is in step the target's are as the guest's are, as long as the stream is
+// there. They may not fit there (MirrorFull).
 //
 // It may be slow, break at any piece, break at the very end (when the target has
 // everything and the source does not know, and goes on), be ended by the death or
@@ -27,9 +34,11 @@ type stream struct {
 	failed string
 	all    bool // the target has everything; the guest is halted
 	left   int  // pieces
+	disks  int  // pieces of them that are left before that; -1: there are none
 }
 
-const pieces = 5
+// pieces of its memory, and of its disks.
+const pieces, diskPieces = 5, 2
 
 // pointHandOver: the adapter writes down that a guest was handed over.
 var pointHandOver = daemonPoint("HandOver")
@@ -41,7 +50,7 @@ func (g *guest) runs() bool { return g.incoming == 0 && !g.halted }
 // halt stops a guest for its move: none of its code runs until goesOn.
 func (g *guest) halt() {
 	if !g.halted {
-		g.halted = true
+		g.halted, g.haltedAt = true, g.m.w.now
 		g.m.w.stops(g)
 	}
 }
@@ -88,6 +97,11 @@ func (g *guest) receive() {
 	})
 }
 
+// writes says that a VM has disks that it may write: they go with it.
+func writes(spec *blixardv1.VMSpec) bool {
+	return slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly })
+}
+
 // later is something that happens by itself after a while.
 func (w *World) later(after int64, f func()) {
 	w.push(event{at: w.now + after, kind: evChore, ref: f})
@@ -112,7 +126,10 @@ func (d *Daemon) sendVM(a vmm.Action, dir *vmDir) {
 	if d.apiHangs(a) {
 		return
 	}
-	g.sending = &stream{id: order.Id, by: d.life, peer: m.w.byID(order.PeerNodeId), left: pieces}
+	g.sending = &stream{id: order.Id, by: d.life, peer: m.w.byID(order.PeerNodeId), left: pieces, disks: -1}
+	if writes(a.Assignment.GetSpec()) {
+		g.sending.disks = diskPieces
+	}
 	m.w.say(m, fmt.Sprintf("VM %s is sent to node %d, migration %d", a.Instance, order.PeerNodeId, order.Id))
 	g.nextPiece(g.sending)
 	m.notice(dir)
@@ -153,6 +170,10 @@ func (g *guest) piece(s *stream) {
 	}
 	why := ""
 	_, breaks := w.mishap("StreamBreaks", m.place(), w.mix.StreamBreaks, 0, 0)
+	full := false
+	if s.disks == 1 && to != nil {
+		_, full = w.mishap("MirrorFull", to.m.place(), w.mix.VolumeFull, 0, 0)
+	}
 	switch {
 	case m.daemon == nil || m.daemon.life != s.by:
 		why = "the daemon that it went through has died"
@@ -160,6 +181,8 @@ func (g *guest) piece(s *stream) {
 		why = "nobody takes it there"
 	case breaks, w.net.cut[link{m.Index, to.m.Index}] > 0, w.net.cut[link{to.m.Index, m.Index}] > 0:
 		why = "the stream broke"
+	case full:
+		why = "its disk does not fit there"
 	}
 	if why != "" {
 		g.broken(s, to, why)
@@ -170,6 +193,15 @@ func (g *guest) piece(s *stream) {
 	}
 	if to.from != s {
 		g.broken(s, nil, "another stream is there")
+		return
+	}
+	if s.disks > 0 {
+		if s.disks--; s.disks == 0 { // in step
+			w.fired("MirrorReady")
+			to.dir.data = g.holds()
+		}
+		m.notice(g.dir)
+		g.nextPiece(s)
 		return
 	}
 	if s.left--; s.left > 0 {
@@ -203,6 +235,9 @@ func (g *guest) arrives(s *stream, to *guest) {
 	m, w := g.m, g.m.w
 	to.incoming, to.memory, to.sick, to.deaf = vmm.Loaded, g.memory, g.sick, g.deaf
 	to.has, to.greedy = g.has, g.greedy
+	if s.disks == 0 && !mutant.On("MirrorUnsettled") { // the mirrors come to their end
+		to.dir.data = g.holds()
+	}
 	to.m.notice(to.dir)
 	w.say(to.m, fmt.Sprintf("VM %s is loaded", to.instance))
 	if _, breaks := w.mishap("LastPieceLost", m.place(), w.mix.StreamBreaks, 0, 0); breaks {
@@ -237,7 +272,7 @@ func (g *guest) sent(s *stream) {
 
 func (g *guest) handOver(s *stream) {
 	g.dir.handedOver, g.sending = s.id, nil
-	g.m.w.judges.migrations.handedOver(g)
+	g.m.w.judges.migrations.handedOver(g, s.disks == 0)
 	g.m.w.say(g.m, fmt.Sprintf("VM %s is handed over, migration %d", g.instance, s.id))
 }
 
@@ -304,7 +339,7 @@ const pointTakenOver = "CrashInTakeOver"
 
 func (g *guest) takenOver() {
 	w := g.m.w
-	g.incoming, g.ready, g.paused, g.dir.incoming = 0, true, true, false
+	g.incoming, g.ready, g.paused, g.pausedAt, g.dir.incoming = 0, true, true, w.now, false
 	w.running[g.instance.UID] = append(w.running[g.instance.UID], g)
 	w.say(g.m, fmt.Sprintf("VM %s is taken over", g.instance))
 	w.forked(g)
@@ -329,15 +364,79 @@ func (d *vmDir) adoptMove() {
 
 // judgeMigrations: what was handed over never runs again as the instance that it
 // was; a guest that is taken over goes on with the memory with which it was handed
-// over, and only after the state has given it the right to run.
+// over, and only after the state has given it the right to run. It has every write that
+// was acknowledged to it before, on the disks that went with it, whether it goes on or
+// is started anew.
 type judgeMigrations struct {
 	handed map[shim.Instance]bool
 	memory map[uint64]uint64 // of what was handed over, by the migration's id
+	disks  map[uint64]uint64 // and what it had written then; gone once it has run there
+}
+
+const everyWrite = "the running copy has every acknowledged write"
+
+// MoveProbes are what a soak of moves must have met: how they went, and whom they lost
+// on the way. MoveEndedWhileHandedOver is told, too, and too rare to be asked for.
+var MoveProbes = []string{
+	"MoveBegun", "MoveSending", "MoveHandedOver", "MoveSwitched", "MoveDone", "MoveFailed", "MirrorReady", "MovedWithDisks",
+	"MoveEndedWhilePreparing", "MoveEndedWhileSending",
+	"SourceDiedWhilePreparing", "SourceDiedWhileSending", "SourceDiedWhileHandedOver", "SourceDiedWhileSwitched",
+	"TargetDiedWhilePreparing", "TargetDiedWhileSending", "TargetDiedWhileHandedOver", "TargetDiedWhileSwitched",
+	"LeaderDiedWhilePreparing", "LeaderDiedWhileSending", "LeaderDiedWhileHandedOver", "LeaderDiedWhileSwitched",
+}
+
+// stepNames are the states of a live move, as MoveProbes have them.
+var stepNames = map[blixardv1.MigrationState]string{
+	blixardv1.MigrationState_MIGRATION_STATE_PREPARING: "Preparing", blixardv1.MigrationState_MIGRATION_STATE_SENDING: "Sending",
+	blixardv1.MigrationState_MIGRATION_STATE_HANDED_OVER: "HandedOver", blixardv1.MigrationState_MIGRATION_STATE_SWITCHED: "Switched",
+	blixardv1.MigrationState_MIGRATION_STATE_DONE: "Done", blixardv1.MigrationState_MIGRATION_STATE_FAILED: "Failed",
+}
+
+// met counts how moves go.
+func (j *judgeMigrations) met(w *World, c vmChange) {
+	was, is := c.was.GetMigration(), c.is.GetMigration()
+	switch {
+	case is.GetOffline() || is == nil:
+	case is.Id != was.GetId():
+		w.fired("MoveBegun")
+	case is.State == was.State:
+	case is.State == blixardv1.MigrationState_MIGRATION_STATE_CANCELLING:
+		w.fired("MoveEndedWhile" + stepNames[was.State])
+	default:
+		w.fired("Move" + stepNames[is.State])
+	}
+}
+
+// died: a daemon that has a part in a move is gone.
+func (j *judgeMigrations) died(w *World, m *Machine, leads bool) {
+	// any order: numbers
+	for _, vm := range w.judges.newest.vms {
+		o, step := vm.GetMigration().GetOther(), stepNames[vm.GetMigration().GetState()]
+		if o == nil || step == "" || vm.Placement == nil {
+			continue
+		}
+		source, target := vm.Placement.NodeId, o.NodeId
+		if vm.Migration.State == blixardv1.MigrationState_MIGRATION_STATE_SWITCHED {
+			source, target = target, source
+		}
+		// What was handed over has been, before the state knows.
+		if from := w.byID(source); from != nil && step == "Sending" {
+			if dir, ok := from.dirs.Get(vm.Uid); ok && dir.handedOver == vm.Migration.Id {
+				step = "HandedOver"
+			}
+		}
+		for who, is := range map[string]bool{"Source": m.id == source, "Target": m.id == target, "Leader": leads} {
+			if is {
+				w.fired(who + "DiedWhile" + step)
+			}
+		}
+	}
 }
 
 // entry: what a host has of a VM that is in a move is held there.
 func (j *judgeMigrations) entry(w *World, n *newest) {
 	for _, c := range n.changed {
+		j.met(w, c)
 		if c.was.GetMigration().GetOther() == nil || n.meta.GetUnsettled() {
 			continue
 		}
@@ -359,8 +458,11 @@ func (j *judgeMigrations) held(g *guest, vm *blixardv1.VM) bool {
 	return false
 }
 
-func (j *judgeMigrations) handedOver(g *guest) {
+func (j *judgeMigrations) handedOver(g *guest, disks bool) {
 	j.handed[g.instance], j.memory[g.dir.handedOver] = true, g.memory
+	if disks {
+		j.disks[g.dir.handedOver] = g.holds()
+	}
 }
 
 func (j *judgeMigrations) goesOn(w *World, g *guest) {
@@ -381,6 +483,14 @@ func (j *judgeMigrations) takenOver(w *World, g *guest) {
 // forked: an instance that came by a migration is forked where it boots only if it
 // is a later attempt.
 func (j *judgeMigrations) forked(w *World, g *guest) {
+	if wrote, ok := j.disks[g.instance.Index]; ok && g.dir.restored == 0 && g.dir.restoring == 0 {
+		w.judges.judged["migrations"]++
+		w.fired("MovedWithDisks")
+		if g.dir.data != wrote {
+			w.fail(everyWrite, "%s: %s runs with disks that hold %x; %x had been written when it was handed over", g.m.Name, g.instance, g.dir.data, wrote)
+		}
+		delete(j.disks, g.instance.Index)
+	}
 	if g.memory != 0 && g.incoming == 0 && !g.came && j.handed[g.instance] {
 		w.fail("what was handed over never goes on", "%s: %s is started", g.m.Name, g.instance)
 	}

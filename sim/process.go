@@ -127,6 +127,7 @@ type guest struct {
 	from     *stream // that it comes by
 	came     bool    // it was started by Receive
 	halted   bool    // it is stopped, to leave
+	haltedAt int64
 	sending  *stream
 }
 

@@ -45,12 +45,15 @@ func (g *guest) holds() uint64 {
 	if g.paused {
 		at = g.pausedAt
 	}
+	if g.halted {
+		at = min(at, g.haltedAt)
+	}
 	return mix(uint64(at) ^ g.life<<50 ^ uint64(g.m.Index)<<58)
 }
 
 // leaves has the disks hold what the guest that ends has written.
 func (g *guest) leaves() {
-	if !g.frozen {
+	if !g.frozen && g.incoming == 0 {
 		g.dir.data = g.holds()
 	}
 }

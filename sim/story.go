@@ -170,7 +170,9 @@ func WaitVM() *blixardv1.VMSpec {
 func ImageVM() *blixardv1.VMSpec {
 	s := ReplaceVM()
 	s.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_QEMU
-	s.Source = &blixardv1.VMSpec_Image{Image: &blixardv1.Image{Kernel: fileOf(fileName(0))}}
+	s.Source = &blixardv1.VMSpec_Image{Image: &blixardv1.Image{
+		Kernel: fileOf(fileName(0)), Disks: []*blixardv1.Disk{{Name: "data", SizeMib: 64}},
+	}}
 	return s
 }
 

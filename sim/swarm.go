@@ -11,17 +11,17 @@ import (
 )
 
 // A profile is a kind of world; a seed makes one of that kind.
-var profiles = map[string]func(seed uint64) Config{"swarm": Swarm, "base": Base, "calm": Calm, "large": Large}
+var profiles = map[string]func(seed uint64) Config{"swarm": Swarm, "base": Base, "calm": Calm, "large": Large, "moving": Roaming}
 
 const standardProfile = "swarm"
 
-// Profile makes the world of a seed. The name is swarm, base, calm or large, and may be
+// Profile makes the world of a seed. The name is swarm, base, calm, large or moving, and may be
 // followed by the only faults that are to strike: base:Isolate,Drop.
 func Profile(name string, seed uint64) (Config, error) {
 	kind, only, some := strings.Cut(name, ":")
 	draw := profiles[kind]
 	if draw == nil {
-		return Config{}, fmt.Errorf("there is no profile %q: swarm, base, calm and large are, and base:Isolate,Drop is base with those faults only", kind)
+		return Config{}, fmt.Errorf("there is no profile %q: swarm, base, calm, large and moving are, and base:Isolate,Drop is base with those faults only", kind)
 	}
 	c := draw(seed)
 	c.Profile = name
@@ -103,6 +103,31 @@ func Large(seed uint64) Config {
 	r := chance{seed}.stream("large")
 	c.Servers, c.Hosts, c.KeepEntries = pick(r, 3, 3, 5, 7), 200+r.IntN(201), max(c.KeepEntries, 500)
 	c.large(c.Hosts * (10 + r.IntN(4)))
+	return c
+}
+
+// Roaming is a swarm in which guests are moved live all the time, in two of three seeds
+// while machines crash and are cut off besides.
+func Roaming(seed uint64) Config {
+	c := Swarm(seed)
+	c.Profile = "moving"
+	Moving(&c)
+	m, r := c.Mix, chance{seed}.stream("roaming")
+	m.Names, m.Disaster, m.VolumeFull = 12, 0, 0.05
+	if r.IntN(2) == 0 { // more of them get far
+		for _, name := range movePoints {
+			if r.IntN(2) == 0 {
+				delete(m.Points, name)
+			}
+		}
+	}
+	if r.IntN(2) == 0 { // so that the states of a move last
+		m.Drop, m.Late, m.Lateness = 0.1, 0.1, 4*time.Second
+	}
+	if r.IntN(3) > 0 {
+		m.Weights = map[string]int{"Crash": 3, "PowerLoss": 1, "Isolate": 2, "OneWay": 2, "Freeze": 1, "Clog": 1}
+		m.Every, m.Longest = time.Duration(3+r.IntN(8))*time.Second, 15*time.Second
+	}
 	return c
 }
 

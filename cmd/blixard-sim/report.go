@@ -14,6 +14,7 @@ import (
 
 // total is what a soak has seen.
 type total struct {
+	profile     string
 	runs, twice int
 	simulated   time.Duration
 	events      uint64
@@ -49,7 +50,17 @@ const enough = 500
 
 // idle names what was never active, or, when there were enough seeds to tell, in
 // less than one of a hundred: a soak with such has proved less than it says.
+//
+// A soak of moves has proved nothing unless each part of them was met.
 func (t *total) idle() (missing []string) {
+	if t.profile == "moving" {
+		for _, name := range sim.MoveProbes {
+			if t.faultsRuns[name] == 0 {
+				missing = append(missing, name+" was never met")
+			}
+		}
+		return missing
+	}
 	look := func(what string, names []string, runs map[string]int) {
 		for _, name := range names {
 			switch n := runs[name]; {

@@ -36,6 +36,7 @@ func soak(args []string) int {
 		p.flags = append(p.flags, "-within="+time.Duration(*hours*float64(time.Hour)).String())
 	}
 	t := newTotal()
+	t.profile = which.profile
 	err := p.each(func(r sim.Result) bool {
 		t.add(r)
 		if *twice > 0 && r.Seed%*twice == 0 {

@@ -23,7 +23,7 @@ type which struct {
 func worldFlags(f *flag.FlagSet) *which {
 	w := &which{}
 	f.Uint64Var(&w.seed, "seed", 1, "the seed")
-	f.StringVar(&w.profile, "profile", "", "the kind of world: swarm, base, calm, large, or one with some faults only, as base:Isolate,Drop; empty: base for each fourth seed, swarm for the others")
+	f.StringVar(&w.profile, "profile", "", "the kind of world: swarm, base, calm, large, moving, or one with some faults only, as base:Isolate,Drop; empty: base for each fourth seed, swarm for the others")
 	f.StringVar(&w.mutant, "mutant", "", "plant a bug, by its name")
 	f.StringVar(&w.until, "until", "", "stop after so many events (1234) or at a simulated time (12.5s), unjudged")
 	return w

@@ -56,6 +56,7 @@ const (
 	// Of stories.
 	handed  = "what was handed over never goes on"
 	memory  = "a guest goes on with its memory"
+	wrote   = "the running copy has every acknowledged write"
 	noRight = "who has no right to run does not"
 	stays   = "what has left is not called back"
 	held    = "what is left of a VM is held"
@@ -91,6 +92,10 @@ var All = []Mutant{
 	{
 		Name: "TargetFreedEarly", What: "what a target holds is free before it says that nothing of the VM is left there",
 		Caught: []string{held, atRest}, Story: calledOff,
+	},
+	{
+		Name: "MirrorUnsettled", What: "a guest is handed over when its disks' mirrors are in step, and not once they have come to their end",
+		Caught: []string{wrote}, Story: goesLive,
 	},
 	// What watchers are told.
 	{

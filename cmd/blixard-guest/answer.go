@@ -16,14 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/blixard/blixard/vmm/guest/agent"
-	"github.com/blixard/blixard/vmm/guest/boot"
 )
 
 // agentState is what the agent knows and may do.
 type agentState struct {
-	params   boot.Params
+	who      *identity
 	shutdown chan<- struct{}
-	running  limiter
+	// refresh makes the machine know that it was restored.
+	refresh func(agent.RestoredRequest) (step time.Duration, err error)
+	running limiter
 }
 
 const (
@@ -64,6 +65,15 @@ func (s *agentState) handle(line []byte, send func(agent.Response)) {
 			r = agent.Response{ID: req.ID, Error: err.Error()}
 		}
 		send(r)
+	case agent.Restored:
+		step, err := s.refresh(*req.Restored)
+		s.who.become(*req.Restored, step)
+		r := s.ok(req.ID)
+		r.Restored = &agent.RestoredResponse{StepMS: step.Milliseconds()}
+		if err != nil {
+			r = agent.Response{ID: req.ID, Error: err.Error()}
+		}
+		send(r)
 	case agent.Exec:
 		if !s.running.enter(maxPrograms) {
 			send(agent.Response{ID: req.ID, Error: fmt.Sprintf("busy: %d programs are running", maxPrograms)})
@@ -84,7 +94,8 @@ func (s *agentState) handle(line []byte, send func(agent.Response)) {
 }
 
 func (s *agentState) ok(id uint64) agent.Response {
-	return agent.Response{ID: id, OK: true, Name: s.params.Name, UptimeMS: uptime().Milliseconds()}
+	name, _, _ := s.who.is()
+	return agent.Response{ID: id, OK: true, Name: name, UptimeMS: uptime().Milliseconds()}
 }
 
 func (s *agentState) info() *agent.InfoResponse {
@@ -93,9 +104,10 @@ func (s *agentState) info() *agent.InfoResponse {
 	_, _ = unix.Sysinfo(&si), unix.Uname(&uts) // neither can fail with a valid pointer
 	const loadScale = 1 << 16
 	unit := uint64(si.Unit)
+	_, uid, attempt := s.who.is()
 	return &agent.InfoResponse{
-		UID:     s.params.UID,
-		Attempt: s.params.Attempt,
+		UID:     uid,
+		Attempt: attempt,
 		Kernel:  unix.ByteSliceToString(uts.Release[:]),
 		CPUs:    cpus(),
 		Load: [3]float64{

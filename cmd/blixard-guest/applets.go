@@ -19,6 +19,7 @@ import (
 // an exec runs, reads, writes, fails and takes time.
 var applets = map[string]func(args []string) error{
 	"cat":   cat,
+	"date":  func([]string) error { fmt.Println(time.Now().UTC().Format(time.RFC3339Nano)); return nil },
 	"echo":  func(args []string) error { fmt.Println(strings.Join(args, " ")); return nil },
 	"env":   func([]string) error { fmt.Println(strings.Join(os.Environ(), "\n")); return nil },
 	"false": func([]string) error { return errQuiet },

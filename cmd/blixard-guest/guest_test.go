@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,7 +13,6 @@ import (
 	"time"
 
 	"github.com/blixard/blixard/vmm/guest/agent"
-	"github.com/blixard/blixard/vmm/guest/boot"
 )
 
 // What needs a machine of its own is tested by the boots in vmm/guest.
@@ -101,7 +101,7 @@ func ask(t *testing.T, s *agentState, line string) agent.Response {
 
 func TestEveryRequestIsAnswered(t *testing.T) {
 	asked := make(chan struct{}, 1)
-	s := &agentState{params: boot.Params{Name: "web", UID: "u-1", Attempt: 2}, shutdown: asked}
+	s := &agentState{who: &identity{name: "web", uid: "u-1", attempt: 2}, shutdown: asked}
 	if r := ask(t, s, `{"id":1,"op":"ping"}`); r.ID != 1 || !r.OK || r.Name != "web" {
 		t.Errorf("ping: %+v", r)
 	}
@@ -124,8 +124,50 @@ func TestEveryRequestIsAnswered(t *testing.T) {
 	}
 }
 
+// One that goes on from a snapshot becomes who it is told to be; what did not work is
+// said, and it is that one all the same.
+func TestARestoredGuestIsTold(t *testing.T) {
+	said, err := os.Create(filepath.Join(t.TempDir(), "console"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	var got agent.RestoredRequest
+	var fails error
+	s := &agentState{who: &identity{out: &console{said}, name: "web", uid: "u-1", attempt: 2}, refresh: func(r agent.RestoredRequest) (time.Duration, error) {
+		got = r
+		return 90500 * time.Millisecond, fails
+	}}
+	line := func(seed int, name string) string {
+		b, err := agent.Encode(agent.Request{ID: 5, Op: agent.Restored, Restored: &agent.RestoredRequest{UnixNS: 7, Seed: make([]byte, seed), Name: name, UID: "u-2", Attempt: 1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(bytes.TrimSpace(b))
+	}
+	if r := ask(t, s, line(agent.MinSeed-1, "copy")); r.OK || !strings.Contains(r.Error, "restored.seed is 31 bytes") || got.UnixNS != 0 {
+		t.Errorf("%+v", r)
+	}
+	if r := ask(t, s, line(agent.MinSeed, "copy")); !r.OK || r.Name != "copy" || r.Restored == nil || r.Restored.StepMS != 90500 || got.UnixNS != 7 {
+		t.Errorf("%+v", r)
+	}
+	if r := ask(t, s, `{"id":2,"op":"info"}`); r.Info == nil || r.Info.UID != "u-2" || r.Info.Attempt != 1 {
+		t.Errorf("%+v", r.Info)
+	}
+	fails = errors.New("no clock")
+	if r := ask(t, s, line(agent.MinSeed, "again")); r.OK || r.Error != "no clock" {
+		t.Errorf("%+v", r)
+	}
+	if name, _, _ := s.who.is(); name != "again" {
+		t.Error(name)
+	}
+	if b, _ := os.ReadFile(said.Name()); !strings.Contains(string(b), "blixard-guest: restored name=copy uid=u-2 attempt=1 clock=+90.500s\n") {
+		t.Errorf("%s", b)
+	}
+}
+
 func TestTooManyProgramsAreRefused(t *testing.T) {
-	s := &agentState{}
+	s := &agentState{who: new(identity)}
 	for range maxPrograms {
 		s.running.enter(maxPrograms)
 	}
@@ -173,7 +215,7 @@ func TestWhereAResetEndsTheMachine(t *testing.T) {
 
 // A file travels in pieces; what is no file is refused.
 func TestFilesInPieces(t *testing.T) {
-	s := &agentState{}
+	s := &agentState{who: new(identity)}
 	dir := t.TempDir()
 	path := dir + "/file"
 	say := func(r agent.Request) agent.Response {

@@ -29,6 +29,7 @@
 //	blixard-guest: disk SERIAL is read-only
 //	blixard-guest: disk SERIAL has a note now
 //	blixard-guest: disk SERIAL has counted to N
+//	blixard-guest: restored name=NAME uid=UID attempt=N clock=+SECONDSs
 //	blixard-guest: error: WHAT
 //
 // "up" is printed when the power button is watched: from then on a request to
@@ -82,7 +83,11 @@ func live(out *console, p boot.Params) {
 
 	pressed := watchPowerButton()
 	asked := make(chan struct{}, 1)
-	go serveAgent(out, &agentState{params: p, shutdown: asked})
+	who := &identity{out: out, name: p.Name, uid: p.UID, attempt: p.Attempt}
+	if err := setHostname(p.Name); err != nil {
+		out.say("error: %v", err)
+	}
+	go serveAgent(out, &agentState{who: who, shutdown: asked, refresh: refresh})
 
 	leaveNotes(out, p)
 	out.say("up name=%s uid=%s attempt=%d", p.Name, p.UID, p.Attempt)
@@ -118,7 +123,8 @@ func live(out *console, p boot.Params) {
 				out.say("error: disk %s: %v", p.Count, err)
 				continue // what was not written down is not said
 			}
-			out.say("tick %d name=%s", n, p.Name)
+			name, _, _ := who.is()
+			out.say("tick %d name=%s", n, name)
 			n++
 		case how := <-pressed:
 			if p.Behave.Kind == boot.Deaf {

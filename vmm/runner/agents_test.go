@@ -23,6 +23,8 @@ type guestAgent struct {
 	at      string
 	conns   chan net.Conn
 	release chan struct{} // lets an exec end
+	// restored answers one who says so; nil for not at all.
+	restored func(*agent.RestoredRequest) *agent.Response
 }
 
 func newGuestAgent(t *testing.T) *guestAgent {
@@ -69,6 +71,12 @@ func (g *guestAgent) serve(c net.Conn) {
 					say(agent.Response{ID: r.ID, OK: true, Exec: &agent.ExecResponse{Exit: 7, Stdout: []byte(r.Exec.Argv[0])}})
 				}()
 				return
+			}
+			if r.Op == agent.Restored && g.restored != nil {
+				if a := g.restored(r.Restored); a != nil {
+					a.ID = r.ID
+					say(*a)
+				}
 			}
 			if r.Op == agent.Ping {
 				say(agent.Response{ID: r.ID, OK: true})

@@ -45,6 +45,8 @@ type rig struct {
 	socket string
 	// counts says that it counts what its guest reads of its disks and writes to them.
 	counts bool
+	// agent says that the guest can be asked.
+	agent bool
 	// real says that a guest really runs.
 	real bool
 	// button is what the guest calls its power button.
@@ -121,7 +123,7 @@ func qemuRig(t *testing.T) rig {
 	b := newGuestBench(t)
 	return rig{
 		bench: b.bench, kind: hypervisor.Get(blixardv1.Hypervisor_HYPERVISOR_QEMU), button: "power button",
-		socket: qmpSocket, counts: true, real: true,
+		socket: qmpSocket, counts: true, agent: true, real: true,
 		vm: func(uid, behave string) *blixardv1.Assignment {
 			cmdline := "blixard.tick=50ms"
 			if behave != "" {

@@ -148,7 +148,9 @@ func (v *vm) seen(s guestState) {
 		}
 		v.seen(s)
 	case !v.ready || v.paused != (s != running):
-		v.ready, v.paused = true, s != running
+		if v.ready, v.paused = true, s != running; !v.paused {
+			v.inform()
+		}
 		v.tell()
 	}
 }

@@ -338,7 +338,7 @@ func (h *Host) clearSnapshots() error {
 // revive puts copies of a snapshot's disks into the place of the VM's own, and notes
 // that. With memory it gives the folder to load from. What is to be restored is
 // checked before anything of the VM's is touched.
-func (v *vm) revive(ctx context.Context, d driver, from *blixardv1.RestoreFrom, r *record) error {
+func (v *vm) revive(ctx context.Context, d driver, name string, from *blixardv1.RestoreFrom, r *record) error {
 	if err := checkUID(from.Uid); err != nil {
 		return err
 	}
@@ -377,6 +377,9 @@ func (v *vm) revive(ctx context.Context, d driver, from *blixardv1.RestoreFrom, 
 	// From here on, whoever finds the VM puts back what was there, unless it is noted
 	// that the guest has gone on.
 	r.Restoring = from.Index
+	if from.Memory {
+		r.Untold = name
+	}
 	if err := r.write(v.at.state); err != nil {
 		return err
 	}

@@ -63,6 +63,10 @@ func tellSnapshot(t *testing.T, r rig) {
 	if s := r.scratched(i.UID); s != "before" {
 		t.Errorf("the disk holds %q", s)
 	}
+	var chance []string
+	if r.agent {
+		chance = append(chance, r.isTold(i, "vm-c-snap"))
+	}
 	if _, err := os.Stat(filepath.Join(r.h.at.stateOf(i.UID), disksBefore)); err == nil {
 		t.Error("the disks from before are still there")
 	}
@@ -84,15 +88,24 @@ func tellSnapshot(t *testing.T, r rig) {
 	r.must(vmm.Remove, i, nil)
 
 	// Nothing of that VM is there any more, and others are made of its snapshot: one that
-	// goes on, and one that boots. Each has disks of its own.
+	// goes on, once it is not paused any more, which another daemon sees to, and one that
+	// boots. Each has disks of its own.
 	clone := func(uid string, memory bool) shim.Instance {
 		t.Helper()
 		c, b := instance(uid, 1), r.vm(uid, "")
-		b.Spec.GetImage().Disks = a.Spec.GetImage().Disks
+		b.Spec.GetImage().Disks, b.Paused = a.Spec.GetImage().Disks, memory
 		if _, err := r.order(vmm.Action{Verb: vmm.Start, Instance: c, Assignment: b, Restore: &blixardv1.RestoreFrom{Uid: "1-50", Name: "snap", Index: 65, Memory: memory, Clone: true}}); err != nil {
 			t.Fatal(err)
 		}
-		r.report("a clone", c, func(v vmm.Report) bool { return v.Ready && !v.Paused && v.Restored == 65 })
+		r.report("a clone", c, func(v vmm.Report) bool { return v.Ready && v.Paused == memory && v.Restored == 65 })
+		if memory {
+			r.reopen()
+			r.report("paused still", c, func(v vmm.Report) bool { return v.Ready && v.Paused })
+			if strings.Contains(r.console(uid), "tick ") {
+				t.Error("it has gone on")
+			}
+			r.must(vmm.Resume, c, b)
+		}
 		r.awaitConsole(uid, "tick ")
 		if s := r.scratched(uid); s != "before" {
 			t.Errorf("the disk holds %q", s)
@@ -105,6 +118,11 @@ func tellSnapshot(t *testing.T, r rig) {
 	c := clone("c-clone", true)
 	if n := r.firstTick(c.UID, 0); n < earlier || n > taken+1 {
 		t.Errorf("the clone goes on at tick %d", n)
+	}
+	if r.agent {
+		if chance = append(chance, r.isTold(c, "vm-c-clone")); chance[0] == chance[1] {
+			t.Errorf("two guests of one snapshot draw alike: %q", chance)
+		}
 	}
 	i = clone("c-boots", false)
 	r.scratch(i.UID, "since")
@@ -133,6 +151,39 @@ func tellSnapshot(t *testing.T, r rig) {
 		t.Errorf("a restore that failed has left %q on the disk", s)
 	}
 	r.must(vmm.Remove, i, nil)
+}
+
+// isTold awaits that a restored guest knows who it is and what time it is, and gives
+// what it draws by chance then.
+func (r rig) isTold(i shim.Instance, name string) string {
+	r.t.Helper()
+	r.awaitConsole(i.UID, fmt.Sprintf("restored name=%s uid=%s attempt=%d clock=+", name, i.UID, i.Attempt))
+	run := func(argv ...string) string {
+		r.t.Helper()
+		e, err := r.h.Exec(r.t.Context(), i.UID, &blixardv1.ExecRequest{Argv: argv, TimeoutMs: uint32(patience.Milliseconds())})
+		if err != nil || e.ExitCode != 0 {
+			r.t.Fatal(argv, e, err)
+		}
+		return strings.TrimSpace(string(e.Stdout))
+	}
+	before := time.Now()
+	now, err := time.Parse(time.RFC3339Nano, run("date"))
+	if early, late := before.Sub(now), time.Until(now); err != nil || early > time.Second || late > time.Second {
+		r.t.Errorf("its clock is %v, and it is %v (%v)", now, before, err)
+	}
+	if got := run("cat", "/proc/sys/kernel/hostname"); got != name {
+		r.t.Errorf("its host name is %q", got)
+	}
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) { // it is written down that it was
+		rec, err := readRecord(r.h.at.stateOf(i.UID))
+		if err == nil && rec.Untold == "" {
+			break
+		}
+		if time.Now().After(end) {
+			r.t.Fatal("it is to be told still:", rec, err)
+		}
+	}
+	return run("cat", "/proc/sys/kernel/random/uuid")
 }
 
 // firstTick is the first that a guest has said behind a mark.

@@ -42,6 +42,7 @@ type vm struct {
 	incoming vmm.Incoming
 	arriving bool // its guest is on its way
 	guessed  bool // its record was lost
+	telling  bool // its guest is being told that it was restored
 	leaving  *leaving
 	outgoing vmm.Outgoing
 	unwatch  context.CancelFunc
@@ -244,7 +245,7 @@ func (v *vm) prepare(ctx context.Context, d driver, a vmm.Action) (command, erro
 	}
 	ctx, cancel := v.stoppable(ctx, &v.stopStart)
 	defer cancel()
-	c, err := command{}, v.revive(ctx, d, a.Restore, v.rec)
+	c, err := command{}, v.revive(ctx, d, a.Assignment.GetName(), a.Restore, v.rec)
 	switch {
 	case err != nil:
 		err = fmt.Errorf("start from the snapshot %s: %w", a.Restore.Name, full(err, errSnapshotFull))
@@ -340,7 +341,9 @@ func (v *vm) pause(ctx context.Context, i shim.Instance, pause bool) error {
 	if err := do(ctx); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	v.paused = pause
+	if v.paused = pause; !pause {
+		v.inform()
+	}
 	return nil
 }
 

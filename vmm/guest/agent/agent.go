@@ -21,6 +21,11 @@
 //     know;
 //   - a line longer than MaxLine is dropped up to its end, not believed.
 //
+// A guest that goes on from a snapshot does not know it: its clock stands where
+// it was, what it takes for chance is what another has, and it may be a copy
+// with another name. Its host says so with the operation "restored", once or
+// more often.
+//
 // An operation that was asked may have happened although no response came.
 // Ping and info may be repeated, shutdown too; whether an exec may is for the
 // one who asks to know.
@@ -66,6 +71,10 @@ const (
 	Read Op = "read"
 	// Write writes a piece of a file, as Request.Write says.
 	Write Op = "write"
+	// Restored says that the guest goes on from a snapshot. It becomes who
+	// Request.Restored says, sets its clock, mixes the seed into what its kernel
+	// draws chance from, and answers Response.Restored.
+	Restored Op = "restored"
 )
 
 // Request is what a host asks.
@@ -76,6 +85,8 @@ type Request struct {
 
 	Read  *ReadRequest  `json:"read,omitempty"`  // with Op Read only
 	Write *WriteRequest `json:"write,omitempty"` // with Op Write only
+
+	Restored *RestoredRequest `json:"restored,omitempty"` // with Op Restored only
 }
 
 // Response is what a guest answers. OK is false exactly when Error says why.
@@ -89,6 +100,28 @@ type Response struct {
 	Info     *InfoResponse `json:"info,omitempty"`
 	Exec     *ExecResponse `json:"exec,omitempty"`
 	Read     *ReadResponse `json:"read,omitempty"`
+
+	Restored *RestoredResponse `json:"restored,omitempty"`
+}
+
+// MinSeed and MaxSeed bound RestoredRequest.Seed.
+const (
+	MinSeed = 32
+	MaxSeed = 512
+)
+
+// RestoredRequest is what has changed under a guest.
+type RestoredRequest struct {
+	UnixNS  int64  `json:"unix_ns"`  // the time now
+	Seed    []byte `json:"seed_b64"` // random bytes that nobody else has
+	Name    string `json:"name"`
+	UID     string `json:"uid"`
+	Attempt uint64 `json:"attempt"`
+}
+
+// RestoredResponse says by how much the guest's clock was moved.
+type RestoredResponse struct {
+	StepMS int64 `json:"step_ms"`
 }
 
 // ReadRequest is a piece of a file, at most MaxOutput bytes from an offset on.
@@ -198,13 +231,23 @@ func (r Request) check() error {
 			return fmt.Errorf("write.data is %d bytes, it must be at most %d", n, MaxOutput)
 		}
 		return checkPath(r.Write.Path, r.Write.Offset)
+	case Restored:
+		switch r := r.Restored; {
+		case r == nil:
+			return errors.New(`op "restored" needs restored`)
+		case len(r.Seed) < MinSeed || len(r.Seed) > MaxSeed:
+			return fmt.Errorf("restored.seed is %d bytes, it must be %d to %d", len(r.Seed), MinSeed, MaxSeed)
+		case r.UnixNS <= 0:
+			return fmt.Errorf("restored.unix_ns is %d, it must be positive", r.UnixNS)
+		}
+		return nil
 	case "":
 		return errors.New("no op: want " + ops)
 	}
 	return fmt.Errorf("unknown op %q: want "+ops, r.Op)
 }
 
-const ops = `"ping", "info", "exec", "read", "write" or "shutdown"`
+const ops = `"ping", "info", "exec", "read", "write", "restored" or "shutdown"`
 
 func checkPath(path string, offset int64) error {
 	switch {

@@ -449,6 +449,9 @@ func TestTheFakesRefuseSnapshots(t *testing.T) {
 			r.must(vmm.Start, i, a)
 			r.awaitConsole(i.UID, "tick 1 ")
 			dir := t.TempDir()
+			if err := os.Chmod(dir, 0o777); err != nil { // it may be another user
+				t.Fatal(err)
+			}
 			at := rest{filepath.Join(r.h.at.runOf(i.UID), apiSocket)}
 			save, load := cloudControl{at}.snapshot, cloudControl{at}.restore
 			if s.name == "firecracker" {

@@ -52,12 +52,16 @@ func (s *State) fence(e *entry, op *blixardv1.FenceOp) *blixardv1.Response {
 				s.releaseOther(e, copyVM(vm), n, "its host "+n.Name+" was lost and fenced")
 			}
 		case vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT, mutant.On("FenceReleasesLong"):
-			s.release(e, vm, n, "its host "+n.Name+" was lost and fenced")
+			s.release(e, s.restoreLost(e, vm, n), n, "its host "+n.Name+" was lost and fenced")
 		case s.gone(n, vm.Placement.Lease) && removes(vm):
 			s.release(e, vm, n, "its host "+n.Name+" was lost for the long window while it removed it")
 		case !vm.Deleting && !op.Long:
 			vm = clone(vm)
-			s.setPhase(e, vm, blixardv1.Phase_PHASE_UNREACHABLE, "HostLost", "its host "+n.Name+" was lost; it may still run there, so it is not started elsewhere")
+			message := "its host " + n.Name + " was lost; it may still run there, so it is not started elsewhere"
+			if r := vm.Restore; r != nil {
+				message += "; the snapshot " + r.Name + ", from which it was to go on, is there too"
+			}
+			s.setPhase(e, vm, blixardv1.Phase_PHASE_UNREACHABLE, "HostLost", message)
 			s.put(vmKey(vm.Name), vm)
 		}
 	}

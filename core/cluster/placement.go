@@ -222,6 +222,9 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 			Phase: blixardv1.Phase_PHASE_PENDING, Reason: "NoHostFits", ChangeTime: e.time(),
 			Message: "no host has room for it now; 'blixard vm explain " + vm.Name + "' says why",
 		}
+		if from := s.Node(vm.Restore.GetNodeId()); from != nil && silent(from) {
+			vm.Status.Message = "it starts from the snapshot " + vm.Restore.Name + ", which is on " + from.Name + " only, and that is not heard of" + silentSince(from)
+		}
 		s.put(vmKey(vm.Name), vm)
 		return false
 	}

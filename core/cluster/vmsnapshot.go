@@ -460,6 +460,20 @@ func (s *State) cloneSnapshot(e *entry, op *blixardv1.CloneSnapshotOp) *blixardv
 		&blixardv1.RestoreFrom{Uid: p.Uid, Name: p.Name, Index: e.index, Memory: op.Memory, NodeId: p.NodeId, Clone: true})
 }
 
+// restoreLost ends the wait of a VM for its snapshot, whose host was lost with it: it is
+// placed as if nobody had asked for that. A clone has nothing else to start from: it
+// waits for the host.
+func (s *State) restoreLost(e *entry, vm *blixardv1.VM, node *blixardv1.Node) *blixardv1.VM {
+	r := vm.Restore
+	if r == nil || r.Clone {
+		return vm
+	}
+	vm = copyVM(vm)
+	vm.Restore = nil
+	s.event(e, "RestoreLost", vm.Name, node.Name, "the snapshot %s was lost with its host: the VM starts elsewhere, without it", r.Name)
+	return vm
+}
+
 // restored takes a host's word that a VM, the caller's own copy, has gone on from
 // its snapshot.
 func (s *State) restored(e *entry, node *blixardv1.Node, vm *blixardv1.VM, index uint64) {

@@ -226,3 +226,49 @@ func TestAClone(t *testing.T) {
 	}
 	b.refused(t, &blixardv1.Command{Op: &blixardv1.Command_RemoveNode{RemoveNode: &blixardv1.RemoveNodeOp{Name: "n1"}}}, "n1")
 }
+
+// A host that is lost takes its snapshots along: who was to go on from one says so, and
+// starts without it; a clone, which has nothing else, says that it waits.
+func TestARestoreWhoseHostIsLost(t *testing.T) {
+	for _, c := range []struct {
+		name, vm, reason, says string
+		loss                   blixardv1.OnHostLoss
+		gone                   bool
+	}{
+		{"replaced", "web", "NoHostFits", "no host has room", blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE, true},
+		{"waits", "web", "HostLost", "the snapshot s, from which it was to go on, is there too", blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT, false},
+		{"clone", "copy", "NoHostFits", "it starts from the snapshot s, which is on n1 only, and that is not heard of", blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newSnapshotBench(t)
+			b.taken("s")
+			if c.vm == "copy" {
+				b.must(t, &blixardv1.Command{Op: &blixardv1.Command_CloneSnapshot{CloneSnapshot: &blixardv1.CloneSnapshotOp{Name: "s", Vm: "copy"}}})
+			} else {
+				b.ok(b.revert("s"))
+			}
+			vm := copyVM(b.VM(c.vm))
+			vm.Spec, vm.Placement = clone(vm.Spec), clone(vm.Placement)
+			vm.Spec.OnHostLoss = c.loss
+			vm.Placement.Lease = map[bool]blixardv1.LeaseClass{true: blixardv1.LeaseClass_LEASE_CLASS_SHORT, false: blixardv1.LeaseClass_LEASE_CLASS_LONG}[c.loss == blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE]
+			b.put(vmKey(vm.Name), vm)
+			n := b.Node(1)
+			b.apply(&blixardv1.Command{Op: &blixardv1.Command_Fence{Fence: &blixardv1.FenceOp{NodeId: 1, Epoch: n.Host.Epoch, Term: b.term, WaitedNs: 1 << 60}}})
+			vm = b.VM(c.vm)
+			if st := vm.Status; st.Reason != c.reason || !strings.Contains(st.Message, c.says) {
+				t.Errorf("%v", st)
+			}
+			if (vm.Restore == nil) != c.gone {
+				t.Errorf("it is to go on from %v", vm.Restore)
+			}
+			told := false
+			b.Events(0, func(ev *blixardv1.Event) bool {
+				told = told || ev.Type == "RestoreLost"
+				return true
+			})
+			if told != c.gone {
+				t.Errorf("that it starts without the snapshot is told: %t", told)
+			}
+		})
+	}
+}

@@ -20,8 +20,9 @@ import (
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
-// A real guest goes from host to host while it counts on its console and echoes what
-// it is told over one TCP connection through a bridge.
+// A real guest goes from host to host while it counts on its console, and on a disk of
+// its own before it says so, and echoes what it is told over one TCP connection through
+// a bridge.
 
 // roamer is a guest that moves, and what was heard of it.
 type roamer struct {
@@ -36,7 +37,12 @@ type roamer struct {
 	two      atomic.Pointer[string] // what was seen, if two ran
 }
 
-const roamTick = 100 * time.Millisecond
+const (
+	roamTick = 100 * time.Millisecond
+	roamDisk = "name=data,size=64"
+)
+
+var roamWords = "blixard.count=data blixard.tick=" + roamTick.String()
 
 func (r *roamer) console(n *Node) string {
 	return filepath.Join(n.Data, "host", "vms", r.vm.GetUid(), "console.log")
@@ -142,6 +148,28 @@ func (r *roamer) counted() int {
 	return last
 }
 
+var countLine = regexp.MustCompile(`tick (\d+) name=roamer|disk data has counted to (\d+)`)
+
+// keptAll fails when a guest that was started anew has less on its disk than was said
+// before, on whichever host: a number is written, and flushed, before it is said.
+func (r *roamer) keptAll() {
+	r.t.Helper()
+	last, boots := 0, 0
+	for _, m := range countLine.FindAllStringSubmatch(r.said(), -1) {
+		n, _ := strconv.Atoi(m[1] + m[2])
+		switch {
+		case m[2] != "" && n < last:
+			r.t.Fatalf("it had said %d, and was started anew with a disk that has %d", last, n)
+		case m[2] != "":
+			boots++
+		case n != last+1:
+			r.t.Fatalf("after %d it counted %d", last, n)
+		}
+		last = n
+	}
+	r.t.Logf("it has counted to %d, and was started %d times", last, boots)
+}
+
 // move moves it, and waits until it has.
 func (r *roamer) move(to string) *blixardv1.Migration {
 	r.t.Helper()
@@ -236,7 +264,7 @@ func TestLiveMigration(t *testing.T) {
 	if out := c.Must("node", "get", "n1"); strings.Contains(out, "cannot be plugged") {
 		t.Skip("no taps and bridges can be made here: " + out)
 	}
-	c.Must(create("roamer", "--hypervisor", "qemu", "--network", "lan", "--cmdline", "blixard.work=64 blixard.tick="+roamTick.String())...)
+	c.Must(create("roamer", "--hypervisor", "qemu", "--network", "lan", "--disk", roamDisk, "--cmdline", "blixard.work=64 "+roamWords)...)
 	r := follow(c)
 	k := talkTo(t, subnet+".2:7")
 	n := rounds(t, 2)
@@ -270,6 +298,7 @@ func TestLiveMigration(t *testing.T) {
 	if lost := strings.Count(r.said(), "memory was lost"); lost != 0 {
 		t.Errorf("%d pages were not what the guest had written", lost)
 	}
+	r.keptAll()
 	if v, _ := c.VM("roamer"); v.GetStatus().GetFailures() != 0 {
 		t.Errorf("it has failures: %v", v.GetStatus())
 	}
@@ -310,7 +339,7 @@ func TestKillWhileItMoves(t *testing.T) {
 	guestFiles(t)
 	c := up(t, 3, func(o *options) { o.settings = &blixardv1.Settings{LeaseMs: 6000, RenewMs: 1000} })
 	create := pushGuest(c)
-	c.Must(create("roamer", "--hypervisor", "qemu", "--cmdline", "blixard.tick="+roamTick.String())...)
+	c.Must(create("roamer", "--hypervisor", "qemu", "--disk", roamDisk, "--cmdline", roamWords)...)
 	r := follow(c)
 	type state = blixardv1.MigrationState
 	steps := []state{blixardv1.MigrationState_MIGRATION_STATE_PREPARING, blixardv1.MigrationState_MIGRATION_STATE_SENDING,
@@ -386,6 +415,7 @@ func TestKillWhileItMoves(t *testing.T) {
 				v, node := c.VM("roamer")
 				t.Logf("%v, on %s: %s", v.GetMigration().GetState(), node, v.GetMigration().GetMessage())
 				r.grows(node)
+				r.keptAll()
 				c.AwaitReady()
 			}) {
 				return

@@ -259,7 +259,7 @@ func keepsDisks(old, next *blixardv1.VMSpec) *blixardv1.Error {
 		var same *blixardv1.Disk
 		if i >= 0 {
 			same = clone(next.GetImage().Disks[i])
-			same.SizeMib = d.SizeMib
+			same.SizeMib, same.Limit = d.SizeMib, d.Limit
 		}
 		if !proto.Equal(d, same) {
 			return invalid("spec.image.disks", fmt.Sprintf("the disk %q is there, and an update makes a disk larger, and does nothing else to it", d.Name), advice)

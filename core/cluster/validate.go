@@ -174,6 +174,9 @@ func checkImage(i *blixardv1.Image) *blixardv1.Error {
 		if err := checkDisk(field, d); err != nil {
 			return err
 		}
+		if err := checkDiskLimit(field, d.GetLimit()); err != nil {
+			return err
+		}
 		if seen[d.GetName()] {
 			return invalid(field+".name", fmt.Sprintf("another disk is called %q too", d.GetName()), "give each disk its own name")
 		}

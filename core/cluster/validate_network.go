@@ -152,6 +152,9 @@ func checkAttached(field string, w *blixardv1.Interface) *blixardv1.Error {
 	default:
 		return invalid(field, "it is plugged into nothing", "say user: {}, or network: NAME")
 	}
+	if err := checkBandwidths(field, w); err != nil {
+		return err
+	}
 	if w.Mac != "" && !unicastMAC(w.Mac) {
 		return invalid(field+".mac", fmt.Sprintf("%+q is no address of one interface", w.Mac),
 			"write it as 02:00:00:00:00:01, its first byte even, or leave it out")

@@ -62,6 +62,9 @@ func checkVolumes(s *blixardv1.VMSpec) *blixardv1.Error {
 			err.Field = field + ".volume"
 			return err
 		}
+		if err := checkDiskLimit(field, m.GetLimit()); err != nil {
+			return err
+		}
 		const advice = "say with disk what the guest sees it as: 1 to 20 lower-case letters a-z, digits and '-'"
 		if n := len(diskOf(m)); n > 20 {
 			return invalid(field+".disk", fmt.Sprintf("%q is %d bytes long", diskOf(m), n), advice)

@@ -368,7 +368,7 @@ func (s *State) withVolumes(n *schedule.Need, spec *blixardv1.VMSpec) (mib uint6
 func (s *State) volumeConfigs(vm *blixardv1.VM) (list []*blixardv1.VolumeConfig) {
 	for _, m := range vm.Spec.GetVolumes() {
 		if v := s.Volume(m.Volume); v != nil {
-			list = append(list, &blixardv1.VolumeConfig{Volume: volumeOrder(v), Disk: m.Disk, ReadOnly: m.ReadOnly})
+			list = append(list, &blixardv1.VolumeConfig{Volume: volumeOrder(v), Disk: m.Disk, ReadOnly: m.ReadOnly, Limit: m.Limit})
 		}
 	}
 	return list

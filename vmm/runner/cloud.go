@@ -27,6 +27,10 @@ type cloud struct {
 	warn    func(msg string, args ...any)
 }
 
+// refillMs is how long a bucket of tokens takes to be full again, which holds what a
+// second may have.
+const refillMs = 1000
+
 // Files in a VM's run directory, besides those of layout.go.
 const (
 	apiSocket  = "api"
@@ -93,6 +97,12 @@ func (d *cloud) argv(b boot) ([]string, error) {
 		word := fmt.Sprintf("path=%s,image_type=%s,serial=%s", quoted(disk.path), disk.format, disk.name)
 		if disk.readOnly {
 			word += ",readonly=on"
+		}
+		if disk.rate > 0 {
+			word += fmt.Sprintf(",bw_size=%d,bw_refill_time=%d", disk.rate, refillMs)
+		}
+		if disk.ops > 0 {
+			word += fmt.Sprintf(",ops_size=%d,ops_refill_time=%d", disk.ops, refillMs)
 		}
 		argv = append(argv, word)
 	}

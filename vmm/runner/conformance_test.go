@@ -529,7 +529,7 @@ func tellVolume(t *testing.T, r rig) {
 	i, a := instance("c-disk", 1), r.vm("c-disk", "")
 	seed := r.put([]byte(strings.Repeat("data on a disk ", 1000)))
 	a.Spec.GetImage().Disks = []*blixardv1.Disk{
-		{Name: "seed", Source: seed, SizeMib: 1}, {Name: "blank", SizeMib: 1 << 10}, {Name: "ro", Source: seed, ReadOnly: true},
+		{Name: "seed", Source: seed, SizeMib: 1}, {Name: "blank", SizeMib: 1 << 10, Limit: &blixardv1.DiskLimit{BytesPerSecond: 64 << 20, OpsPerSecond: 1000}}, {Name: "ro", Source: seed, ReadOnly: true},
 	}
 	r.must(vmm.Build, i, a)
 	r.must(vmm.Start, i, a)

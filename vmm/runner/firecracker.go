@@ -67,6 +67,33 @@ type firecrackerDrive struct {
 	Path     string `json:"path_on_host"`
 	Root     bool   `json:"is_root_device"`
 	ReadOnly bool   `json:"is_read_only"`
+
+	Limiter *firecrackerLimiter `json:"rate_limiter,omitempty"`
+}
+
+// firecrackerLimiter has a bucket of tokens for bytes, and one for operations.
+type firecrackerLimiter struct {
+	Bandwidth *firecrackerBucket `json:"bandwidth,omitempty"`
+	Ops       *firecrackerBucket `json:"ops,omitempty"`
+}
+
+type firecrackerBucket struct {
+	Size   uint64 `json:"size"`
+	Refill uint64 `json:"refill_time"` // ms
+}
+
+func (d disk) limiter() *firecrackerLimiter {
+	if d.rate == 0 && d.ops == 0 {
+		return nil
+	}
+	l := new(firecrackerLimiter)
+	if d.rate > 0 {
+		l.Bandwidth = &firecrackerBucket{d.rate, refillMs}
+	}
+	if d.ops > 0 {
+		l.Ops = &firecrackerBucket{d.ops, refillMs}
+	}
+	return l
 }
 
 func (d *firecracker) prepare(ctx context.Context, p place, a *blixardv1.Assignment, i shim.Instance) (command, error) {
@@ -118,7 +145,7 @@ func (d *firecracker) config(b boot) (firecrackerConfig, error) {
 			path = own
 		}
 		// Its ids have no '-'. The guest sees no serial: drives come in their order.
-		c.Drives = append(c.Drives, firecrackerDrive{strings.ReplaceAll(disk.name, "-", "_"), path, false, disk.readOnly})
+		c.Drives = append(c.Drives, firecrackerDrive{strings.ReplaceAll(disk.name, "-", "_"), path, false, disk.readOnly, disk.limiter()})
 	}
 	for i, n := range b.nics {
 		c.Nics = append(c.Nics, firecrackerNic{nicID(i), n.tap, n.mac})

@@ -125,7 +125,7 @@ func (m images) files(ctx context.Context, p place, a *blixardv1.Assignment, i s
 		if err := makeDisk(ctx, store, p.state, d); err != nil {
 			return boot{}, err
 		}
-		made := disk{name: d.Name, path: diskPath(p.state, d.Name), readOnly: d.ReadOnly, format: "raw"}
+		made := disk{name: d.Name, path: diskPath(p.state, d.Name), readOnly: d.ReadOnly, format: "raw", rate: d.Limit.GetBytesPerSecond(), ops: d.Limit.GetOpsPerSecond()}
 		if st, err := os.Stat(made.path); err == nil {
 			made.bytes = st.Size()
 		}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/blixard/blixard/core"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -121,4 +122,31 @@ func shimState(t *testing.T, run string) (st shim.State) {
 		t.Fatal(err)
 	}
 	return st
+}
+
+// A real guest reads its disks as fast as they may be read.
+func TestADiskIsAsFastAsItMayBe(t *testing.T) {
+	b := newGuestBench(t)
+	a, i := b.image("1-5", "blixard.tick=1s"), instance("1-5", 1)
+	a.Spec.GetImage().Disks = []*blixardv1.Disk{
+		{Name: "free", SizeMib: 6}, {Name: "bytes", SizeMib: 6, Limit: &blixardv1.DiskLimit{BytesPerSecond: 2 << 20}},
+	}
+	b.must(vmm.Start, i, a)
+	b.ready(i)
+	read := func(device string) time.Duration {
+		t.Helper()
+		begin := time.Now()
+		answer, err := b.h.Exec(t.Context(), "1-5", &blixardv1.ExecRequest{Argv: []string{"cat", device}, TimeoutMs: 60_000})
+		if err != nil || answer.GetExitCode() != 0 {
+			t.Fatalf("cat %s: %v, %v", device, answer.GetExitCode(), err)
+		}
+		return time.Since(begin)
+	}
+	read("/dev/vda")
+	free, bound := read("/dev/vda"), read("/dev/vdb")
+	t.Logf("6 MiB: %v, and %v with 2 MiB/s", free, bound)
+	if bound < 2500*time.Millisecond || free > bound/2 {
+		t.Errorf("6 MiB took %v, and with 2 MiB/s %v", free, bound)
+	}
+	b.must(vmm.Kill, i, a)
 }

@@ -97,9 +97,17 @@ func plugsOf(a *blixardv1.Assignment) (list []links.Plug, err error) {
 		if len(c.Bridge) < 1 || len(c.Bridge) > 15 || strings.ContainsAny(c.Bridge, "/ \t\n:") {
 			return nil, fmt.Errorf("interface %d: %.40q is no name of a bridge", i, c.Bridge)
 		}
-		list = append(list, links.Plug{Index: i, Bridge: c.Bridge, Address: c.BridgeAddress})
+		p := links.Plug{Index: i, Bridge: c.Bridge, Address: c.BridgeAddress}
+		if all := a.GetSpec().GetNetworks(); i < len(all) {
+			p.Receive, p.Send = rateOf(all[i].GetReceive()), rateOf(all[i].GetSend())
+		}
+		list = append(list, p)
 	}
 	return list, nil
+}
+
+func rateOf(b *blixardv1.Bandwidth) links.Rate {
+	return links.Rate{BytesPerSecond: b.GetBytesPerSecond(), BurstBytes: b.GetBurstBytes()}
 }
 
 func checkForward(p *blixardv1.PortForward) error {

@@ -44,6 +44,8 @@ type disk struct {
 	readOnly   bool
 	format     string // raw or qcow2
 	bytes      int64  // as the guest sees it
+	// Of what it reads and writes in a second, in bytes and in operations; 0: none.
+	rate, ops uint64
 }
 
 // drive is QEMU's name of a boot's disk.
@@ -96,6 +98,12 @@ func (m machine) argv(b boot) ([]string, error) {
 		access := ""
 		if d.readOnly {
 			access = ",read-only=on"
+		}
+		if d.rate > 0 {
+			access += fmt.Sprintf(",throttling.bps-total=%d", d.rate)
+		}
+		if d.ops > 0 {
+			access += fmt.Sprintf(",throttling.iops-total=%d", d.ops)
 		}
 		argv = append(argv,
 			"-drive", fmt.Sprintf("id=%s,file=%s,if=none,format=%s,cache=writeback,discard=unmap%s", drive(i), escape(d.path), d.format, access),

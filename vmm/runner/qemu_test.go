@@ -26,7 +26,10 @@ func aBoot() boot {
 	return boot{
 		name: "web", instance: shim.Instance{UID: "1-5", Generation: 1, Index: 7, Attempt: 2}, vcpus: 2, memoryMib: 256,
 		kernel: "/s/kernel", initrd: "/s/initrd", cmdline: `root=/dev/vda x="a b"`,
-		disks: []disk{{"root", "/s/vms/1-5/disks/root.raw", false, "raw", 1 << 30}, {"data", "/s/vms/1-5/disks/data.raw", true, "qcow2", 1 << 20}},
+		disks: []disk{
+			{name: "root", path: "/s/vms/1-5/disks/root.raw", format: "raw", bytes: 1 << 30, rate: 1e6, ops: 100},
+			{name: "data", path: "/s/vms/1-5/disks/data.raw", readOnly: true, format: "qcow2", bytes: 1 << 20},
+		},
 		place: place{run: "/r/v/ab", state: "/s/vms/1-5", console: "/s/vms/1-5/console.log"},
 	}
 }
@@ -58,7 +61,7 @@ func TestQEMUsCommandLine(t *testing.T) {
 -device isa-debug-exit,iobase=0xf4,iosize=0x04
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 -device virtio-balloon-device,deflate-on-oom=on
--drive id=d0,file=/s/vms/1-5/disks/root.raw,if=none,format=raw,cache=writeback,discard=unmap
+-drive id=d0,file=/s/vms/1-5/disks/root.raw,if=none,format=raw,cache=writeback,discard=unmap,throttling.bps-total=1000000,throttling.iops-total=100
 -device virtio-blk-device,drive=d0,serial=root
 -drive id=d1,file=/s/vms/1-5/disks/data.raw,if=none,format=qcow2,cache=writeback,discard=unmap,read-only=on
 -device virtio-blk-device,drive=d1,serial=data

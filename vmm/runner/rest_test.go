@@ -43,7 +43,7 @@ func TestCloudHypervisorsCommandLine(t *testing.T) {
 --cmdline console=ttyS0 quiet panic=-1 reboot=t blixard.name=web blixard.uid=1-5 blixard.attempt=2 root=/dev/vda x="a b"
 --initramfs /s/initrd
 --balloon size=0,deflate_on_oom=on
---disk path=/s/vms/1-5/disks/root.raw,image_type=raw,serial=root path="/s/a,b/data.raw",image_type=qcow2,serial=data,readonly=on`
+--disk path=/s/vms/1-5/disks/root.raw,image_type=raw,serial=root,bw_size=1000000,bw_refill_time=1000,ops_size=100,ops_refill_time=1000 path="/s/a,b/data.raw",image_type=qcow2,serial=data,readonly=on`
 	if got := strings.ReplaceAll(strings.Join(argv, " "), " --", "\n--"); got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
@@ -55,17 +55,18 @@ func TestFirecrackersConfiguration(t *testing.T) {
 		t.Error(err)
 	}
 	b.disks[1].format = "raw"
-	b.disks = append(b.disks, disk{"a-b", "/s/volumes/1-7/disk", false, "raw", 0})
+	b.disks = append(b.disks, disk{name: "a-b", path: "/s/volumes/1-7/disk", format: "raw", ops: 50})
 	c, err := (&firecracker{}).config(b)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.Boot.Args != `console=ttyS0 quiet panic=-1 reboot=k pci=off blixard.name=web blixard.uid=1-5 blixard.attempt=2 root=/dev/vda x="a b"` ||
 		c.Boot.Kernel != "/s/kernel" || c.Boot.Initrd != "/s/initrd" || c.Machine != (firecrackerMachine{2, 256}) ||
-		c.Drives[1] != (firecrackerDrive{"data", "disks/data.raw", false, true}) || c.Drives[2] != (firecrackerDrive{"a_b", "/s/volumes/1-7/disk", false, false}) {
+		c.Drives[1] != (firecrackerDrive{"data", "disks/data.raw", false, true, nil}) || c.Drives[2].ID != "a_b" || c.Drives[2].Path != "/s/volumes/1-7/disk" || c.Drives[2].ReadOnly ||
+		*c.Drives[0].Limiter.Bandwidth != (firecrackerBucket{1e6, 1000}) || *c.Drives[0].Limiter.Ops != (firecrackerBucket{100, 1000}) || c.Drives[2].Limiter.Bandwidth != nil || c.Drives[2].Limiter.Ops.Size != 50 {
 		t.Errorf("%+v", c)
 	}
-	b.disks = append(b.disks, disk{"a_b", "/s/other.raw", false, "raw", 0})
+	b.disks = append(b.disks, disk{name: "a_b", path: "/s/other.raw", format: "raw"})
 	if _, err := (&firecracker{}).config(b); err == nil || !strings.Contains(err.Error(), "rename one") {
 		t.Error(err)
 	}

@@ -422,7 +422,7 @@ func (s *volumes) take(vm string, mounts []*blixardv1.VolumeConfig) (list []disk
 		if o.Format == blixardv1.VolumeFormat_VOLUME_FORMAT_QCOW2 {
 			format = "qcow2"
 		}
-		list = append(list, disk{name: m.Disk, path: s.disk(o.Uid), readOnly: m.ReadOnly, format: format})
+		list = append(list, disk{name: m.Disk, path: s.disk(o.Uid), readOnly: m.ReadOnly, format: format, rate: m.Limit.GetBytesPerSecond(), ops: m.Limit.GetOpsPerSecond()})
 	}
 	return list, nil
 }

@@ -101,7 +101,7 @@ func TestAnOpenVolumeIsLeftAlone(t *testing.T) {
 	o := order("1-1", 8, rawFormat)
 	s.keep(orders(o), 1)
 	list, err := s.take("a", mount(o, false))
-	if err != nil || len(list) != 1 || list[0] != (disk{"data", s.disk("1-1"), false, "raw", 0}) {
+	if err != nil || len(list) != 1 || list[0] != (disk{name: "data", path: s.disk("1-1"), format: "raw"}) {
 		t.Fatal(list, err)
 	}
 	for _, readOnly := range []bool{false, true} {

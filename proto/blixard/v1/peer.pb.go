@@ -1059,8 +1059,9 @@ type VolumeConfig struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Volume *VolumeOrder           `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
 	// As the guest sees it: see VolumeMount.
-	Disk          string `protobuf:"bytes,2,opt,name=disk,proto3" json:"disk,omitempty"`
-	ReadOnly      bool   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Disk          string     `protobuf:"bytes,2,opt,name=disk,proto3" json:"disk,omitempty"`
+	ReadOnly      bool       `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Limit         *DiskLimit `protobuf:"bytes,150,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1114,6 +1115,13 @@ func (x *VolumeConfig) GetReadOnly() bool {
 		return x.ReadOnly
 	}
 	return false
+}
+
+func (x *VolumeConfig) GetLimit() *DiskLimit {
+	if x != nil {
+		return x.Limit
+	}
+	return nil
 }
 
 // InterfaceConfig is all that a host must know of one interface.
@@ -1419,11 +1427,12 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"peerNodeId\x12!\n" +
 	"\fpeer_address\x18\x04 \x01(\tR\vpeerAddress\x12\x18\n" +
 	"\aattempt\x18\x05 \x01(\rR\aattempt\x12\x12\n" +
-	"\x04send\x18\x06 \x01(\bR\x04send\"p\n" +
+	"\x04send\x18\x06 \x01(\bR\x04send\"\x9e\x01\n" +
 	"\fVolumeConfig\x12/\n" +
 	"\x06volume\x18\x01 \x01(\v2\x17.blixard.v1.VolumeOrderR\x06volume\x12\x12\n" +
 	"\x04disk\x18\x02 \x01(\tR\x04disk\x12\x1b\n" +
-	"\tread_only\x18\x03 \x01(\bR\breadOnly\"\xc2\x01\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12,\n" +
+	"\x05limit\x18\x96\x01 \x01(\v2\x15.blixard.v1.DiskLimitR\x05limit\"\xc2\x01\n" +
 	"\x0fInterfaceConfig\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x16\n" +
@@ -1485,8 +1494,9 @@ var file_blixard_v1_peer_proto_goTypes = []any{
 	(*Device)(nil),          // 25: blixard.v1.Device
 	(*SnapshotOrder)(nil),   // 26: blixard.v1.SnapshotOrder
 	(*RestoreFrom)(nil),     // 27: blixard.v1.RestoreFrom
-	(*Artifact)(nil),        // 28: blixard.v1.Artifact
-	(*Command)(nil),         // 29: blixard.v1.Command
+	(*DiskLimit)(nil),       // 28: blixard.v1.DiskLimit
+	(*Artifact)(nil),        // 29: blixard.v1.Artifact
+	(*Command)(nil),         // 30: blixard.v1.Command
 }
 var file_blixard_v1_peer_proto_depIdxs = []int32{
 	2,  // 0: blixard.v1.Envelope.sync:type_name -> blixard.v1.Sync
@@ -1518,13 +1528,14 @@ var file_blixard_v1_peer_proto_depIdxs = []int32{
 	6,  // 26: blixard.v1.Assignment.migration:type_name -> blixard.v1.MigrationOrder
 	0,  // 27: blixard.v1.MigrationOrder.role:type_name -> blixard.v1.MigrationRole
 	17, // 28: blixard.v1.VolumeConfig.volume:type_name -> blixard.v1.VolumeOrder
-	28, // 29: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
-	29, // 30: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	28, // 29: blixard.v1.VolumeConfig.limit:type_name -> blixard.v1.DiskLimit
+	29, // 30: blixard.v1.ArtifactSource.artifact:type_name -> blixard.v1.Artifact
+	30, // 31: blixard.v1.Forward.commands:type_name -> blixard.v1.Command
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_peer_proto_init() }

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_peer_proto_rawDesc)-3833) + uint(3833-len(file_blixard_v1_peer_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_peer_proto_rawDesc)-3880) + uint(3880-len(file_blixard_v1_peer_proto_rawDesc))
 
 func (x *Envelope) sizeWire() (n int) {
 	if x == nil {
@@ -790,6 +790,9 @@ func (x *VolumeConfig) sizeWire() (n int) {
 	if x.ReadOnly {
 		n += 1 + 1
 	}
+	if x.Limit != nil {
+		n += 2 + protowire.SizeBytes(x.Limit.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -799,6 +802,14 @@ func (x *VolumeConfig) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Limit != nil {
+		{
+			end := i
+			i = x.Limit.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1202)
+	}
 	if x.ReadOnly {
 		i = putBool(b, i, x.ReadOnly)
 		i = putVarint(b, i, 24)

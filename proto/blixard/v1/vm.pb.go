@@ -804,8 +804,10 @@ type Disk struct {
 	// Initial content (raw). Empty: a blank disk of size_mib.
 	Source *Artifact `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
 	// MiB; at least the size of source. 0: the size of source.
-	SizeMib       uint64 `protobuf:"varint,3,opt,name=size_mib,json=sizeMib,proto3" json:"size_mib,omitempty"`
-	ReadOnly      bool   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	SizeMib  uint64 `protobuf:"varint,3,opt,name=size_mib,json=sizeMib,proto3" json:"size_mib,omitempty"`
+	ReadOnly bool   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	// Of its newest start on.
+	Limit         *DiskLimit `protobuf:"bytes,150,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -866,6 +868,13 @@ func (x *Disk) GetReadOnly() bool {
 		return x.ReadOnly
 	}
 	return false
+}
+
+func (x *Disk) GetLimit() *DiskLimit {
+	if x != nil {
+		return x.Limit
+	}
+	return nil
 }
 
 // Process is a program run as a VM would be, without isolation.
@@ -2132,7 +2141,8 @@ type VolumeMount struct {
 	Volume   string `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
 	ReadOnly bool   `protobuf:"varint,2,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
 	// As of a Disk; empty: the volume's name, which is then no longer than that.
-	Disk          string `protobuf:"bytes,3,opt,name=disk,proto3" json:"disk,omitempty"`
+	Disk          string     `protobuf:"bytes,3,opt,name=disk,proto3" json:"disk,omitempty"`
+	Limit         *DiskLimit `protobuf:"bytes,150,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2186,6 +2196,13 @@ func (x *VolumeMount) GetDisk() string {
 		return x.Disk
 	}
 	return ""
+}
+
+func (x *VolumeMount) GetLimit() *DiskLimit {
+	if x != nil {
+		return x.Limit
+	}
+	return nil
 }
 
 // VolumeHold is a volume that a VM has: one of its spec, or one of an earlier spec
@@ -2639,7 +2656,10 @@ type Interface struct {
 	// As 02:00:00:00:00:01, unique in the cluster; empty: one is derived.
 	Mac string `protobuf:"bytes,4,opt,name=mac,proto3" json:"mac,omitempty"`
 	// Of user: ports of the host that lead to the guest.
-	Ports         []*PortForward `protobuf:"bytes,5,rep,name=ports,proto3" json:"ports,omitempty"`
+	Ports []*PortForward `protobuf:"bytes,5,rep,name=ports,proto3" json:"ports,omitempty"`
+	// Of a network: how fast it receives and sends at most; unset: as fast as it goes.
+	Receive       *Bandwidth `protobuf:"bytes,150,opt,name=receive,proto3" json:"receive,omitempty"`
+	Send          *Bandwidth `protobuf:"bytes,151,opt,name=send,proto3" json:"send,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2720,6 +2740,20 @@ func (x *Interface) GetPorts() []*PortForward {
 	return nil
 }
 
+func (x *Interface) GetReceive() *Bandwidth {
+	if x != nil {
+		return x.Receive
+	}
+	return nil
+}
+
+func (x *Interface) GetSend() *Bandwidth {
+	if x != nil {
+		return x.Send
+	}
+	return nil
+}
+
 type isInterface_Kind interface {
 	isInterface_Kind()
 }
@@ -2738,6 +2772,116 @@ func (*Interface_User) isInterface_Kind() {}
 
 func (*Interface_Network) isInterface_Kind() {}
 
+// Bandwidth bounds one direction of an interface.
+type Bandwidth struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 8192 to 1099511627776.
+	BytesPerSecond uint64 `protobuf:"varint,1,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	// What may pass at once after a pause: 65536 to 1073741824, and at most what a
+	// minute has; 0: what a twentieth of a second has, and at least 65536.
+	BurstBytes    uint64 `protobuf:"varint,2,opt,name=burst_bytes,json=burstBytes,proto3" json:"burst_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bandwidth) Reset() {
+	*x = Bandwidth{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bandwidth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bandwidth) ProtoMessage() {}
+
+func (x *Bandwidth) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bandwidth.ProtoReflect.Descriptor instead.
+func (*Bandwidth) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Bandwidth) GetBytesPerSecond() uint64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *Bandwidth) GetBurstBytes() uint64 {
+	if x != nil {
+		return x.BurstBytes
+	}
+	return 0
+}
+
+// DiskLimit bounds what a guest reads and writes of a disk, together; 0: no bound.
+type DiskLimit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From 65536 on.
+	BytesPerSecond uint64 `protobuf:"varint,1,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	OpsPerSecond   uint64 `protobuf:"varint,2,opt,name=ops_per_second,json=opsPerSecond,proto3" json:"ops_per_second,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *DiskLimit) Reset() {
+	*x = DiskLimit{}
+	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskLimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskLimit) ProtoMessage() {}
+
+func (x *DiskLimit) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskLimit.ProtoReflect.Descriptor instead.
+func (*DiskLimit) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *DiskLimit) GetBytesPerSecond() uint64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *DiskLimit) GetOpsPerSecond() uint64 {
+	if x != nil {
+		return x.OpsPerSecond
+	}
+	return 0
+}
+
 // UserInterface reaches whatever QEMU can reach on its host, the host's own
 // loopback (10.0.2.2) included.
 type UserInterface struct {
@@ -2750,7 +2894,7 @@ type UserInterface struct {
 
 func (x *UserInterface) Reset() {
 	*x = UserInterface{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	mi := &file_blixard_v1_vm_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2762,7 +2906,7 @@ func (x *UserInterface) String() string {
 func (*UserInterface) ProtoMessage() {}
 
 func (x *UserInterface) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[26]
+	mi := &file_blixard_v1_vm_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2775,7 +2919,7 @@ func (x *UserInterface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserInterface.ProtoReflect.Descriptor instead.
 func (*UserInterface) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *UserInterface) GetRestrict() bool {
@@ -2800,7 +2944,7 @@ type PortForward struct {
 
 func (x *PortForward) Reset() {
 	*x = PortForward{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	mi := &file_blixard_v1_vm_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2812,7 +2956,7 @@ func (x *PortForward) String() string {
 func (*PortForward) ProtoMessage() {}
 
 func (x *PortForward) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[27]
+	mi := &file_blixard_v1_vm_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2825,7 +2969,7 @@ func (x *PortForward) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortForward.ProtoReflect.Descriptor instead.
 func (*PortForward) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PortForward) GetAddress() string {
@@ -2867,7 +3011,7 @@ type HostPort struct {
 
 func (x *HostPort) Reset() {
 	*x = HostPort{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[28]
+	mi := &file_blixard_v1_vm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2879,7 +3023,7 @@ func (x *HostPort) String() string {
 func (*HostPort) ProtoMessage() {}
 
 func (x *HostPort) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[28]
+	mi := &file_blixard_v1_vm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2892,7 +3036,7 @@ func (x *HostPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostPort.ProtoReflect.Descriptor instead.
 func (*HostPort) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *HostPort) GetPort() uint32 {
@@ -2926,7 +3070,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[29]
+	mi := &file_blixard_v1_vm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2938,7 +3082,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[29]
+	mi := &file_blixard_v1_vm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2951,7 +3095,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Attachment) GetNetwork() string {
@@ -3008,7 +3152,7 @@ type Pins struct {
 
 func (x *Pins) Reset() {
 	*x = Pins{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[30]
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3020,7 +3164,7 @@ func (x *Pins) String() string {
 func (*Pins) ProtoMessage() {}
 
 func (x *Pins) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[30]
+	mi := &file_blixard_v1_vm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3033,7 +3177,7 @@ func (x *Pins) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pins.ProtoReflect.Descriptor instead.
 func (*Pins) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Pins) GetNixpkgs() string {
@@ -3090,7 +3234,7 @@ type Runner struct {
 
 func (x *Runner) Reset() {
 	*x = Runner{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[31]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3102,7 +3246,7 @@ func (x *Runner) String() string {
 func (*Runner) ProtoMessage() {}
 
 func (x *Runner) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[31]
+	mi := &file_blixard_v1_vm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3115,7 +3259,7 @@ func (x *Runner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Runner.ProtoReflect.Descriptor instead.
 func (*Runner) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Runner) GetStorePath() string {
@@ -3167,7 +3311,7 @@ type Generation struct {
 
 func (x *Generation) Reset() {
 	*x = Generation{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3179,7 +3323,7 @@ func (x *Generation) String() string {
 func (*Generation) ProtoMessage() {}
 
 func (x *Generation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[32]
+	mi := &file_blixard_v1_vm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3192,7 +3336,7 @@ func (x *Generation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Generation.ProtoReflect.Descriptor instead.
 func (*Generation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Generation) GetSpecGeneration() uint32 {
@@ -3250,7 +3394,7 @@ type RestoreFrom struct {
 
 func (x *RestoreFrom) Reset() {
 	*x = RestoreFrom{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3262,7 +3406,7 @@ func (x *RestoreFrom) String() string {
 func (*RestoreFrom) ProtoMessage() {}
 
 func (x *RestoreFrom) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[33]
+	mi := &file_blixard_v1_vm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3275,7 +3419,7 @@ func (x *RestoreFrom) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreFrom.ProtoReflect.Descriptor instead.
 func (*RestoreFrom) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RestoreFrom) GetUid() string {
@@ -3333,7 +3477,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3345,7 +3489,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[34]
+	mi := &file_blixard_v1_vm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3358,7 +3502,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Incarnation) GetGeneration() uint64 {
@@ -3419,7 +3563,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3431,7 +3575,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[35]
+	mi := &file_blixard_v1_vm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3444,7 +3588,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{35}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Placement) GetNodeId() uint64 {
@@ -3606,7 +3750,7 @@ type VMStatus struct {
 
 func (x *VMStatus) Reset() {
 	*x = VMStatus{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3618,7 +3762,7 @@ func (x *VMStatus) String() string {
 func (*VMStatus) ProtoMessage() {}
 
 func (x *VMStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[36]
+	mi := &file_blixard_v1_vm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3631,7 +3775,7 @@ func (x *VMStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMStatus.ProtoReflect.Descriptor instead.
 func (*VMStatus) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{36}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *VMStatus) GetPhase() Phase {
@@ -3771,7 +3915,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3783,7 +3927,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[37]
+	mi := &file_blixard_v1_vm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3796,7 +3940,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{37}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Failure) GetAttempt() uint32 {
@@ -3885,7 +4029,7 @@ type VM struct {
 
 func (x *VM) Reset() {
 	*x = VM{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3897,7 +4041,7 @@ func (x *VM) String() string {
 func (*VM) ProtoMessage() {}
 
 func (x *VM) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[38]
+	mi := &file_blixard_v1_vm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3910,7 +4054,7 @@ func (x *VM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VM.ProtoReflect.Descriptor instead.
 func (*VM) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{38}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *VM) GetName() string {
@@ -4116,7 +4260,7 @@ type Migration struct {
 
 func (x *Migration) Reset() {
 	*x = Migration{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4128,7 +4272,7 @@ func (x *Migration) String() string {
 func (*Migration) ProtoMessage() {}
 
 func (x *Migration) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[39]
+	mi := &file_blixard_v1_vm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4141,7 +4285,7 @@ func (x *Migration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Migration.ProtoReflect.Descriptor instead.
 func (*Migration) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{39}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Migration) GetId() uint64 {
@@ -4284,7 +4428,7 @@ type MigrationProgress struct {
 
 func (x *MigrationProgress) Reset() {
 	*x = MigrationProgress{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4296,7 +4440,7 @@ func (x *MigrationProgress) String() string {
 func (*MigrationProgress) ProtoMessage() {}
 
 func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[40]
+	mi := &file_blixard_v1_vm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4309,7 +4453,7 @@ func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationProgress.ProtoReflect.Descriptor instead.
 func (*MigrationProgress) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{40}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *MigrationProgress) GetSentBytes() uint64 {
@@ -4346,7 +4490,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4358,7 +4502,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[41]
+	mi := &file_blixard_v1_vm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4371,7 +4515,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{41}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CreateRequest) GetRequestId() string {
@@ -4411,7 +4555,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4423,7 +4567,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[42]
+	mi := &file_blixard_v1_vm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4436,7 +4580,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{42}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CreateResponse) GetVm() *VM {
@@ -4457,7 +4601,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4469,7 +4613,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[43]
+	mi := &file_blixard_v1_vm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4482,7 +4626,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{43}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetRequest) GetName() string {
@@ -4512,7 +4656,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4524,7 +4668,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[44]
+	mi := &file_blixard_v1_vm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4537,7 +4681,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{44}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetResponse) GetVm() *VM {
@@ -4576,7 +4720,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4588,7 +4732,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[45]
+	mi := &file_blixard_v1_vm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4601,7 +4745,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{45}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListRequest) GetPageSize() uint32 {
@@ -4647,7 +4791,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4659,7 +4803,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[46]
+	mi := &file_blixard_v1_vm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4672,7 +4816,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{46}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListResponse) GetVms() []*VM {
@@ -4717,7 +4861,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4729,7 +4873,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[47]
+	mi := &file_blixard_v1_vm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4742,7 +4886,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{47}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DeleteRequest) GetRequestId() string {
@@ -4782,7 +4926,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4794,7 +4938,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[48]
+	mi := &file_blixard_v1_vm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4807,7 +4951,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{48}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DeleteResponse) GetVm() *VM {
@@ -4827,7 +4971,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4839,7 +4983,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[49]
+	mi := &file_blixard_v1_vm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4852,7 +4996,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{49}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StartRequest) GetRequestId() string {
@@ -4878,7 +5022,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4890,7 +5034,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[50]
+	mi := &file_blixard_v1_vm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4903,7 +5047,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{50}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *StartResponse) GetVm() *VM {
@@ -4923,7 +5067,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4935,7 +5079,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[51]
+	mi := &file_blixard_v1_vm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4948,7 +5092,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{51}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *StopRequest) GetRequestId() string {
@@ -4974,7 +5118,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[52]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4986,7 +5130,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[52]
+	mi := &file_blixard_v1_vm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4999,7 +5143,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{52}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *StopResponse) GetVm() *VM {
@@ -5019,7 +5163,7 @@ type RestartRequest struct {
 
 func (x *RestartRequest) Reset() {
 	*x = RestartRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[53]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5031,7 +5175,7 @@ func (x *RestartRequest) String() string {
 func (*RestartRequest) ProtoMessage() {}
 
 func (x *RestartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[53]
+	mi := &file_blixard_v1_vm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5044,7 +5188,7 @@ func (x *RestartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartRequest.ProtoReflect.Descriptor instead.
 func (*RestartRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{53}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RestartRequest) GetRequestId() string {
@@ -5070,7 +5214,7 @@ type RestartResponse struct {
 
 func (x *RestartResponse) Reset() {
 	*x = RestartResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[54]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5082,7 +5226,7 @@ func (x *RestartResponse) String() string {
 func (*RestartResponse) ProtoMessage() {}
 
 func (x *RestartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[54]
+	mi := &file_blixard_v1_vm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5095,7 +5239,7 @@ func (x *RestartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartResponse.ProtoReflect.Descriptor instead.
 func (*RestartResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{54}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RestartResponse) GetVm() *VM {
@@ -5115,7 +5259,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[55]
+	mi := &file_blixard_v1_vm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5127,7 +5271,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[55]
+	mi := &file_blixard_v1_vm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5140,7 +5284,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{55}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PauseRequest) GetRequestId() string {
@@ -5166,7 +5310,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[56]
+	mi := &file_blixard_v1_vm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5178,7 +5322,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[56]
+	mi := &file_blixard_v1_vm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5191,7 +5335,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{56}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *PauseResponse) GetVm() *VM {
@@ -5211,7 +5355,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[57]
+	mi := &file_blixard_v1_vm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5223,7 +5367,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[57]
+	mi := &file_blixard_v1_vm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5236,7 +5380,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{57}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ResumeRequest) GetRequestId() string {
@@ -5262,7 +5406,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[58]
+	mi := &file_blixard_v1_vm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5274,7 +5418,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[58]
+	mi := &file_blixard_v1_vm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5287,7 +5431,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{58}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ResumeResponse) GetVm() *VM {
@@ -5317,7 +5461,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[59]
+	mi := &file_blixard_v1_vm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5329,7 +5473,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[59]
+	mi := &file_blixard_v1_vm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5342,7 +5486,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{59}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *UpdateRequest) GetRequestId() string {
@@ -5403,7 +5547,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[60]
+	mi := &file_blixard_v1_vm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5415,7 +5559,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[60]
+	mi := &file_blixard_v1_vm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5428,7 +5572,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{60}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *UpdateResponse) GetVm() *VM {
@@ -5452,7 +5596,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[61]
+	mi := &file_blixard_v1_vm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5464,7 +5608,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[61]
+	mi := &file_blixard_v1_vm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5477,7 +5621,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{61}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *RollbackRequest) GetRequestId() string {
@@ -5517,7 +5661,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[62]
+	mi := &file_blixard_v1_vm_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5529,7 +5673,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[62]
+	mi := &file_blixard_v1_vm_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5542,7 +5686,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{62}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RollbackResponse) GetVm() *VM {
@@ -5569,7 +5713,7 @@ type BuildRequest struct {
 
 func (x *BuildRequest) Reset() {
 	*x = BuildRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[63]
+	mi := &file_blixard_v1_vm_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5581,7 +5725,7 @@ func (x *BuildRequest) String() string {
 func (*BuildRequest) ProtoMessage() {}
 
 func (x *BuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[63]
+	mi := &file_blixard_v1_vm_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5594,7 +5738,7 @@ func (x *BuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildRequest.ProtoReflect.Descriptor instead.
 func (*BuildRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{63}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *BuildRequest) GetRequestId() string {
@@ -5641,7 +5785,7 @@ type BuildResponse struct {
 
 func (x *BuildResponse) Reset() {
 	*x = BuildResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[64]
+	mi := &file_blixard_v1_vm_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5653,7 +5797,7 @@ func (x *BuildResponse) String() string {
 func (*BuildResponse) ProtoMessage() {}
 
 func (x *BuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[64]
+	mi := &file_blixard_v1_vm_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5666,7 +5810,7 @@ func (x *BuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildResponse.ProtoReflect.Descriptor instead.
 func (*BuildResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{64}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *BuildResponse) GetVm() *VM {
@@ -5693,7 +5837,7 @@ type MigrateRequest struct {
 
 func (x *MigrateRequest) Reset() {
 	*x = MigrateRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[65]
+	mi := &file_blixard_v1_vm_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5705,7 +5849,7 @@ func (x *MigrateRequest) String() string {
 func (*MigrateRequest) ProtoMessage() {}
 
 func (x *MigrateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[65]
+	mi := &file_blixard_v1_vm_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5718,7 +5862,7 @@ func (x *MigrateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrateRequest.ProtoReflect.Descriptor instead.
 func (*MigrateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{65}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *MigrateRequest) GetRequestId() string {
@@ -5772,7 +5916,7 @@ type MigrateResponse struct {
 
 func (x *MigrateResponse) Reset() {
 	*x = MigrateResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[66]
+	mi := &file_blixard_v1_vm_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5784,7 +5928,7 @@ func (x *MigrateResponse) String() string {
 func (*MigrateResponse) ProtoMessage() {}
 
 func (x *MigrateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[66]
+	mi := &file_blixard_v1_vm_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5797,7 +5941,7 @@ func (x *MigrateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrateResponse.ProtoReflect.Descriptor instead.
 func (*MigrateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{66}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *MigrateResponse) GetVm() *VM {
@@ -5819,7 +5963,7 @@ type CancelMigrationRequest struct {
 
 func (x *CancelMigrationRequest) Reset() {
 	*x = CancelMigrationRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[67]
+	mi := &file_blixard_v1_vm_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5831,7 +5975,7 @@ func (x *CancelMigrationRequest) String() string {
 func (*CancelMigrationRequest) ProtoMessage() {}
 
 func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[67]
+	mi := &file_blixard_v1_vm_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5844,7 +5988,7 @@ func (x *CancelMigrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationRequest.ProtoReflect.Descriptor instead.
 func (*CancelMigrationRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{67}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CancelMigrationRequest) GetRequestId() string {
@@ -5877,7 +6021,7 @@ type CancelMigrationResponse struct {
 
 func (x *CancelMigrationResponse) Reset() {
 	*x = CancelMigrationResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[68]
+	mi := &file_blixard_v1_vm_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5889,7 +6033,7 @@ func (x *CancelMigrationResponse) String() string {
 func (*CancelMigrationResponse) ProtoMessage() {}
 
 func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[68]
+	mi := &file_blixard_v1_vm_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5902,7 +6046,7 @@ func (x *CancelMigrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMigrationResponse.ProtoReflect.Descriptor instead.
 func (*CancelMigrationResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{68}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *CancelMigrationResponse) GetVm() *VM {
@@ -5927,7 +6071,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[69]
+	mi := &file_blixard_v1_vm_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5939,7 +6083,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[69]
+	mi := &file_blixard_v1_vm_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5952,7 +6096,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{69}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *LogsRequest) GetName() string {
@@ -5994,7 +6138,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[70]
+	mi := &file_blixard_v1_vm_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6006,7 +6150,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[70]
+	mi := &file_blixard_v1_vm_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6019,7 +6163,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{70}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -6039,7 +6183,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[71]
+	mi := &file_blixard_v1_vm_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6051,7 +6195,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[71]
+	mi := &file_blixard_v1_vm_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6064,7 +6208,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{71}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ExplainRequest) GetName() string {
@@ -6098,7 +6242,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[72]
+	mi := &file_blixard_v1_vm_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6110,7 +6254,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[72]
+	mi := &file_blixard_v1_vm_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6123,7 +6267,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{72}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *Verdict) GetNodeId() uint64 {
@@ -6181,7 +6325,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_blixard_v1_vm_proto_msgTypes[73]
+	mi := &file_blixard_v1_vm_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6193,7 +6337,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_vm_proto_msgTypes[73]
+	mi := &file_blixard_v1_vm_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6206,7 +6350,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{73}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ExplainResponse) GetVm() *VM {
@@ -6250,12 +6394,13 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x06kernel\x18\x01 \x01(\v2\x14.blixard.v1.ArtifactR\x06kernel\x12,\n" +
 	"\x06initrd\x18\x02 \x01(\v2\x14.blixard.v1.ArtifactR\x06initrd\x12\x18\n" +
 	"\acmdline\x18\x03 \x01(\tR\acmdline\x12&\n" +
-	"\x05disks\x18\x04 \x03(\v2\x10.blixard.v1.DiskR\x05disks\"\x80\x01\n" +
+	"\x05disks\x18\x04 \x03(\v2\x10.blixard.v1.DiskR\x05disks\"\xae\x01\n" +
 	"\x04Disk\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x06source\x18\x02 \x01(\v2\x14.blixard.v1.ArtifactR\x06source\x12\x19\n" +
 	"\bsize_mib\x18\x03 \x01(\x04R\asizeMib\x12\x1b\n" +
-	"\tread_only\x18\x04 \x01(\bR\breadOnly\"\x85\x01\n" +
+	"\tread_only\x18\x04 \x01(\bR\breadOnly\x12,\n" +
+	"\x05limit\x18\x96\x01 \x01(\v2\x15.blixard.v1.DiskLimitR\x05limit\"\x85\x01\n" +
 	"\aProcess\x12\x12\n" +
 	"\x04argv\x18\x01 \x03(\tR\x04argv\x12.\n" +
 	"\x03env\x18\x02 \x03(\v2\x1c.blixard.v1.Process.EnvEntryR\x03env\x1a6\n" +
@@ -6353,11 +6498,12 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x05count\x18\x02 \x01(\rR\x05count\"6\n" +
 	"\x06Device\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
-	"\x04kind\x18\x02 \x01(\tR\x04kind\"V\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\"\x84\x01\n" +
 	"\vVolumeMount\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x1b\n" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12\x12\n" +
-	"\x04disk\x18\x03 \x01(\tR\x04disk\"m\n" +
+	"\x04disk\x18\x03 \x01(\tR\x04disk\x12,\n" +
+	"\x05limit\x18\x96\x01 \x01(\v2\x15.blixard.v1.DiskLimitR\x05limit\"m\n" +
 	"\n" +
 	"VolumeHold\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x10\n" +
@@ -6388,14 +6534,23 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x12\n" +
 	"\x04path\x18\x03 \x01(\tR\x04path\x12\x16\n" +
-	"\x06status\x18\x04 \x01(\rR\x06status\"\xbb\x01\n" +
+	"\x06status\x18\x04 \x01(\rR\x06status\"\x99\x02\n" +
 	"\tInterface\x12/\n" +
 	"\x04user\x18\x01 \x01(\v2\x19.blixard.v1.UserInterfaceH\x00R\x04user\x12\x1a\n" +
 	"\anetwork\x18\x02 \x01(\tH\x00R\anetwork\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x10\n" +
 	"\x03mac\x18\x04 \x01(\tR\x03mac\x12-\n" +
-	"\x05ports\x18\x05 \x03(\v2\x17.blixard.v1.PortForwardR\x05portsB\x06\n" +
-	"\x04kind\"+\n" +
+	"\x05ports\x18\x05 \x03(\v2\x17.blixard.v1.PortForwardR\x05ports\x120\n" +
+	"\areceive\x18\x96\x01 \x01(\v2\x15.blixard.v1.BandwidthR\areceive\x12*\n" +
+	"\x04send\x18\x97\x01 \x01(\v2\x15.blixard.v1.BandwidthR\x04sendB\x06\n" +
+	"\x04kind\"V\n" +
+	"\tBandwidth\x12(\n" +
+	"\x10bytes_per_second\x18\x01 \x01(\x04R\x0ebytesPerSecond\x12\x1f\n" +
+	"\vburst_bytes\x18\x02 \x01(\x04R\n" +
+	"burstBytes\"[\n" +
+	"\tDiskLimit\x12(\n" +
+	"\x10bytes_per_second\x18\x01 \x01(\x04R\x0ebytesPerSecond\x12$\n" +
+	"\x0eops_per_second\x18\x02 \x01(\x04R\fopsPerSecond\"+\n" +
 	"\rUserInterface\x12\x1a\n" +
 	"\brestrict\x18\x01 \x01(\bR\brestrict\"\x95\x01\n" +
 	"\vPortForward\x12\x18\n" +
@@ -6805,7 +6960,7 @@ func file_blixard_v1_vm_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
+var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
 var file_blixard_v1_vm_proto_goTypes = []any{
 	(Hypervisor)(0),                 // 0: blixard.v1.Hypervisor
 	(Capability)(0),                 // 1: blixard.v1.Capability
@@ -6843,190 +6998,196 @@ var file_blixard_v1_vm_proto_goTypes = []any{
 	(*TCPProbe)(nil),                // 33: blixard.v1.TCPProbe
 	(*HTTPProbe)(nil),               // 34: blixard.v1.HTTPProbe
 	(*Interface)(nil),               // 35: blixard.v1.Interface
-	(*UserInterface)(nil),           // 36: blixard.v1.UserInterface
-	(*PortForward)(nil),             // 37: blixard.v1.PortForward
-	(*HostPort)(nil),                // 38: blixard.v1.HostPort
-	(*Attachment)(nil),              // 39: blixard.v1.Attachment
-	(*Pins)(nil),                    // 40: blixard.v1.Pins
-	(*Runner)(nil),                  // 41: blixard.v1.Runner
-	(*Generation)(nil),              // 42: blixard.v1.Generation
-	(*RestoreFrom)(nil),             // 43: blixard.v1.RestoreFrom
-	(*Incarnation)(nil),             // 44: blixard.v1.Incarnation
-	(*Placement)(nil),               // 45: blixard.v1.Placement
-	(*VMStatus)(nil),                // 46: blixard.v1.VMStatus
-	(*Failure)(nil),                 // 47: blixard.v1.Failure
-	(*VM)(nil),                      // 48: blixard.v1.VM
-	(*Migration)(nil),               // 49: blixard.v1.Migration
-	(*MigrationProgress)(nil),       // 50: blixard.v1.MigrationProgress
-	(*CreateRequest)(nil),           // 51: blixard.v1.CreateRequest
-	(*CreateResponse)(nil),          // 52: blixard.v1.CreateResponse
-	(*GetRequest)(nil),              // 53: blixard.v1.GetRequest
-	(*GetResponse)(nil),             // 54: blixard.v1.GetResponse
-	(*ListRequest)(nil),             // 55: blixard.v1.ListRequest
-	(*ListResponse)(nil),            // 56: blixard.v1.ListResponse
-	(*DeleteRequest)(nil),           // 57: blixard.v1.DeleteRequest
-	(*DeleteResponse)(nil),          // 58: blixard.v1.DeleteResponse
-	(*StartRequest)(nil),            // 59: blixard.v1.StartRequest
-	(*StartResponse)(nil),           // 60: blixard.v1.StartResponse
-	(*StopRequest)(nil),             // 61: blixard.v1.StopRequest
-	(*StopResponse)(nil),            // 62: blixard.v1.StopResponse
-	(*RestartRequest)(nil),          // 63: blixard.v1.RestartRequest
-	(*RestartResponse)(nil),         // 64: blixard.v1.RestartResponse
-	(*PauseRequest)(nil),            // 65: blixard.v1.PauseRequest
-	(*PauseResponse)(nil),           // 66: blixard.v1.PauseResponse
-	(*ResumeRequest)(nil),           // 67: blixard.v1.ResumeRequest
-	(*ResumeResponse)(nil),          // 68: blixard.v1.ResumeResponse
-	(*UpdateRequest)(nil),           // 69: blixard.v1.UpdateRequest
-	(*UpdateResponse)(nil),          // 70: blixard.v1.UpdateResponse
-	(*RollbackRequest)(nil),         // 71: blixard.v1.RollbackRequest
-	(*RollbackResponse)(nil),        // 72: blixard.v1.RollbackResponse
-	(*BuildRequest)(nil),            // 73: blixard.v1.BuildRequest
-	(*BuildResponse)(nil),           // 74: blixard.v1.BuildResponse
-	(*MigrateRequest)(nil),          // 75: blixard.v1.MigrateRequest
-	(*MigrateResponse)(nil),         // 76: blixard.v1.MigrateResponse
-	(*CancelMigrationRequest)(nil),  // 77: blixard.v1.CancelMigrationRequest
-	(*CancelMigrationResponse)(nil), // 78: blixard.v1.CancelMigrationResponse
-	(*LogsRequest)(nil),             // 79: blixard.v1.LogsRequest
-	(*LogsResponse)(nil),            // 80: blixard.v1.LogsResponse
-	(*ExplainRequest)(nil),          // 81: blixard.v1.ExplainRequest
-	(*Verdict)(nil),                 // 82: blixard.v1.Verdict
-	(*ExplainResponse)(nil),         // 83: blixard.v1.ExplainResponse
-	nil,                             // 84: blixard.v1.Process.EnvEntry
-	nil,                             // 85: blixard.v1.VMSpec.LabelsEntry
-	nil,                             // 86: blixard.v1.VMSpec.RequireEntry
-	nil,                             // 87: blixard.v1.ListRequest.LabelsEntry
-	nil,                             // 88: blixard.v1.ListResponse.NodesEntry
-	(*timestamppb.Timestamp)(nil),   // 89: google.protobuf.Timestamp
+	(*Bandwidth)(nil),               // 36: blixard.v1.Bandwidth
+	(*DiskLimit)(nil),               // 37: blixard.v1.DiskLimit
+	(*UserInterface)(nil),           // 38: blixard.v1.UserInterface
+	(*PortForward)(nil),             // 39: blixard.v1.PortForward
+	(*HostPort)(nil),                // 40: blixard.v1.HostPort
+	(*Attachment)(nil),              // 41: blixard.v1.Attachment
+	(*Pins)(nil),                    // 42: blixard.v1.Pins
+	(*Runner)(nil),                  // 43: blixard.v1.Runner
+	(*Generation)(nil),              // 44: blixard.v1.Generation
+	(*RestoreFrom)(nil),             // 45: blixard.v1.RestoreFrom
+	(*Incarnation)(nil),             // 46: blixard.v1.Incarnation
+	(*Placement)(nil),               // 47: blixard.v1.Placement
+	(*VMStatus)(nil),                // 48: blixard.v1.VMStatus
+	(*Failure)(nil),                 // 49: blixard.v1.Failure
+	(*VM)(nil),                      // 50: blixard.v1.VM
+	(*Migration)(nil),               // 51: blixard.v1.Migration
+	(*MigrationProgress)(nil),       // 52: blixard.v1.MigrationProgress
+	(*CreateRequest)(nil),           // 53: blixard.v1.CreateRequest
+	(*CreateResponse)(nil),          // 54: blixard.v1.CreateResponse
+	(*GetRequest)(nil),              // 55: blixard.v1.GetRequest
+	(*GetResponse)(nil),             // 56: blixard.v1.GetResponse
+	(*ListRequest)(nil),             // 57: blixard.v1.ListRequest
+	(*ListResponse)(nil),            // 58: blixard.v1.ListResponse
+	(*DeleteRequest)(nil),           // 59: blixard.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 60: blixard.v1.DeleteResponse
+	(*StartRequest)(nil),            // 61: blixard.v1.StartRequest
+	(*StartResponse)(nil),           // 62: blixard.v1.StartResponse
+	(*StopRequest)(nil),             // 63: blixard.v1.StopRequest
+	(*StopResponse)(nil),            // 64: blixard.v1.StopResponse
+	(*RestartRequest)(nil),          // 65: blixard.v1.RestartRequest
+	(*RestartResponse)(nil),         // 66: blixard.v1.RestartResponse
+	(*PauseRequest)(nil),            // 67: blixard.v1.PauseRequest
+	(*PauseResponse)(nil),           // 68: blixard.v1.PauseResponse
+	(*ResumeRequest)(nil),           // 69: blixard.v1.ResumeRequest
+	(*ResumeResponse)(nil),          // 70: blixard.v1.ResumeResponse
+	(*UpdateRequest)(nil),           // 71: blixard.v1.UpdateRequest
+	(*UpdateResponse)(nil),          // 72: blixard.v1.UpdateResponse
+	(*RollbackRequest)(nil),         // 73: blixard.v1.RollbackRequest
+	(*RollbackResponse)(nil),        // 74: blixard.v1.RollbackResponse
+	(*BuildRequest)(nil),            // 75: blixard.v1.BuildRequest
+	(*BuildResponse)(nil),           // 76: blixard.v1.BuildResponse
+	(*MigrateRequest)(nil),          // 77: blixard.v1.MigrateRequest
+	(*MigrateResponse)(nil),         // 78: blixard.v1.MigrateResponse
+	(*CancelMigrationRequest)(nil),  // 79: blixard.v1.CancelMigrationRequest
+	(*CancelMigrationResponse)(nil), // 80: blixard.v1.CancelMigrationResponse
+	(*LogsRequest)(nil),             // 81: blixard.v1.LogsRequest
+	(*LogsResponse)(nil),            // 82: blixard.v1.LogsResponse
+	(*ExplainRequest)(nil),          // 83: blixard.v1.ExplainRequest
+	(*Verdict)(nil),                 // 84: blixard.v1.Verdict
+	(*ExplainResponse)(nil),         // 85: blixard.v1.ExplainResponse
+	nil,                             // 86: blixard.v1.Process.EnvEntry
+	nil,                             // 87: blixard.v1.VMSpec.LabelsEntry
+	nil,                             // 88: blixard.v1.VMSpec.RequireEntry
+	nil,                             // 89: blixard.v1.ListRequest.LabelsEntry
+	nil,                             // 90: blixard.v1.ListResponse.NodesEntry
+	(*timestamppb.Timestamp)(nil),   // 91: google.protobuf.Timestamp
 }
 var file_blixard_v1_vm_proto_depIdxs = []int32{
 	10,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
 	10,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
 	12,  // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
 	10,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
-	84,  // 4: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
-	15,  // 5: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
-	18,  // 6: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
-	21,  // 7: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
-	22,  // 8: blixard.v1.Nixos.modules:type_name -> blixard.v1.NixosModule
-	23,  // 9: blixard.v1.Nixos.kernel:type_name -> blixard.v1.Kernel
-	16,  // 10: blixard.v1.Network.tap:type_name -> blixard.v1.Tap
-	17,  // 11: blixard.v1.Network.user:type_name -> blixard.v1.UserNetwork
-	19,  // 12: blixard.v1.Volume.root:type_name -> blixard.v1.RootVolume
-	20,  // 13: blixard.v1.Volume.data:type_name -> blixard.v1.DataVolume
-	10,  // 14: blixard.v1.NixosModule.file:type_name -> blixard.v1.Artifact
-	10,  // 15: blixard.v1.Flake.packed:type_name -> blixard.v1.Artifact
-	0,   // 16: blixard.v1.VMSpec.hypervisor:type_name -> blixard.v1.Hypervisor
-	11,  // 17: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
-	13,  // 18: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
-	14,  // 19: blixard.v1.VMSpec.nixos:type_name -> blixard.v1.Nixos
-	24,  // 20: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
-	2,   // 21: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
-	3,   // 22: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
-	85,  // 23: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
-	86,  // 24: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
-	4,   // 25: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
-	30,  // 26: blixard.v1.VMSpec.health:type_name -> blixard.v1.Health
-	35,  // 27: blixard.v1.VMSpec.networks:type_name -> blixard.v1.Interface
-	26,  // 28: blixard.v1.VMSpec.devices:type_name -> blixard.v1.DeviceRequest
-	28,  // 29: blixard.v1.VMSpec.volumes:type_name -> blixard.v1.VolumeMount
-	31,  // 30: blixard.v1.Health.process:type_name -> blixard.v1.ProcessProbe
-	32,  // 31: blixard.v1.Health.agent:type_name -> blixard.v1.AgentProbe
-	33,  // 32: blixard.v1.Health.tcp:type_name -> blixard.v1.TCPProbe
-	34,  // 33: blixard.v1.Health.http:type_name -> blixard.v1.HTTPProbe
-	36,  // 34: blixard.v1.Interface.user:type_name -> blixard.v1.UserInterface
-	37,  // 35: blixard.v1.Interface.ports:type_name -> blixard.v1.PortForward
-	8,   // 36: blixard.v1.PortForward.protocol:type_name -> blixard.v1.Protocol
-	8,   // 37: blixard.v1.HostPort.protocol:type_name -> blixard.v1.Protocol
-	10,  // 38: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
-	0,   // 39: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
-	25,  // 40: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
-	40,  // 41: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
-	41,  // 42: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
-	89,  // 43: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
-	44,  // 44: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
-	5,   // 45: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
-	5,   // 46: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
-	0,   // 47: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
-	38,  // 48: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
-	27,  // 49: blixard.v1.Placement.devices:type_name -> blixard.v1.Device
-	6,   // 50: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
-	89,  // 51: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
-	7,   // 52: blixard.v1.VMStatus.health:type_name -> blixard.v1.HealthState
-	47,  // 53: blixard.v1.VMStatus.last_failure:type_name -> blixard.v1.Failure
-	89,  // 54: blixard.v1.Failure.time:type_name -> google.protobuf.Timestamp
-	25,  // 55: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
-	45,  // 56: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
-	46,  // 57: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
-	89,  // 58: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
-	40,  // 59: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
-	41,  // 60: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
-	39,  // 61: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
-	29,  // 62: blixard.v1.VM.volumes:type_name -> blixard.v1.VolumeHold
-	43,  // 63: blixard.v1.VM.restore:type_name -> blixard.v1.RestoreFrom
-	49,  // 64: blixard.v1.VM.migration:type_name -> blixard.v1.Migration
-	9,   // 65: blixard.v1.Migration.state:type_name -> blixard.v1.MigrationState
-	45,  // 66: blixard.v1.Migration.other:type_name -> blixard.v1.Placement
-	50,  // 67: blixard.v1.Migration.progress:type_name -> blixard.v1.MigrationProgress
-	89,  // 68: blixard.v1.Migration.start_time:type_name -> google.protobuf.Timestamp
-	89,  // 69: blixard.v1.Migration.end_time:type_name -> google.protobuf.Timestamp
-	25,  // 70: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
-	48,  // 71: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
-	48,  // 72: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
-	42,  // 73: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
-	87,  // 74: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
-	48,  // 75: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
-	88,  // 76: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
-	48,  // 77: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
-	48,  // 78: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
-	48,  // 79: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
-	48,  // 80: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
-	48,  // 81: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
-	48,  // 82: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
-	25,  // 83: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
-	48,  // 84: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
-	48,  // 85: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
-	48,  // 86: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
-	48,  // 87: blixard.v1.MigrateResponse.vm:type_name -> blixard.v1.VM
-	48,  // 88: blixard.v1.CancelMigrationResponse.vm:type_name -> blixard.v1.VM
-	48,  // 89: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
-	82,  // 90: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
-	51,  // 91: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
-	53,  // 92: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
-	55,  // 93: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
-	57,  // 94: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
-	59,  // 95: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
-	61,  // 96: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
-	63,  // 97: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
-	65,  // 98: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
-	67,  // 99: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
-	69,  // 100: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
-	71,  // 101: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
-	73,  // 102: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
-	75,  // 103: blixard.v1.VMService.Migrate:input_type -> blixard.v1.MigrateRequest
-	77,  // 104: blixard.v1.VMService.CancelMigration:input_type -> blixard.v1.CancelMigrationRequest
-	79,  // 105: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
-	81,  // 106: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
-	52,  // 107: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
-	54,  // 108: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
-	56,  // 109: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
-	58,  // 110: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
-	60,  // 111: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
-	62,  // 112: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
-	64,  // 113: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
-	66,  // 114: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
-	68,  // 115: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
-	70,  // 116: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
-	72,  // 117: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
-	74,  // 118: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
-	76,  // 119: blixard.v1.VMService.Migrate:output_type -> blixard.v1.MigrateResponse
-	78,  // 120: blixard.v1.VMService.CancelMigration:output_type -> blixard.v1.CancelMigrationResponse
-	80,  // 121: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
-	83,  // 122: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
-	107, // [107:123] is the sub-list for method output_type
-	91,  // [91:107] is the sub-list for method input_type
-	91,  // [91:91] is the sub-list for extension type_name
-	91,  // [91:91] is the sub-list for extension extendee
-	0,   // [0:91] is the sub-list for field type_name
+	37,  // 4: blixard.v1.Disk.limit:type_name -> blixard.v1.DiskLimit
+	86,  // 5: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
+	15,  // 6: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
+	18,  // 7: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
+	21,  // 8: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
+	22,  // 9: blixard.v1.Nixos.modules:type_name -> blixard.v1.NixosModule
+	23,  // 10: blixard.v1.Nixos.kernel:type_name -> blixard.v1.Kernel
+	16,  // 11: blixard.v1.Network.tap:type_name -> blixard.v1.Tap
+	17,  // 12: blixard.v1.Network.user:type_name -> blixard.v1.UserNetwork
+	19,  // 13: blixard.v1.Volume.root:type_name -> blixard.v1.RootVolume
+	20,  // 14: blixard.v1.Volume.data:type_name -> blixard.v1.DataVolume
+	10,  // 15: blixard.v1.NixosModule.file:type_name -> blixard.v1.Artifact
+	10,  // 16: blixard.v1.Flake.packed:type_name -> blixard.v1.Artifact
+	0,   // 17: blixard.v1.VMSpec.hypervisor:type_name -> blixard.v1.Hypervisor
+	11,  // 18: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
+	13,  // 19: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
+	14,  // 20: blixard.v1.VMSpec.nixos:type_name -> blixard.v1.Nixos
+	24,  // 21: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
+	2,   // 22: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
+	3,   // 23: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
+	87,  // 24: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
+	88,  // 25: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
+	4,   // 26: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
+	30,  // 27: blixard.v1.VMSpec.health:type_name -> blixard.v1.Health
+	35,  // 28: blixard.v1.VMSpec.networks:type_name -> blixard.v1.Interface
+	26,  // 29: blixard.v1.VMSpec.devices:type_name -> blixard.v1.DeviceRequest
+	28,  // 30: blixard.v1.VMSpec.volumes:type_name -> blixard.v1.VolumeMount
+	37,  // 31: blixard.v1.VolumeMount.limit:type_name -> blixard.v1.DiskLimit
+	31,  // 32: blixard.v1.Health.process:type_name -> blixard.v1.ProcessProbe
+	32,  // 33: blixard.v1.Health.agent:type_name -> blixard.v1.AgentProbe
+	33,  // 34: blixard.v1.Health.tcp:type_name -> blixard.v1.TCPProbe
+	34,  // 35: blixard.v1.Health.http:type_name -> blixard.v1.HTTPProbe
+	38,  // 36: blixard.v1.Interface.user:type_name -> blixard.v1.UserInterface
+	39,  // 37: blixard.v1.Interface.ports:type_name -> blixard.v1.PortForward
+	36,  // 38: blixard.v1.Interface.receive:type_name -> blixard.v1.Bandwidth
+	36,  // 39: blixard.v1.Interface.send:type_name -> blixard.v1.Bandwidth
+	8,   // 40: blixard.v1.PortForward.protocol:type_name -> blixard.v1.Protocol
+	8,   // 41: blixard.v1.HostPort.protocol:type_name -> blixard.v1.Protocol
+	10,  // 42: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
+	0,   // 43: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
+	25,  // 44: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
+	42,  // 45: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
+	43,  // 46: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
+	91,  // 47: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
+	46,  // 48: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
+	5,   // 49: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
+	5,   // 50: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
+	0,   // 51: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
+	40,  // 52: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
+	27,  // 53: blixard.v1.Placement.devices:type_name -> blixard.v1.Device
+	6,   // 54: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
+	91,  // 55: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
+	7,   // 56: blixard.v1.VMStatus.health:type_name -> blixard.v1.HealthState
+	49,  // 57: blixard.v1.VMStatus.last_failure:type_name -> blixard.v1.Failure
+	91,  // 58: blixard.v1.Failure.time:type_name -> google.protobuf.Timestamp
+	25,  // 59: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
+	47,  // 60: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
+	48,  // 61: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
+	91,  // 62: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
+	42,  // 63: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
+	43,  // 64: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
+	41,  // 65: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
+	29,  // 66: blixard.v1.VM.volumes:type_name -> blixard.v1.VolumeHold
+	45,  // 67: blixard.v1.VM.restore:type_name -> blixard.v1.RestoreFrom
+	51,  // 68: blixard.v1.VM.migration:type_name -> blixard.v1.Migration
+	9,   // 69: blixard.v1.Migration.state:type_name -> blixard.v1.MigrationState
+	47,  // 70: blixard.v1.Migration.other:type_name -> blixard.v1.Placement
+	52,  // 71: blixard.v1.Migration.progress:type_name -> blixard.v1.MigrationProgress
+	91,  // 72: blixard.v1.Migration.start_time:type_name -> google.protobuf.Timestamp
+	91,  // 73: blixard.v1.Migration.end_time:type_name -> google.protobuf.Timestamp
+	25,  // 74: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
+	50,  // 75: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
+	50,  // 76: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
+	44,  // 77: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
+	89,  // 78: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
+	50,  // 79: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
+	90,  // 80: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
+	50,  // 81: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
+	50,  // 82: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
+	50,  // 83: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
+	50,  // 84: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
+	50,  // 85: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
+	50,  // 86: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
+	25,  // 87: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
+	50,  // 88: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
+	50,  // 89: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
+	50,  // 90: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
+	50,  // 91: blixard.v1.MigrateResponse.vm:type_name -> blixard.v1.VM
+	50,  // 92: blixard.v1.CancelMigrationResponse.vm:type_name -> blixard.v1.VM
+	50,  // 93: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
+	84,  // 94: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
+	53,  // 95: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
+	55,  // 96: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
+	57,  // 97: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
+	59,  // 98: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
+	61,  // 99: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
+	63,  // 100: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
+	65,  // 101: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
+	67,  // 102: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
+	69,  // 103: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
+	71,  // 104: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
+	73,  // 105: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
+	75,  // 106: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
+	77,  // 107: blixard.v1.VMService.Migrate:input_type -> blixard.v1.MigrateRequest
+	79,  // 108: blixard.v1.VMService.CancelMigration:input_type -> blixard.v1.CancelMigrationRequest
+	81,  // 109: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
+	83,  // 110: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
+	54,  // 111: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
+	56,  // 112: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
+	58,  // 113: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
+	60,  // 114: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
+	62,  // 115: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
+	64,  // 116: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
+	66,  // 117: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
+	68,  // 118: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
+	70,  // 119: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
+	72,  // 120: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
+	74,  // 121: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
+	76,  // 122: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
+	78,  // 123: blixard.v1.VMService.Migrate:output_type -> blixard.v1.MigrateResponse
+	80,  // 124: blixard.v1.VMService.CancelMigration:output_type -> blixard.v1.CancelMigrationResponse
+	82,  // 125: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
+	85,  // 126: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
+	111, // [111:127] is the sub-list for method output_type
+	95,  // [95:111] is the sub-list for method input_type
+	95,  // [95:95] is the sub-list for extension type_name
+	95,  // [95:95] is the sub-list for extension extendee
+	0,   // [0:95] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_vm_proto_init() }
@@ -7067,14 +7228,14 @@ func file_blixard_v1_vm_proto_init() {
 		(*Interface_User)(nil),
 		(*Interface_Network)(nil),
 	}
-	file_blixard_v1_vm_proto_msgTypes[63].OneofWrappers = []any{}
+	file_blixard_v1_vm_proto_msgTypes[65].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_vm_proto_rawDesc), len(file_blixard_v1_vm_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   79,
+			NumMessages:   81,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-14253) + uint(14253-len(file_blixard_v1_vm_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-14621) + uint(14621-len(file_blixard_v1_vm_proto_rawDesc))
 
 func (x *Artifact) sizeWire() (n int) {
 	if x == nil {
@@ -111,6 +111,9 @@ func (x *Disk) sizeWire() (n int) {
 	if x.ReadOnly {
 		n += 1 + 1
 	}
+	if x.Limit != nil {
+		n += 2 + protowire.SizeBytes(x.Limit.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -120,6 +123,14 @@ func (x *Disk) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Limit != nil {
+		{
+			end := i
+			i = x.Limit.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1202)
+	}
 	if x.ReadOnly {
 		i = putBool(b, i, x.ReadOnly)
 		i = putVarint(b, i, 32)
@@ -906,6 +917,9 @@ func (x *VolumeMount) sizeWire() (n int) {
 	if len(x.Disk) > 0 {
 		n += 1 + protowire.SizeBytes(len(x.Disk))
 	}
+	if x.Limit != nil {
+		n += 2 + protowire.SizeBytes(x.Limit.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -915,6 +929,14 @@ func (x *VolumeMount) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Limit != nil {
+		{
+			end := i
+			i = x.Limit.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1202)
+	}
 	if len(x.Disk) > 0 {
 		i = putString(b, i, x.Disk)
 		i = putVarint(b, i, 26)
@@ -1184,6 +1206,12 @@ func (x *Interface) sizeWire() (n int) {
 	for _, v := range x.Ports {
 		n += 1 + protowire.SizeBytes(v.sizeWire())
 	}
+	if x.Receive != nil {
+		n += 2 + protowire.SizeBytes(x.Receive.sizeWire())
+	}
+	if x.Send != nil {
+		n += 2 + protowire.SizeBytes(x.Send.sizeWire())
+	}
 	switch o := x.Kind.(type) {
 	case *Interface_User:
 		n += 1 + protowire.SizeBytes(o.User.sizeWire())
@@ -1211,6 +1239,22 @@ func (x *Interface) writeWire(b []byte, i int) int {
 		i = putString(b, i, o.Network)
 		i = putVarint(b, i, 18)
 	}
+	if x.Send != nil {
+		{
+			end := i
+			i = x.Send.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1210)
+	}
+	if x.Receive != nil {
+		{
+			end := i
+			i = x.Receive.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1202)
+	}
 	for k := len(x.Ports) - 1; k >= 0; k-- {
 		{
 			end := i
@@ -1226,6 +1270,66 @@ func (x *Interface) writeWire(b []byte, i int) int {
 	if len(x.Address) > 0 {
 		i = putString(b, i, x.Address)
 		i = putVarint(b, i, 26)
+	}
+	return i
+}
+
+func (x *Bandwidth) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.BytesPerSecond != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.BytesPerSecond))
+	}
+	if x.BurstBytes != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.BurstBytes))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *Bandwidth) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.BurstBytes != 0 {
+		i = putVarint(b, i, uint64(x.BurstBytes))
+		i = putVarint(b, i, 16)
+	}
+	if x.BytesPerSecond != 0 {
+		i = putVarint(b, i, uint64(x.BytesPerSecond))
+		i = putVarint(b, i, 8)
+	}
+	return i
+}
+
+func (x *DiskLimit) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.BytesPerSecond != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.BytesPerSecond))
+	}
+	if x.OpsPerSecond != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.OpsPerSecond))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *DiskLimit) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.OpsPerSecond != 0 {
+		i = putVarint(b, i, uint64(x.OpsPerSecond))
+		i = putVarint(b, i, 16)
+	}
+	if x.BytesPerSecond != 0 {
+		i = putVarint(b, i, uint64(x.BytesPerSecond))
+		i = putVarint(b, i, 8)
 	}
 	return i
 }

@@ -292,7 +292,7 @@ func (f *fake) commanded(options map[string][]string) {
 		m.Files = append(m.Files, i...)
 	}
 	for _, d := range options["disk"] {
-		w := regexp.MustCompile(`\Apath=([^,"]+|"[^"]+"),image_type=(?:raw|qcow2),serial=([a-z0-9-]{1,20})(,readonly=on)?\z`).FindStringSubmatch(d)
+		w := regexp.MustCompile(`\Apath=([^,"]+|"[^"]+"),image_type=(?:raw|qcow2),serial=([a-z0-9-]{1,20})(,readonly=on)?(?:,bw_size=\d+,bw_refill_time=\d+)?(?:,ops_size=\d+,ops_refill_time=\d+)?\z`).FindStringSubmatch(d)
 		if w == nil {
 			f.violate("--disk %q", d)
 		}

@@ -53,11 +53,14 @@ type Plug struct {
 	// Bridge that it is plugged into; Address is the host's on it, with its length,
 	// when we make it.
 	Bridge, Address string
+	// Receive and Send bound what the guest gets and what it sends.
+	Receive, Send Rate
 }
 
 const (
 	tapPrefix    = "bt"
 	bridgePrefix = "bb"
+	funnelPrefix = "bf"
 	mark         = "blixard" // a bridge's alias
 	// MaxPlugs of one VM.
 	MaxPlugs = 10
@@ -97,8 +100,12 @@ func (l *Links) Plug(uid string, plugs []Plug, owner *shim.User) error {
 				return fmt.Errorf("bridge %s: %w", p.Bridge, err)
 			}
 			between("tap")
-			if err := l.tap(l.Tap(uid, p.Index), uid, b, owner); err != nil {
-				return fmt.Errorf("tap %s: %w", l.Tap(uid, p.Index), err)
+			name := l.Tap(uid, p.Index)
+			if err := l.tap(name, uid, b, owner); err != nil {
+				return fmt.Errorf("tap %s: %w", name, err)
+			}
+			if err := bound(name, uid, p); err != nil {
+				return fmt.Errorf("bound what passes tap %s: %w", name, err)
 			}
 		}
 		return nil
@@ -131,7 +138,7 @@ func (l *Links) Sweep(uids []string) error {
 		var errs []error
 		for _, link := range all {
 			name := link.Attrs().Name
-			if link.Type() == "tuntap" && strings.HasPrefix(name, tapPrefix+l.host) && len(name) == 15 && !known[name[:14]] {
+			if tap := tapOf(link); strings.HasPrefix(tap, tapPrefix+l.host) && len(name) == 15 && !known[tap[:14]] {
 				errs = append(errs, netlink.LinkDel(link))
 			}
 		}
@@ -315,15 +322,19 @@ func (l *Links) tap(name, uid string, bridge netlink.Link, owner *shim.User) err
 // unplug removes a VM's taps, and the bridges that are of no use any more.
 func (l *Links) unplug(uid string) error {
 	removed := false
-	for i := range MaxPlugs {
-		link, err := netlink.LinkByName(l.Tap(uid, i))
+	for i := range 2 * MaxPlugs {
+		name := l.Tap(uid, i/2)
+		if i%2 == 1 { // after its tap, which leads to it
+			name = funnelOf(name)
+		}
+		link, err := netlink.LinkByName(name)
 		if errors.As(err, new(netlink.LinkNotFoundError)) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		if link.Type() != "tuntap" {
+		if tapOf(link) == "" {
 			return fmt.Errorf("%s is no tap: something else has a name of ours", link.Attrs().Name)
 		}
 		if err := netlink.LinkDel(link); err != nil {

@@ -43,7 +43,9 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-var twoPlugs = []Plug{{Index: 0, Bridge: "lan", Address: "10.1.0.1/24"}, {Index: 2, Bridge: "dmz", Address: "10.2.0.1/24"}}
+var twoPlugs = []Plug{{Index: 0, Bridge: "lan", Address: "10.1.0.1/24"}, {
+	Index: 2, Bridge: "dmz", Address: "10.2.0.1/24", Receive: Rate{BytesPerSecond: 1e6}, Send: Rate{BytesPerSecond: 1e6, BurstBytes: 1e5},
+}}
 
 // namespace puts this test into a network namespace of its own: its thread ends
 // with it.
@@ -89,7 +91,7 @@ func TestPlug(t *testing.T) {
 		if err := l.Plug("1-1", twoPlugs, nil); err != nil {
 			t.Fatal(err)
 		}
-		expect(t, "plugged", "lan", "dmz", l.Tap("1-1", 0), l.Tap("1-1", 2))
+		expect(t, "plugged", "lan", "dmz", l.Tap("1-1", 0), l.Tap("1-1", 2), funnelOf(l.Tap("1-1", 2)))
 	}
 	lan, err := netlink.LinkByName("lan")
 	if err != nil {
@@ -140,7 +142,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	if err := me.Plug("1-1", twoPlugs, nil); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, "both", append(stays, me.Tap("1-1", 0), me.Tap("1-1", 2))...)
+	expect(t, "both", append(stays, me.Tap("1-1", 0), me.Tap("1-1", 2), funnelOf(me.Tap("1-1", 2)))...)
 	if a, err := netlink.AddrList(theirs, unix.AF_INET); err != nil || len(a) != 0 {
 		t.Error("the operator's bridge was given an address: ", a, err)
 	}
@@ -200,7 +202,7 @@ func TestKilledBetweenAnyTwoSteps(t *testing.T) {
 						break
 					}
 					if err = l.Plug("1-1", twoPlugs, nil); err == nil {
-						expect(t, fmt.Sprint(verb, step, then), "lan", "dmz", l.Tap("1-1", 0), l.Tap("1-1", 2))
+						expect(t, fmt.Sprint(verb, step, then), "lan", "dmz", l.Tap("1-1", 0), l.Tap("1-1", 2), funnelOf(l.Tap("1-1", 2)))
 						err = l.Unplug("1-1")
 					}
 				case "unplugged":

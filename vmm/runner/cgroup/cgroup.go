@@ -188,8 +188,9 @@ func (s system) base() (string, error) {
 	return "", fmt.Errorf("the cgroup of this daemon (%s) is not its own to divide: have systemd delegate one (Delegate=yes and DelegateSubgroup=daemon in its unit), or name one (serve --cgroup)", own)
 }
 
-// delegated says whether a service manager has left a cgroup to us: it says so by an
-// attribute, or has made us its owner.
+// delegated says whether a service manager has left a cgroup to us, which it says by
+// an attribute. To own it is not enough: a session's slices are their user's, and the
+// user's service manager's to divide.
 func delegated(dir string) bool {
 	for _, name := range []string{"trusted.delegate", "user.delegate"} {
 		b := make([]byte, 8)
@@ -197,8 +198,7 @@ func delegated(dir string) bool {
 			return true
 		}
 	}
-	var st unix.Stat_t
-	return os.Geteuid() != 0 && unix.Stat(dir, &st) == nil && int(st.Uid) == os.Geteuid()
+	return false
 }
 
 func isCgroup(dir string) bool {

@@ -62,6 +62,14 @@ func here(t *testing.T) *Tree {
 func TestTheLifeOfACgroup(t *testing.T) {
 	tree := here(t)
 	t.Logf("%s bounds %v; lacks: %v", tree.own, tree.Bounds, tree.Lacks)
+	if delegated(tree.own) {
+		t.Error("nobody has delegated it")
+	}
+	if err := unix.Setxattr(tree.own, "user.delegate", []byte("1"), 0); err != nil {
+		t.Logf("not tried: what is delegated: %v", err)
+	} else if !delegated(tree.own) {
+		t.Error("it is delegated")
+	}
 	for _, attempt := range []string{"1.1.1", "1.1.2"} {
 		leaf, err := tree.Prepare("vm", attempt, Limits{MemoryBytes: 64 << 20, CPUs: 100, Weight: 100, Processes: 10})
 		if err != nil {

@@ -37,6 +37,7 @@ const (
 	ResumeVM
 	MoveVM   // live, to wherever it fits
 	StayVM   // ends that
+	LeaveVM  // offline
 	Revert   // restores the VM's snapshot
 	CloneVM  // from another's
 	Restored // what a backup has: nobody asks for it
@@ -59,7 +60,7 @@ const (
 )
 
 var verbNames = [...]string{
-	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "PauseVM", "ResumeVM", "MoveVM", "StayVM", "Revert", "CloneVM", "Restored", "AddMember", "Cordon", "Uncordon",
+	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "PauseVM", "ResumeVM", "MoveVM", "StayVM", "LeaveVM", "Revert", "CloneVM", "Restored", "AddMember", "Cordon", "Uncordon",
 	"Drain", "Restore", "RemoveMember", "LoseMember", "SetSettings", "Readmit", "Announce", "AddNetwork", "AddVolume", "GrowVolume", "DropVolume", "TakeSnapshot", "DropSnapshot",
 }
 
@@ -212,8 +213,11 @@ func (c *client) next() {
 	}
 	if m.Files > 0 && maybe(c.moves, m.Moves) {
 		op.Verb, op.Name = MoveVM, fmt.Sprintf("vm%d", 1+4*c.moves.IntN(2))
-		if c.moves.IntN(6) == 0 {
+		switch c.moves.IntN(8) {
+		case 0:
 			op.Verb = StayVM
+		case 1:
+			op.Verb = LeaveVM
 		}
 	}
 	if !op.Verb.reads() {
@@ -384,6 +388,8 @@ func (c *client) request(op *Operation) core.Request {
 		cmd.Op = &blixardv1.Command_Pause{Pause: &blixardv1.PauseOp{Name: op.Name, Paused: op.Verb == PauseVM}}
 	case MoveVM:
 		cmd.Op = &blixardv1.Command_MigrateVm{MigrateVm: &blixardv1.MigrateVMOp{Name: op.Name, TimeoutMs: 60_000}}
+	case LeaveVM:
+		cmd.Op = &blixardv1.Command_MigrateVm{MigrateVm: &blixardv1.MigrateVMOp{Name: op.Name, Offline: true}}
 	case StayVM:
 		cmd.Op = &blixardv1.Command_CancelMigration{CancelMigration: &blixardv1.CancelMigrationOp{Name: op.Name}}
 	case TakeSnapshot:

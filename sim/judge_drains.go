@@ -9,9 +9,10 @@ import (
 
 // A VM begins to leave its host only while that is drained, while no more than
 // the bound are under way there, while another host has room for it, and never if
-// it waits for its host; and it leaves for another host. When all rests, a drained
-// host has nothing left that could go elsewhere, and nothing that was to be
-// stopped there runs.
+// it waits for its host; and it leaves for another host. By somebody's word (an offline
+// move) it leaves also a host that is not drained, but for one that waits and would miss
+// its disks. When all rests, a drained host has nothing left that could go elsewhere, and
+// nothing that was to be stopped there runs.
 type judgeDrains struct{}
 
 // entry looks at what one entry has changed.
@@ -34,6 +35,11 @@ func (j *judgeDrains) entry(w *World, n *newest) {
 			}
 		}
 		switch bound := int(node.GetDrain().GetParallel()); {
+		case c.is.GetMigration().GetState() == blixardv1.MigrationState_MIGRATION_STATE_LEAVING:
+			w.fired("LeavesOffline")
+			if waits(c.is) && (writes(c.is.Spec) || len(c.is.Spec.Volumes) > 0) {
+				w.fail("a drain moves what it may", "index %d: %s leaves %s, where its disks are, and for which it waits", n.index, c.name, is.Node)
+			}
 		case node.GetDrain() == nil || !node.Cordoned:
 			w.fail("a drain moves what it may", "index %d: %s leaves %s, which is not drained", n.index, c.name, is.Node)
 		case waits(c.is):

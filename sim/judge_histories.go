@@ -128,7 +128,7 @@ var vmModel = (&porcupine.NondeterministicModel{
 			if op.Verb == Start && s.run { // had it ended?
 				return []any{s, s.again()}
 			}
-			if op.Verb == MoveVM || op.Verb == StayVM {
+			if op.Verb == MoveVM || op.Verb == StayVM || op.Verb == LeaveVM {
 				return []any{s}
 			}
 			if op.Verb == Update || op.Verb == Rollback || op.Verb == PauseVM || op.Verb == ResumeVM { // was there room for it? was it being moved?
@@ -206,7 +206,7 @@ func (s modelVM) answers(op *Operation, vm *blixardv1.VM) (bool, modelVM) {
 		if strings.Contains(op.Error.Message, "is being moved") && op.Verb != Create && op.Verb != Delete {
 			return s.there, s
 		}
-		if op.Verb == MoveVM || op.Verb == StayVM {
+		if op.Verb == MoveVM || op.Verb == StayVM || op.Verb == LeaveVM {
 			return s.there, s
 		}
 		if op.Verb == Create && len(op.Spec.GetVolumes()) > 0 { // somebody else has one of them

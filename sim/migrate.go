@@ -376,12 +376,13 @@ type judgeMigrations struct {
 const everyWrite = "the running copy has every acknowledged write"
 
 // MoveProbes are what a soak of moves must have met: how they went, and whom they lost
-// on the way. MoveEndedWhileHandedOver is told, too, and too rare to be asked for.
+// on the way. MoveEndedWhileHandedOver and TargetDiedWhileHandedOver are told, too, and
+// too rare to be asked for.
 var MoveProbes = []string{
 	"MoveBegun", "MoveSending", "MoveHandedOver", "MoveSwitched", "MoveDone", "MoveFailed", "MirrorReady", "MovedWithDisks",
-	"MoveEndedWhilePreparing", "MoveEndedWhileSending",
+	"LeavesOffline", "LeftOffline", "MoveEndedWhilePreparing", "MoveEndedWhileSending",
 	"SourceDiedWhilePreparing", "SourceDiedWhileSending", "SourceDiedWhileHandedOver", "SourceDiedWhileSwitched",
-	"TargetDiedWhilePreparing", "TargetDiedWhileSending", "TargetDiedWhileHandedOver", "TargetDiedWhileSwitched",
+	"TargetDiedWhilePreparing", "TargetDiedWhileSending", "TargetDiedWhileSwitched",
 	"LeaderDiedWhilePreparing", "LeaderDiedWhileSending", "LeaderDiedWhileHandedOver", "LeaderDiedWhileSwitched",
 }
 
@@ -396,6 +397,8 @@ var stepNames = map[blixardv1.MigrationState]string{
 func (j *judgeMigrations) met(w *World, c vmChange) {
 	was, is := c.was.GetMigration(), c.is.GetMigration()
 	switch {
+	case is.GetOffline() && is.State != was.GetState() && is.State == blixardv1.MigrationState_MIGRATION_STATE_DONE:
+		w.fired("LeftOffline")
 	case is.GetOffline() || is == nil:
 	case is.Id != was.GetId():
 		w.fired("MoveBegun")

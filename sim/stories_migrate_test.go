@@ -139,3 +139,66 @@ func TestADrainMovesLive(t *testing.T) {
 		t.Error("it was started anew")
 	}
 }
+
+// A VM that is moved offline is stopped, and starts elsewhere: once, whatever dies.
+func TestAVMLeavesOffline(t *testing.T) {
+	s := tell(t, Config{})
+	s.do(Announce, fileName(0), nil)
+	s.do(Create, "a", ImageVM())
+	_, from := s.runs("a")
+	s.do(LeaveVM, "a", nil)
+	s.moved("a", doneState)
+	if _, to := s.runs("a"); to == from {
+		t.Errorf("it runs on %s again", to.Name)
+	}
+	s.Heal()
+	s.Rest()
+}
+
+// A drain that is called off, or whose target dies, while a guest is on its way: one
+// copy of the guest runs in the end, and where a drain goes on, elsewhere.
+func TestADrainsMoveIsDisturbed(t *testing.T) {
+	for name, c := range map[string]struct {
+		disturb func(s *story, from, to *Machine)
+		empties bool
+	}{
+		"called off": {func(s *story, from, _ *Machine) {
+			s.Do(&Operation{Verb: Restore, Name: from.called})
+		}, false},
+		"called off, and its user wants it to stay": {func(s *story, from, _ *Machine) {
+			s.Do(&Operation{Verb: Restore, Name: from.called})
+			s.Do(&Operation{Verb: StayVM, Name: "a"})
+		}, false},
+		"the target's daemon dies": {func(s *story, _, to *Machine) { s.Strike(Crash{N(to.Index), time.Second}) }, true},
+		"the target loses power":   {func(_ *story, _, to *Machine) { to.powerOff() }, true},
+		"the source's daemon dies": {func(s *story, from, _ *Machine) { s.Strike(Crash{N(from.Index), time.Second}) }, true},
+		"the target is drained too": {func(s *story, _, to *Machine) {
+			s.Do(&Operation{Verb: Drain, Name: to.called, drain: &blixardv1.DrainOp{Name: to.called}})
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := tell(t, Config{})
+			s.do(Announce, fileName(0), nil)
+			s.do(Create, "a", ImageVM())
+			_, from := s.runs("a")
+			memory := s.Memory("a")
+			s.Do(&Operation{Verb: Drain, Name: from.called, drain: &blixardv1.DrainOp{Name: from.called}})
+			s.moved("a", sendingState)
+			to := s.byID(s.view().VM("a").Migration.Other.NodeId)
+			c.disturb(s, from, to)
+			s.until("its move has ended", 3*time.Minute, func() bool {
+				v := s.view()
+				return v != nil && v.VM("a").GetMigration().GetOther() == nil && v.VM("a").Placement != nil
+			})
+			s.Heal()
+			s.Rest()
+			_, host := s.runs("a")
+			if c.empties && host == from {
+				t.Errorf("it is still on %s, which is drained", from.Name)
+			}
+			if !c.empties && s.Memory("a") != memory {
+				t.Error("it was started anew")
+			}
+		})
+	}
+}

@@ -105,6 +105,9 @@ func (c *SpecFlags) change(d *draft, policyFlag, policy string) (err error) {
 	if err := enumFlag(&s.Hypervisor, "--hypervisor", c.Hypervisor); err != nil {
 		return err
 	}
+	if err := enumFlag(&s.Machine, "--machine", c.Machine); err != nil {
+		return err
+	}
 	if err := enumFlag(&s.Restart, policyFlag, policy); err != nil {
 		return err
 	}

@@ -114,6 +114,7 @@ func checkEnums(s *blixardv1.VMSpec) *blixardv1.Error {
 	}{
 		{"spec.hypervisor", int32(s.GetHypervisor()), blixardv1.Hypervisor_name},
 		{"spec.restart", int32(s.GetRestart()), blixardv1.RestartPolicy_name},
+		{"spec.machine", int32(s.GetMachine()), blixardv1.Machine_name},
 		{"spec.on_host_loss", int32(s.GetOnHostLoss()), blixardv1.OnHostLoss_name},
 	} {
 		if _, ok := e.names[e.number]; !ok {

@@ -37,6 +37,9 @@ func wantsOf(s *blixardv1.VMSpec) (list []want) {
 	if len(s.GetNixos().GetShares()) > 0 {
 		add(blixardv1.Capability_CAPABILITY_SHARES, "spec.nixos.shares")
 	}
+	if s.GetMachine() != 0 {
+		add(blixardv1.Capability_CAPABILITY_MACHINE_TYPES, "spec.machine")
+	}
 	if len(s.GetDevices()) > 0 {
 		add(blixardv1.Capability_CAPABILITY_DEVICES, "spec.devices")
 	}
@@ -83,6 +86,9 @@ func checkHypervisor(s *blixardv1.VMSpec) *blixardv1.Error {
 	h := s.GetHypervisor()
 	if h == blixardv1.Hypervisor_HYPERVISOR_UNSPECIFIED && s.GetNixos() != nil {
 		h = blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR // see completeNixos
+	}
+	if s.GetMachine() != 0 && s.GetImage() == nil {
+		return invalid("spec.machine", "only an image under QEMU has machine types to choose from", "leave it out")
 	}
 	able := hypervisor.Able(wanted(s))
 	k := hypervisor.Get(h)

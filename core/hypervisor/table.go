@@ -19,6 +19,7 @@ const (
 	balloon     = blixardv1.Capability_CAPABILITY_BALLOON
 	devices     = blixardv1.Capability_CAPABILITY_DEVICES
 	qcow2       = blixardv1.Capability_CAPABILITY_QCOW2
+	machines    = blixardv1.Capability_CAPABILITY_MACHINE_TYPES
 )
 
 // Table has every kind, the preferred first: QEMU is the one whose driver has met
@@ -30,7 +31,7 @@ var Table = complete([]Kind{
 		Met: "QEMU 7.2 of Debian 12, emulating (TCG), with a real guest",
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, emulation: Yes, powerButton: Yes, pause: Yes, snapshot: Yes, migrate: Yes,
-			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, userNetwork: Yes, hotplug: NotYet, balloon: Yes, devices: Yes,
+			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, userNetwork: Yes, hotplug: NotYet, balloon: Yes, devices: Yes, machines: Yes,
 		},
 		why: map[blixardv1.Capability]string{
 			program: "cannot run spec.process",
@@ -48,6 +49,7 @@ var Table = complete([]Kind{
 			// The right to run goes over only when the source is stopped for good.
 			migrate:     "lets the target run before anybody has said that it may",
 			userNetwork: "has no user network",
+			machines:    "has one machine type",
 			program:     "cannot run spec.process",
 		},
 	},
@@ -64,6 +66,7 @@ var Table = complete([]Kind{
 			qcow2:       "reads raw disks only",
 			shares:      "cannot share a folder of its host",
 			userNetwork: "has no user network",
+			machines:    "has one machine type",
 			hotplug:     "cannot change the devices of a running guest",
 			devices:     "cannot pass PCI devices through",
 			program:     "cannot run spec.process",
@@ -76,9 +79,10 @@ var Table = complete([]Kind{
 			program: Yes, emulation: Yes, powerButton: Yes, pause: Yes,
 		},
 		why: map[blixardv1.Capability]string{
-			balloon: "runs a program, which has no memory of its own to give back",
-			image:   "runs a program, and the spec has an image",
-			nixos:   "runs a program, and the spec has what Nix builds",
+			balloon:  "runs a program, which has no memory of its own to give back",
+			machines: "runs a program, and shows it no machine",
+			image:    "runs a program, and the spec has an image",
+			nixos:    "runs a program, and the spec has what Nix builds",
 		},
 	},
 })

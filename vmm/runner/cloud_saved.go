@@ -37,7 +37,7 @@ func (c cloudControl) restore(ctx context.Context, folder string) error {
 }
 
 // machineName: it has no machine types.
-func (d *cloud) machineName() string { return underKVM("x86") }
+func (d *cloud) machineName(*blixardv1.VMSpec) string { return underKVM("x86") }
 
 func (d *cloud) revive(ctx context.Context, p place, a *blixardv1.Assignment, i shim.Instance, dir string) (command, error) {
 	b, err := d.elfFiles(ctx, p, a, i)

@@ -64,7 +64,7 @@ type firecrackerOtherTap struct {
 
 // machineName: its vendor promises nothing for another processor, nor for another
 // kernel of the host.
-func (d *firecracker) machineName() string {
+func (d *firecracker) machineName(*blixardv1.VMSpec) string {
 	var u unix.Utsname
 	_ = unix.Uname(&u) // it cannot fail
 	return underKVM("x86") + ", Linux " + unix.ByteSliceToString(u.Release[:])

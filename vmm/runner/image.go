@@ -96,6 +96,7 @@ func (m images) check(ctx context.Context, digest string) error {
 func (m images) files(ctx context.Context, p place, a *blixardv1.Assignment, i shim.Instance) (boot, error) {
 	image := a.GetSpec().GetImage()
 	b := boot{
+		q35:  onQ35(a.Spec),
 		name: a.Name, instance: i, vcpus: max(a.Spec.Vcpus, 1), memoryMib: a.Spec.MemoryMib,
 		cmdline: image.Cmdline, place: p,
 	}

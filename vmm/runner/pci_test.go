@@ -78,7 +78,7 @@ func TestDevicesOnTheCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	line := strings.Join(argv, " ")
-	if !strings.Contains(line, "pcie=on") || !strings.Contains(line, "-device vfio-pci,host=0000:01:00.0 -device vfio-pci,host=0000:02:00.0") {
+	if !strings.Contains(line, "-M "+machineType+",pcie=on ") || !strings.Contains(line, "-device vfio-pci,host=0000:01:00.0 -device vfio-pci,host=0000:02:00.0") {
 		t.Error(line)
 	}
 	if argv, err = (&cloud{program: "ch"}).argv(b); err != nil {
@@ -91,6 +91,14 @@ func TestDevicesOnTheCommandLine(t *testing.T) {
 	argv, _ = machine{program: "qemu"}.argv(b)
 	if line = strings.Join(argv, " "); strings.Contains(line, "pcie") {
 		t.Error("a VM without devices has a bus: ", line)
+	}
+	for want, spec := range map[bool]*blixardv1.VMSpec{
+		true:  {Devices: []*blixardv1.DeviceRequest{{Kind: "gpu"}}},
+		false: {Devices: []*blixardv1.DeviceRequest{{Kind: "gpu"}}, Machine: blixardv1.Machine_MACHINE_MICROVM},
+	} {
+		if onQ35(spec) != want {
+			t.Errorf("%v is on a PC: %t", spec, !want)
+		}
 	}
 	// Whatever the cluster says, a host gives only what its daemon was told to.
 	if _, err := given(ours[:1], a); err == nil || !strings.Contains(err.Error(), "not one that this host gives") {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/guest/agent"
 	"github.com/blixard/blixard/vmm/shim"
 )
@@ -11,6 +12,34 @@ import (
 // machineType is what guests see. It can be migrated, and has no version: only an
 // equal QEMU has the same.
 const machineType = "microvm,acpi=on,pit=off,pic=off"
+
+// q35Type has PCI Express, without what no guest of ours has a use for.
+const q35Type = "q35,acpi=on,vmport=off,smbus=off,sata=off"
+
+// onQ35 says that a spec is one of a PC. What VFIO passes through is a PCI device, and
+// is made for machines that have such a bus from the beginning.
+func onQ35(spec *blixardv1.VMSpec) bool {
+	return spec.GetMachine() == blixardv1.Machine_MACHINE_Q35 || spec.GetMachine() == 0 && len(spec.GetDevices()) > 0
+}
+
+// model is the machine's type.
+func (b boot) model() string {
+	switch {
+	case b.q35:
+		return q35Type
+	case len(b.devices) > 0:
+		return machineType + ",pcie=on"
+	}
+	return machineType
+}
+
+// virtio is how QEMU calls a virtio device on this machine.
+func (b boot) virtio(device string) string {
+	if b.q35 {
+		return "virtio-" + device + "-pci"
+	}
+	return "virtio-" + device + "-device"
+}
 
 // machine is what is the same for every VM of a host.
 type machine struct {
@@ -37,6 +66,7 @@ type boot struct {
 	nics      []nic
 	devices   []string // PCI addresses of the host
 	place     place
+	q35       bool // QEMU: a PC with PCI
 }
 
 type disk struct {
@@ -67,32 +97,30 @@ func (m machine) argv(b boot) ([]string, error) {
 		accel = "kvm"
 	}
 	socket := func(name string) string { return escape(b.place.socket(name)) + ",server=on,wait=off" }
-	model := machineType
-	if len(b.devices) > 0 {
-		model += ",pcie=on"
-	}
 	argv := []string{
 		m.program,
 		"-name", "guest=" + escape(b.name),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-M", model,
+		"-M", b.model(),
 		"-accel", accel, "-cpu", "max",
 		"-smp", fmt.Sprint(b.vcpus), "-m", m.memory(b),
-		"-global", "virtio-mmio.force-legacy=false",
 		"-qmp", "unix:" + socket(qmpSocket),
 		"-chardev", "socket,id=con,path=" + socket(consoleSocket) + ",logfile=" + escape(b.place.console) + ",logappend=on",
 		"-serial", "chardev:con",
-		"-device", "virtio-serial-device,id=vs",
+		"-device", b.virtio("serial") + ",id=vs",
 		"-chardev", "socket,id=ag,path=" + socket(agentSocket),
 		"-device", "virtserialport,bus=vs.0,chardev=ag,name=" + agent.Port,
-		"-device", "virtio-rng-device",
+		"-device", b.virtio("rng"),
 		"-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
+	}
+	if !b.q35 {
+		argv = append(argv, "-global", "virtio-mmio.force-legacy=false")
 	}
 	if !m.open {
 		argv = append(argv, "-sandbox", sandbox)
 	}
 	if m.balloon(b) > 0 {
-		argv = append(argv, "-device", "virtio-balloon-device,deflate-on-oom=on")
+		argv = append(argv, "-device", b.virtio("balloon")+",deflate-on-oom=on")
 	}
 	for i, d := range b.disks {
 		access := ""
@@ -107,10 +135,14 @@ func (m machine) argv(b boot) ([]string, error) {
 		}
 		argv = append(argv,
 			"-drive", fmt.Sprintf("id=%s,file=%s,if=none,format=%s,cache=writeback,discard=unmap%s", drive(i), escape(d.path), d.format, access),
-			"-device", fmt.Sprintf("virtio-blk-device,drive=%s,serial=%s", drive(i), escape(d.name)))
+			"-device", fmt.Sprintf("%s,drive=%s,serial=%s", b.virtio("blk"), drive(i), escape(d.name)))
 	}
 	for i, n := range b.nics {
-		argv = append(argv, "-netdev", n.netdev(fmt.Sprintf("n%d", i)), "-device", fmt.Sprintf("virtio-net-device,netdev=n%d,mac=%s", i, n.mac))
+		device := fmt.Sprintf("%s,netdev=n%d,mac=%s", b.virtio("net"), i, n.mac)
+		if b.q35 {
+			device += ",romfile=" // nobody boots from it
+		}
+		argv = append(argv, "-netdev", n.netdev(fmt.Sprintf("n%d", i)), "-device", device)
 	}
 	for _, address := range b.devices {
 		argv = append(argv, "-device", "vfio-pci,host="+address)
@@ -135,14 +167,14 @@ func (m machine) memory(b boot) string {
 	return fmt.Sprintf("size=%dK", kib)
 }
 
-// transports is how many virtio devices microvm takes.
+// transports is how many virtio devices microvm takes; q35 has more slots.
 const transports = 24
 
 // balloon is the memory of a guest that gets a balloon: one whose devices leave a place
 // for it.
 func (m machine) balloon(b boot) uint64 {
 	const others = 2 // the agent's port, and the source of random numbers
-	if others+len(b.disks)+len(b.nics) >= transports {
+	if !b.q35 && others+len(b.disks)+len(b.nics) >= transports {
 		return 0
 	}
 	return b.balloon()

@@ -23,11 +23,15 @@ const saveSocket = "save"
 // machineName: microvm has no version of its own, so QEMU's must be the same; what
 // runs under emulation has other devices' state than what runs under KVM. The number
 // is ours: it is raised when all VMs get another device.
-func (q *qemu) machineName() string {
-	if q.machine.kvm {
-		return underKVM("microvm 2")
+func (q *qemu) machineName(spec *blixardv1.VMSpec) string {
+	name := "microvm 2"
+	if onQ35(spec) {
+		name = "q35"
 	}
-	return "microvm 2, tcg"
+	if q.machine.kvm {
+		return underKVM(name)
+	}
+	return name + ", tcg"
 }
 
 func (q *qemu) revive(ctx context.Context, p place, a *blixardv1.Assignment, i shim.Instance, _ string) (command, error) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -50,7 +51,6 @@ func TestQEMUsCommandLine(t *testing.T) {
 -cpu max
 -smp 2
 -m size=262152K
--global virtio-mmio.force-legacy=false
 -qmp unix:/r/v/ab/qmp,server=on,wait=off
 -chardev socket,id=con,path=/r/v/ab/con,server=on,wait=off,logfile=/s/vms/1-5/console.log,logappend=on
 -serial chardev:con
@@ -59,6 +59,7 @@ func TestQEMUsCommandLine(t *testing.T) {
 -device virtserialport,bus=vs.0,chardev=ag,name=org.blixard.agent
 -device virtio-rng-device
 -device isa-debug-exit,iobase=0xf4,iosize=0x04
+-global virtio-mmio.force-legacy=false
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 -device virtio-balloon-device,deflate-on-oom=on
 -drive id=d0,file=/s/vms/1-5/disks/root.raw,if=none,format=raw,cache=writeback,discard=unmap,throttling.bps-total=1000000,throttling.iops-total=100
@@ -76,6 +77,13 @@ func TestQEMUsCommandLine(t *testing.T) {
 	line := strings.Join(argv, " ")
 	if err != nil || !strings.Contains(line, "-accel kvm") || strings.Contains(line, "tsc") || strings.Contains(line, "mitigations") {
 		t.Errorf("with KVM: %s %v", line, err)
+	}
+	b := aBoot()
+	b.q35, b.nics = true, []nic{{mac: "02:00:00:00:00:01", user: true}}
+	argv, err = machine{program: "q"}.argv(b)
+	line = strings.Join(argv, " ")
+	if n := strings.Count(line, "-pci"); err != nil || n != 6 || !strings.Contains(line, "-M q35,") || strings.Contains(line, "-mmio") || regexp.MustCompile(`virtio-[a-z]+-device`).MatchString(line) {
+		t.Errorf("as a PC, with %d devices: %s %v", n, line, err)
 	}
 }
 
@@ -389,4 +397,46 @@ func TestAFullDiskFailsAStartAndLeavesNoHalfDisk(t *testing.T) {
 	if !shims.Dead(b.h.at.runOf("1-1")) {
 		t.Error("something is alive")
 	}
+}
+
+// A PC with PCI runs what microvm runs: disks, a network, the balloon and the power
+// button, with the same guest.
+func TestQ35(t *testing.T) {
+	r := qemuRig(t)
+	i, a := instance("q35", 1), r.vm("q35", "")
+	a.Spec.Machine = blixardv1.Machine_MACHINE_Q35
+	a.Spec.GetImage().Cmdline += " blixard.note=own"
+	a.Spec.GetImage().Disks = []*blixardv1.Disk{{Name: "own", SizeMib: 16}}
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	l.Close()
+	a.Spec.Networks = []*blixardv1.Interface{{
+		Kind:  &blixardv1.Interface_User{User: &blixardv1.UserInterface{Restrict: true}},
+		Ports: []*blixardv1.PortForward{{Address: "127.0.0.1", HostPort: uint32(port), GuestPort: 7}},
+	}}
+	a.Interfaces = []*blixardv1.InterfaceConfig{{Mac: "02:00:00:00:00:07"}}
+	r.must(vmm.Start, i, a)
+	r.awaitConsole(i.UID, "disk own has a note now")
+	r.awaitConsole(i.UID, "net eth0 10.0.2.15/24")
+	r.awaitConsole(i.UID, "up name=vm-q35")
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", r.hypervisor(i)))
+	if err != nil || !strings.Contains(string(b), "\x00"+q35Type+"\x00") {
+		t.Errorf("it runs %q (%v)", b, err)
+	}
+	if err := echoes(net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err != nil {
+		t.Error(err)
+	}
+	boot := a.Spec.MemoryMib
+	a.Spec.MemoryMib -= 16
+	r.must(vmm.Balloon, i, a)
+	r.report("less memory", i, func(v vmm.Report) bool { return v.MemoryMiB == boot-16 })
+	r.must(vmm.Pause, i, a)
+	r.must(vmm.Stop, i, a)
+	if e := r.exit(i, Exited); e.Code != 0 {
+		t.Error(e)
+	}
+	r.must(vmm.Remove, i, nil)
 }

@@ -50,6 +50,8 @@ type record struct {
 	Written []string `json:"written,omitempty"`
 	// From is the host that the guest of one that is Incoming comes from.
 	From uint64 `json:"from,omitempty"`
+	// Machine is what its guest's memory belongs to, where that can be saved.
+	Machine string `json:"machine,omitempty"`
 	// BootMiB is the memory that it was started with, where it has a balloon, and
 	// MemoryMiB what its guest had of that when it was last asked; 0: not known.
 	BootMiB   uint64 `json:"bootMiB,omitempty"`

@@ -18,7 +18,7 @@ const tscTolerance = 0.01
 
 // shape is this machine's for a boot.
 func (m machine) shape(b boot) string {
-	words := []string{"machine=" + machineType, "smp=" + fmt.Sprint(b.vcpus), "memory=" + m.memory(b), fmt.Sprintf("balloon=%t", m.balloon(b) > 0)}
+	words := []string{"machine=" + b.model(), "smp=" + fmt.Sprint(b.vcpus), "memory=" + m.memory(b), fmt.Sprintf("balloon=%t", m.balloon(b) > 0)}
 	if m.kvm {
 		words = append(words, "accel=kvm", "cpu="+strconv.Quote(cpuModel()))
 	} else {

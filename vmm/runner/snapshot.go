@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -65,7 +66,7 @@ type reviver interface {
 	revive(ctx context.Context, p place, a *blixardv1.Assignment, i shim.Instance, dir string) (command, error)
 	// machineName says what a guest's memory belongs to, besides the version: only the
 	// same one can go on with it.
-	machineName() string
+	machineName(*blixardv1.VMSpec) string
 }
 
 // underKVM is a machine whose guest sees this host's own processor.
@@ -160,7 +161,7 @@ func (v *vm) snapshot(ctx context.Context, a vmm.Action) (*blixardv1.SnapshotIma
 	defer v.h.endSnapshot(a.Snapshot)
 	tmp := v.h.at.snapshotNew(a.Snapshot)
 	defer os.RemoveAll(tmp)
-	m := &manifest{Instance: v.rec.Instance, Hypervisor: v.rec.Hypervisor, Version: v.h.versions[v.rec.Hypervisor], Machine: r.machineName()}
+	m := &manifest{Instance: v.rec.Instance, Hypervisor: v.rec.Hypervisor, Version: v.h.versions[v.rec.Hypervisor], Machine: cmp.Or(v.rec.Machine, r.machineName(a.Assignment.GetSpec()))}
 	if err := v.freezeInto(ctx, s, a.Assignment.GetSpec(), tmp, m); err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w: %w", errOvertaken, err)
@@ -348,8 +349,8 @@ func (v *vm) revive(ctx context.Context, d driver, name string, from *blixardv1.
 		return err
 	}
 	if from.Memory {
-		rev, can := d.(reviver)
-		if !can || m.Hypervisor != r.Hypervisor || m.Version != v.h.versions[r.Hypervisor] || m.Machine != rev.machineName() {
+		_, can := d.(reviver)
+		if !can || m.Hypervisor != r.Hypervisor || m.Version != v.h.versions[r.Hypervisor] || m.Machine != r.Machine {
 			return fmt.Errorf("the snapshot is of %s on %s, and only the same can go on with it", m.Version, m.Machine)
 		}
 	}

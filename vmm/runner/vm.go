@@ -198,6 +198,9 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 		r.User = v.rec.User
 	}
 	r.User = v.userFor(assignment, r.User)
+	if d, can := d.(reviver); can {
+		r.Machine = d.machineName(assignment.Spec)
+	}
 	if byNix(assignment.Spec) {
 		if v.rec != nil {
 			r.Nix = v.rec.Nix

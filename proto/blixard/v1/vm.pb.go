@@ -118,6 +118,8 @@ const (
 	Capability_CAPABILITY_DEVICES Capability = 15
 	// Disks in the format qcow2.
 	Capability_CAPABILITY_QCOW2 Capability = 16
+	// More than one machine type to choose from (VMSpec.machine).
+	Capability_CAPABILITY_MACHINE_TYPES Capability = 17
 )
 
 // Enum value maps for Capability.
@@ -140,25 +142,27 @@ var (
 		14: "CAPABILITY_BALLOON",
 		15: "CAPABILITY_DEVICES",
 		16: "CAPABILITY_QCOW2",
+		17: "CAPABILITY_MACHINE_TYPES",
 	}
 	Capability_value = map[string]int32{
-		"CAPABILITY_UNSPECIFIED":  0,
-		"CAPABILITY_IMAGE":        1,
-		"CAPABILITY_NIXOS":        2,
-		"CAPABILITY_PROGRAM":      3,
-		"CAPABILITY_EMULATION":    4,
-		"CAPABILITY_POWER_BUTTON": 5,
-		"CAPABILITY_PAUSE":        6,
-		"CAPABILITY_SNAPSHOT":     7,
-		"CAPABILITY_MIGRATE":      8,
-		"CAPABILITY_VOLUMES":      9,
-		"CAPABILITY_SHARES":       10,
-		"CAPABILITY_NETWORKS":     11,
-		"CAPABILITY_USER_NETWORK": 12,
-		"CAPABILITY_HOTPLUG":      13,
-		"CAPABILITY_BALLOON":      14,
-		"CAPABILITY_DEVICES":      15,
-		"CAPABILITY_QCOW2":        16,
+		"CAPABILITY_UNSPECIFIED":   0,
+		"CAPABILITY_IMAGE":         1,
+		"CAPABILITY_NIXOS":         2,
+		"CAPABILITY_PROGRAM":       3,
+		"CAPABILITY_EMULATION":     4,
+		"CAPABILITY_POWER_BUTTON":  5,
+		"CAPABILITY_PAUSE":         6,
+		"CAPABILITY_SNAPSHOT":      7,
+		"CAPABILITY_MIGRATE":       8,
+		"CAPABILITY_VOLUMES":       9,
+		"CAPABILITY_SHARES":        10,
+		"CAPABILITY_NETWORKS":      11,
+		"CAPABILITY_USER_NETWORK":  12,
+		"CAPABILITY_HOTPLUG":       13,
+		"CAPABILITY_BALLOON":       14,
+		"CAPABILITY_DEVICES":       15,
+		"CAPABILITY_QCOW2":         16,
+		"CAPABILITY_MACHINE_TYPES": 17,
 	}
 )
 
@@ -187,6 +191,59 @@ func (x Capability) Number() protoreflect.EnumNumber {
 // Deprecated: Use Capability.Descriptor instead.
 func (Capability) EnumDescriptor() ([]byte, []int) {
 	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{1}
+}
+
+// Machine is the type of machine that QEMU shows a guest.
+type Machine int32
+
+const (
+	// MICROVM, and Q35 for a VM with PCI devices.
+	Machine_MACHINE_UNSPECIFIED Machine = 0
+	// No PCI bus, no firmware worth the name: the fastest to boot.
+	Machine_MACHINE_MICROVM Machine = 1
+	// A PC with PCI Express.
+	Machine_MACHINE_Q35 Machine = 2
+)
+
+// Enum value maps for Machine.
+var (
+	Machine_name = map[int32]string{
+		0: "MACHINE_UNSPECIFIED",
+		1: "MACHINE_MICROVM",
+		2: "MACHINE_Q35",
+	}
+	Machine_value = map[string]int32{
+		"MACHINE_UNSPECIFIED": 0,
+		"MACHINE_MICROVM":     1,
+		"MACHINE_Q35":         2,
+	}
+)
+
+func (x Machine) Enum() *Machine {
+	p := new(Machine)
+	*p = x
+	return p
+}
+
+func (x Machine) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Machine) Descriptor() protoreflect.EnumDescriptor {
+	return file_blixard_v1_vm_proto_enumTypes[2].Descriptor()
+}
+
+func (Machine) Type() protoreflect.EnumType {
+	return &file_blixard_v1_vm_proto_enumTypes[2]
+}
+
+func (x Machine) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Machine.Descriptor instead.
+func (Machine) EnumDescriptor() ([]byte, []int) {
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{2}
 }
 
 type RestartPolicy int32
@@ -227,11 +284,11 @@ func (x RestartPolicy) String() string {
 }
 
 func (RestartPolicy) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[2].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[3].Descriptor()
 }
 
 func (RestartPolicy) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[2]
+	return &file_blixard_v1_vm_proto_enumTypes[3]
 }
 
 func (x RestartPolicy) Number() protoreflect.EnumNumber {
@@ -240,7 +297,7 @@ func (x RestartPolicy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartPolicy.Descriptor instead.
 func (RestartPolicy) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{2}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{3}
 }
 
 // OnHostLoss says what the cluster does when a VM's host is lost.
@@ -280,11 +337,11 @@ func (x OnHostLoss) String() string {
 }
 
 func (OnHostLoss) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[3].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[4].Descriptor()
 }
 
 func (OnHostLoss) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[3]
+	return &file_blixard_v1_vm_proto_enumTypes[4]
 }
 
 func (x OnHostLoss) Number() protoreflect.EnumNumber {
@@ -293,7 +350,7 @@ func (x OnHostLoss) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OnHostLoss.Descriptor instead.
 func (OnHostLoss) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{3}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{4}
 }
 
 // LeaseClass orders what may bound the life of an instance, tightest last.
@@ -333,11 +390,11 @@ func (x OnUpdate) String() string {
 }
 
 func (OnUpdate) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[4].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[5].Descriptor()
 }
 
 func (OnUpdate) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[4]
+	return &file_blixard_v1_vm_proto_enumTypes[5]
 }
 
 func (x OnUpdate) Number() protoreflect.EnumNumber {
@@ -346,7 +403,7 @@ func (x OnUpdate) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OnUpdate.Descriptor instead.
 func (OnUpdate) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{4}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{5}
 }
 
 type LeaseClass int32
@@ -388,11 +445,11 @@ func (x LeaseClass) String() string {
 }
 
 func (LeaseClass) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[5].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[6].Descriptor()
 }
 
 func (LeaseClass) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[5]
+	return &file_blixard_v1_vm_proto_enumTypes[6]
 }
 
 func (x LeaseClass) Number() protoreflect.EnumNumber {
@@ -401,7 +458,7 @@ func (x LeaseClass) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LeaseClass.Descriptor instead.
 func (LeaseClass) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{5}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{6}
 }
 
 // Phase is where a VM is in its life, as operators see it.
@@ -466,11 +523,11 @@ func (x Phase) String() string {
 }
 
 func (Phase) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[6].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[7].Descriptor()
 }
 
 func (Phase) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[6]
+	return &file_blixard_v1_vm_proto_enumTypes[7]
 }
 
 func (x Phase) Number() protoreflect.EnumNumber {
@@ -479,7 +536,7 @@ func (x Phase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Phase.Descriptor instead.
 func (Phase) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{6}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{7}
 }
 
 // HealthState is what the probes of a VM's health have shown.
@@ -521,11 +578,11 @@ func (x HealthState) String() string {
 }
 
 func (HealthState) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[7].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[8].Descriptor()
 }
 
 func (HealthState) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[7]
+	return &file_blixard_v1_vm_proto_enumTypes[8]
 }
 
 func (x HealthState) Number() protoreflect.EnumNumber {
@@ -534,7 +591,7 @@ func (x HealthState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HealthState.Descriptor instead.
 func (HealthState) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{7}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{8}
 }
 
 // Protocol of a port.
@@ -572,11 +629,11 @@ func (x Protocol) String() string {
 }
 
 func (Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[8].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[9].Descriptor()
 }
 
 func (Protocol) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[8]
+	return &file_blixard_v1_vm_proto_enumTypes[9]
 }
 
 func (x Protocol) Number() protoreflect.EnumNumber {
@@ -585,7 +642,7 @@ func (x Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Protocol.Descriptor instead.
 func (Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{8}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{9}
 }
 
 // MigrationState is how far a move is.
@@ -654,11 +711,11 @@ func (x MigrationState) String() string {
 }
 
 func (MigrationState) Descriptor() protoreflect.EnumDescriptor {
-	return file_blixard_v1_vm_proto_enumTypes[9].Descriptor()
+	return file_blixard_v1_vm_proto_enumTypes[10].Descriptor()
 }
 
 func (MigrationState) Type() protoreflect.EnumType {
-	return &file_blixard_v1_vm_proto_enumTypes[9]
+	return &file_blixard_v1_vm_proto_enumTypes[10]
 }
 
 func (x MigrationState) Number() protoreflect.EnumNumber {
@@ -667,7 +724,7 @@ func (x MigrationState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MigrationState.Descriptor instead.
 func (MigrationState) EnumDescriptor() ([]byte, []int) {
-	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{9}
+	return file_blixard_v1_vm_proto_rawDescGZIP(), []int{10}
 }
 
 // Artifact names content by its SHA-256.
@@ -1806,7 +1863,9 @@ type VMSpec struct {
 	Devices []*DeviceRequest `protobuf:"bytes,90,rep,name=devices,proto3" json:"devices,omitempty"`
 	// Of image; at most 16 with its own disks. A VM with volumes is placed where they
 	// are, and waits for that host when it is lost.
-	Volumes       []*VolumeMount `protobuf:"bytes,120,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Volumes []*VolumeMount `protobuf:"bytes,120,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// Of image; QEMU alone has more than one.
+	Machine       Machine `protobuf:"varint,170,opt,name=machine,proto3,enum=blixard.v1.Machine" json:"machine,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1994,6 +2053,13 @@ func (x *VMSpec) GetVolumes() []*VolumeMount {
 		return x.Volumes
 	}
 	return nil
+}
+
+func (x *VMSpec) GetMachine() Machine {
+	if x != nil {
+		return x.Machine
+	}
+	return Machine_MACHINE_UNSPECIFIED
 }
 
 type isVMSpec_Source interface {
@@ -6459,7 +6525,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x03ref\x18\x01 \x01(\tH\x00R\x03ref\x12.\n" +
 	"\x06packed\x18\x02 \x01(\v2\x14.blixard.v1.ArtifactH\x00R\x06packed\x12\x1c\n" +
 	"\tattribute\x18\x03 \x01(\tR\tattributeB\x06\n" +
-	"\x04from\"\xfb\a\n" +
+	"\x04from\"\xab\b\n" +
 	"\x06VMSpec\x126\n" +
 	"\n" +
 	"hypervisor\x18\x01 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
@@ -6485,7 +6551,8 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x06health\x18< \x01(\v2\x12.blixard.v1.HealthR\x06health\x121\n" +
 	"\bnetworks\x18P \x03(\v2\x15.blixard.v1.InterfaceR\bnetworks\x123\n" +
 	"\adevices\x18Z \x03(\v2\x19.blixard.v1.DeviceRequestR\adevices\x121\n" +
-	"\avolumes\x18x \x03(\v2\x17.blixard.v1.VolumeMountR\avolumes\x1a9\n" +
+	"\avolumes\x18x \x03(\v2\x17.blixard.v1.VolumeMountR\avolumes\x12.\n" +
+	"\amachine\x18\xaa\x01 \x01(\x0e2\x13.blixard.v1.MachineR\amachine\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
@@ -6856,7 +6923,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x0fHYPERVISOR_QEMU\x10\x01\x12\x1f\n" +
 	"\x1bHYPERVISOR_CLOUD_HYPERVISOR\x10\x02\x12\x1a\n" +
 	"\x16HYPERVISOR_FIRECRACKER\x10\x03\x12\x16\n" +
-	"\x12HYPERVISOR_PROCESS\x10\x04*\xad\x03\n" +
+	"\x12HYPERVISOR_PROCESS\x10\x04*\xcb\x03\n" +
 	"\n" +
 	"Capability\x12\x1a\n" +
 	"\x16CAPABILITY_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -6876,7 +6943,12 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x12CAPABILITY_HOTPLUG\x10\r\x12\x16\n" +
 	"\x12CAPABILITY_BALLOON\x10\x0e\x12\x16\n" +
 	"\x12CAPABILITY_DEVICES\x10\x0f\x12\x14\n" +
-	"\x10CAPABILITY_QCOW2\x10\x10*\x83\x01\n" +
+	"\x10CAPABILITY_QCOW2\x10\x10\x12\x1c\n" +
+	"\x18CAPABILITY_MACHINE_TYPES\x10\x11*H\n" +
+	"\aMachine\x12\x17\n" +
+	"\x13MACHINE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fMACHINE_MICROVM\x10\x01\x12\x0f\n" +
+	"\vMACHINE_Q35\x10\x02*\x83\x01\n" +
 	"\rRestartPolicy\x12\x1e\n" +
 	"\x1aRESTART_POLICY_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15RESTART_POLICY_ALWAYS\x10\x01\x12\x1d\n" +
@@ -6959,235 +7031,237 @@ func file_blixard_v1_vm_proto_rawDescGZIP() []byte {
 	return file_blixard_v1_vm_proto_rawDescData
 }
 
-var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_blixard_v1_vm_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
 var file_blixard_v1_vm_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
 var file_blixard_v1_vm_proto_goTypes = []any{
 	(Hypervisor)(0),                 // 0: blixard.v1.Hypervisor
 	(Capability)(0),                 // 1: blixard.v1.Capability
-	(RestartPolicy)(0),              // 2: blixard.v1.RestartPolicy
-	(OnHostLoss)(0),                 // 3: blixard.v1.OnHostLoss
-	(OnUpdate)(0),                   // 4: blixard.v1.OnUpdate
-	(LeaseClass)(0),                 // 5: blixard.v1.LeaseClass
-	(Phase)(0),                      // 6: blixard.v1.Phase
-	(HealthState)(0),                // 7: blixard.v1.HealthState
-	(Protocol)(0),                   // 8: blixard.v1.Protocol
-	(MigrationState)(0),             // 9: blixard.v1.MigrationState
-	(*Artifact)(nil),                // 10: blixard.v1.Artifact
-	(*Image)(nil),                   // 11: blixard.v1.Image
-	(*Disk)(nil),                    // 12: blixard.v1.Disk
-	(*Process)(nil),                 // 13: blixard.v1.Process
-	(*Nixos)(nil),                   // 14: blixard.v1.Nixos
-	(*Network)(nil),                 // 15: blixard.v1.Network
-	(*Tap)(nil),                     // 16: blixard.v1.Tap
-	(*UserNetwork)(nil),             // 17: blixard.v1.UserNetwork
-	(*Volume)(nil),                  // 18: blixard.v1.Volume
-	(*RootVolume)(nil),              // 19: blixard.v1.RootVolume
-	(*DataVolume)(nil),              // 20: blixard.v1.DataVolume
-	(*Share)(nil),                   // 21: blixard.v1.Share
-	(*NixosModule)(nil),             // 22: blixard.v1.NixosModule
-	(*Kernel)(nil),                  // 23: blixard.v1.Kernel
-	(*Flake)(nil),                   // 24: blixard.v1.Flake
-	(*VMSpec)(nil),                  // 25: blixard.v1.VMSpec
-	(*DeviceRequest)(nil),           // 26: blixard.v1.DeviceRequest
-	(*Device)(nil),                  // 27: blixard.v1.Device
-	(*VolumeMount)(nil),             // 28: blixard.v1.VolumeMount
-	(*VolumeHold)(nil),              // 29: blixard.v1.VolumeHold
-	(*Health)(nil),                  // 30: blixard.v1.Health
-	(*ProcessProbe)(nil),            // 31: blixard.v1.ProcessProbe
-	(*AgentProbe)(nil),              // 32: blixard.v1.AgentProbe
-	(*TCPProbe)(nil),                // 33: blixard.v1.TCPProbe
-	(*HTTPProbe)(nil),               // 34: blixard.v1.HTTPProbe
-	(*Interface)(nil),               // 35: blixard.v1.Interface
-	(*Bandwidth)(nil),               // 36: blixard.v1.Bandwidth
-	(*DiskLimit)(nil),               // 37: blixard.v1.DiskLimit
-	(*UserInterface)(nil),           // 38: blixard.v1.UserInterface
-	(*PortForward)(nil),             // 39: blixard.v1.PortForward
-	(*HostPort)(nil),                // 40: blixard.v1.HostPort
-	(*Attachment)(nil),              // 41: blixard.v1.Attachment
-	(*Pins)(nil),                    // 42: blixard.v1.Pins
-	(*Runner)(nil),                  // 43: blixard.v1.Runner
-	(*Generation)(nil),              // 44: blixard.v1.Generation
-	(*RestoreFrom)(nil),             // 45: blixard.v1.RestoreFrom
-	(*Incarnation)(nil),             // 46: blixard.v1.Incarnation
-	(*Placement)(nil),               // 47: blixard.v1.Placement
-	(*VMStatus)(nil),                // 48: blixard.v1.VMStatus
-	(*Failure)(nil),                 // 49: blixard.v1.Failure
-	(*VM)(nil),                      // 50: blixard.v1.VM
-	(*Migration)(nil),               // 51: blixard.v1.Migration
-	(*MigrationProgress)(nil),       // 52: blixard.v1.MigrationProgress
-	(*CreateRequest)(nil),           // 53: blixard.v1.CreateRequest
-	(*CreateResponse)(nil),          // 54: blixard.v1.CreateResponse
-	(*GetRequest)(nil),              // 55: blixard.v1.GetRequest
-	(*GetResponse)(nil),             // 56: blixard.v1.GetResponse
-	(*ListRequest)(nil),             // 57: blixard.v1.ListRequest
-	(*ListResponse)(nil),            // 58: blixard.v1.ListResponse
-	(*DeleteRequest)(nil),           // 59: blixard.v1.DeleteRequest
-	(*DeleteResponse)(nil),          // 60: blixard.v1.DeleteResponse
-	(*StartRequest)(nil),            // 61: blixard.v1.StartRequest
-	(*StartResponse)(nil),           // 62: blixard.v1.StartResponse
-	(*StopRequest)(nil),             // 63: blixard.v1.StopRequest
-	(*StopResponse)(nil),            // 64: blixard.v1.StopResponse
-	(*RestartRequest)(nil),          // 65: blixard.v1.RestartRequest
-	(*RestartResponse)(nil),         // 66: blixard.v1.RestartResponse
-	(*PauseRequest)(nil),            // 67: blixard.v1.PauseRequest
-	(*PauseResponse)(nil),           // 68: blixard.v1.PauseResponse
-	(*ResumeRequest)(nil),           // 69: blixard.v1.ResumeRequest
-	(*ResumeResponse)(nil),          // 70: blixard.v1.ResumeResponse
-	(*UpdateRequest)(nil),           // 71: blixard.v1.UpdateRequest
-	(*UpdateResponse)(nil),          // 72: blixard.v1.UpdateResponse
-	(*RollbackRequest)(nil),         // 73: blixard.v1.RollbackRequest
-	(*RollbackResponse)(nil),        // 74: blixard.v1.RollbackResponse
-	(*BuildRequest)(nil),            // 75: blixard.v1.BuildRequest
-	(*BuildResponse)(nil),           // 76: blixard.v1.BuildResponse
-	(*MigrateRequest)(nil),          // 77: blixard.v1.MigrateRequest
-	(*MigrateResponse)(nil),         // 78: blixard.v1.MigrateResponse
-	(*CancelMigrationRequest)(nil),  // 79: blixard.v1.CancelMigrationRequest
-	(*CancelMigrationResponse)(nil), // 80: blixard.v1.CancelMigrationResponse
-	(*LogsRequest)(nil),             // 81: blixard.v1.LogsRequest
-	(*LogsResponse)(nil),            // 82: blixard.v1.LogsResponse
-	(*ExplainRequest)(nil),          // 83: blixard.v1.ExplainRequest
-	(*Verdict)(nil),                 // 84: blixard.v1.Verdict
-	(*ExplainResponse)(nil),         // 85: blixard.v1.ExplainResponse
-	nil,                             // 86: blixard.v1.Process.EnvEntry
-	nil,                             // 87: blixard.v1.VMSpec.LabelsEntry
-	nil,                             // 88: blixard.v1.VMSpec.RequireEntry
-	nil,                             // 89: blixard.v1.ListRequest.LabelsEntry
-	nil,                             // 90: blixard.v1.ListResponse.NodesEntry
-	(*timestamppb.Timestamp)(nil),   // 91: google.protobuf.Timestamp
+	(Machine)(0),                    // 2: blixard.v1.Machine
+	(RestartPolicy)(0),              // 3: blixard.v1.RestartPolicy
+	(OnHostLoss)(0),                 // 4: blixard.v1.OnHostLoss
+	(OnUpdate)(0),                   // 5: blixard.v1.OnUpdate
+	(LeaseClass)(0),                 // 6: blixard.v1.LeaseClass
+	(Phase)(0),                      // 7: blixard.v1.Phase
+	(HealthState)(0),                // 8: blixard.v1.HealthState
+	(Protocol)(0),                   // 9: blixard.v1.Protocol
+	(MigrationState)(0),             // 10: blixard.v1.MigrationState
+	(*Artifact)(nil),                // 11: blixard.v1.Artifact
+	(*Image)(nil),                   // 12: blixard.v1.Image
+	(*Disk)(nil),                    // 13: blixard.v1.Disk
+	(*Process)(nil),                 // 14: blixard.v1.Process
+	(*Nixos)(nil),                   // 15: blixard.v1.Nixos
+	(*Network)(nil),                 // 16: blixard.v1.Network
+	(*Tap)(nil),                     // 17: blixard.v1.Tap
+	(*UserNetwork)(nil),             // 18: blixard.v1.UserNetwork
+	(*Volume)(nil),                  // 19: blixard.v1.Volume
+	(*RootVolume)(nil),              // 20: blixard.v1.RootVolume
+	(*DataVolume)(nil),              // 21: blixard.v1.DataVolume
+	(*Share)(nil),                   // 22: blixard.v1.Share
+	(*NixosModule)(nil),             // 23: blixard.v1.NixosModule
+	(*Kernel)(nil),                  // 24: blixard.v1.Kernel
+	(*Flake)(nil),                   // 25: blixard.v1.Flake
+	(*VMSpec)(nil),                  // 26: blixard.v1.VMSpec
+	(*DeviceRequest)(nil),           // 27: blixard.v1.DeviceRequest
+	(*Device)(nil),                  // 28: blixard.v1.Device
+	(*VolumeMount)(nil),             // 29: blixard.v1.VolumeMount
+	(*VolumeHold)(nil),              // 30: blixard.v1.VolumeHold
+	(*Health)(nil),                  // 31: blixard.v1.Health
+	(*ProcessProbe)(nil),            // 32: blixard.v1.ProcessProbe
+	(*AgentProbe)(nil),              // 33: blixard.v1.AgentProbe
+	(*TCPProbe)(nil),                // 34: blixard.v1.TCPProbe
+	(*HTTPProbe)(nil),               // 35: blixard.v1.HTTPProbe
+	(*Interface)(nil),               // 36: blixard.v1.Interface
+	(*Bandwidth)(nil),               // 37: blixard.v1.Bandwidth
+	(*DiskLimit)(nil),               // 38: blixard.v1.DiskLimit
+	(*UserInterface)(nil),           // 39: blixard.v1.UserInterface
+	(*PortForward)(nil),             // 40: blixard.v1.PortForward
+	(*HostPort)(nil),                // 41: blixard.v1.HostPort
+	(*Attachment)(nil),              // 42: blixard.v1.Attachment
+	(*Pins)(nil),                    // 43: blixard.v1.Pins
+	(*Runner)(nil),                  // 44: blixard.v1.Runner
+	(*Generation)(nil),              // 45: blixard.v1.Generation
+	(*RestoreFrom)(nil),             // 46: blixard.v1.RestoreFrom
+	(*Incarnation)(nil),             // 47: blixard.v1.Incarnation
+	(*Placement)(nil),               // 48: blixard.v1.Placement
+	(*VMStatus)(nil),                // 49: blixard.v1.VMStatus
+	(*Failure)(nil),                 // 50: blixard.v1.Failure
+	(*VM)(nil),                      // 51: blixard.v1.VM
+	(*Migration)(nil),               // 52: blixard.v1.Migration
+	(*MigrationProgress)(nil),       // 53: blixard.v1.MigrationProgress
+	(*CreateRequest)(nil),           // 54: blixard.v1.CreateRequest
+	(*CreateResponse)(nil),          // 55: blixard.v1.CreateResponse
+	(*GetRequest)(nil),              // 56: blixard.v1.GetRequest
+	(*GetResponse)(nil),             // 57: blixard.v1.GetResponse
+	(*ListRequest)(nil),             // 58: blixard.v1.ListRequest
+	(*ListResponse)(nil),            // 59: blixard.v1.ListResponse
+	(*DeleteRequest)(nil),           // 60: blixard.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 61: blixard.v1.DeleteResponse
+	(*StartRequest)(nil),            // 62: blixard.v1.StartRequest
+	(*StartResponse)(nil),           // 63: blixard.v1.StartResponse
+	(*StopRequest)(nil),             // 64: blixard.v1.StopRequest
+	(*StopResponse)(nil),            // 65: blixard.v1.StopResponse
+	(*RestartRequest)(nil),          // 66: blixard.v1.RestartRequest
+	(*RestartResponse)(nil),         // 67: blixard.v1.RestartResponse
+	(*PauseRequest)(nil),            // 68: blixard.v1.PauseRequest
+	(*PauseResponse)(nil),           // 69: blixard.v1.PauseResponse
+	(*ResumeRequest)(nil),           // 70: blixard.v1.ResumeRequest
+	(*ResumeResponse)(nil),          // 71: blixard.v1.ResumeResponse
+	(*UpdateRequest)(nil),           // 72: blixard.v1.UpdateRequest
+	(*UpdateResponse)(nil),          // 73: blixard.v1.UpdateResponse
+	(*RollbackRequest)(nil),         // 74: blixard.v1.RollbackRequest
+	(*RollbackResponse)(nil),        // 75: blixard.v1.RollbackResponse
+	(*BuildRequest)(nil),            // 76: blixard.v1.BuildRequest
+	(*BuildResponse)(nil),           // 77: blixard.v1.BuildResponse
+	(*MigrateRequest)(nil),          // 78: blixard.v1.MigrateRequest
+	(*MigrateResponse)(nil),         // 79: blixard.v1.MigrateResponse
+	(*CancelMigrationRequest)(nil),  // 80: blixard.v1.CancelMigrationRequest
+	(*CancelMigrationResponse)(nil), // 81: blixard.v1.CancelMigrationResponse
+	(*LogsRequest)(nil),             // 82: blixard.v1.LogsRequest
+	(*LogsResponse)(nil),            // 83: blixard.v1.LogsResponse
+	(*ExplainRequest)(nil),          // 84: blixard.v1.ExplainRequest
+	(*Verdict)(nil),                 // 85: blixard.v1.Verdict
+	(*ExplainResponse)(nil),         // 86: blixard.v1.ExplainResponse
+	nil,                             // 87: blixard.v1.Process.EnvEntry
+	nil,                             // 88: blixard.v1.VMSpec.LabelsEntry
+	nil,                             // 89: blixard.v1.VMSpec.RequireEntry
+	nil,                             // 90: blixard.v1.ListRequest.LabelsEntry
+	nil,                             // 91: blixard.v1.ListResponse.NodesEntry
+	(*timestamppb.Timestamp)(nil),   // 92: google.protobuf.Timestamp
 }
 var file_blixard_v1_vm_proto_depIdxs = []int32{
-	10,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
-	10,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
-	12,  // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
-	10,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
-	37,  // 4: blixard.v1.Disk.limit:type_name -> blixard.v1.DiskLimit
-	86,  // 5: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
-	15,  // 6: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
-	18,  // 7: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
-	21,  // 8: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
-	22,  // 9: blixard.v1.Nixos.modules:type_name -> blixard.v1.NixosModule
-	23,  // 10: blixard.v1.Nixos.kernel:type_name -> blixard.v1.Kernel
-	16,  // 11: blixard.v1.Network.tap:type_name -> blixard.v1.Tap
-	17,  // 12: blixard.v1.Network.user:type_name -> blixard.v1.UserNetwork
-	19,  // 13: blixard.v1.Volume.root:type_name -> blixard.v1.RootVolume
-	20,  // 14: blixard.v1.Volume.data:type_name -> blixard.v1.DataVolume
-	10,  // 15: blixard.v1.NixosModule.file:type_name -> blixard.v1.Artifact
-	10,  // 16: blixard.v1.Flake.packed:type_name -> blixard.v1.Artifact
+	11,  // 0: blixard.v1.Image.kernel:type_name -> blixard.v1.Artifact
+	11,  // 1: blixard.v1.Image.initrd:type_name -> blixard.v1.Artifact
+	13,  // 2: blixard.v1.Image.disks:type_name -> blixard.v1.Disk
+	11,  // 3: blixard.v1.Disk.source:type_name -> blixard.v1.Artifact
+	38,  // 4: blixard.v1.Disk.limit:type_name -> blixard.v1.DiskLimit
+	87,  // 5: blixard.v1.Process.env:type_name -> blixard.v1.Process.EnvEntry
+	16,  // 6: blixard.v1.Nixos.networks:type_name -> blixard.v1.Network
+	19,  // 7: blixard.v1.Nixos.volumes:type_name -> blixard.v1.Volume
+	22,  // 8: blixard.v1.Nixos.shares:type_name -> blixard.v1.Share
+	23,  // 9: blixard.v1.Nixos.modules:type_name -> blixard.v1.NixosModule
+	24,  // 10: blixard.v1.Nixos.kernel:type_name -> blixard.v1.Kernel
+	17,  // 11: blixard.v1.Network.tap:type_name -> blixard.v1.Tap
+	18,  // 12: blixard.v1.Network.user:type_name -> blixard.v1.UserNetwork
+	20,  // 13: blixard.v1.Volume.root:type_name -> blixard.v1.RootVolume
+	21,  // 14: blixard.v1.Volume.data:type_name -> blixard.v1.DataVolume
+	11,  // 15: blixard.v1.NixosModule.file:type_name -> blixard.v1.Artifact
+	11,  // 16: blixard.v1.Flake.packed:type_name -> blixard.v1.Artifact
 	0,   // 17: blixard.v1.VMSpec.hypervisor:type_name -> blixard.v1.Hypervisor
-	11,  // 18: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
-	13,  // 19: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
-	14,  // 20: blixard.v1.VMSpec.nixos:type_name -> blixard.v1.Nixos
-	24,  // 21: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
-	2,   // 22: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
-	3,   // 23: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
-	87,  // 24: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
-	88,  // 25: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
-	4,   // 26: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
-	30,  // 27: blixard.v1.VMSpec.health:type_name -> blixard.v1.Health
-	35,  // 28: blixard.v1.VMSpec.networks:type_name -> blixard.v1.Interface
-	26,  // 29: blixard.v1.VMSpec.devices:type_name -> blixard.v1.DeviceRequest
-	28,  // 30: blixard.v1.VMSpec.volumes:type_name -> blixard.v1.VolumeMount
-	37,  // 31: blixard.v1.VolumeMount.limit:type_name -> blixard.v1.DiskLimit
-	31,  // 32: blixard.v1.Health.process:type_name -> blixard.v1.ProcessProbe
-	32,  // 33: blixard.v1.Health.agent:type_name -> blixard.v1.AgentProbe
-	33,  // 34: blixard.v1.Health.tcp:type_name -> blixard.v1.TCPProbe
-	34,  // 35: blixard.v1.Health.http:type_name -> blixard.v1.HTTPProbe
-	38,  // 36: blixard.v1.Interface.user:type_name -> blixard.v1.UserInterface
-	39,  // 37: blixard.v1.Interface.ports:type_name -> blixard.v1.PortForward
-	36,  // 38: blixard.v1.Interface.receive:type_name -> blixard.v1.Bandwidth
-	36,  // 39: blixard.v1.Interface.send:type_name -> blixard.v1.Bandwidth
-	8,   // 40: blixard.v1.PortForward.protocol:type_name -> blixard.v1.Protocol
-	8,   // 41: blixard.v1.HostPort.protocol:type_name -> blixard.v1.Protocol
-	10,  // 42: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
-	0,   // 43: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
-	25,  // 44: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
-	42,  // 45: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
-	43,  // 46: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
-	91,  // 47: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
-	46,  // 48: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
-	5,   // 49: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
-	5,   // 50: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
-	0,   // 51: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
-	40,  // 52: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
-	27,  // 53: blixard.v1.Placement.devices:type_name -> blixard.v1.Device
-	6,   // 54: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
-	91,  // 55: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
-	7,   // 56: blixard.v1.VMStatus.health:type_name -> blixard.v1.HealthState
-	49,  // 57: blixard.v1.VMStatus.last_failure:type_name -> blixard.v1.Failure
-	91,  // 58: blixard.v1.Failure.time:type_name -> google.protobuf.Timestamp
-	25,  // 59: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
-	47,  // 60: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
-	48,  // 61: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
-	91,  // 62: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
-	42,  // 63: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
-	43,  // 64: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
-	41,  // 65: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
-	29,  // 66: blixard.v1.VM.volumes:type_name -> blixard.v1.VolumeHold
-	45,  // 67: blixard.v1.VM.restore:type_name -> blixard.v1.RestoreFrom
-	51,  // 68: blixard.v1.VM.migration:type_name -> blixard.v1.Migration
-	9,   // 69: blixard.v1.Migration.state:type_name -> blixard.v1.MigrationState
-	47,  // 70: blixard.v1.Migration.other:type_name -> blixard.v1.Placement
-	52,  // 71: blixard.v1.Migration.progress:type_name -> blixard.v1.MigrationProgress
-	91,  // 72: blixard.v1.Migration.start_time:type_name -> google.protobuf.Timestamp
-	91,  // 73: blixard.v1.Migration.end_time:type_name -> google.protobuf.Timestamp
-	25,  // 74: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
-	50,  // 75: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
-	50,  // 76: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
-	44,  // 77: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
-	89,  // 78: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
-	50,  // 79: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
-	90,  // 80: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
-	50,  // 81: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
-	50,  // 82: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
-	50,  // 83: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
-	50,  // 84: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
-	50,  // 85: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
-	50,  // 86: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
-	25,  // 87: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
-	50,  // 88: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
-	50,  // 89: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
-	50,  // 90: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
-	50,  // 91: blixard.v1.MigrateResponse.vm:type_name -> blixard.v1.VM
-	50,  // 92: blixard.v1.CancelMigrationResponse.vm:type_name -> blixard.v1.VM
-	50,  // 93: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
-	84,  // 94: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
-	53,  // 95: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
-	55,  // 96: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
-	57,  // 97: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
-	59,  // 98: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
-	61,  // 99: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
-	63,  // 100: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
-	65,  // 101: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
-	67,  // 102: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
-	69,  // 103: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
-	71,  // 104: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
-	73,  // 105: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
-	75,  // 106: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
-	77,  // 107: blixard.v1.VMService.Migrate:input_type -> blixard.v1.MigrateRequest
-	79,  // 108: blixard.v1.VMService.CancelMigration:input_type -> blixard.v1.CancelMigrationRequest
-	81,  // 109: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
-	83,  // 110: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
-	54,  // 111: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
-	56,  // 112: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
-	58,  // 113: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
-	60,  // 114: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
-	62,  // 115: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
-	64,  // 116: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
-	66,  // 117: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
-	68,  // 118: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
-	70,  // 119: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
-	72,  // 120: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
-	74,  // 121: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
-	76,  // 122: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
-	78,  // 123: blixard.v1.VMService.Migrate:output_type -> blixard.v1.MigrateResponse
-	80,  // 124: blixard.v1.VMService.CancelMigration:output_type -> blixard.v1.CancelMigrationResponse
-	82,  // 125: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
-	85,  // 126: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
-	111, // [111:127] is the sub-list for method output_type
-	95,  // [95:111] is the sub-list for method input_type
-	95,  // [95:95] is the sub-list for extension type_name
-	95,  // [95:95] is the sub-list for extension extendee
-	0,   // [0:95] is the sub-list for field type_name
+	12,  // 18: blixard.v1.VMSpec.image:type_name -> blixard.v1.Image
+	14,  // 19: blixard.v1.VMSpec.process:type_name -> blixard.v1.Process
+	15,  // 20: blixard.v1.VMSpec.nixos:type_name -> blixard.v1.Nixos
+	25,  // 21: blixard.v1.VMSpec.flake:type_name -> blixard.v1.Flake
+	3,   // 22: blixard.v1.VMSpec.restart:type_name -> blixard.v1.RestartPolicy
+	4,   // 23: blixard.v1.VMSpec.on_host_loss:type_name -> blixard.v1.OnHostLoss
+	88,  // 24: blixard.v1.VMSpec.labels:type_name -> blixard.v1.VMSpec.LabelsEntry
+	89,  // 25: blixard.v1.VMSpec.require:type_name -> blixard.v1.VMSpec.RequireEntry
+	5,   // 26: blixard.v1.VMSpec.on_update:type_name -> blixard.v1.OnUpdate
+	31,  // 27: blixard.v1.VMSpec.health:type_name -> blixard.v1.Health
+	36,  // 28: blixard.v1.VMSpec.networks:type_name -> blixard.v1.Interface
+	27,  // 29: blixard.v1.VMSpec.devices:type_name -> blixard.v1.DeviceRequest
+	29,  // 30: blixard.v1.VMSpec.volumes:type_name -> blixard.v1.VolumeMount
+	2,   // 31: blixard.v1.VMSpec.machine:type_name -> blixard.v1.Machine
+	38,  // 32: blixard.v1.VolumeMount.limit:type_name -> blixard.v1.DiskLimit
+	32,  // 33: blixard.v1.Health.process:type_name -> blixard.v1.ProcessProbe
+	33,  // 34: blixard.v1.Health.agent:type_name -> blixard.v1.AgentProbe
+	34,  // 35: blixard.v1.Health.tcp:type_name -> blixard.v1.TCPProbe
+	35,  // 36: blixard.v1.Health.http:type_name -> blixard.v1.HTTPProbe
+	39,  // 37: blixard.v1.Interface.user:type_name -> blixard.v1.UserInterface
+	40,  // 38: blixard.v1.Interface.ports:type_name -> blixard.v1.PortForward
+	37,  // 39: blixard.v1.Interface.receive:type_name -> blixard.v1.Bandwidth
+	37,  // 40: blixard.v1.Interface.send:type_name -> blixard.v1.Bandwidth
+	9,   // 41: blixard.v1.PortForward.protocol:type_name -> blixard.v1.Protocol
+	9,   // 42: blixard.v1.HostPort.protocol:type_name -> blixard.v1.Protocol
+	11,  // 43: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
+	0,   // 44: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
+	26,  // 45: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
+	43,  // 46: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
+	44,  // 47: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
+	92,  // 48: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
+	47,  // 49: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
+	6,   // 50: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
+	6,   // 51: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
+	0,   // 52: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
+	41,  // 53: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
+	28,  // 54: blixard.v1.Placement.devices:type_name -> blixard.v1.Device
+	7,   // 55: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
+	92,  // 56: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
+	8,   // 57: blixard.v1.VMStatus.health:type_name -> blixard.v1.HealthState
+	50,  // 58: blixard.v1.VMStatus.last_failure:type_name -> blixard.v1.Failure
+	92,  // 59: blixard.v1.Failure.time:type_name -> google.protobuf.Timestamp
+	26,  // 60: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
+	48,  // 61: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
+	49,  // 62: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
+	92,  // 63: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
+	43,  // 64: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
+	44,  // 65: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
+	42,  // 66: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
+	30,  // 67: blixard.v1.VM.volumes:type_name -> blixard.v1.VolumeHold
+	46,  // 68: blixard.v1.VM.restore:type_name -> blixard.v1.RestoreFrom
+	52,  // 69: blixard.v1.VM.migration:type_name -> blixard.v1.Migration
+	10,  // 70: blixard.v1.Migration.state:type_name -> blixard.v1.MigrationState
+	48,  // 71: blixard.v1.Migration.other:type_name -> blixard.v1.Placement
+	53,  // 72: blixard.v1.Migration.progress:type_name -> blixard.v1.MigrationProgress
+	92,  // 73: blixard.v1.Migration.start_time:type_name -> google.protobuf.Timestamp
+	92,  // 74: blixard.v1.Migration.end_time:type_name -> google.protobuf.Timestamp
+	26,  // 75: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
+	51,  // 76: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
+	51,  // 77: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
+	45,  // 78: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
+	90,  // 79: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
+	51,  // 80: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
+	91,  // 81: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
+	51,  // 82: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
+	51,  // 83: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
+	51,  // 84: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
+	51,  // 85: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
+	51,  // 86: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
+	51,  // 87: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
+	26,  // 88: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
+	51,  // 89: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
+	51,  // 90: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
+	51,  // 91: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
+	51,  // 92: blixard.v1.MigrateResponse.vm:type_name -> blixard.v1.VM
+	51,  // 93: blixard.v1.CancelMigrationResponse.vm:type_name -> blixard.v1.VM
+	51,  // 94: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
+	85,  // 95: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
+	54,  // 96: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
+	56,  // 97: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
+	58,  // 98: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
+	60,  // 99: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
+	62,  // 100: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
+	64,  // 101: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
+	66,  // 102: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
+	68,  // 103: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
+	70,  // 104: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
+	72,  // 105: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
+	74,  // 106: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
+	76,  // 107: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
+	78,  // 108: blixard.v1.VMService.Migrate:input_type -> blixard.v1.MigrateRequest
+	80,  // 109: blixard.v1.VMService.CancelMigration:input_type -> blixard.v1.CancelMigrationRequest
+	82,  // 110: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
+	84,  // 111: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
+	55,  // 112: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
+	57,  // 113: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
+	59,  // 114: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
+	61,  // 115: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
+	63,  // 116: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
+	65,  // 117: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
+	67,  // 118: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
+	69,  // 119: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
+	71,  // 120: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
+	73,  // 121: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
+	75,  // 122: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
+	77,  // 123: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
+	79,  // 124: blixard.v1.VMService.Migrate:output_type -> blixard.v1.MigrateResponse
+	81,  // 125: blixard.v1.VMService.CancelMigration:output_type -> blixard.v1.CancelMigrationResponse
+	83,  // 126: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
+	86,  // 127: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
+	112, // [112:128] is the sub-list for method output_type
+	96,  // [96:112] is the sub-list for method input_type
+	96,  // [96:96] is the sub-list for extension type_name
+	96,  // [96:96] is the sub-list for extension extendee
+	0,   // [0:96] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_vm_proto_init() }
@@ -7234,7 +7308,7 @@ func file_blixard_v1_vm_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_vm_proto_rawDesc), len(file_blixard_v1_vm_proto_rawDesc)),
-			NumEnums:      10,
+			NumEnums:      11,
 			NumMessages:   81,
 			NumExtensions: 0,
 			NumServices:   1,

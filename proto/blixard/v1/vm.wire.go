@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-14621) + uint(14621-len(file_blixard_v1_vm_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-14773) + uint(14773-len(file_blixard_v1_vm_proto_rawDesc))
 
 func (x *Artifact) sizeWire() (n int) {
 	if x == nil {
@@ -696,6 +696,9 @@ func (x *VMSpec) sizeWire() (n int) {
 	for _, v := range x.Volumes {
 		n += 2 + protowire.SizeBytes(v.sizeWire())
 	}
+	if x.Machine != 0 {
+		n += 2 + protowire.SizeVarint(uint64(x.Machine))
+	}
 	switch o := x.Source.(type) {
 	case *VMSpec_Image:
 		n += 1 + protowire.SizeBytes(o.Image.sizeWire())
@@ -744,6 +747,10 @@ func (x *VMSpec) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 114)
+	}
+	if x.Machine != 0 {
+		i = putVarint(b, i, uint64(x.Machine))
+		i = putVarint(b, i, 1360)
 	}
 	for k := len(x.Volumes) - 1; k >= 0; k-- {
 		{

@@ -46,6 +46,9 @@ type record struct {
 	HandedOver uint64 `json:"handedOver,omitempty"`
 	// Shape is what a machine must have in common with this one to take its guest.
 	Shape string `json:"shape,omitempty"`
+	// Disks are those of its own that it was started with and may write: the newest spec
+	// may have others. Nil: not known.
+	Disks []string `json:"disks"`
 	// Written are the drives whose disks would go with its guest.
 	Written []string `json:"written,omitempty"`
 	// From is the host that the guest of one that is Incoming comes from.

@@ -193,13 +193,13 @@ func (v *vm) freezeInto(ctx context.Context, s saver, spec *blixardv1.VMSpec, tm
 	if err := os.MkdirAll(filepath.Join(tmp, disksFolder), 0o700); err != nil {
 		return err
 	}
-	var disks []string
-	need := int64(max(spec.GetMemoryMib(), 1)) << 20
-	for _, d := range spec.GetImage().GetDisks() {
-		if !d.ReadOnly {
-			disks = append(disks, d.Name)
-			need += blocksOf(diskPath(v.at.state, d.Name))
-		}
+	disks := v.rec.Disks
+	if disks == nil { // an older daemon has started it
+		disks = ownDisks(spec)
+	}
+	need := int64(max(spec.GetMemoryMib(), v.rec.BootMiB, 1)) << 20
+	for _, name := range disks {
+		need += blocksOf(diskPath(v.at.state, name))
 	}
 	if err := room(tmp, need); err != nil {
 		return err
@@ -235,6 +235,17 @@ func (v *vm) freezeInto(ctx context.Context, s saver, spec *blixardv1.VMSpec, tm
 	}
 	m.PausedMs = uint32(time.Since(begin).Milliseconds())
 	return err
+}
+
+// ownDisks are the VM's own that its guest may write; never nil.
+func ownDisks(spec *blixardv1.VMSpec) []string {
+	names := []string{}
+	for _, d := range spec.GetImage().GetDisks() {
+		if !d.ReadOnly {
+			names = append(names, d.Name)
+		}
+	}
+	return names
 }
 
 func (v *vm) whether(ctx context.Context, do func(context.Context) error) error {
@@ -356,6 +367,12 @@ func (v *vm) revive(ctx context.Context, d driver, name string, from *blixardv1.
 	}
 	if err := checkSums(ctx, dir, m); err != nil {
 		return err
+	}
+	for _, name := range r.Disks { // one that is missing would be made anew, and empty
+		file := filepath.Join(disksFolder, name+".raw")
+		if !slices.ContainsFunc(m.Files, func(f savedFile) bool { return f.Name == file }) {
+			return fmt.Errorf("the VM has a disk %s, and the snapshot has none", name)
+		}
 	}
 	next := filepath.Join(v.at.state, disksNew)
 	if err := errors.Join(os.RemoveAll(next), os.MkdirAll(next, 0o700)); err != nil {

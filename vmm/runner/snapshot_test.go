@@ -435,6 +435,54 @@ func TestASnapshotThatItsHypervisorSpoils(t *testing.T) {
 	}
 }
 
+// A snapshot has the disks that the guest has, not those of a spec that it will run
+// with some day; and what a snapshot lacks is not made up for by an empty disk.
+func TestASnapshotHasTheDisksThatRun(t *testing.T) {
+	r := cloudRig(t)
+	disks := func(names ...string) (list []*blixardv1.Disk) {
+		for _, n := range names {
+			list = append(list, &blixardv1.Disk{Name: n, SizeMib: 8})
+		}
+		return list
+	}
+	i, a := instance("1-1", 1), r.vm("1-1", "")
+	a.Spec.GetImage().Disks = disks("data", "old")
+	r.must(vmm.Start, i, a)
+	r.awaitConsole(i.UID, "tick 1 ")
+	r.scratch(i.UID, "kept")
+	b := r.vm("1-1", "")
+	b.Spec.GetImage().Disks = disks("new")
+	b.SpecGeneration = 2
+	if err := r.snap(i, b); err != nil {
+		t.Fatal(err)
+	}
+	m, _, err := readManifest(r.h.at.snapshotOf("1-50"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range m.Files {
+		if name, ok := inFolder(f.Name, disksFolder); ok {
+			names = append(names, name)
+		}
+	}
+	if strings.Join(names, " ") != "data.raw old.raw" {
+		t.Errorf("it has %v", names)
+	}
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	for _, memory := range []bool{true, false} {
+		i.Attempt++
+		from := &blixardv1.RestoreFrom{Uid: "1-50", Name: "snap", Index: 60, Memory: memory}
+		if _, err := r.order(vmm.Action{Verb: vmm.Start, Instance: i, Assignment: b, Restore: from}); err == nil || !strings.Contains(err.Error(), "has a disk new, and the snapshot has none") {
+			t.Errorf("memory %t: %v", memory, err)
+		}
+	}
+	if s := r.scratched(i.UID); s != "kept" {
+		t.Errorf("the disk holds %q", s)
+	}
+}
+
 // What the vendors refuse their fakes refuse, so that it cannot be asked for by
 // mistake: a snapshot of a guest that runs, one over another's files, and a load into a
 // machine that is made already.

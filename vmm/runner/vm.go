@@ -211,7 +211,7 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 	if err != nil {
 		return err
 	}
-	r.Plugs, r.Volumes = len(plugs), opensOf(assignment)
+	r.Plugs, r.Volumes, r.Disks = len(plugs), opensOf(assignment), ownDisks(assignment.Spec)
 	v.rec, v.killed, v.guessed, v.incoming, v.outgoing = &r, false, false, vmm.Opening, vmm.Outgoing{}
 	if err := r.write(v.at.state); err != nil {
 		return v.failed(StartFailed, err)

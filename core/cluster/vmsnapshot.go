@@ -143,6 +143,9 @@ func (s *State) createSnapshot(e *entry, op *blixardv1.CreateSnapshotOp) *blixar
 			return cannot("the spec that it runs with is not known any more", "'blixard vm restart "+op.Vm+"' first")
 		}
 		spec, generation = s.History(vm.Name)[i].Spec, runs
+		if why := unkept(spec); why != "" {
+			return cannot("the spec that it runs with: "+why, "'blixard vm restart "+op.Vm+"' first")
+		}
 	}
 	node := copyNode(s.Node(vm.Placement.NodeId))
 	size := snapshotMiB(spec)
@@ -173,16 +176,24 @@ func snapshotResponse(p *blixardv1.VMSnapshot) *blixardv1.Response {
 
 // unsnapshotable says why no snapshot can be taken of a VM, wherever it is.
 func (s *State) unsnapshotable(vm *blixardv1.VM) string {
-	if nixBuilt(vm.Spec) {
-		return "Blixard has no snapshots of VMs that Nix builds yet"
-	}
-	if len(vm.Spec.GetVolumes()) > 0 {
-		return "it uses volumes, and Blixard has no snapshots of those yet"
+	if why := unkept(vm.Spec); why != "" {
+		return why
 	}
 	if len(vm.Spec.GetDevices())+len(vm.Placement.GetDevices()) > 0 {
 		return "it has PCI devices of its host, whose state nobody but they can keep"
 	}
 	return s.unable(vm, snapshotCapability)
+}
+
+// unkept says what of a VM with a spec no snapshot holds.
+func unkept(spec *blixardv1.VMSpec) string {
+	if nixBuilt(spec) {
+		return "Blixard has no snapshots of VMs that Nix builds yet"
+	}
+	if len(spec.GetVolumes()) > 0 {
+		return "it uses volumes, and Blixard has no snapshots of those yet"
+	}
+	return ""
 }
 
 // snapshotMiB is the most that a snapshot of a VM takes.

@@ -162,6 +162,21 @@ func TestWhatHasNoSnapshot(t *testing.T) {
 	b.refused(t, b.take("s"), "it has PCI devices of its host")
 }
 
+// Of what runs with an older spec, that one counts, too: what it has open is not kept.
+func TestAVolumeThatItRunsWithStill(t *testing.T) {
+	b := newSnapshotBench(t)
+	vm := clone(b.VM("web"))
+	vm.Spec.Volumes = []*blixardv1.VolumeMount{{Volume: "data"}}
+	b.put(vmKey("web"), vm)
+	spec := clone(vm.Spec)
+	spec.Volumes = nil
+	b.ok(&blixardv1.Command{Op: &blixardv1.Command_UpdateVm{UpdateVm: &blixardv1.UpdateVMOp{Name: "web", Spec: spec}}})
+	if vm := b.VM("web"); len(vm.Spec.Volumes) != 0 || vm.Status.SpecGeneration == vm.SpecGeneration {
+		t.Fatal(vm)
+	}
+	b.refused(t, b.take("s"), "the spec that it runs with: it uses volumes")
+}
+
 // A restore is a run that was asked for, is done once, and is given up by a stop or
 // a restart. What it needs is not deleted meanwhile.
 func TestARestore(t *testing.T) {

@@ -101,16 +101,16 @@ func (l *leader) report(v *hostView, h *blixardv1.HostState, m *blixardv1.Sync) 
 	}
 	ready := l.state.Unrecorded(m.NodeId, m.Prepared)
 	volumes := l.state.UnrecordedVolumes(m.NodeId, m.Volumes)
-	kept := m.SnapshotsKept
-	if !l.state.AwaitsKept(m.NodeId, kept) {
-		kept = 0
+	kept, missing := m.SnapshotsKept, m.SnapshotsMissing
+	if !l.state.AwaitsKept(m.NodeId, kept, missing) {
+		kept, missing = 0, nil
 	}
 	if len(fresh) == 0 && facts == nil && len(ready) == 0 && kept == 0 && volumes == nil {
 		return
 	}
 	v.toldAt = l.now.Boot
 	if !l.propose(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{
-		NodeId: m.NodeId, BootId: m.BootId, Epoch: m.Epoch, Observations: fresh, Facts: facts, Prepared: ready, Volumes: volumes, SnapshotsKept: kept,
+		NodeId: m.NodeId, BootId: m.BootId, Epoch: m.Epoch, Observations: fresh, Facts: facts, Prepared: ready, Volumes: volumes, SnapshotsKept: kept, SnapshotsMissing: missing,
 	}}}) {
 		return // a later report without these would make them count as old
 	}

@@ -58,6 +58,7 @@ type host struct {
 	keep     uint64                            // revision of the orders for them
 	keeps    uint64                            // revision of the list of snapshots to keep
 	kept     uint64                            // and of the newest that was carried out
+	missing  []string                          // those on it that are not here
 	news     bool                              // something of it was not sent yet
 	urgent   bool                              // there is something to ask
 	refused  bool                              // the newest answer granted nothing
@@ -102,8 +103,9 @@ func (h *host) observed(o Observed) {
 		h.urgent = true
 	}
 	if o.Kept > h.kept {
-		h.urgent = h.urgent || h.kept != 0 // somebody waits for it, but for an epoch's first
-		h.kept = o.Kept
+		// Somebody waits for it, but for an epoch's first of which nothing is missing.
+		h.urgent = h.urgent || h.kept != 0 || len(o.Missing) > 0
+		h.kept, h.missing = o.Kept, o.Missing
 	}
 	h.inventory = h.inventory || o.Inventory
 	h.found = append(h.found, o.Pages...)
@@ -267,7 +269,7 @@ func (h *host) talk() {
 		NodeId: h.id.ID, BootId: h.cfg.BootID, Epoch: h.epoch, Nonce: h.nonce, Revision: h.revision,
 		Observations: h.unacknowledged(), Lapsed: h.lapsed, Address: h.id.Address,
 		PrepareRevision: h.prepare, Prepared: h.prepared, News: news, VolumeRevision: h.keep, Volumes: h.volumes,
-		SnapshotRevision: h.keeps, SnapshotsKept: h.kept,
+		SnapshotRevision: h.keeps, SnapshotsKept: h.kept, SnapshotsMissing: h.missing,
 	}
 	// Not once only: no answer says that they have come into the state.
 	if due || h.epoch == 0 {
@@ -393,7 +395,7 @@ func (h *host) learn(from uint64, g *blixardv1.Grant) {
 // passed is noticed by whoever needs it.
 func (h *host) enter(epoch uint64) {
 	h.epoch, h.revision, h.complete = epoch, 0, false
-	h.acked, h.keeps, h.kept = 0, 0, 0
+	h.acked, h.keeps, h.kept, h.missing = 0, 0, 0, nil
 	clear(h.leases)
 	clear(h.told)
 	h.lapsed = false

@@ -53,8 +53,10 @@ type Observed struct {
 	// Prepared, when not nil, is all that the host holds ready of what
 	// vmm.Prepare asked for.
 	Prepared []*blixardv1.Prepared
-	// Kept, when not 0, is the revision of a vmm.KeepList that was carried out.
-	Kept uint64
+	// Kept, when not 0, is the revision of a vmm.KeepList that was carried out, and
+	// Missing are those on it that are not there whole.
+	Kept    uint64
+	Missing []string
 	// Pages are, with Inventory, the lease pages that were found.
 	Pages []shim.Page
 	// Volumes, when set, are all that this host has; its sequence is ours to give.

@@ -41,10 +41,10 @@ var (
 	actPoints  = map[vmm.Verb]point{}
 	shimPoints = map[shim.OutputKind]point{}
 
-	crashNames []string
-	busyPoints = map[string]bool{} // those that every tick passes
-	rarePoints = map[string]bool{} // those that few runs pass
-	movePoints []string            // those of a live move
+	crashNames              []string
+	busyPoints              = map[string]bool{} // those that every tick passes
+	rarePoints              = map[string]bool{} // those that few runs pass
+	leavePoints, landPoints []string            // those of a live move: before the guest leaves, and from there on
 	// startPoints are those that every start of a VM passes: with many of them open
 	// hardly any would succeed, so most are open for one crash only.
 	startPoints = map[string]bool{}
@@ -91,9 +91,12 @@ func init() {
 	rarePoints[pointSaved.before], rarePoints[pointSaved.after] = true, true
 	actPoints[vmm.Balloon] = add(daemonPoint(vmm.Balloon.String()))
 	rarePoints[actPoints[vmm.Balloon].before], rarePoints[actPoints[vmm.Balloon].after] = true, true
-	movePoints = []string{pointHandOver.before, pointHandOver.after, pointTakenOver}
-	for _, v := range []vmm.Verb{vmm.Receive, vmm.Send, vmm.TakeOver, vmm.Unsend} {
-		movePoints = append(movePoints, actPoints[v].before, actPoints[v].after)
+	for _, v := range []vmm.Verb{vmm.Receive, vmm.Send} {
+		leavePoints = append(leavePoints, actPoints[v].before, actPoints[v].after)
+	}
+	landPoints = []string{pointHandOver.before, pointHandOver.after, pointTakenOver}
+	for _, v := range []vmm.Verb{vmm.TakeOver, vmm.Unsend} {
+		landPoints = append(landPoints, actPoints[v].before, actPoints[v].after)
 	}
 	mishapNames = append(mishapNames, crashNames...)
 	if names := slices.Sorted(slices.Values(crashNames)); len(slices.Compact(names)) != len(crashNames) {

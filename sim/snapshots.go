@@ -166,7 +166,13 @@ func (d *Daemon) snapshotsKept(a vmm.Action) {
 		w.say(m, "snapshot "+s.uid+" is removed")
 		w.fired("SnapshotRemoved")
 	}
-	d.observe(core.Observed{Kept: a.Keep.Revision})
+	var missing []string
+	for _, uid := range a.Keep.UIDs {
+		if s := m.saved[uid]; s == nil || !s.whole {
+			missing = append(missing, uid)
+		}
+	}
+	d.observe(core.Observed{Kept: a.Keep.Revision, Missing: missing})
 }
 
 // clearSaved removes what an earlier daemon did not finish.

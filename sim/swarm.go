@@ -115,7 +115,7 @@ func Roaming(seed uint64) Config {
 	m, r := c.Mix, chance{seed}.stream("roaming")
 	m.Names, m.Disaster, m.VolumeFull = 12, 0, 0.05
 	if r.IntN(2) == 0 { // more of them get far
-		for _, name := range movePoints {
+		for _, name := range slices.Concat(leavePoints, landPoints) {
 			if r.IntN(2) == 0 {
 				delete(m.Points, name)
 			}

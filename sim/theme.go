@@ -10,7 +10,7 @@ import (
 // where everything does now and then.
 var themes = []func(*Config){
 	Crashes, SlowDisksAndCrashes, ShortLog, Busy, BusyAndCrashes, LossyNetwork, SlowNetwork, DeafNetwork, ShortLives, SoonAtRest, QuorumOnly, Upgrades, Hangs, Deaf,
-	Crowded, Fickle, Renewals, Lagging, Moving, Moving, Saving, Saving,
+	Crowded, Fickle, Renewals, Lagging, Moving, Moving, Moving, Moving, Moving, Moving, Saving, Saving, Saving,
 }
 
 // Crashes has daemons and machines die every second.
@@ -160,29 +160,40 @@ func Lagging(c *Config) {
 	c.Mix.Weights = map[string]int{"Clog": 5, "DiskSlow": 3, "DiskStall": 3, "OneWay": 3, "Pause": 2, "Capacity": 3}
 }
 
-// Moving has guests sent from host to host, and whoever has a part in that die at each
-// of its steps.
+// Moving has guests sent from host to host, and whoever has a part in that die at the
+// steps before they leave, or at those from there on: with all of them open none would
+// get far.
 func Moving(c *Config) {
 	c.images()
 	c.Hosts = max(c.Hosts, 2)
-	c.Mix.Moves, c.Mix.Snapshots, c.Mix.StreamBreaks, c.Mix.StreamSlow = 0.3, 0, 0.02, 0.2
-	c.Mix.Points = map[string]bool{}
+	c.Mix.Moves, c.Mix.Snapshots, c.Mix.Think = 0.6, 0, time.Second
 	r := chance{c.Seed}.stream("moving")
-	for _, name := range movePoints { // with all of them open none would get far
-		if r.IntN(3) == 0 {
+	points := leavePoints
+	if r.IntN(3) > 0 {
+		points = landPoints
+	}
+	c.Mix.StreamBreaks, c.Mix.StreamSlow = pick(r, 0, 0, 0.2), pick(r, 0, 0.2)
+	c.Mix.Points = map[string]bool{}
+	for _, name := range points {
+		if r.IntN(2) == 0 {
 			c.Mix.Points[name] = true
 		}
 	}
 }
 
-// Saving has guests saved and restored, where that is done in the middle of which all
-// of it fails now and then.
+// Saving has guests saved and restored, and that fail, or the daemon die in the middle
+// of it.
 func Saving(c *Config) {
 	c.images()
-	c.Mix.Snapshots, c.Mix.SnapshotFails, c.Mix.Moves = 0.5, 0.3, 0
+	r := chance{c.Seed}.stream("saving")
+	c.Mix.Snapshots, c.Mix.SnapshotFails, c.Mix.Moves, c.Mix.Think = 0.6, 0.3, 0, time.Second
 	c.Mix.Points = map[string]bool{}
 	for _, p := range []point{actPoints[vmm.Snapshot], pointSaved} {
-		c.Mix.Points[p.before], c.Mix.Points[p.after] = true, true
+		for _, name := range []string{p.before, p.after} {
+			if r.IntN(4) == 0 {
+				c.Mix.Points[name] = true
+			}
+		}
 	}
 }
 

@@ -21,7 +21,7 @@ func (s *State) hostReport(e *entry, op *blixardv1.HostReportOp) *blixardv1.Resp
 	}
 	s.prepared(e, op.NodeId, op.Prepared)
 	s.volumesSeen(e, n, op.Volumes)
-	s.snapshotsKept(e, n, op.SnapshotsKept)
+	s.snapshotsKept(e, n, op.SnapshotsKept, op.SnapshotsMissing)
 	for _, o := range op.Observations {
 		if o.Sequence <= n.Host.Sequence {
 			continue

@@ -21,7 +21,7 @@ import (
 // revision of that list; what was ordered at or before that and is not among them
 // it removes, and says so (snapshotsKept). Only then is the record gone, and the room that it
 // takes free. So bytes whose record is gone do not exist, and a record that is READY
-// has its bytes, unless somebody else has removed them.
+// has its bytes, or fails as soon as its host has missed them.
 //
 // A VM starts from a snapshot when its record says so (VM.restore), once: until its
 // host has said that the guest has gone on. It starts there on that host and
@@ -64,8 +64,16 @@ func (s *State) KeptSnapshots(node uint64) (uids []string) {
 
 // AwaitsKept says that a host's word about which list of snapshots it has carried
 // out changes something.
-func (s *State) AwaitsKept(node uint64, kept uint64) bool {
-	return kept != 0 && slices.ContainsFunc(s.snapshotsAt(node), func(p *blixardv1.VMSnapshot) bool { return givenUp(p) && p.Revision <= kept })
+func (s *State) AwaitsKept(node uint64, kept uint64, missing []string) bool {
+	return kept != 0 && slices.ContainsFunc(s.snapshotsAt(node), func(p *blixardv1.VMSnapshot) bool {
+		return p.Revision <= kept && (givenUp(p) || gone(p, missing))
+	})
+}
+
+// gone says that a snapshot was ready, and its host has not got it: somebody has removed
+// its files, or the cluster was restored from a backup of before it was deleted.
+func gone(p *blixardv1.VMSnapshot, missing []string) bool {
+	return p.State == blixardv1.SnapshotState_SNAPSHOT_STATE_READY && slices.Contains(missing, p.Uid)
 }
 
 // givenUp snapshots are to have no bytes, and may have some.
@@ -298,11 +306,15 @@ func (s *State) loseSnapshots(e *entry, node uint64) {
 }
 
 // snapshotsKept takes a host's word that it has carried out a list of snapshots to keep. The
-// node is the caller's own copy.
-func (s *State) snapshotsKept(e *entry, node *blixardv1.Node, revision uint64) {
+// node is the caller's own copy. What is missing of it counts only of those that were
+// ready when the list was made: what has become ready since was not missing then.
+func (s *State) snapshotsKept(e *entry, node *blixardv1.Node, revision uint64, missing []string) {
 	for _, p := range s.snapshotsAt(node.Id) {
 		switch {
-		case !givenUp(p) || p.Revision > revision:
+		case p.Revision > revision:
+		case gone(p, missing):
+			s.failSnapshot(e, node, p, "its files are not on "+node.Name+" any more")
+		case !givenUp(p):
 		case p.State == blixardv1.SnapshotState_SNAPSHOT_STATE_DELETING:
 			s.dropSnapshot(e, node, p, "its host has removed it")
 		default:

@@ -61,9 +61,9 @@ func (b snapshotBench) ok(cmd *blixardv1.Command) {
 	}
 }
 
-func (b snapshotBench) kept(revision uint64) {
+func (b snapshotBench) kept(revision uint64, missing ...string) {
 	n := b.Node(1)
-	b.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{NodeId: 1, BootId: n.Host.BootId, Epoch: n.Host.Epoch, SnapshotsKept: revision}}})
+	b.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{NodeId: 1, BootId: n.Host.BootId, Epoch: n.Host.Epoch, SnapshotsKept: revision, SnapshotsMissing: missing}}})
 }
 
 func (b snapshotBench) disk() uint64 { return b.Node(1).Host.Allocated.DiskMib }
@@ -101,7 +101,7 @@ func TestTheLifeOfASnapshot(t *testing.T) {
 	}
 	b.ok(b.drop("s"))
 	at := b.Node(1).Host.SnapshotRevision
-	if at != b.Revision() || len(b.KeptSnapshots(1)) != 0 || b.AwaitsKept(1, at-1) || !b.AwaitsKept(1, at) {
+	if at != b.Revision() || len(b.KeptSnapshots(1)) != 0 || b.AwaitsKept(1, at-1, nil) || !b.AwaitsKept(1, at, nil) {
 		t.Fatal("its host is not told", at)
 	}
 	b.kept(at - 1)
@@ -112,6 +112,36 @@ func TestTheLifeOfASnapshot(t *testing.T) {
 	if b.Snapshot("s") != nil || b.disk() != own || b.references(strings.Repeat("a", 64)) != 1 {
 		t.Fatal(b.Snapshot("s"), b.disk())
 	}
+}
+
+// What was ready and is not on its host any more is told of; what became ready after
+// the list was made was not missing.
+func TestASnapshotWhoseFilesAreGone(t *testing.T) {
+	b := newSnapshotBench(t)
+	own := b.disk()
+	b.ok(b.take("s"))
+	uid, list := b.Snapshot("s").Uid, b.Node(1).Host.SnapshotRevision
+	b.kept(list, uid)
+	if p := b.Snapshot("s"); p.State != snapCreating || b.AwaitsKept(1, list, []string{uid}) {
+		t.Fatal("it is just being taken, and is missed", p)
+	}
+	b.runs([]*blixardv1.SnapshotResult{{Uid: uid, Image: &blixardv1.SnapshotImage{SizeBytes: 1, Version: "7"}}})
+	b.kept(list, uid)
+	if p := b.Snapshot("s"); p.State != snapReady {
+		t.Fatal("what was said before it was there counts", p)
+	}
+	if !b.AwaitsKept(1, b.Revision(), []string{uid}) {
+		t.Error("nobody would hear of it")
+	}
+	b.kept(b.Revision(), uid)
+	if p := b.Snapshot("s"); p.State != snapFailed || !strings.Contains(p.Message, "are not on n1 any more") {
+		t.Fatal(p)
+	}
+	b.kept(b.Node(1).Host.SnapshotRevision)
+	if b.disk() != own {
+		t.Error("it takes room", b.disk())
+	}
+	b.ok(b.drop("s"))
 }
 
 // One that could not be taken is told of, and holds nothing once that is sure.

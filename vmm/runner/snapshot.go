@@ -288,9 +288,19 @@ func (h *Host) sayKept() {
 		}
 	}
 	if s.owed != 0 {
-		h.observe(core.Observed{Kept: s.owed})
+		h.observe(core.Observed{Kept: s.owed, Missing: h.missing(s.keep)})
 		s.owed = 0
 	}
+}
+
+// missing are the snapshots on a list that are not here, or have no manifest.
+func (h *Host) missing(k *vmm.KeepList) (uids []string) {
+	for _, uid := range k.UIDs {
+		if _, err := os.Lstat(filepath.Join(h.at.snapshotOf(uid), manifestFile)); errors.Is(err, os.ErrNotExist) {
+			uids = append(uids, uid)
+		}
+	}
+	return uids
 }
 
 // name makes a folder a snapshot, unless that is not wanted any more.

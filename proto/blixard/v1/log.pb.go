@@ -2803,9 +2803,10 @@ type HostReportOp struct {
 	Prepared []*Prepared `protobuf:"bytes,6,rep,name=prepared,proto3" json:"prepared,omitempty"`
 	Volumes  *VolumeNews `protobuf:"bytes,120,opt,name=volumes,proto3" json:"volumes,omitempty"`
 	// As of Sync.
-	SnapshotsKept uint64 `protobuf:"varint,140,opt,name=snapshots_kept,json=snapshotsKept,proto3" json:"snapshots_kept,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	SnapshotsKept    uint64   `protobuf:"varint,140,opt,name=snapshots_kept,json=snapshotsKept,proto3" json:"snapshots_kept,omitempty"`
+	SnapshotsMissing []string `protobuf:"bytes,141,rep,name=snapshots_missing,json=snapshotsMissing,proto3" json:"snapshots_missing,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *HostReportOp) Reset() {
@@ -2892,6 +2893,13 @@ func (x *HostReportOp) GetSnapshotsKept() uint64 {
 		return x.SnapshotsKept
 	}
 	return 0
+}
+
+func (x *HostReportOp) GetSnapshotsMissing() []string {
+	if x != nil {
+		return x.SnapshotsMissing
+	}
+	return nil
 }
 
 type Prepared struct {
@@ -4786,7 +4794,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12+\n" +
-	"\x05facts\x18\x04 \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\"\xcc\x02\n" +
+	"\x05facts\x18\x04 \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\"\xfa\x02\n" +
 	"\fHostReportOp\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
@@ -4795,7 +4803,8 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x05facts\x18\x05 \x01(\v2\x15.blixard.v1.HostFactsR\x05facts\x120\n" +
 	"\bprepared\x18\x06 \x03(\v2\x14.blixard.v1.PreparedR\bprepared\x120\n" +
 	"\avolumes\x18x \x01(\v2\x16.blixard.v1.VolumeNewsR\avolumes\x12&\n" +
-	"\x0esnapshots_kept\x18\x8c\x01 \x01(\x04R\rsnapshotsKept\";\n" +
+	"\x0esnapshots_kept\x18\x8c\x01 \x01(\x04R\rsnapshotsKept\x12,\n" +
+	"\x11snapshots_missing\x18\x8d\x01 \x03(\tR\x10snapshotsMissing\";\n" +
 	"\bPrepared\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1d\n" +
 	"\n" +

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-10240) + uint(10240-len(file_blixard_v1_log_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-10286) + uint(10286-len(file_blixard_v1_log_proto_rawDesc))
 
 func (x *Command) sizeWire() (n int) {
 	if x == nil {
@@ -1636,6 +1636,9 @@ func (x *HostReportOp) sizeWire() (n int) {
 	if x.SnapshotsKept != 0 {
 		n += 2 + protowire.SizeVarint(uint64(x.SnapshotsKept))
 	}
+	for _, v := range x.SnapshotsMissing {
+		n += 2 + protowire.SizeBytes(len(v))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1645,6 +1648,10 @@ func (x *HostReportOp) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	for k := len(x.SnapshotsMissing) - 1; k >= 0; k-- {
+		i = putString(b, i, x.SnapshotsMissing[k])
+		i = putVarint(b, i, 1130)
+	}
 	if x.SnapshotsKept != 0 {
 		i = putVarint(b, i, uint64(x.SnapshotsKept))
 		i = putVarint(b, i, 1120)

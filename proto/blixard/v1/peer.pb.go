@@ -285,8 +285,10 @@ type Sync struct {
 	// Revision of the newest such list that it has carried out: what is not in it is
 	// gone from its disk.
 	SnapshotsKept uint64 `protobuf:"varint,141,opt,name=snapshots_kept,json=snapshotsKept,proto3" json:"snapshots_kept,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Uids of that list of which nothing is there, or nothing whole.
+	SnapshotsMissing []string `protobuf:"bytes,142,rep,name=snapshots_missing,json=snapshotsMissing,proto3" json:"snapshots_missing,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Sync) Reset() {
@@ -429,6 +431,13 @@ func (x *Sync) GetSnapshotsKept() uint64 {
 		return x.SnapshotsKept
 	}
 	return 0
+}
+
+func (x *Sync) GetSnapshotsMissing() []string {
+	if x != nil {
+		return x.SnapshotsMissing
+	}
+	return nil
 }
 
 // Grant answers a Sync. lease_ms and the assignments count only when the
@@ -1342,7 +1351,7 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x05level\x18\n" +
 	" \x01(\rR\x05level\x12\x18\n" +
 	"\aaddress\x18\v \x01(\tR\aaddressB\x06\n" +
-	"\x04body\"\xc3\x04\n" +
+	"\x04body\"\xf1\x04\n" +
 	"\x04Sync\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +
@@ -1360,7 +1369,8 @@ const file_blixard_v1_peer_proto_rawDesc = "" +
 	"\x0fvolume_revision\x18x \x01(\x04R\x0evolumeRevision\x125\n" +
 	"\avolumes\x18y \x01(\v2\x1b.blixard.v1.VolumeInventoryR\avolumes\x12,\n" +
 	"\x11snapshot_revision\x18\x8c\x01 \x01(\x04R\x10snapshotRevision\x12&\n" +
-	"\x0esnapshots_kept\x18\x8d\x01 \x01(\x04R\rsnapshotsKept\"\xb9\x05\n" +
+	"\x0esnapshots_kept\x18\x8d\x01 \x01(\x04R\rsnapshotsKept\x12,\n" +
+	"\x11snapshots_missing\x18\x8e\x01 \x03(\tR\x10snapshotsMissing\"\xb9\x05\n" +
 	"\x05Grant\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x14\n" +

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_peer_proto_rawDesc)-3880) + uint(3880-len(file_blixard_v1_peer_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_peer_proto_rawDesc)-3926) + uint(3926-len(file_blixard_v1_peer_proto_rawDesc))
 
 func (x *Envelope) sizeWire() (n int) {
 	if x == nil {
@@ -164,6 +164,9 @@ func (x *Sync) sizeWire() (n int) {
 	if x.SnapshotsKept != 0 {
 		n += 2 + protowire.SizeVarint(uint64(x.SnapshotsKept))
 	}
+	for _, v := range x.SnapshotsMissing {
+		n += 2 + protowire.SizeBytes(len(v))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -173,6 +176,10 @@ func (x *Sync) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	for k := len(x.SnapshotsMissing) - 1; k >= 0; k-- {
+		i = putString(b, i, x.SnapshotsMissing[k])
+		i = putVarint(b, i, 1138)
+	}
 	if x.SnapshotsKept != 0 {
 		i = putVarint(b, i, uint64(x.SnapshotsKept))
 		i = putVarint(b, i, 1128)

@@ -128,6 +128,11 @@ func (k *keeper) loseAll(names []string) {
 // nextGeneration has the judges of histories and of states begin anew.
 func (w *World) nextGeneration() {
 	w.generation++
+	for _, op := range w.history {
+		if op.Verb == DropVolume { // the backup may know of it, and its host be slow
+			w.drops = append(w.drops, op)
+		}
+	}
 	w.history = nil
 	j := &w.judges
 	kept := *j

@@ -72,7 +72,7 @@ func (j *judgeVolumes) removed(w *World, m *Machine, v *simVolume) {
 	w.judges.judged["volumes"]++
 	_, index, _ := strings.Cut(v.uid, "-")
 	created, _ := strconv.ParseUint(index, 10, 64)
-	for _, op := range w.history {
+	for _, op := range slices.Concat(w.drops, w.history) {
 		if op.Verb == DropVolume && op.Name == v.name && (op.Return == 0 || op.Unknown || op.Return >= v.made || op.Revision > created) {
 			return
 		}

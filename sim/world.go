@@ -55,6 +55,7 @@ type World struct {
 	clients   []*client
 	operator  *client // grows the cluster, and asks what the tests ask
 	history   []*Operation
+	drops     []*Operation // those of volumes, of generations before
 	attempts  uint64
 	// evaluations counts what Nix had to build, of all machines.
 	evaluations int

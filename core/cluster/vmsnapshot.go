@@ -313,6 +313,11 @@ func (s *State) snapshotsKept(e *entry, node *blixardv1.Node, revision uint64, m
 		switch {
 		case p.Revision > revision:
 		case gone(p, missing):
+			if vm := s.startsFrom(p.Uid); vm != nil && !vm.Restore.Clone { // it has disks of its own
+				vm = copyVM(vm)
+				vm.Restore = nil
+				s.assignAt(e, vm, node)
+			}
 			s.failSnapshot(e, node, p, "its files are not on "+node.Name+" any more")
 		case !givenUp(p):
 		case p.State == blixardv1.SnapshotState_SNAPSHOT_STATE_DELETING:

@@ -133,7 +133,11 @@ func TestASnapshotWhoseFilesAreGone(t *testing.T) {
 	if !b.AwaitsKept(1, b.Revision(), []string{uid}) {
 		t.Error("nobody would hear of it")
 	}
+	b.ok(b.revert("s"))
 	b.kept(b.Revision(), uid)
+	if b.VM("web").Restore != nil {
+		t.Error("its VM waits for what is not there, and has disks of its own")
+	}
 	if p := b.Snapshot("s"); p.State != snapFailed || !strings.Contains(p.Message, "are not on n1 any more") {
 		t.Fatal(p)
 	}

@@ -32,7 +32,9 @@ const (
 	// Answered by Done; the instance's report then says which it has.
 	Rebind
 	// Remove deletes the instance's files. It fails while anything of the
-	// instance is alive.
+	// instance is alive. Without an assignment, files of an older generation are put
+	// aside and not deleted: the backup from which the cluster was restored knows
+	// nothing of them, and they may be the only copy.
 	Remove
 	// Extend raises the deadlines of the lease pages of an epoch. Answered only
 	// when a page has passed already: by Observed.Lapsed.

@@ -33,6 +33,7 @@
 //	STATE/vms/<uid>/console.log     what it said, over all attempts
 //	STATE/volumes/<uid>/            a volume of the cluster: see volumes.go
 //	STATE/trash/                    what a Remove has not deleted yet
+//	STATE/left/UID.TIME/            files of a VM that a restored cluster does not know here
 //
 // What bounds a VM is in the cgroups: see package cgroup.
 //

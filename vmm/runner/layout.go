@@ -34,6 +34,10 @@ func (l layout) leases() string          { return filepath.Join(l.run, "leases")
 func (l layout) states() string          { return filepath.Join(l.state, "vms") }
 func (l layout) trash() string           { return filepath.Join(l.state, "trash") }
 
+// left has the files of VMs that the cluster has lost sight of, when it was restored from
+// a backup of before they came here: they may be the only copy.
+func (l layout) left() string { return filepath.Join(l.state, "left") }
+
 func (l layout) stateOf(uid string) string { return filepath.Join(l.states(), uid) }
 func (l layout) console(uid string) string { return filepath.Join(l.stateOf(uid), "console.log") }
 func (l layout) build(uid string) string   { return filepath.Join(l.stateOf(uid), buildLogFile) }
@@ -85,7 +89,7 @@ func (l layout) make(boot string) error {
 	if err := os.RemoveAll(l.trash()); err != nil {
 		return fmt.Errorf("empty the trash: %w", err)
 	}
-	for _, d := range []string{l.runs(), l.leases(), l.states(), l.trash(), l.snapshots()} {
+	for _, d := range []string{l.runs(), l.leases(), l.states(), l.trash(), l.left(), l.snapshots()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return err
 		}

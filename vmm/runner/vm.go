@@ -157,7 +157,7 @@ func (v *vm) carryOut(ctx context.Context, a vmm.Action) error {
 	case vmm.Rebind:
 		return v.rebind(ctx, a)
 	case vmm.Remove:
-		return v.remove(a.Instance)
+		return v.remove(a)
 	}
 	return fmt.Errorf("the runner knows no order %v", a.Verb)
 }
@@ -430,7 +430,8 @@ func (v *vm) rebind(ctx context.Context, a vmm.Action) error {
 
 // remove deletes the instance's files when nothing of it is alive. They go at
 // once, by a rename; their blocks when they can.
-func (v *vm) remove(i shim.Instance) error {
+func (v *vm) remove(a vmm.Action) error {
+	i := a.Instance
 	v.settle()
 	if v.alive || !shims.Dead(v.at.run) {
 		return fmt.Errorf("%v cannot be removed: something of it is alive", i)
@@ -459,12 +460,20 @@ func (v *vm) remove(i shim.Instance) error {
 		return fmt.Errorf("remove its run directory: %w", err)
 	}
 	trash := filepath.Join(v.h.at.trash(), fmt.Sprintf("%s.%d", v.uid, time.Now().UnixNano()))
+	keep := a.Assignment == nil && i.Generation < a.Host.Generation
+	if keep {
+		trash = filepath.Join(v.h.at.left(), filepath.Base(trash))
+	}
 	if err := os.Rename(v.at.state, trash); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove its files: %w", err)
 	}
 	v.rec = nil
 	v.h.users.forget(v.uid)
 	v.hold()
+	if keep {
+		v.h.cfg.Log.Warn("a VM of which the backup that the cluster was restored from knows nothing here: its files are kept", "vm", i, "in", trash)
+		return nil
+	}
 	if err := os.RemoveAll(trash); err != nil {
 		v.h.cfg.Log.Warn("a removed VM's files are deleted at the next start", "err", err)
 	}

@@ -259,7 +259,7 @@ func TestLiveMigration(t *testing.T) {
 	guestFiles(t)
 	c := up(t, 3, func(o *options) { o.settings = &blixardv1.Settings{LeaseMs: 6000, RenewMs: 1000} })
 	create := pushGuest(c)
-	subnet := fmt.Sprintf("10.215.%d", os.Getpid()%250)
+	subnet := freeSubnet(t, "10.215")
 	c.Must("network", "create", "lan", subnet+".0/24")
 	if out := c.Must("node", "get", "n1"); strings.Contains(out, "cannot be plugged") {
 		t.Skip("no taps and bridges can be made here: " + out)

@@ -5,12 +5,30 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/blixard/blixard/vmm/runner/links"
 )
+
+// freeSubnet is the beginning of a /24 of which this machine has no address: what a
+// killed test has left may still be plugged in.
+func freeSubnet(t testing.TB, base string) string {
+	taken, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 250 {
+		subnet := fmt.Sprintf("%s.%d", base, (os.Getpid()+i)%250)
+		if !slices.ContainsFunc(taken, func(a net.Addr) bool { return strings.HasPrefix(a.String(), subnet+".") }) {
+			return subnet
+		}
+	}
+	t.Fatalf("this machine has addresses in all of %s.0.0/16", base)
+	return ""
+}
 
 // Two real VMs on a network reach each other, and the host reaches them; a port of
 // the host leads to one. A daemon that is killed disturbs none of that, and when
@@ -23,7 +41,7 @@ func TestNetworks(t *testing.T) {
 	t.Parallel()
 	c := up(t, 1)
 	create := pushGuest(c)
-	subnet := fmt.Sprintf("10.214.%d", os.Getpid()%250)
+	subnet := freeSubnet(t, "10.214")
 	bridge := strings.Fields(strings.Split(c.Must("network", "create", "lan", subnet+".0/24"), "\n")[1])[3]
 	if out := c.Must("node", "get", "n1"); strings.Contains(out, "cannot be plugged") {
 		t.Skip("no taps and bridges can be made here: " + out)

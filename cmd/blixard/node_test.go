@@ -24,7 +24,7 @@ func TestANodeSaysWhatItRunsVMsWith(t *testing.T) {
 	})
 	want := []string{
 		"KVM is not usable: /dev/kvm is not there",
-		"QEMU 7.2.22, emulates; this one has no migrate, shares, devices, qcow2",
+		"QEMU 7.2.22, emulates; this one has no migrate, shares, balloon, devices, qcow2, machine types",
 		"cloud-hypervisor: not here",
 		"Firecracker 1.16.1, of no use without KVM",
 		"process no isolation",

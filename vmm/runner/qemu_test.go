@@ -342,6 +342,8 @@ func TestAGuestPausedByAFullDiskGoesOn(t *testing.T) {
 			if strings.Contains(lines.Text(), "query-status") {
 				asked++
 				answer = fmt.Sprintf(`{"status":%q}`, status)
+			} else if strings.Contains(lines.Text(), "query-jobs") || strings.Contains(lines.Text(), "query-named-block-nodes") {
+				answer = "[]"
 			}
 			fmt.Fprintf(c, `{"return":%s,"id":%d}`+"\n", answer, id)
 			if asked == 2 && status == "running" { // it has been seen to run
@@ -355,8 +357,13 @@ func TestAGuestPausedByAFullDiskGoesOn(t *testing.T) {
 	ready := make(chan struct{})
 	s := q.follow(place{run: dir}, func(guestState) { close(ready) })
 	defer s.close()
-	<-ready
-	<-warned
+	for _, c := range []chan struct{}{ready, warned} {
+		select {
+		case <-c:
+		case <-time.After(20 * time.Second):
+			t.Fatal("it has not seen the guest run, and then stand still")
+		}
+	}
 	for {
 		select {
 		case c := <-commands:

@@ -186,6 +186,8 @@ type Report struct {
 	// and MemoryMiB what its guest had of that when it was last told or asked; 0: that
 	// is not known.
 	BootMiB, MemoryMiB uint64
+	// Warm: a live instance's guest went on from its saved boot, and has not booted.
+	Warm bool
 	// Restored is RestoreFrom.Index of the newest restore of which the guest may have
 	// run: it must not be done again.
 	Restored uint64

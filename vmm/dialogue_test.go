@@ -276,6 +276,9 @@ func (k *talk) says() string {
 	if o.BootedMemoryMib != 0 {
 		s += fmt.Sprintf(" (memory %d of %d)", o.MemoryMib, o.BootedMemoryMib)
 	}
+	if o.Warm {
+		s += " (warm)"
+	}
 	if o.MemoryMessage != "" {
 		s += " [memory: " + o.MemoryMessage + "]"
 	}

@@ -323,6 +323,7 @@ func (u *Unit) Observation() *blixardv1.Observation {
 	}
 	if u.Seen.Liveness == Alive {
 		o.BootedMemoryMib, o.MemoryMib, o.MemoryMessage = u.Seen.BootMiB, u.Seen.MemoryMiB, u.balloon.message
+		o.Warm = u.Seen.Warm
 	}
 	switch {
 	case u.built == u.spec():

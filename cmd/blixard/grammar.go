@@ -269,6 +269,7 @@ type SpecFlags struct {
 	Flake      string            `placeholder:"REF[#ATTR]" help:"A flake with a VM in it: a folder of yours (./infra#web), which is packed, or what every host can reach (github:me/infra#web)."`
 	Hypervisor string            `placeholder:"NAME" help:"qemu, cloud-hypervisor, firecracker or process; any that fits when not given."`
 	Machine    string            `placeholder:"TYPE" help:"Of an image under QEMU: microvm, which boots fastest, or q35, a PC with PCI (the one with devices)."`
+	Warm       *bool             `negatable:"" help:"Start it from its saved boot, once it has booted on its host: of an image with the agent, and without disks that it writes."`
 	Health     string            `placeholder:"PROBE" help:"How it is seen to be well: agent, tcp://HOST:PORT, http://HOST:PORT/PATH or process, which asks nothing; one that is not well is restarted. A file can say more."`
 	Kernel     string            `placeholder:"WHAT" help:"A file, sha256:DIGEST, or a name given by image push."`
 	Initrd     string            `placeholder:"WHAT" help:"Likewise."`

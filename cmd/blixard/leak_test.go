@@ -167,6 +167,9 @@ func (l *leaks) live(name string, r *rand.Rand, guest bool) {
 	args := []string{"--no-wait", "vm", "create", name, "--process", "--memory", "32", "--env", "LEAK=" + l.mark, "--stop-grace", "500ms", "--", "/bin/sh", "-c", "while :; do sleep 0.2; done"}
 	if guest {
 		args = []string{"--no-wait", "vm", "create", name, "--kernel", "kernel", "--initrd", "guest", "--memory", "128", "--network", "lan", "--disk", "name=data,size=16", "--on-host-loss", "replace", "--stop-grace", "500ms"}
+		if r.IntN(2) == 0 { // one that has a saved boot
+			args = []string{"--no-wait", "vm", "create", name, "--kernel", "kernel", "--initrd", "guest", "--memory", "128", "--network", "lan", "--warm", "--stop-grace", "500ms"}
+		}
 	}
 	l.try("create", args...)
 	for range 2 + r.IntN(4) {

@@ -173,6 +173,13 @@ func statusNotes(v *blixardv1.VM) []string {
 		notes = append(notes, fmt.Sprintf("CrashLoop: it has failed %d times in a row, the last time with exit code %d, and is tried again, later each time (blixard vm logs %s)",
 			st.GetFailures(), st.GetExitCode(), v.GetName()))
 	}
+	if v.GetSpec().GetWarm() && st.GetPhase() == blixardv1.Phase_PHASE_RUNNING {
+		how := "Started cold: it has booted"
+		if st.GetWarm() {
+			how = "Started warm: from its saved boot"
+		}
+		notes = append(notes, how)
+	}
 	if f := st.GetLastFailure(); f != nil && st.GetAttempt() > f.GetAttempt() {
 		notes = append(notes, fmt.Sprintf("Restarted %s ago, after attempt %d: %s: %s",
 			age(f.GetTime(), time.Now()), f.GetAttempt(), f.GetReason(), firstLine(f.GetMessage())))

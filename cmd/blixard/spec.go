@@ -75,6 +75,7 @@ func (c *SpecFlags) change(d *draft, policyFlag, policy string) (err error) {
 	given(&s.Vcpus, c.Vcpus)
 	given(&s.MemoryMib, c.Memory)
 	given(&s.Priority, c.Priority)
+	given(&s.Warm, c.Warm)
 	given(&s.Prebuild, c.Prebuild)
 	s.Labels = merge(s.Labels, c.Label)
 	s.Require = merge(s.Require, c.Require)

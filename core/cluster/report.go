@@ -75,7 +75,7 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 		ExitCode: o.ExitCode, Failures: o.Failures, ChangeTime: e.time(), Sequence: o.Sequence,
 		SpecGeneration: o.SpecGeneration, BuiltGeneration: o.BuiltGeneration, BuildMessage: o.BuildMessage,
 		Health: o.Health, HealthMessage: o.HealthMessage, LastFailure: vm.GetStatus().GetLastFailure(),
-		BootedMemoryMib: o.BootedMemoryMib, MemoryMib: o.MemoryMib, MemoryMessage: o.MemoryMessage,
+		BootedMemoryMib: o.BootedMemoryMib, MemoryMib: o.MemoryMib, MemoryMessage: o.MemoryMessage, Warm: o.Warm,
 	}
 	s.felt(e, n, vm, o)
 	s.failed(e, n, vm, o, st)

@@ -40,6 +40,9 @@ func wantsOf(s *blixardv1.VMSpec) (list []want) {
 	if s.GetMachine() != 0 {
 		add(blixardv1.Capability_CAPABILITY_MACHINE_TYPES, "spec.machine")
 	}
+	if s.GetWarm() {
+		add(blixardv1.Capability_CAPABILITY_WARM_START, "spec.warm")
+	}
 	if len(s.GetDevices()) > 0 {
 		add(blixardv1.Capability_CAPABILITY_DEVICES, "spec.devices")
 	}
@@ -79,6 +82,29 @@ func kinds(s *blixardv1.VMSpec, wants hypervisor.Set) []*hypervisor.Kind {
 		return nil
 	}
 	return hypervisor.Able(wants)
+}
+
+// checkWarm refuses to start from a saved boot what has something that goes on between
+// its starts: what its memory knew of that would not be so any more.
+func checkWarm(s *blixardv1.VMSpec) *blixardv1.Error {
+	const field = "spec.warm"
+	const advice = "leave it out, or keep its data where its network leads"
+	switch {
+	case !s.GetWarm():
+		return nil
+	case s.GetImage() == nil:
+		return invalid(field, "only an image can start from its saved boot", "leave it out")
+	case len(s.GetVolumes()) > 0:
+		return invalid(field, "a VM with volumes cannot start from its saved boot: what is on them goes on, and its memory does not know", advice)
+	case len(s.GetDevices()) > 0:
+		return invalid(field, "a VM with PCI devices cannot start from its saved boot: what is in them is not saved", advice)
+	}
+	for _, d := range s.GetImage().GetDisks() {
+		if !d.GetReadOnly() {
+			return invalid(field, fmt.Sprintf("a VM that writes a disk (%s) cannot start from its saved boot: what is on it goes on, and its memory does not know", d.GetName()), "make the disk read-only, or leave it out")
+		}
+	}
+	return nil
 }
 
 // checkHypervisor refuses what the hypervisor that a spec names does not do.

@@ -20,6 +20,7 @@ const (
 	devices     = blixardv1.Capability_CAPABILITY_DEVICES
 	qcow2       = blixardv1.Capability_CAPABILITY_QCOW2
 	machines    = blixardv1.Capability_CAPABILITY_MACHINE_TYPES
+	warm        = blixardv1.Capability_CAPABILITY_WARM_START
 )
 
 // Table has every kind, the preferred first: QEMU is the one whose driver has met
@@ -31,7 +32,7 @@ var Table = complete([]Kind{
 		Met: "QEMU 7.2 of Debian 12, emulating (TCG), with a real guest",
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, emulation: Yes, powerButton: Yes, pause: Yes, snapshot: Yes, migrate: Yes,
-			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, userNetwork: Yes, hotplug: NotYet, balloon: Yes, devices: Yes, machines: Yes,
+			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, userNetwork: Yes, hotplug: NotYet, balloon: Yes, devices: Yes, machines: Yes, warm: Yes,
 		},
 		why: map[blixardv1.Capability]string{
 			program: "cannot run spec.process",
@@ -42,7 +43,7 @@ var Table = complete([]Kind{
 		Met: "none: only our fake of it, made after v53",
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: Yes,
-			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, hotplug: NotYet, balloon: Yes, devices: Yes,
+			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, hotplug: NotYet, balloon: Yes, devices: Yes, warm: NotYet,
 		},
 		why: map[blixardv1.Capability]string{
 			emulation: "needs KVM",
@@ -58,7 +59,7 @@ var Table = complete([]Kind{
 		Met: "none: only our fake of it, made after v1.16",
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: Yes,
-			volumes: Yes, networks: Yes, balloon: Yes,
+			volumes: Yes, networks: Yes, balloon: Yes, warm: NotYet,
 		},
 		why: map[blixardv1.Capability]string{
 			emulation:   "needs KVM",
@@ -81,6 +82,7 @@ var Table = complete([]Kind{
 		why: map[blixardv1.Capability]string{
 			balloon:  "runs a program, which has no memory of its own to give back",
 			machines: "runs a program, and shows it no machine",
+			warm:     "runs a program, which has no boot to save",
 			image:    "runs a program, and the spec has an image",
 			nixos:    "runs a program, and the spec has what Nix builds",
 		},

@@ -29,7 +29,7 @@ func (v *vm) command(ctx context.Context, d driver, a vmm.Action) (command, erro
 		return c, err
 	}
 	v.rec.Shape, v.rec.Written, v.rec.BootMiB = c.shape, c.written, c.balloon
-	if a.Verb != vmm.Receive && !a.Restore.GetMemory() {
+	if a.Verb != vmm.Receive && !a.Restore.GetMemory() && !v.rec.Warming {
 		v.rec.MemoryMiB = c.balloon
 	}
 	if err := v.rec.write(v.at.state); err != nil {

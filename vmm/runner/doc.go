@@ -32,6 +32,7 @@
 //	STATE/vms/<uid>/vmlinux         its kernel, where that had to be unpacked
 //	STATE/vms/<uid>/console.log     what it said, over all attempts
 //	STATE/volumes/<uid>/            a volume of the cluster: see volumes.go
+//	STATE/boots/                    what warm VMs start from: see warm.go
 //	STATE/trash/                    what a Remove has not deleted yet
 //	STATE/left/UID.TIME/            files of a VM that a restored cluster does not know here
 //

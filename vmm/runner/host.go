@@ -52,6 +52,7 @@ type Host struct {
 	preparing preparing
 	volumes   *volumes
 	snapshots snapshots
+	boots     boots
 
 	mu     sync.Mutex
 	closed bool
@@ -115,6 +116,7 @@ func (h *Host) open() error {
 		h.warn("cgroups of VMs that are gone were not all removed", h.cgroups.Sweep(uids))
 	}
 	h.warn("what an earlier daemon left of snapshots was not all removed", h.clearSnapshots())
+	h.warn("saved boots of VMs that are gone were not all removed", h.boots.begin(h.at.boots(), h.boot, uids))
 	pages, err := h.leases.held()
 	if err != nil {
 		return err

@@ -52,6 +52,9 @@ func (v *vm) inform() {
 				return
 			case err != nil:
 				v.h.cfg.Log.Warn("a restored guest was not told that it is one: its clock and its chance are the snapshot's", "vm", i, "err", err)
+				if v.rec.Warm {
+					v.forgetBoot() // nor would it be the next time
+				}
 			default:
 				v.h.cfg.Log.Info("a restored guest was told that it is one", "vm", i, "clock", step)
 			}

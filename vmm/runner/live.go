@@ -92,9 +92,11 @@ func (v *vm) watch() {
 			v.h.cfg.Log.Warn("a VM is alive that could not be started now", "vm", attempt, "err", err)
 		}
 	}
+	v.watched++ // an attempt that does not go on from its saved boot is started twice
+	watched := v.watched
 	v.session = d.follow(v.at, func(s guestState) {
 		v.q.put(func() {
-			if v.alive && v.rec.Instance == attempt {
+			if v.alive && v.rec.Instance == attempt && v.watched == watched {
 				v.seen(s)
 			}
 		})
@@ -137,6 +139,8 @@ func (v *vm) seen(s guestState) {
 	switch {
 	case v.rec.Incoming:
 		v.seenIncoming(s)
+	case s == waiting && v.rec.Warming:
+		v.neverWarm()
 	case s == waiting:
 	case v.rec.HandedOver != 0:
 	case s == left && v.rec.Offered != 0:
@@ -150,6 +154,7 @@ func (v *vm) seen(s guestState) {
 	case !v.ready || v.paused != (s != running):
 		if v.ready, v.paused = true, s != running; !v.paused {
 			v.inform()
+			v.keepBoot()
 		}
 		v.tell()
 	}

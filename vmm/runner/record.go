@@ -64,9 +64,12 @@ type record struct {
 	Restoring uint64 `json:"restoring,omitempty"`
 	// Restored is that of the newest of which it has.
 	Restored uint64 `json:"restored,omitempty"`
-	// Untold is the VM's name, as long as its guest goes on from a snapshot's memory and
+	// Untold is the VM's name, as long as its guest goes on from a snapshot's or a saved boot's memory and
 	// has not been told so.
 	Untold string `json:"untold,omitempty"`
+	// Warm: its guest goes on from its saved boot; Warming: and has not run yet.
+	Warm    bool `json:"warm,omitempty"`
+	Warming bool `json:"warming,omitempty"`
 	// Exit is how it ended, once that is known.
 	Exit *vmm.Exit `json:"exit,omitempty"`
 }

@@ -94,6 +94,8 @@ type manifest struct {
 	Machine    string               `json:"machine"`
 	PausedMs   uint32               `json:"pausedMs"`
 	Files      []savedFile          `json:"files"`
+	// Key of a saved boot: see warm.go.
+	Key string `json:"key,omitempty"`
 }
 
 // savedFile is one file of a snapshot. Its sum is of what is not zero, and where.

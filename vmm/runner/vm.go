@@ -40,12 +40,14 @@ type vm struct {
 	// Of a live instance that is Incoming; and the move away that is under way, if
 	// there is one, and what is to be said of it or of the one before.
 	incoming vmm.Incoming
-	arriving bool // its guest is on its way
-	guessed  bool // its record was lost
-	telling  bool // its guest is being told that it was restored
+	arriving bool   // its guest is on its way
+	guessed  bool   // its record was lost
+	telling  bool   // its guest is being told that it was restored
+	fresh    string // key of the boot that is to be saved once its guest is up; "": none is
 	leaving  *leaving
 	outgoing vmm.Outgoing
 	unwatch  context.CancelFunc
+	watched  uint64 // counts what was watched
 
 	lane *lane // the Build under way, if there is one
 
@@ -234,18 +236,28 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 		v.takeDown()
 		return v.failed(StartFailed, err)
 	}
-	if err := v.spawn(ctx, a, c); err != nil || !a.Restore.GetMemory() {
+	switch err := v.spawn(ctx, a, c); {
+	case err != nil:
 		return err
+	case v.rec.Warming:
+		return v.warmUp(ctx, a)
+	case a.Restore.GetMemory():
+		return v.load(ctx, a)
 	}
-	return v.load(ctx, a)
+	return nil
 }
 
 // prepare says what to execute, once everything that it needs is there: the disks of
 // the snapshot, too, that it starts from.
 func (v *vm) prepare(ctx context.Context, d driver, a vmm.Action) (command, error) {
 	if a.Restore == nil {
-		return d.prepare(ctx, v.place(), a.Assignment, a.Instance)
+		c, err := d.prepare(ctx, v.place(), a.Assignment, a.Instance)
+		if err != nil {
+			return c, err
+		}
+		return v.warm(ctx, d, a, c)
 	}
+	v.fresh = ""
 	ctx, cancel := v.stoppable(ctx, &v.stopStart)
 	defer cancel()
 	c, err := command{}, v.revive(ctx, d, a.Assignment.GetName(), a.Restore, v.rec)
@@ -467,7 +479,10 @@ func (v *vm) remove(a vmm.Action) error {
 	if err := os.Rename(v.at.state, trash); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove its files: %w", err)
 	}
-	v.rec = nil
+	if err := v.h.boots.forget(v.uid); err != nil {
+		return fmt.Errorf("remove its saved boot: %w", err)
+	}
+	v.rec, v.fresh = nil, ""
 	v.h.users.forget(v.uid)
 	v.hold()
 	if keep {
@@ -493,6 +508,7 @@ func (v *vm) report() vmm.Report {
 		}
 		r.Liveness, r.Ready, r.Paused, r.Exit = vmm.Alive, v.ready, v.ready && v.paused, nil
 		r.Outgoing = v.outgoing
+		r.Warm = v.rec.Warm
 		r.BootMiB, r.MemoryMiB = v.rec.BootMiB, v.rec.MemoryMiB
 		if v.rec.Incoming {
 			r.Incoming = max(v.incoming, vmm.Opening)

@@ -2994,6 +2994,7 @@ type Observation struct {
 	BootedMemoryMib uint64 `protobuf:"varint,160,opt,name=booted_memory_mib,json=bootedMemoryMib,proto3" json:"booted_memory_mib,omitempty"`
 	MemoryMib       uint64 `protobuf:"varint,161,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
 	MemoryMessage   string `protobuf:"bytes,162,opt,name=memory_message,json=memoryMessage,proto3" json:"memory_message,omitempty"`
+	Warm            bool   `protobuf:"varint,180,opt,name=warm,proto3" json:"warm,omitempty"`
 	// Its time is left to the cluster.
 	LastFailure *Failure `protobuf:"bytes,70,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
 	// What the host has done for the migration of its assignment.
@@ -3198,6 +3199,13 @@ func (x *Observation) GetMemoryMessage() string {
 		return x.MemoryMessage
 	}
 	return ""
+}
+
+func (x *Observation) GetWarm() bool {
+	if x != nil {
+		return x.Warm
+	}
+	return false
 }
 
 func (x *Observation) GetLastFailure() *Failure {
@@ -4808,7 +4816,7 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\bPrepared\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1d\n" +
 	"\n" +
-	"store_path\x18\x02 \x01(\tR\tstorePath\"\xf5\a\n" +
+	"store_path\x18\x02 \x01(\tR\tstorePath\"\x8a\b\n" +
 	"\vObservation\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x129\n" +
 	"\vincarnation\x18\x02 \x01(\v2\x17.blixard.v1.IncarnationR\vincarnation\x12\x18\n" +
@@ -4835,7 +4843,8 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x11booted_memory_mib\x18\xa0\x01 \x01(\x04R\x0fbootedMemoryMib\x12\x1e\n" +
 	"\n" +
 	"memory_mib\x18\xa1\x01 \x01(\x04R\tmemoryMib\x12&\n" +
-	"\x0ememory_message\x18\xa2\x01 \x01(\tR\rmemoryMessage\x126\n" +
+	"\x0ememory_message\x18\xa2\x01 \x01(\tR\rmemoryMessage\x12\x13\n" +
+	"\x04warm\x18\xb4\x01 \x01(\bR\x04warm\x126\n" +
 	"\flast_failure\x18F \x01(\v2\x13.blixard.v1.FailureR\vlastFailure\x129\n" +
 	"\tmigration\x18d \x01(\v2\x1b.blixard.v1.MigrationReportR\tmigration\"\xa5\x01\n" +
 	"\x0fMigrationReport\x12\x0e\n" +

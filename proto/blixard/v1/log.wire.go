@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-10286) + uint(10286-len(file_blixard_v1_log_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-10307) + uint(10307-len(file_blixard_v1_log_proto_rawDesc))
 
 func (x *Command) sizeWire() (n int) {
 	if x == nil {
@@ -1815,6 +1815,9 @@ func (x *Observation) sizeWire() (n int) {
 	if len(x.MemoryMessage) > 0 {
 		n += 2 + protowire.SizeBytes(len(x.MemoryMessage))
 	}
+	if x.Warm {
+		n += 2 + 1
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1824,6 +1827,10 @@ func (x *Observation) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Warm {
+		i = putBool(b, i, x.Warm)
+		i = putVarint(b, i, 1440)
+	}
 	if len(x.MemoryMessage) > 0 {
 		i = putString(b, i, x.MemoryMessage)
 		i = putVarint(b, i, 1298)

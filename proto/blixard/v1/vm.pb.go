@@ -120,6 +120,8 @@ const (
 	Capability_CAPABILITY_QCOW2 Capability = 16
 	// More than one machine type to choose from (VMSpec.machine).
 	Capability_CAPABILITY_MACHINE_TYPES Capability = 17
+	// Starts a VM from its saved boot (VMSpec.warm).
+	Capability_CAPABILITY_WARM_START Capability = 18
 )
 
 // Enum value maps for Capability.
@@ -143,6 +145,7 @@ var (
 		15: "CAPABILITY_DEVICES",
 		16: "CAPABILITY_QCOW2",
 		17: "CAPABILITY_MACHINE_TYPES",
+		18: "CAPABILITY_WARM_START",
 	}
 	Capability_value = map[string]int32{
 		"CAPABILITY_UNSPECIFIED":   0,
@@ -163,6 +166,7 @@ var (
 		"CAPABILITY_DEVICES":       15,
 		"CAPABILITY_QCOW2":         16,
 		"CAPABILITY_MACHINE_TYPES": 17,
+		"CAPABILITY_WARM_START":    18,
 	}
 )
 
@@ -1865,7 +1869,11 @@ type VMSpec struct {
 	// are, and waits for that host when it is lost.
 	Volumes []*VolumeMount `protobuf:"bytes,120,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	// Of image; QEMU alone has more than one.
-	Machine       Machine `protobuf:"varint,170,opt,name=machine,proto3,enum=blixard.v1.Machine" json:"machine,omitempty"`
+	Machine Machine `protobuf:"varint,170,opt,name=machine,proto3,enum=blixard.v1.Machine" json:"machine,omitempty"`
+	// Of image, without volumes, devices, and disks that it writes: its host saves its
+	// boot once, when the guest's agent first answers, and starts it from that later.
+	// Whatever does not fit any more has it boot as ever.
+	Warm          bool `protobuf:"varint,180,opt,name=warm,proto3" json:"warm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2060,6 +2068,13 @@ func (x *VMSpec) GetMachine() Machine {
 		return x.Machine
 	}
 	return Machine_MACHINE_UNSPECIFIED
+}
+
+func (x *VMSpec) GetWarm() bool {
+	if x != nil {
+		return x.Warm
+	}
+	return false
 }
 
 type isVMSpec_Source interface {
@@ -3810,6 +3825,8 @@ type VMStatus struct {
 	MemoryMib       uint64 `protobuf:"varint,161,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
 	// Why the guest does not have what its spec says.
 	MemoryMessage string `protobuf:"bytes,162,opt,name=memory_message,json=memoryMessage,proto3" json:"memory_message,omitempty"`
+	// What runs went on from its saved boot (VMSpec.warm), and has not booted.
+	Warm          bool `protobuf:"varint,180,opt,name=warm,proto3" json:"warm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3961,6 +3978,13 @@ func (x *VMStatus) GetMemoryMessage() string {
 		return x.MemoryMessage
 	}
 	return ""
+}
+
+func (x *VMStatus) GetWarm() bool {
+	if x != nil {
+		return x.Warm
+	}
+	return false
 }
 
 // Failure is an end, or a start that came to nothing, that nobody asked for.
@@ -6525,7 +6549,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x03ref\x18\x01 \x01(\tH\x00R\x03ref\x12.\n" +
 	"\x06packed\x18\x02 \x01(\v2\x14.blixard.v1.ArtifactH\x00R\x06packed\x12\x1c\n" +
 	"\tattribute\x18\x03 \x01(\tR\tattributeB\x06\n" +
-	"\x04from\"\xab\b\n" +
+	"\x04from\"\xc0\b\n" +
 	"\x06VMSpec\x126\n" +
 	"\n" +
 	"hypervisor\x18\x01 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
@@ -6552,7 +6576,8 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\bnetworks\x18P \x03(\v2\x15.blixard.v1.InterfaceR\bnetworks\x123\n" +
 	"\adevices\x18Z \x03(\v2\x19.blixard.v1.DeviceRequestR\adevices\x121\n" +
 	"\avolumes\x18x \x03(\v2\x17.blixard.v1.VolumeMountR\avolumes\x12.\n" +
-	"\amachine\x18\xaa\x01 \x01(\x0e2\x13.blixard.v1.MachineR\amachine\x1a9\n" +
+	"\amachine\x18\xaa\x01 \x01(\x0e2\x13.blixard.v1.MachineR\amachine\x12\x13\n" +
+	"\x04warm\x18\xb4\x01 \x01(\bR\x04warm\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
@@ -6693,7 +6718,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x04held\x18= \x01(\bR\x04held\x12\x16\n" +
 	"\x06starts\x18> \x01(\rR\x06starts\x12*\n" +
 	"\x05ports\x18P \x03(\v2\x14.blixard.v1.HostPortR\x05ports\x12,\n" +
-	"\adevices\x18Z \x03(\v2\x12.blixard.v1.DeviceR\adevices\"\x8f\x05\n" +
+	"\adevices\x18Z \x03(\v2\x12.blixard.v1.DeviceR\adevices\"\xa4\x05\n" +
 	"\bVMStatus\x12'\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x11.blixard.v1.PhaseR\x05phase\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -6714,7 +6739,8 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x11booted_memory_mib\x18\xa0\x01 \x01(\x04R\x0fbootedMemoryMib\x12\x1e\n" +
 	"\n" +
 	"memory_mib\x18\xa1\x01 \x01(\x04R\tmemoryMib\x12&\n" +
-	"\x0ememory_message\x18\xa2\x01 \x01(\tR\rmemoryMessage\"\xa2\x01\n" +
+	"\x0ememory_message\x18\xa2\x01 \x01(\tR\rmemoryMessage\x12\x13\n" +
+	"\x04warm\x18\xb4\x01 \x01(\bR\x04warm\"\xa2\x01\n" +
 	"\aFailure\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\rR\aattempt\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -6923,7 +6949,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x0fHYPERVISOR_QEMU\x10\x01\x12\x1f\n" +
 	"\x1bHYPERVISOR_CLOUD_HYPERVISOR\x10\x02\x12\x1a\n" +
 	"\x16HYPERVISOR_FIRECRACKER\x10\x03\x12\x16\n" +
-	"\x12HYPERVISOR_PROCESS\x10\x04*\xcb\x03\n" +
+	"\x12HYPERVISOR_PROCESS\x10\x04*\xe6\x03\n" +
 	"\n" +
 	"Capability\x12\x1a\n" +
 	"\x16CAPABILITY_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -6944,7 +6970,8 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x12CAPABILITY_BALLOON\x10\x0e\x12\x16\n" +
 	"\x12CAPABILITY_DEVICES\x10\x0f\x12\x14\n" +
 	"\x10CAPABILITY_QCOW2\x10\x10\x12\x1c\n" +
-	"\x18CAPABILITY_MACHINE_TYPES\x10\x11*H\n" +
+	"\x18CAPABILITY_MACHINE_TYPES\x10\x11\x12\x19\n" +
+	"\x15CAPABILITY_WARM_START\x10\x12*H\n" +
 	"\aMachine\x12\x17\n" +
 	"\x13MACHINE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fMACHINE_MICROVM\x10\x01\x12\x0f\n" +

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-14773) + uint(14773-len(file_blixard_v1_vm_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-14842) + uint(14842-len(file_blixard_v1_vm_proto_rawDesc))
 
 func (x *Artifact) sizeWire() (n int) {
 	if x == nil {
@@ -699,6 +699,9 @@ func (x *VMSpec) sizeWire() (n int) {
 	if x.Machine != 0 {
 		n += 2 + protowire.SizeVarint(uint64(x.Machine))
 	}
+	if x.Warm {
+		n += 2 + 1
+	}
 	switch o := x.Source.(type) {
 	case *VMSpec_Image:
 		n += 1 + protowire.SizeBytes(o.Image.sizeWire())
@@ -747,6 +750,10 @@ func (x *VMSpec) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 114)
+	}
+	if x.Warm {
+		i = putBool(b, i, x.Warm)
+		i = putVarint(b, i, 1440)
 	}
 	if x.Machine != 0 {
 		i = putVarint(b, i, uint64(x.Machine))
@@ -1960,6 +1967,9 @@ func (x *VMStatus) sizeWire() (n int) {
 	if len(x.MemoryMessage) > 0 {
 		n += 2 + protowire.SizeBytes(len(x.MemoryMessage))
 	}
+	if x.Warm {
+		n += 2 + 1
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1969,6 +1979,10 @@ func (x *VMStatus) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Warm {
+		i = putBool(b, i, x.Warm)
+		i = putVarint(b, i, 1440)
+	}
 	if len(x.MemoryMessage) > 0 {
 		i = putString(b, i, x.MemoryMessage)
 		i = putVarint(b, i, 1298)

@@ -3,10 +3,12 @@ package runner
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/blixard/blixard/core"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -52,8 +54,8 @@ type Config struct {
 	NoKVM bool
 	// Nix builds what NixOS VMs and flakes run; nil: this host runs none.
 	Nix Builder
-	// AllowPaths are folders of this host in which a NixOS VM's shares and
-	// absolute volumes may be.
+	// AllowPaths are folders of this host in which VMs' shares, and a NixOS VM's
+	// absolute volumes, may be.
 	AllowPaths []string
 	// Passage connects to the host that a guest goes to, which has admitted it (Admit)
 	// when there is no error; nil: guests are not moved while they run.
@@ -62,6 +64,8 @@ type Config struct {
 	// own; empty: found, where there is one that is ours to divide; "none": they get
 	// none.
 	Cgroup string
+	// Virtiofsd serves shares of images; empty: where distributions have it.
+	Virtiofsd string
 	// Users are those that the hypervisors of images run as, when the daemon is root:
 	// FIRST-LAST, or the name of one; empty: the daemon's own.
 	Users string
@@ -118,4 +122,23 @@ func (c *Config) allows(h blixardv1.Hypervisor) bool {
 		}
 	}
 	return false
+}
+
+// allowsPath says whether a guest may have what is at a path of the host.
+func (c *Config) allowsPath(path string) bool {
+	path = filepath.Clean(path)
+	for _, a := range c.AllowPaths {
+		if a = filepath.Clean(a); path == a || strings.HasPrefix(path, strings.TrimSuffix(a, "/")+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Config) forbidden(what, path string) error {
+	may := "this host allows none"
+	if len(c.AllowPaths) > 0 {
+		may = "this host allows " + strings.Join(c.AllowPaths, ", ")
+	}
+	return fmt.Errorf("%s is %s on the host, which its guests may not have: %s. Its operator adds folders by nix.allow_paths in the daemon's configuration", what, path, may)
 }

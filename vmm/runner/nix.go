@@ -9,7 +9,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/blixard/blixard/nixflake"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -80,13 +79,13 @@ func (h *Host) microvmUser() *shim.User {
 func (n *nixDriver) needs(a *blixardv1.Assignment) ([]*blixardv1.Artifact, error) {
 	spec := a.GetSpec()
 	for _, v := range spec.GetNixos().GetVolumes() {
-		if p := v.GetData().GetPath(); filepath.IsAbs(p) && !n.allowed(p) {
-			return nil, n.forbidden("the volume", p)
+		if p := v.GetData().GetPath(); filepath.IsAbs(p) && !n.h.cfg.allowsPath(p) {
+			return nil, n.h.cfg.forbidden("the volume", p)
 		}
 	}
 	for _, s := range spec.GetNixos().GetShares() {
-		if !n.allowed(s.Source) {
-			return nil, n.forbidden("the share "+s.Tag, s.Source)
+		if !n.h.cfg.allowsPath(s.Source) {
+			return nil, n.h.cfg.forbidden("the share "+s.Tag, s.Source)
 		}
 	}
 	var all []*blixardv1.Artifact
@@ -102,25 +101,6 @@ func (n *nixDriver) needs(a *blixardv1.Assignment) ([]*blixardv1.Artifact, error
 		all = append(all, l)
 	}
 	return all, nil
-}
-
-// allowed says whether a guest may have what is at a path of the host.
-func (n *nixDriver) allowed(path string) bool {
-	path = filepath.Clean(path)
-	for _, a := range n.h.cfg.AllowPaths {
-		if a = filepath.Clean(a); path == a || strings.HasPrefix(path, strings.TrimSuffix(a, "/")+"/") {
-			return true
-		}
-	}
-	return false
-}
-
-func (n *nixDriver) forbidden(what, path string) error {
-	may := "this host allows none"
-	if len(n.h.cfg.AllowPaths) > 0 {
-		may = "this host allows " + strings.Join(n.h.cfg.AllowPaths, ", ")
-	}
-	return fmt.Errorf("%s is %s on the host, which its guests may not have: %s. Its operator adds folders by nix.allow_paths in the daemon's configuration", what, path, may)
 }
 
 func (n *nixDriver) build(ctx context.Context, a *blixardv1.Assignment, log io.Writer) (*blixardv1.Runner, error) {
@@ -162,8 +142,8 @@ func (n *nixDriver) checkShares(runner string) error {
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		if source != "" && source != filepath.Dir(runner) && filepath.IsAbs(source) && !n.allowed(source) {
-			return n.forbidden("the share "+tag, source)
+		if source != "" && source != filepath.Dir(runner) && filepath.IsAbs(source) && !n.h.cfg.allowsPath(source) {
+			return n.h.cfg.forbidden("the share "+tag, source)
 		}
 	}
 	return nil
@@ -204,7 +184,8 @@ func (n *nixDriver) prepare(_ context.Context, p place, a *blixardv1.Assignment,
 			steps.Before = append(steps.Before, argv)
 		}
 	}
-	if steps.Beside = script("virtiofsd-run"); steps.Beside != nil {
+	if argv := script("virtiofsd-run"); argv != nil {
+		steps.Beside = shim.Programs{argv}
 		for _, tag := range shareTags(runner) {
 			s, err := nix.Fact(runner, "virtiofs", tag, "socket")
 			if err != nil {

@@ -3,6 +3,7 @@ package shim
 import (
 	"bytes"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"reflect"
 	"strings"
@@ -160,5 +161,26 @@ func TestNegotiate(t *testing.T) {
 		if v != c.want || (err == nil) != (c.want > 0) {
 			t.Errorf("%+v: %d, %v", c, v, err)
 		}
+	}
+}
+
+// What one program alone is written as is what shims before lists of them read.
+func TestPrograms(t *testing.T) {
+	for text, p := range map[string]Programs{
+		`{"beside":["/a","b"]}`:          {{"/a", "b"}},
+		`{"beside":[["/a","b"],["/c"]]}`: {{"/a", "b"}, {"/c"}},
+		`{}`:                             nil,
+	} {
+		b, err := json.Marshal(Steps{Beside: p})
+		if err != nil || string(b) != text {
+			t.Errorf("%v is %s, not %s (%v)", p, b, text, err)
+		}
+		var s Steps
+		if err := json.Unmarshal([]byte(text), &s); err != nil || !reflect.DeepEqual(s.Beside, p) {
+			t.Errorf("%s is %v (%v)", text, s.Beside, err)
+		}
+	}
+	if err := json.Unmarshal([]byte(`{"beside":"/a"}`), new(Steps)); err == nil {
+		t.Error("a word alone is a list of programs")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -42,7 +43,7 @@ type Start struct {
 // Steps surround a program that cannot run alone:
 //
 //	Before   one after the other; each must end with 0     as the shim's user
-//	Beside   until the program ends; it makes Sockets       as the shim's user
+//	Beside   all at once, until the program ends; they make Sockets   as the shim's user
 //	Argv     when all Sockets are there                     as User
 //	Stop     whenever the shim is asked to send a SIGTERM   as User, with MAINPID
 //
@@ -57,11 +58,39 @@ type Start struct {
 // lives.
 type Steps struct {
 	Before  [][]string `json:"before,omitempty"`
-	Beside  []string   `json:"beside,omitempty"`
+	Beside  Programs   `json:"beside,omitempty"`
 	Sockets []string   `json:"sockets,omitempty"` // absolute, or relative to Dir
 	Stop    []string   `json:"stop,omitempty"`
 	Seconds uint32     `json:"seconds,omitempty"` // default: 60
 }
+
+// Programs run at the same time. In JSON one alone is a list of words, which is all
+// that shims before these knew.
+type Programs [][]string
+
+// MarshalJSON keeps what older shims can read as they read it.
+func (p Programs) MarshalJSON() ([]byte, error) {
+	if len(p) == 1 {
+		return json.Marshal(p[0])
+	}
+	return json.Marshal([][]string(p))
+}
+
+// UnmarshalJSON reads both.
+func (p *Programs) UnmarshalJSON(b []byte) error {
+	var one []string
+	if err := json.Unmarshal(b, &one); err == nil {
+		if *p = nil; len(one) > 0 {
+			*p = Programs{one}
+		}
+		return nil
+	}
+	return json.Unmarshal(b, (*[][]string)(p))
+}
+
+// Self as the first word of a step is the shim's own program: see package shimproc
+// for what it can do.
+const Self = "/proc/self/exe"
 
 // StepFailed is the exit code of a program of which a step failed.
 const StepFailed = 125
@@ -144,10 +173,10 @@ func (s *Steps) validate() error {
 	if s == nil {
 		return nil
 	}
-	if len(s.Before) > 16 || len(s.Sockets) > 64 || s.Seconds > 3600 {
-		return errors.New("steps: at most 16 before, 64 sockets and 3600 seconds")
+	if len(s.Before) > 16 || len(s.Beside) > 16 || len(s.Sockets) > 64 || s.Seconds > 3600 {
+		return errors.New("steps: at most 16 before, 16 beside, 64 sockets and 3600 seconds")
 	}
-	for _, argv := range append([][]string{s.Beside, s.Stop}, s.Before...) {
+	for _, argv := range slices.Concat([][]string{s.Stop}, s.Beside, s.Before) {
 		if len(argv) > 0 && !goodPath(argv[0]) {
 			return errors.New("steps: argv[0] must be an absolute path")
 		}
@@ -157,9 +186,9 @@ func (s *Steps) validate() error {
 			}
 		}
 	}
-	for _, argv := range s.Before {
+	for _, argv := range slices.Concat(s.Before, s.Beside) {
 		if len(argv) == 0 {
-			return errors.New("steps: nothing to run before")
+			return errors.New("steps: nothing to run before or beside")
 		}
 	}
 	for _, p := range s.Sockets {

@@ -15,6 +15,9 @@
 // Around a program that needs others (a tap made before it, a virtiofsd beside
 // it) that init carries out the steps: see steps.go.
 //
+// A folder of the host is shown to the guest by a virtiofsd beside it, for which
+// `blixard-shim -share` prepares what it may see: see share.go.
+//
 // A cgroup alone does not hold a program that forks: nobody kills it when the
 // shim dies. It lets the shim and the daemon find and kill what is left.
 package shimproc
@@ -42,6 +45,9 @@ func Main(args []string) int {
 	debug.SetGCPercent(10)
 	if len(args) > 0 && args[0] == initFlag {
 		return initMain(args[1:])
+	}
+	if len(args) > 0 && args[0] == shareFlag {
+		return shareMain(args[1:])
 	}
 	dir, ready := "", -1
 	for len(args) > 0 {

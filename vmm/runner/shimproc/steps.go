@@ -23,7 +23,7 @@ type stepper struct {
 	user    *shim.User
 	signals chan os.Signal
 
-	main, beside, stop int // pids; 0: none
+	main, stop int // pids; 0: none
 }
 
 const (
@@ -96,7 +96,7 @@ func (s *stepper) before(argv []string) *shim.Status {
 	}
 }
 
-// start starts what runs beside the program, and waits until its sockets are
+// start starts what runs beside the program, and waits until all their sockets are
 // there; nil: they are.
 func (s *stepper) start() *shim.Status {
 	if len(s.steps.Beside) == 0 {
@@ -107,9 +107,13 @@ func (s *stepper) start() *shim.Status {
 			os.Remove(p)
 		}
 	}
-	var err error
-	if s.beside, err = s.fork(s.steps.Beside, nil, false); err != nil {
-		return s.failed(s.steps.Beside, err.Error())
+	beside := map[int][]string{} // by pid
+	for _, argv := range s.steps.Beside {
+		pid, err := s.fork(argv, nil, false)
+		if err != nil {
+			return s.failed(argv, err.Error())
+		}
+		beside[pid] = argv
 	}
 	look := time.NewTicker(socketLook)
 	defer look.Stop()
@@ -118,8 +122,8 @@ func (s *stepper) start() *shim.Status {
 		switch {
 		case end != nil:
 			return end
-		case ended != nil && ended.pid == s.beside:
-			return s.failed(s.steps.Beside, "it ended with "+ending(ended.status))
+		case ended != nil && beside[ended.pid] != nil:
+			return s.failed(beside[ended.pid], "it ended with "+ending(ended.status))
 		}
 		missing := ""
 		for _, p := range s.steps.Sockets {
@@ -131,7 +135,7 @@ func (s *stepper) start() *shim.Status {
 			return nil
 		}
 		if time.Now().After(late) {
-			return s.failed(s.steps.Beside, fmt.Sprintf("after %v there is no socket %s", s.patience(), missing))
+			return s.failed(s.steps.Beside[0], fmt.Sprintf("after %v there is no socket %s", s.patience(), missing))
 		}
 	}
 }
@@ -203,7 +207,11 @@ func (s *stepper) fork(argv []string, user *shim.User, open bool, more ...string
 		defer unix.Close(p[0]) // and p[1] stays open until we end
 		attr.Files[0] = uintptr(p[0])
 	}
-	return syscall.ForkExec(argv[0], argv, attr)
+	path := argv[0]
+	if path == shim.Self {
+		argv = append([]string{Name}, argv[1:]...)
+	}
+	return syscall.ForkExec(path, argv, attr)
 }
 
 func (s *stepper) patience() time.Duration {

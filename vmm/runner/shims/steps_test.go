@@ -57,10 +57,10 @@ func TestSteps(t *testing.T) {
 	bothWays(t, func(h *host, namespace bool) {
 		start, console := stepped(h, namespace, shim.Steps{
 			Before:  [][]string{sh("echo one $(id -u); (sleep 300.0551 &)"), sh("sleep 0.2; echo two")},
-			Beside:  sh("sleep 0.3; echo beside $(id -u); " + listens("fs.sock")),
-			Sockets: []string{"fs.sock"},
+			Beside:  shim.Programs{sh("sleep 0.3; echo beside $(id -u); " + listens("fs.sock")), sh(listens("fs2.sock"))},
+			Sockets: []string{"fs.sock", "fs2.sock"},
 			Stop:    sh(`echo stop $(id -u); kill -USR1 "$MAINPID"; exec cat`),
-		}, `test -S fs.sock && echo main $(id -u); trap 'echo told; exit 5' USR1; while :; do sleep 0.05; done`)
+		}, `test -S fs.sock && test -S fs2.sock && echo main $(id -u); trap 'echo told; exit 5' USR1; while :; do sleep 0.05; done`)
 		user := os.Getuid()
 		if user == 0 {
 			user = 65534
@@ -96,8 +96,8 @@ func TestStepsThatFail(t *testing.T) {
 			"blixard: false failed: it ended with exit code 1": {Before: [][]string{{"/bin/true"}, {"/bin/false"}, sh("echo never")}},
 			"blixard: nothing failed: no such file":            {Before: [][]string{{"/nowhere/nothing"}}},
 			"failed: it has not ended after 1s":                {Before: [][]string{sh("sleep 300.0662")}, Seconds: 1},
-			"failed: after 1s there is no socket fs.sock":      {Beside: sh("sleep 300.0662"), Sockets: []string{"fs.sock"}, Seconds: 1},
-			"failed: it ended with signal 9":                   {Beside: sh("kill -9 $$"), Sockets: []string{"fs.sock"}},
+			"failed: after 1s there is no socket fs.sock":      {Beside: shim.Programs{sh("sleep 300.0662")}, Sockets: []string{"fs.sock"}, Seconds: 1},
+			"failed: it ended with signal 9":                   {Beside: shim.Programs{sh("kill -9 $$")}, Sockets: []string{"fs.sock"}},
 		} {
 			start, console := stepped(h, namespace, steps, "echo never")
 			e := h.wait(h.spawn(start))
@@ -175,7 +175,7 @@ func TestStepsDieWithTheShim(t *testing.T) {
 func TestBadSteps(t *testing.T) {
 	h := newHost(t)
 	for _, steps := range []shim.Steps{
-		{Before: [][]string{{}}}, {Before: [][]string{{"sh"}}}, {Beside: []string{"sh"}}, {Stop: []string{"sh"}},
+		{Before: [][]string{{}}}, {Before: [][]string{{"sh"}}}, {Beside: shim.Programs{{"sh"}}}, {Beside: shim.Programs{{"/bin/sh"}, {}}}, {Stop: []string{"sh"}},
 		{Stop: []string{"/bin/sh", "a\x00"}}, {Sockets: []string{""}}, {Seconds: 3601},
 	} {
 		start := h.program("true")

@@ -28,6 +28,9 @@
 //	blixard-guest: disk SERIAL of BYTES holds "NOTE"
 //	blixard-guest: disk SERIAL is read-only
 //	blixard-guest: disk SERIAL has a note now
+//	blixard-guest: share TAG holds "NOTE"
+//	blixard-guest: share TAG is read-only
+//	blixard-guest: share TAG has a note now
 //	blixard-guest: disk SERIAL has counted to N
 //	blixard-guest: restored name=NAME uid=UID attempt=N clock=+SECONDSs
 //	blixard-guest: error: WHAT
@@ -90,6 +93,7 @@ func live(out *console, p boot.Params) {
 	go serveAgent(out, &agentState{who: who, shutdown: asked, refresh: refresh})
 
 	leaveNotes(out, p)
+	mountShares(out, p)
 	out.say("up name=%s uid=%s attempt=%d", p.Name, p.UID, p.Attempt)
 	if nets := p.Nets.List(); len(nets) > 0 {
 		go serveNet(out, nets, p)

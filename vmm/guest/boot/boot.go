@@ -33,6 +33,7 @@ type Params struct {
 	Nets    Nets          // ip, ifname
 	Dial    string        // blixard.dial: HOST:PORT that the guest greets with each tick
 	Note    string        // blixard.note: disks, by serial, that it reads a note from and leaves one on: a,b
+	Share   string        // blixard.share: shares, by tag, that it mounts at /run/TAG, reads a note from and leaves one in: a,b
 	Work    uint32        // blixard.work: pages of memory that it writes and checks, over and over; at most 65536
 	Count   string        // blixard.count: the disk, by serial, on which it counts its heartbeats
 }
@@ -89,6 +90,8 @@ func (p *Params) set(key, value string) (err error) {
 		}
 	case "blixard.note":
 		p.Note = value
+	case "blixard.share":
+		p.Share = value
 	case "blixard.work":
 		var n uint64
 		if n, err = strconv.ParseUint(value, 10, 17); err == nil {
@@ -126,6 +129,9 @@ func (p Params) Cmdline() (string, error) {
 	}
 	if p.Note != "" {
 		pairs = append(pairs, [2]string{"blixard.note", p.Note})
+	}
+	if p.Share != "" {
+		pairs = append(pairs, [2]string{"blixard.share", p.Share})
 	}
 	if p.Work != 0 {
 		pairs = append(pairs, [2]string{"blixard.work", strconv.FormatUint(uint64(p.Work), 10)})

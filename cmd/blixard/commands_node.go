@@ -93,6 +93,9 @@ func hostNotes(f *blixardv1.HostFacts) (notes []string) {
 	if !f.GetBridges() {
 		notes = append(notes, "VMs cannot be plugged into networks here: the daemon may not make bridges and taps (CAP_NET_ADMIN, /dev/net/tun)")
 	}
+	if why := f.GetSharesWhy(); why != "" {
+		notes = append(notes, "folders cannot be shared with VMs of images here: "+why)
+	}
 	if i := f.GetIsolation(); i != nil {
 		note := "cgroups bound what a VM takes: " + strings.Join(i.GetBounds(), ", ")
 		if len(i.GetBounds()) == 0 {

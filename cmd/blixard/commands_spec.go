@@ -80,8 +80,8 @@ func (c *VMUpdateCmd) draft(vm *blixardv1.VM) (*draft, error) {
 	if err := c.detach(d.spec); err != nil {
 		return nil, err
 	}
-	if len(c.Disk)+len(c.Volume) > 0 && c.OnHostLoss == "" {
-		// What was right without the disk may lose it.
+	if len(c.Disk)+len(c.Volume)+len(c.Share) > 0 && c.OnHostLoss == "" {
+		// What was right without the disk, or the share, may lose it.
 		d.spec.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_UNSPECIFIED
 	}
 	err := c.SpecFlags.source(d, c.Argv)

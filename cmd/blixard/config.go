@@ -92,7 +92,7 @@ type NixConfig struct {
 	Timeout string `toml:"timeout"`
 	// MemoryMib bounds one evaluation; 0: 4096.
 	MemoryMib uint64 `toml:"memory_mib"`
-	// AllowPaths are folders of this host in which a NixOS VM's shares, and its
+	// AllowPaths are folders of this host in which VMs' shares, and a NixOS VM's
 	// volumes with an absolute path, may be. Empty: none.
 	AllowPaths []string `toml:"allow_paths"`
 }

@@ -279,6 +279,7 @@ type SpecFlags struct {
 	Port       []string          `short:"p" sep:"none" placeholder:"[ADDRESS:]HOST:GUEST[/udp]" help:"A port of its host that leads to one of the guest, by the user network. May be repeated; in an update, all of them."`
 	Volume     []string          `sep:"none" placeholder:"NAME[:ro]" help:"A volume of the cluster as a disk. May be repeated."`
 	Device     []string          `placeholder:"KIND[=COUNT]" help:"PCI devices of its host that it has to itself. May be repeated; in an update, all of them; none for none."`
+	Share      []string          `sep:"none" placeholder:"TAG=/FOLDER[:ro]" help:"Of an image: a folder of its host that the guest sees live (mount -t virtiofs TAG DIR). May be repeated; in an update, all of them; none for none."`
 	Process    bool              `help:"Run a program without any isolation: vm create NAME --process -- /bin/sleep 1000."`
 	Env        map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Environment of --process. May be repeated."`
 	Vcpus      *uint32           `placeholder:"N" help:"Virtual processors (1)."`

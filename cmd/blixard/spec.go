@@ -98,6 +98,9 @@ func (c *SpecFlags) change(d *draft, policyFlag, policy string) (err error) {
 	if err := c.devices(s); err != nil {
 		return err
 	}
+	if err := c.shares(s); err != nil {
+		return err
+	}
 	if c.Health != "" {
 		if s.Health, err = healthFlag(c.Health, s.Health); err != nil {
 			return err

@@ -171,7 +171,7 @@ func (s *State) bound(vm *blixardv1.VM) (why, advice string) {
 
 // keepsData says that a VM has something on its host that it would miss elsewhere.
 func keepsData(spec *blixardv1.VMSpec) bool {
-	return slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly }) || nixosKeeps(spec.GetNixos()) || len(spec.GetVolumes()) > 0
+	return slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly }) || writesShares(spec.GetShares()) || nixosKeeps(spec.GetNixos()) || len(spec.GetVolumes()) > 0
 }
 
 // immovable says why a VM cannot go live, beside where to.
@@ -192,6 +192,8 @@ func (s *State) immovable(vm *blixardv1.VM) (why, advice string) {
 		return "its volumes are on " + p.Node + ", and stay there", "a VM whose disks are its own can go"
 	case len(vm.Spec.GetDevices())+len(p.Devices) > 0:
 		return "it has PCI devices of " + p.Node + ", which stay there", offline
+	case len(vm.Spec.Shares) > 0:
+		return "it shares folders of " + p.Node + ", whose open files stay there", offline
 	case vm.Paused:
 		return "it is paused", "'blixard vm resume " + vm.Name + "' first"
 	case st.GetPhase() != blixardv1.Phase_PHASE_RUNNING:

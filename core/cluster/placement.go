@@ -21,7 +21,7 @@ func scheduleHost(n *blixardv1.Node, overcommitMilli uint64) *schedule.Host {
 	host.Cordoned, host.Suspect = n.Cordoned, h.GetSuspect()
 	host.Away = h.GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE || f == nil
 	host.NoKVM = f.GetKvm() != nil && !f.Kvm.Usable
-	host.Bridges = f.GetBridges()
+	host.Bridges, host.Shares = f.GetBridges(), f.GetShares()
 	for _, hv := range f.GetHypervisors() {
 		host.Hypervisors = append(host.Hypervisors, schedule.Hypervisor{ID: int32(hv.Hypervisor), Can: uint64(doneBy(hv))})
 	}
@@ -87,6 +87,7 @@ func need(spec *blixardv1.VMSpec) schedule.Need {
 	for _, w := range spec.GetNetworks() {
 		n.Bridges = n.Bridges || w.GetNetwork() != ""
 	}
+	n.Shares = len(spec.GetShares()) > 0
 	wants := wanted(spec)
 	for _, c := range wants.List() {
 		n.Wants = append(n.Wants, schedule.Want{Bit: uint64(hypervisor.Of(c)), Name: hypervisor.Name(c)})

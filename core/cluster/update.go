@@ -242,7 +242,7 @@ func (s *State) noRoom(vm *blixardv1.VM, node *blixardv1.Node, spec *blixardv1.V
 // sameBuild says whether two specs give the same thing to run.
 func sameBuild(a, b *blixardv1.VMSpec) bool {
 	built := func(s *blixardv1.VMSpec) *blixardv1.VMSpec {
-		return &blixardv1.VMSpec{Hypervisor: s.Hypervisor, Vcpus: s.Vcpus, MemoryMib: s.MemoryMib, Source: s.Source, Networks: s.Networks, Devices: s.Devices}
+		return &blixardv1.VMSpec{Hypervisor: s.Hypervisor, Vcpus: s.Vcpus, MemoryMib: s.MemoryMib, Source: s.Source, Networks: s.Networks, Devices: s.Devices, Shares: s.Shares}
 	}
 	return proto.Equal(built(a), built(b))
 }

@@ -45,7 +45,7 @@ func ValidateVM(name string, spec *blixardv1.VMSpec) *blixardv1.Error {
 		return invalid("spec", "the VM has no spec", "say at least what it boots: spec.nixos, spec.flake, spec.image.kernel or spec.process.argv")
 	}
 	for _, check := range []func(*blixardv1.VMSpec) *blixardv1.Error{
-		checkEnums, checkSize, checkInterfaces, checkVolumes, checkDevices, checkWarm, checkHypervisor, checkSource, checkLabels, checkTimes, checkHealth,
+		checkEnums, checkSize, checkInterfaces, checkVolumes, checkDevices, checkShares, checkWarm, checkHypervisor, checkSource, checkLabels, checkTimes, checkHealth,
 	} {
 		if err := check(spec); err != nil {
 			return err

@@ -37,6 +37,9 @@ func wantsOf(s *blixardv1.VMSpec) (list []want) {
 	if len(s.GetNixos().GetShares()) > 0 {
 		add(blixardv1.Capability_CAPABILITY_SHARES, "spec.nixos.shares")
 	}
+	if len(s.GetShares()) > 0 {
+		add(blixardv1.Capability_CAPABILITY_SHARES, "spec.shares")
+	}
 	if s.GetMachine() != 0 {
 		add(blixardv1.Capability_CAPABILITY_MACHINE_TYPES, "spec.machine")
 	}
@@ -96,6 +99,8 @@ func checkWarm(s *blixardv1.VMSpec) *blixardv1.Error {
 		return invalid(field, "only an image can start from its saved boot", "leave it out")
 	case len(s.GetVolumes()) > 0:
 		return invalid(field, "a VM with volumes cannot start from its saved boot: what is on them goes on, and its memory does not know", advice)
+	case len(s.GetShares()) > 0:
+		return invalid(field, "a VM with shared folders cannot start from its saved boot: what is in them goes on, and its memory does not know", advice)
 	case len(s.GetDevices()) > 0:
 		return invalid(field, "a VM with PCI devices cannot start from its saved boot: what is in them is not saved", advice)
 	}

@@ -186,15 +186,7 @@ func checkMounts(field string, n *blixardv1.Nixos) *blixardv1.Error {
 	}
 	for i, sh := range n.GetShares() {
 		at := fmt.Sprintf("%s.shares[%d]", field, i)
-		tag := sh.GetTag()
-		if r, bad := firstBad(tag, wordRune); bad || tag == "" || len(tag) > 36 || tag[0] == '-' {
-			return invalid(at+".tag", unfit(tag, r, bad)+" is no tag", "use 1 to 36 characters A-Z a-z 0-9 _ - and do not begin with '-'")
-		}
-		if tags[tag] {
-			return invalid(at+".tag", fmt.Sprintf("another share is %q too", tag), "give each share its own tag")
-		}
-		tags[tag] = true
-		if err := checkPath(at+".source", sh.GetSource()); err != nil {
+		if err := checkShare(at, sh, tags); err != nil {
 			return err
 		}
 		if err := checkMountPoint(at+".mount_point", sh.GetMountPoint(), mounts); err != nil {
@@ -444,12 +436,7 @@ func nixosKeeps(n *blixardv1.Nixos) bool {
 			return true
 		}
 	}
-	for _, s := range n.GetShares() {
-		if !s.ReadOnly {
-			return true
-		}
-	}
-	return false
+	return writesShares(n.GetShares())
 }
 
 // nixosDiskMiB is the room that its volumes take, once they are full.

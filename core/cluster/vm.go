@@ -3,7 +3,6 @@ package cluster
 import (
 	"cmp"
 	"fmt"
-	"slices"
 
 	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -91,7 +90,7 @@ func (s *State) complete(spec *blixardv1.VMSpec) *blixardv1.VMSpec {
 	}
 	if spec.OnHostLoss == blixardv1.OnHostLoss_ON_HOST_LOSS_UNSPECIFIED {
 		spec.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE
-		if slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly }) || nixosKeeps(spec.GetNixos()) || len(spec.GetVolumes()) > 0 {
+		if keepsData(spec) {
 			spec.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT
 		}
 	}

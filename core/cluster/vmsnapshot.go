@@ -201,6 +201,9 @@ func unkept(spec *blixardv1.VMSpec) string {
 	if len(spec.GetVolumes()) > 0 {
 		return "it uses volumes, and Blixard has no snapshots of those yet"
 	}
+	if len(spec.GetShares()) > 0 {
+		return "it shares folders of its host, which go on without it"
+	}
 	return ""
 }
 

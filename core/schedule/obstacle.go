@@ -29,6 +29,7 @@ const (
 	Memory
 	Disk
 	Snapshot
+	Shares
 )
 
 // Obstacle is one reason why a VM cannot go to a host.
@@ -69,6 +70,8 @@ func (o Obstacle) String() string {
 		return fmt.Sprintf("has the label %s=%s, not %s", o.Label, o.Have, o.Want)
 	case Bridges:
 		return "cannot plug VMs into networks (it may not make bridges and taps)"
+	case Shares:
+		return "cannot share its folders with VMs ('blixard node get' says why)"
 	case Elsewhere:
 		return fmt.Sprintf("the VM's %s is on %s", o.Want, o.Have)
 	case Ports:
@@ -120,6 +123,9 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 	}
 	if need.Bridges && !h.Bridges {
 		to = append(to, Obstacle{Kind: Bridges})
+	}
+	if need.Shares && !h.Shares {
+		to = append(to, Obstacle{Kind: Shares})
 	}
 	for _, l := range need.Local {
 		if l.Host != h.ID {

@@ -35,6 +35,8 @@ type Host struct {
 	Nix bool
 	// Bridges: it can plug VMs into networks.
 	Bridges bool
+	// Shares: it can share its folders with VMs.
+	Shares bool
 	// Taken are the ports that the VM needs and another VM has there.
 	Taken []Taken
 	// Devices: how many of each kind nobody has, of the kinds that the VM needs.
@@ -100,6 +102,8 @@ type Need struct {
 	Nix bool
 	// Bridges: it is plugged into a network.
 	Bridges bool
+	// Shares: it has shares that its host must serve.
+	Shares bool
 	// Ports of the host that lead to it.
 	Ports []Port
 	// Local are things of its own that some host has: it can go nowhere else.
@@ -124,7 +128,7 @@ type Local struct {
 // that n itself has is in m's way alone.
 func (n *Need) AtLeast(m *Need) bool {
 	return n.MilliCPU >= m.MilliCPU && n.MemoryMiB >= m.MemoryMiB && n.DiskMiB >= m.DiskMiB &&
-		n.Nix == m.Nix && n.Only == m.Only && (n.Bridges || !m.Bridges) &&
+		n.Nix == m.Nix && n.Only == m.Only && (n.Bridges || !m.Bridges) && (n.Shares || !m.Shares) &&
 		!slices.ContainsFunc(m.Ports, func(p Port) bool { return !slices.Contains(n.Ports, p) }) &&
 		!slices.ContainsFunc(m.Devices, func(d Devices) bool { return n.devices(d.Kind) < d.Count }) &&
 		slices.Equal(n.Accept, m.Accept) && slices.Equal(n.Wants, m.Wants) && maps.Equal(n.Require, m.Require) &&

@@ -107,6 +107,7 @@ func TestAtLeast(t *testing.T) {
 				Wants:     rapid.SliceOfN(rapid.Just(Want{1, "one"}), 0, 1).Draw(t, name+" wants"),
 				Nix:       rapid.Bool().Draw(t, name+" nix"),
 				Bridges:   rapid.Bool().Draw(t, name+" bridges"),
+				Shares:    rapid.Bool().Draw(t, name+" shares"),
 				Ports:     ports(name + " needs"),
 				Require:   rapid.MapOfN(rapid.Just("zone"), rapid.SampledFrom([]string{"a", "b"}), 0, 1).Draw(t, name+" require"),
 			}

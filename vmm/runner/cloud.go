@@ -55,7 +55,7 @@ func (d *cloud) command(b boot, argv []string) (command, error) {
 	if err := clean(p.run, apiSocket, eventsFile, vmmLog); err != nil {
 		return command{}, err
 	}
-	return command{argv: argv, env: []string{"PATH=/usr/bin:/bin"}, dir: p.run, output: p.console, balloon: b.balloon()}, nil
+	return b.beside(command{argv: argv, env: []string{"PATH=/usr/bin:/bin"}, dir: p.run, output: p.console, balloon: b.balloon()}), nil
 }
 
 // alone is the command line of one that has no guest yet.
@@ -76,9 +76,13 @@ func (d *cloud) argv(b boot) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	memory := fmt.Sprintf("size=%dM", b.memoryMib)
+	if len(b.shares) > 0 {
+		memory += ",shared=on"
+	}
 	argv := append(d.alone(b.place),
 		"--cpus", fmt.Sprintf("boot=%d", b.vcpus),
-		"--memory", fmt.Sprintf("size=%dM", b.memoryMib),
+		"--memory", memory,
 		"--serial", "tty", "--console", "off", // on its standard output, which is the VM's console log
 		"--pvpanic",
 		"--kernel", b.kernel, "--cmdline", cmdline,
@@ -111,6 +115,12 @@ func (d *cloud) argv(b boot) ([]string, error) {
 	}
 	for _, n := range b.nics {
 		argv = append(argv, "tap="+n.tap+",mac="+n.mac)
+	}
+	if len(b.shares) > 0 {
+		argv = append(argv, "--fs")
+	}
+	for _, s := range b.shares {
+		argv = append(argv, "tag="+s.tag+",socket="+quoted(s.socket)+",num_queues=1,queue_size=1024")
 	}
 	if len(b.devices) > 0 {
 		argv = append(argv, "--device")

@@ -52,6 +52,12 @@ func (h *Host) discover() (*blixardv1.HostFacts, error) {
 		h.cfg.Log.Warn("a device cannot be given to VMs", "kind", d.Kind, "address", d.Address, "why", why)
 	})
 	facts.Devices = h.devices
+	if h.sharer, err = h.findSharer(); err != nil {
+		facts.SharesWhy, h.sharer = err.Error(), &sharer{cfg: &h.cfg}
+		h.cfg.Log.Info("folders cannot be shared with VMs of images here", "why", err)
+	} else {
+		facts.Shares = true
+	}
 	for _, k := range hypervisor.Table {
 		if !h.cfg.allows(k.Hypervisor) {
 			continue
@@ -243,7 +249,7 @@ func (h *Host) driverFor(f found, kvm bool) driver {
 	case blixardv1.Hypervisor_HYPERVISOR_PROCESS:
 		return process{pidNamespace: h.holds}
 	case blixardv1.Hypervisor_HYPERVISOR_QEMU:
-		q := &qemu{images: images{h.cfg.Store, h.links, h.volumes, h.devices}, log: h.cfg.Log.Debug, warn: h.cfg.Log.Warn, machine: machine{program: f.program, kvm: kvm}}
+		q := &qemu{images: images{h.cfg.Store, h.links, h.volumes, h.devices, h.sharer}, log: h.cfg.Log.Debug, warn: h.cfg.Log.Warn, machine: machine{program: f.program, kvm: kvm}}
 		if err := confines(h.ctx, f.program); err != nil {
 			q.machine.open = true
 			h.cfg.Log.Warn("QEMU cannot confine itself here: a guest that breaks out of it can do what this daemon may", "err", err)
@@ -256,9 +262,9 @@ func (h *Host) driverFor(f found, kvm bool) driver {
 		}
 		return q
 	case blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR:
-		return &cloud{images{h.cfg.Store, h.links, h.volumes, h.devices}, f.program, h.cfg.Log.Warn}
+		return &cloud{images{h.cfg.Store, h.links, h.volumes, h.devices, h.sharer}, f.program, h.cfg.Log.Warn}
 	case blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER:
-		return &firecracker{images{h.cfg.Store, h.links, h.volumes, h.devices}, f.program}
+		return &firecracker{images{h.cfg.Store, h.links, h.volumes, h.devices, h.sharer}, f.program}
 	}
 	return nil
 }

@@ -31,8 +31,9 @@ type Host struct {
 	drivers  map[blixardv1.Hypervisor]driver
 	versions map[blixardv1.Hypervisor]string
 	devices  []*blixardv1.Device // that it gives to VMs
-	nix      *nixDriver          // nil: there is no Nix here
-	holds    bool                // PID namespaces can be had
+	sharer   *sharer
+	nix      *nixDriver // nil: there is no Nix here
+	holds    bool       // PID namespaces can be had
 	// accelerates: KVM is of use.
 	accelerates bool
 	links       *links.Links

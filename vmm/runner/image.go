@@ -23,6 +23,7 @@ type images struct {
 	links   *links.Links
 	kept    *volumes
 	devices []*blixardv1.Device // that this host gives to VMs
+	sharer  *sharer
 }
 
 const maxCmdline = 2047 // of the kernel, on x86
@@ -41,6 +42,9 @@ func (m images) needs(a *blixardv1.Assignment) ([]*blixardv1.Artifact, error) {
 		if c < ' ' || c == 0x7f {
 			return nil, fmt.Errorf("image.cmdline has a control character (%q): a kernel's command line is one line", c)
 		}
+	}
+	if err := m.sharer.check(a.Spec.Shares); err != nil {
+		return nil, err
 	}
 	all := []*blixardv1.Artifact{image.Kernel}
 	if image.Initrd != nil {
@@ -141,6 +145,9 @@ func (m images) files(ctx context.Context, p place, a *blixardv1.Assignment, i s
 		return boot{}, err
 	}
 	if b.devices, err = given(m.devices, a); err != nil {
+		return boot{}, err
+	}
+	if b.shares, err = m.sharer.shares(p, a.Spec.Shares); err != nil {
 		return boot{}, err
 	}
 	for n := range b.nics {

@@ -36,7 +36,7 @@ func (q *qemu) prepare(ctx context.Context, p place, a *blixardv1.Assignment, i 
 			c.written = append(c.written, drive(i))
 		}
 	}
-	return c, nil
+	return b.beside(c), nil
 }
 
 // prepareIncoming has QEMU wait for a guest, and not run it by itself.

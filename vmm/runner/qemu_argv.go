@@ -65,6 +65,7 @@ type boot struct {
 	disks     []disk
 	nics      []nic
 	devices   []string // PCI addresses of the host
+	shares    []share
 	place     place
 	q35       bool // QEMU: a PC with PCI
 }
@@ -76,6 +77,16 @@ type disk struct {
 	bytes      int64  // as the guest sees it
 	// Of what it reads and writes in a second, in bytes and in operations; 0: none.
 	rate, ops uint64
+}
+
+// memoryBackend is QEMU's name of the guest's memory, where it is shared.
+const memoryBackend = "mem"
+
+func (b boot) sharedMemory() string {
+	if len(b.shares) == 0 {
+		return ""
+	}
+	return ",memory-backend=" + memoryBackend
 }
 
 // drive is QEMU's name of a boot's disk.
@@ -101,7 +112,7 @@ func (m machine) argv(b boot) ([]string, error) {
 		m.program,
 		"-name", "guest=" + escape(b.name),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-M", b.model(),
+		"-M", b.model() + b.sharedMemory(),
 		"-accel", accel, "-cpu", "max",
 		"-smp", fmt.Sprint(b.vcpus), "-m", m.memory(b),
 		"-qmp", "unix:" + socket(qmpSocket),
@@ -144,6 +155,19 @@ func (m machine) argv(b boot) ([]string, error) {
 		}
 		argv = append(argv, "-netdev", n.netdev(fmt.Sprintf("n%d", i)), "-device", device)
 	}
+	if len(b.shares) > 0 {
+		// Whoever serves a share reads and writes where the guest says.
+		argv = append(argv, "-object", "memory-backend-memfd,id="+memoryBackend+",share=on,"+m.memory(b))
+	}
+	for i, s := range b.shares {
+		device := "vhost-user-fs-device"
+		if b.q35 {
+			device = "vhost-user-fs-pci"
+		}
+		argv = append(argv,
+			"-chardev", fmt.Sprintf("socket,id=fs%d,path=%s", i, escape(s.socket)),
+			"-device", fmt.Sprintf("%s,chardev=fs%d,tag=%s", device, i, escape(s.tag)))
+	}
 	for _, address := range b.devices {
 		argv = append(argv, "-device", "vfio-pci,host="+address)
 	}
@@ -174,7 +198,7 @@ const transports = 24
 // for it.
 func (m machine) balloon(b boot) uint64 {
 	const others = 2 // the agent's port, and the source of random numbers
-	if !b.q35 && others+len(b.disks)+len(b.nics) >= transports {
+	if !b.q35 && others+len(b.disks)+len(b.nics)+len(b.shares) >= transports {
 		return 0
 	}
 	return b.balloon()

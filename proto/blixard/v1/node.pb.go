@@ -289,7 +289,11 @@ type HostFacts struct {
 	// PCI devices that it gives to VMs, in the order of their addresses; at most 256.
 	Devices []*Device `protobuf:"bytes,90,rep,name=devices,proto3" json:"devices,omitempty"`
 	// What keeps its VMs from it and from each other; unset: nobody has looked.
-	Isolation     *Isolation `protobuf:"bytes,150,opt,name=isolation,proto3" json:"isolation,omitempty"`
+	Isolation *Isolation `protobuf:"bytes,150,opt,name=isolation,proto3" json:"isolation,omitempty"`
+	// It can share its folders with VMs of images.
+	Shares bool `protobuf:"varint,180,opt,name=shares,proto3" json:"shares,omitempty"`
+	// Why not; empty: it can, or nobody has looked.
+	SharesWhy     string `protobuf:"bytes,181,opt,name=shares_why,json=sharesWhy,proto3" json:"shares_why,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -406,6 +410,20 @@ func (x *HostFacts) GetIsolation() *Isolation {
 		return x.Isolation
 	}
 	return nil
+}
+
+func (x *HostFacts) GetShares() bool {
+	if x != nil {
+		return x.Shares
+	}
+	return false
+}
+
+func (x *HostFacts) GetSharesWhy() string {
+	if x != nil {
+		return x.SharesWhy
+	}
+	return ""
 }
 
 // Isolation is what a host does, besides virtualisation, to keep a VM's hypervisor
@@ -1728,7 +1746,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12\x1d\n" +
 	"\n" +
 	"memory_mib\x18\x02 \x01(\x04R\tmemoryMib\x12\x19\n" +
-	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\x9a\x04\n" +
+	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\xd3\x04\n" +
 	"\tHostFacts\x121\n" +
 	"\bcapacity\x18\x01 \x01(\v2\x15.blixard.v1.ResourcesR\bcapacity\x12<\n" +
 	"\vhypervisors\x18\x02 \x03(\v2\x1a.blixard.v1.HypervisorFactR\vhypervisors\x129\n" +
@@ -1742,7 +1760,10 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\abridges\x18P \x01(\bR\abridges\x12\x18\n" +
 	"\asubnets\x18F \x03(\tR\asubnets\x12,\n" +
 	"\adevices\x18Z \x03(\v2\x12.blixard.v1.DeviceR\adevices\x124\n" +
-	"\tisolation\x18\x96\x01 \x01(\v2\x15.blixard.v1.IsolationR\tisolation\x1a9\n" +
+	"\tisolation\x18\x96\x01 \x01(\v2\x15.blixard.v1.IsolationR\tisolation\x12\x17\n" +
+	"\x06shares\x18\xb4\x01 \x01(\bR\x06shares\x12\x1e\n" +
+	"\n" +
+	"shares_why\x18\xb5\x01 \x01(\tR\tsharesWhy\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\a\x10\b\"u\n" +

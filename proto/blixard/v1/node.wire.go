@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4487) + uint(4487-len(file_blixard_v1_node_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4544) + uint(4544-len(file_blixard_v1_node_proto_rawDesc))
 
 func (x *Resources) sizeWire() (n int) {
 	if x == nil {
@@ -87,6 +87,12 @@ func (x *HostFacts) sizeWire() (n int) {
 	if x.Isolation != nil {
 		n += 2 + protowire.SizeBytes(x.Isolation.sizeWire())
 	}
+	if x.Shares {
+		n += 2 + 1
+	}
+	if len(x.SharesWhy) > 0 {
+		n += 2 + protowire.SizeBytes(len(x.SharesWhy))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -96,6 +102,14 @@ func (x *HostFacts) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if len(x.SharesWhy) > 0 {
+		i = putString(b, i, x.SharesWhy)
+		i = putVarint(b, i, 1450)
+	}
+	if x.Shares {
+		i = putBool(b, i, x.Shares)
+		i = putVarint(b, i, 1440)
+	}
 	if x.Isolation != nil {
 		{
 			end := i

@@ -1870,10 +1870,13 @@ type VMSpec struct {
 	Volumes []*VolumeMount `protobuf:"bytes,120,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	// Of image; QEMU alone has more than one.
 	Machine Machine `protobuf:"varint,170,opt,name=machine,proto3,enum=blixard.v1.Machine" json:"machine,omitempty"`
-	// Of image, without volumes, devices, and disks that it writes: its host saves its
+	// Of image, without volumes, shares, devices, and disks that it writes: its host saves its
 	// boot once, when the guest's agent first answers, and starts it from that later.
 	// Whatever does not fit any more has it boot as ever.
-	Warm          bool `protobuf:"varint,180,opt,name=warm,proto3" json:"warm,omitempty"`
+	Warm bool `protobuf:"varint,180,opt,name=warm,proto3" json:"warm,omitempty"`
+	// Folders of its host, of image; at most 8. The guest mounts each by its tag
+	// (mount -t virtiofs TAG DIR), so mount_point is empty. Of nixos: Nixos.shares.
+	Shares        []*Share `protobuf:"bytes,190,rep,name=shares,proto3" json:"shares,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2075,6 +2078,13 @@ func (x *VMSpec) GetWarm() bool {
 		return x.Warm
 	}
 	return false
+}
+
+func (x *VMSpec) GetShares() []*Share {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
 }
 
 type isVMSpec_Source interface {
@@ -6549,7 +6559,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x03ref\x18\x01 \x01(\tH\x00R\x03ref\x12.\n" +
 	"\x06packed\x18\x02 \x01(\v2\x14.blixard.v1.ArtifactH\x00R\x06packed\x12\x1c\n" +
 	"\tattribute\x18\x03 \x01(\tR\tattributeB\x06\n" +
-	"\x04from\"\xc0\b\n" +
+	"\x04from\"\xec\b\n" +
 	"\x06VMSpec\x126\n" +
 	"\n" +
 	"hypervisor\x18\x01 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
@@ -6577,7 +6587,8 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\adevices\x18Z \x03(\v2\x19.blixard.v1.DeviceRequestR\adevices\x121\n" +
 	"\avolumes\x18x \x03(\v2\x17.blixard.v1.VolumeMountR\avolumes\x12.\n" +
 	"\amachine\x18\xaa\x01 \x01(\x0e2\x13.blixard.v1.MachineR\amachine\x12\x13\n" +
-	"\x04warm\x18\xb4\x01 \x01(\bR\x04warm\x1a9\n" +
+	"\x04warm\x18\xb4\x01 \x01(\bR\x04warm\x12*\n" +
+	"\x06shares\x18\xbe\x01 \x03(\v2\x11.blixard.v1.ShareR\x06shares\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
@@ -7188,107 +7199,108 @@ var file_blixard_v1_vm_proto_depIdxs = []int32{
 	27,  // 29: blixard.v1.VMSpec.devices:type_name -> blixard.v1.DeviceRequest
 	29,  // 30: blixard.v1.VMSpec.volumes:type_name -> blixard.v1.VolumeMount
 	2,   // 31: blixard.v1.VMSpec.machine:type_name -> blixard.v1.Machine
-	38,  // 32: blixard.v1.VolumeMount.limit:type_name -> blixard.v1.DiskLimit
-	32,  // 33: blixard.v1.Health.process:type_name -> blixard.v1.ProcessProbe
-	33,  // 34: blixard.v1.Health.agent:type_name -> blixard.v1.AgentProbe
-	34,  // 35: blixard.v1.Health.tcp:type_name -> blixard.v1.TCPProbe
-	35,  // 36: blixard.v1.Health.http:type_name -> blixard.v1.HTTPProbe
-	39,  // 37: blixard.v1.Interface.user:type_name -> blixard.v1.UserInterface
-	40,  // 38: blixard.v1.Interface.ports:type_name -> blixard.v1.PortForward
-	37,  // 39: blixard.v1.Interface.receive:type_name -> blixard.v1.Bandwidth
-	37,  // 40: blixard.v1.Interface.send:type_name -> blixard.v1.Bandwidth
-	9,   // 41: blixard.v1.PortForward.protocol:type_name -> blixard.v1.Protocol
-	9,   // 42: blixard.v1.HostPort.protocol:type_name -> blixard.v1.Protocol
-	11,  // 43: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
-	0,   // 44: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
-	26,  // 45: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
-	43,  // 46: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
-	44,  // 47: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
-	92,  // 48: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
-	47,  // 49: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
-	6,   // 50: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
-	6,   // 51: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
-	0,   // 52: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
-	41,  // 53: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
-	28,  // 54: blixard.v1.Placement.devices:type_name -> blixard.v1.Device
-	7,   // 55: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
-	92,  // 56: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
-	8,   // 57: blixard.v1.VMStatus.health:type_name -> blixard.v1.HealthState
-	50,  // 58: blixard.v1.VMStatus.last_failure:type_name -> blixard.v1.Failure
-	92,  // 59: blixard.v1.Failure.time:type_name -> google.protobuf.Timestamp
-	26,  // 60: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
-	48,  // 61: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
-	49,  // 62: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
-	92,  // 63: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
-	43,  // 64: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
-	44,  // 65: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
-	42,  // 66: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
-	30,  // 67: blixard.v1.VM.volumes:type_name -> blixard.v1.VolumeHold
-	46,  // 68: blixard.v1.VM.restore:type_name -> blixard.v1.RestoreFrom
-	52,  // 69: blixard.v1.VM.migration:type_name -> blixard.v1.Migration
-	10,  // 70: blixard.v1.Migration.state:type_name -> blixard.v1.MigrationState
-	48,  // 71: blixard.v1.Migration.other:type_name -> blixard.v1.Placement
-	53,  // 72: blixard.v1.Migration.progress:type_name -> blixard.v1.MigrationProgress
-	92,  // 73: blixard.v1.Migration.start_time:type_name -> google.protobuf.Timestamp
-	92,  // 74: blixard.v1.Migration.end_time:type_name -> google.protobuf.Timestamp
-	26,  // 75: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
-	51,  // 76: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
-	51,  // 77: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
-	45,  // 78: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
-	90,  // 79: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
-	51,  // 80: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
-	91,  // 81: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
-	51,  // 82: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
-	51,  // 83: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
-	51,  // 84: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
-	51,  // 85: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
-	51,  // 86: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
-	51,  // 87: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
-	26,  // 88: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
-	51,  // 89: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
-	51,  // 90: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
-	51,  // 91: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
-	51,  // 92: blixard.v1.MigrateResponse.vm:type_name -> blixard.v1.VM
-	51,  // 93: blixard.v1.CancelMigrationResponse.vm:type_name -> blixard.v1.VM
-	51,  // 94: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
-	85,  // 95: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
-	54,  // 96: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
-	56,  // 97: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
-	58,  // 98: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
-	60,  // 99: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
-	62,  // 100: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
-	64,  // 101: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
-	66,  // 102: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
-	68,  // 103: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
-	70,  // 104: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
-	72,  // 105: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
-	74,  // 106: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
-	76,  // 107: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
-	78,  // 108: blixard.v1.VMService.Migrate:input_type -> blixard.v1.MigrateRequest
-	80,  // 109: blixard.v1.VMService.CancelMigration:input_type -> blixard.v1.CancelMigrationRequest
-	82,  // 110: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
-	84,  // 111: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
-	55,  // 112: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
-	57,  // 113: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
-	59,  // 114: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
-	61,  // 115: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
-	63,  // 116: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
-	65,  // 117: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
-	67,  // 118: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
-	69,  // 119: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
-	71,  // 120: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
-	73,  // 121: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
-	75,  // 122: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
-	77,  // 123: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
-	79,  // 124: blixard.v1.VMService.Migrate:output_type -> blixard.v1.MigrateResponse
-	81,  // 125: blixard.v1.VMService.CancelMigration:output_type -> blixard.v1.CancelMigrationResponse
-	83,  // 126: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
-	86,  // 127: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
-	112, // [112:128] is the sub-list for method output_type
-	96,  // [96:112] is the sub-list for method input_type
-	96,  // [96:96] is the sub-list for extension type_name
-	96,  // [96:96] is the sub-list for extension extendee
-	0,   // [0:96] is the sub-list for field type_name
+	22,  // 32: blixard.v1.VMSpec.shares:type_name -> blixard.v1.Share
+	38,  // 33: blixard.v1.VolumeMount.limit:type_name -> blixard.v1.DiskLimit
+	32,  // 34: blixard.v1.Health.process:type_name -> blixard.v1.ProcessProbe
+	33,  // 35: blixard.v1.Health.agent:type_name -> blixard.v1.AgentProbe
+	34,  // 36: blixard.v1.Health.tcp:type_name -> blixard.v1.TCPProbe
+	35,  // 37: blixard.v1.Health.http:type_name -> blixard.v1.HTTPProbe
+	39,  // 38: blixard.v1.Interface.user:type_name -> blixard.v1.UserInterface
+	40,  // 39: blixard.v1.Interface.ports:type_name -> blixard.v1.PortForward
+	37,  // 40: blixard.v1.Interface.receive:type_name -> blixard.v1.Bandwidth
+	37,  // 41: blixard.v1.Interface.send:type_name -> blixard.v1.Bandwidth
+	9,   // 42: blixard.v1.PortForward.protocol:type_name -> blixard.v1.Protocol
+	9,   // 43: blixard.v1.HostPort.protocol:type_name -> blixard.v1.Protocol
+	11,  // 44: blixard.v1.Pins.lock:type_name -> blixard.v1.Artifact
+	0,   // 45: blixard.v1.Runner.hypervisor:type_name -> blixard.v1.Hypervisor
+	26,  // 46: blixard.v1.Generation.spec:type_name -> blixard.v1.VMSpec
+	43,  // 47: blixard.v1.Generation.pins:type_name -> blixard.v1.Pins
+	44,  // 48: blixard.v1.Generation.runner:type_name -> blixard.v1.Runner
+	92,  // 49: blixard.v1.Generation.create_time:type_name -> google.protobuf.Timestamp
+	47,  // 50: blixard.v1.Placement.incarnation:type_name -> blixard.v1.Incarnation
+	6,   // 51: blixard.v1.Placement.lease:type_name -> blixard.v1.LeaseClass
+	6,   // 52: blixard.v1.Placement.target_lease:type_name -> blixard.v1.LeaseClass
+	0,   // 53: blixard.v1.Placement.hypervisor:type_name -> blixard.v1.Hypervisor
+	41,  // 54: blixard.v1.Placement.ports:type_name -> blixard.v1.HostPort
+	28,  // 55: blixard.v1.Placement.devices:type_name -> blixard.v1.Device
+	7,   // 56: blixard.v1.VMStatus.phase:type_name -> blixard.v1.Phase
+	92,  // 57: blixard.v1.VMStatus.change_time:type_name -> google.protobuf.Timestamp
+	8,   // 58: blixard.v1.VMStatus.health:type_name -> blixard.v1.HealthState
+	50,  // 59: blixard.v1.VMStatus.last_failure:type_name -> blixard.v1.Failure
+	92,  // 60: blixard.v1.Failure.time:type_name -> google.protobuf.Timestamp
+	26,  // 61: blixard.v1.VM.spec:type_name -> blixard.v1.VMSpec
+	48,  // 62: blixard.v1.VM.placement:type_name -> blixard.v1.Placement
+	49,  // 63: blixard.v1.VM.status:type_name -> blixard.v1.VMStatus
+	92,  // 64: blixard.v1.VM.create_time:type_name -> google.protobuf.Timestamp
+	43,  // 65: blixard.v1.VM.pins:type_name -> blixard.v1.Pins
+	44,  // 66: blixard.v1.VM.runner:type_name -> blixard.v1.Runner
+	42,  // 67: blixard.v1.VM.attachments:type_name -> blixard.v1.Attachment
+	30,  // 68: blixard.v1.VM.volumes:type_name -> blixard.v1.VolumeHold
+	46,  // 69: blixard.v1.VM.restore:type_name -> blixard.v1.RestoreFrom
+	52,  // 70: blixard.v1.VM.migration:type_name -> blixard.v1.Migration
+	10,  // 71: blixard.v1.Migration.state:type_name -> blixard.v1.MigrationState
+	48,  // 72: blixard.v1.Migration.other:type_name -> blixard.v1.Placement
+	53,  // 73: blixard.v1.Migration.progress:type_name -> blixard.v1.MigrationProgress
+	92,  // 74: blixard.v1.Migration.start_time:type_name -> google.protobuf.Timestamp
+	92,  // 75: blixard.v1.Migration.end_time:type_name -> google.protobuf.Timestamp
+	26,  // 76: blixard.v1.CreateRequest.spec:type_name -> blixard.v1.VMSpec
+	51,  // 77: blixard.v1.CreateResponse.vm:type_name -> blixard.v1.VM
+	51,  // 78: blixard.v1.GetResponse.vm:type_name -> blixard.v1.VM
+	45,  // 79: blixard.v1.GetResponse.history:type_name -> blixard.v1.Generation
+	90,  // 80: blixard.v1.ListRequest.labels:type_name -> blixard.v1.ListRequest.LabelsEntry
+	51,  // 81: blixard.v1.ListResponse.vms:type_name -> blixard.v1.VM
+	91,  // 82: blixard.v1.ListResponse.nodes:type_name -> blixard.v1.ListResponse.NodesEntry
+	51,  // 83: blixard.v1.DeleteResponse.vm:type_name -> blixard.v1.VM
+	51,  // 84: blixard.v1.StartResponse.vm:type_name -> blixard.v1.VM
+	51,  // 85: blixard.v1.StopResponse.vm:type_name -> blixard.v1.VM
+	51,  // 86: blixard.v1.RestartResponse.vm:type_name -> blixard.v1.VM
+	51,  // 87: blixard.v1.PauseResponse.vm:type_name -> blixard.v1.VM
+	51,  // 88: blixard.v1.ResumeResponse.vm:type_name -> blixard.v1.VM
+	26,  // 89: blixard.v1.UpdateRequest.spec:type_name -> blixard.v1.VMSpec
+	51,  // 90: blixard.v1.UpdateResponse.vm:type_name -> blixard.v1.VM
+	51,  // 91: blixard.v1.RollbackResponse.vm:type_name -> blixard.v1.VM
+	51,  // 92: blixard.v1.BuildResponse.vm:type_name -> blixard.v1.VM
+	51,  // 93: blixard.v1.MigrateResponse.vm:type_name -> blixard.v1.VM
+	51,  // 94: blixard.v1.CancelMigrationResponse.vm:type_name -> blixard.v1.VM
+	51,  // 95: blixard.v1.ExplainResponse.vm:type_name -> blixard.v1.VM
+	85,  // 96: blixard.v1.ExplainResponse.verdicts:type_name -> blixard.v1.Verdict
+	54,  // 97: blixard.v1.VMService.Create:input_type -> blixard.v1.CreateRequest
+	56,  // 98: blixard.v1.VMService.Get:input_type -> blixard.v1.GetRequest
+	58,  // 99: blixard.v1.VMService.List:input_type -> blixard.v1.ListRequest
+	60,  // 100: blixard.v1.VMService.Delete:input_type -> blixard.v1.DeleteRequest
+	62,  // 101: blixard.v1.VMService.Start:input_type -> blixard.v1.StartRequest
+	64,  // 102: blixard.v1.VMService.Stop:input_type -> blixard.v1.StopRequest
+	66,  // 103: blixard.v1.VMService.Restart:input_type -> blixard.v1.RestartRequest
+	68,  // 104: blixard.v1.VMService.Pause:input_type -> blixard.v1.PauseRequest
+	70,  // 105: blixard.v1.VMService.Resume:input_type -> blixard.v1.ResumeRequest
+	72,  // 106: blixard.v1.VMService.Update:input_type -> blixard.v1.UpdateRequest
+	74,  // 107: blixard.v1.VMService.Rollback:input_type -> blixard.v1.RollbackRequest
+	76,  // 108: blixard.v1.VMService.Build:input_type -> blixard.v1.BuildRequest
+	78,  // 109: blixard.v1.VMService.Migrate:input_type -> blixard.v1.MigrateRequest
+	80,  // 110: blixard.v1.VMService.CancelMigration:input_type -> blixard.v1.CancelMigrationRequest
+	82,  // 111: blixard.v1.VMService.Logs:input_type -> blixard.v1.LogsRequest
+	84,  // 112: blixard.v1.VMService.Explain:input_type -> blixard.v1.ExplainRequest
+	55,  // 113: blixard.v1.VMService.Create:output_type -> blixard.v1.CreateResponse
+	57,  // 114: blixard.v1.VMService.Get:output_type -> blixard.v1.GetResponse
+	59,  // 115: blixard.v1.VMService.List:output_type -> blixard.v1.ListResponse
+	61,  // 116: blixard.v1.VMService.Delete:output_type -> blixard.v1.DeleteResponse
+	63,  // 117: blixard.v1.VMService.Start:output_type -> blixard.v1.StartResponse
+	65,  // 118: blixard.v1.VMService.Stop:output_type -> blixard.v1.StopResponse
+	67,  // 119: blixard.v1.VMService.Restart:output_type -> blixard.v1.RestartResponse
+	69,  // 120: blixard.v1.VMService.Pause:output_type -> blixard.v1.PauseResponse
+	71,  // 121: blixard.v1.VMService.Resume:output_type -> blixard.v1.ResumeResponse
+	73,  // 122: blixard.v1.VMService.Update:output_type -> blixard.v1.UpdateResponse
+	75,  // 123: blixard.v1.VMService.Rollback:output_type -> blixard.v1.RollbackResponse
+	77,  // 124: blixard.v1.VMService.Build:output_type -> blixard.v1.BuildResponse
+	79,  // 125: blixard.v1.VMService.Migrate:output_type -> blixard.v1.MigrateResponse
+	81,  // 126: blixard.v1.VMService.CancelMigration:output_type -> blixard.v1.CancelMigrationResponse
+	83,  // 127: blixard.v1.VMService.Logs:output_type -> blixard.v1.LogsResponse
+	86,  // 128: blixard.v1.VMService.Explain:output_type -> blixard.v1.ExplainResponse
+	113, // [113:129] is the sub-list for method output_type
+	97,  // [97:113] is the sub-list for method input_type
+	97,  // [97:97] is the sub-list for extension type_name
+	97,  // [97:97] is the sub-list for extension extendee
+	0,   // [0:97] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_vm_proto_init() }

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-14842) + uint(14842-len(file_blixard_v1_vm_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-14886) + uint(14886-len(file_blixard_v1_vm_proto_rawDesc))
 
 func (x *Artifact) sizeWire() (n int) {
 	if x == nil {
@@ -702,6 +702,9 @@ func (x *VMSpec) sizeWire() (n int) {
 	if x.Warm {
 		n += 2 + 1
 	}
+	for _, v := range x.Shares {
+		n += 2 + protowire.SizeBytes(v.sizeWire())
+	}
 	switch o := x.Source.(type) {
 	case *VMSpec_Image:
 		n += 1 + protowire.SizeBytes(o.Image.sizeWire())
@@ -750,6 +753,14 @@ func (x *VMSpec) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 114)
+	}
+	for k := len(x.Shares) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Shares[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1522)
 	}
 	if x.Warm {
 		i = putBool(b, i, x.Warm)

@@ -113,7 +113,7 @@ func (f *fake) violate(format string, args ...any) {
 }
 
 var known = map[string][]string{
-	CloudHypervisor: {"api-socket", "event-monitor", "log-file", "seccomp", "cpus", "memory", "serial", "console", "pvpanic", "kernel", "cmdline", "initramfs", "disk", "net", "balloon"},
+	CloudHypervisor: {"api-socket", "event-monitor", "log-file", "seccomp", "cpus", "memory", "serial", "console", "pvpanic", "kernel", "cmdline", "initramfs", "disk", "net", "fs", "balloon"},
 	Firecracker:     {"id", "api-sock", "config-file", "log-path", "level"},
 }
 
@@ -266,7 +266,7 @@ func (f *fake) commanded(options map[string][]string) {
 	f.socket = path("api-socket")
 	exact("seccomp", "true")
 	if _, there := options["kernel"]; !there {
-		for _, name := range []string{"cpus", "memory", "serial", "console", "pvpanic", "cmdline", "initramfs", "disk", "net", "balloon"} {
+		for _, name := range []string{"cpus", "memory", "serial", "console", "pvpanic", "cmdline", "initramfs", "disk", "net", "fs", "balloon"} {
 			if _, there := options[name]; there {
 				f.violate("--%s is given, and no kernel", name)
 			}
@@ -275,7 +275,16 @@ func (f *fake) commanded(options map[string][]string) {
 		return // it waits for a snapshot
 	}
 	exact("cpus", `boot=[1-9][0-9]*`)
-	exact("memory", `size=[1-9][0-9]*M`)
+	shared := ""
+	if len(options["fs"]) > 0 {
+		shared = ",shared=on" // or the server of the folder sees nothing
+	}
+	exact("memory", `size=[1-9][0-9]*M`+shared)
+	for _, s := range options["fs"] {
+		if !regexp.MustCompile(`\Atag=[A-Za-z0-9_-]{1,36},socket=([^,"]+|"[^"]+"),num_queues=1,queue_size=1024\z`).MatchString(s) {
+			f.violate("--fs %q", s)
+		}
+	}
 	balloon := len(options["balloon"]) > 0
 	if balloon {
 		exact("balloon", `size=0,deflate_on_oom=on`)

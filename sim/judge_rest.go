@@ -19,6 +19,15 @@ import (
 // entry, and the cluster is at the level that its members know.
 const writesWithin = 30 * time.Second
 
+// settling is how long messages from before the healing may still come: those of a leader
+// that is cut off or stands still keep others from choosing another one.
+func (w *World) settling() time.Duration {
+	if w.mix.Late == 0 {
+		return 0
+	}
+	return w.mix.Lateness
+}
+
 // restsWithin is the long window, after which the last lost epoch is replaced,
 // twice, because the leader that counts it may be a new one, and what backoff,
 // a slow boot, a stop's grace and a hung boot's end may take.
@@ -105,7 +114,7 @@ func (w *World) writes(name string) bool {
 		Vcpus: 1, MemoryMib: 32, Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS,
 		Source: &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/vm"}}},
 	}})
-	if !w.over() && (op.Unknown || op.Error != nil || time.Duration(op.Return-op.Call) > writesWithin) {
+	if !w.over() && (op.Unknown || op.Error != nil || time.Duration(op.Return-op.Call) > writesWithin+w.settling()) {
 		w.fail("writes succeed after healing", "%v after %v: %v\n%s", op, time.Duration(w.now-op.Call), op.Error, w.describeNodes())
 	}
 	return !w.over()
@@ -227,7 +236,7 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 		if why := unballooned(vm, d.guest); why != "" {
 			return why
 		}
-		if vm.Restore != nil {
+		if vm.Restore != nil && !(vm.Paused && d.guest.frozen) { // or it has not run since, as its user wants it
 			return at("is still to go on from a snapshot")
 		}
 		if h := unwell(vm, d.guest); h != "" {

@@ -50,7 +50,7 @@ func (m *Mix) only(names []string) {
 }
 
 // Swarm draws everything from the seed: another size, other settings, and faults
-// of another kind and number for each. Half of the seeds have a theme besides.
+// of another kind and number for each. Two of three seeds have a theme besides.
 func Swarm(seed uint64) Config {
 	c := Config{Seed: seed, Profile: "swarm"}
 	r := chance{seed}.stream("swarm")
@@ -68,8 +68,8 @@ func Swarm(seed uint64) Config {
 	c.KeepEntries = pick[uint64](r, 0, 20, 100, 500)
 	mix.Quorum, mix.Disaster = drawQuorum(seed), drawDisaster(seed)
 	c.complete()
-	if i := (chance{seed}).stream("theme").IntN(2 * len(themes)); i < len(themes) {
-		themes[i](&c)
+	if i := (chance{seed}).stream("theme").IntN(3 * len(themes)); i < 2*len(themes) {
+		themes[i%len(themes)](&c)
 	}
 	return c
 }

@@ -10,7 +10,9 @@ import (
 // where everything does now and then.
 var themes = []func(*Config){
 	Crashes, SlowDisksAndCrashes, ShortLog, Busy, BusyAndCrashes, LossyNetwork, SlowNetwork, DeafNetwork, ShortLives, SoonAtRest, QuorumOnly, Upgrades, Hangs, Deaf,
-	Crowded, Fickle, Renewals, Lagging, Moving, Moving, Moving, Moving, Moving, Moving, Saving, Saving, Saving,
+	Crowded, Fickle, Renewals, Lagging, Ballooning, Ballooning, Ballooning,
+	// With as many steps at which something may go wrong as all the others together.
+	Moving, Moving, Moving, Moving, Moving, Moving, Moving, Moving, Saving, Saving, Saving, Saving, Saving, Saving, Saving,
 }
 
 // Crashes has daemons and machines die every second.

@@ -623,20 +623,27 @@ func tellVolumes(t *testing.T, r rig) {
 	r.exit(i, Killed)
 }
 
-// A port of the host leads to the guest's, and to nobody when the guest has ended.
-func tellUserNetwork(t *testing.T, r rig) {
-	i, a := instance("c-user", 1), r.vm("c-user", "")
+// userNetwork plugs a VM into the hypervisor's own network, and gives the port of the
+// host that leads to its 7.
+func userNetwork(t *testing.T, a *blixardv1.Assignment) (port int) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
+	defer l.Close()
+	port = l.Addr().(*net.TCPAddr).Port
 	a.Spec.Networks = []*blixardv1.Interface{{
 		Kind:  &blixardv1.Interface_User{User: &blixardv1.UserInterface{Restrict: true}},
 		Ports: []*blixardv1.PortForward{{Address: "127.0.0.1", HostPort: uint32(port), GuestPort: 7}},
 	}}
 	a.Interfaces = []*blixardv1.InterfaceConfig{{Mac: "02:00:00:00:00:07"}}
+	return port
+}
+
+// A port of the host leads to the guest's, and to nobody when the guest has ended.
+func tellUserNetwork(t *testing.T, r rig) {
+	i, a := instance("c-user", 1), r.vm("c-user", "")
+	port := userNetwork(t, a)
 	r.must(vmm.Start, i, a)
 	r.awaitConsole(i.UID, "net eth0 10.0.2.15/24")
 	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
@@ -649,7 +656,8 @@ func tellUserNetwork(t *testing.T, r rig) {
 		t.Error("somebody answers still")
 	}
 	// A port that another program has is said in words.
-	if l, err = net.Listen("tcp4", address); err != nil {
+	l, err := net.Listen("tcp4", address)
+	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()

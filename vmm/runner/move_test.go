@@ -413,18 +413,7 @@ func TestADaemonThatEndsInTheMiddleOfAMove(t *testing.T) {
 	for _, at := range []string{"open", "send", "door", "marked"} {
 		t.Run(at, func(t *testing.T) {
 			r.from.t, r.to.t, r.t = t, t, t
-			target := r.receive()
-			reached, go_ := make(chan struct{}), make(chan struct{})
-			r.at(at, func() { close(reached); <-go_ })
-			r.send()
-			<-reached
-			r.from.h.cancel() // its end begins: nothing more is done
-			r.cut()
-			close(go_)
-			r.from.reopen()
-			r.from.report("ready", r.source, func(p vmm.Report) bool { return p.Ready && !p.Paused && p.HandedOver == 0 })
-			goesOn(r.from)
-			r.gone(target)
+			r.daemonEnds(at)
 			r.mu.Lock()
 			r.steps = nil
 			r.mu.Unlock()

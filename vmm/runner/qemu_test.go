@@ -414,17 +414,7 @@ func TestQ35(t *testing.T) {
 	a.Spec.Machine = blixardv1.Machine_MACHINE_Q35
 	a.Spec.GetImage().Cmdline += " blixard.note=own"
 	a.Spec.GetImage().Disks = []*blixardv1.Disk{{Name: "own", SizeMib: 16}}
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
-	a.Spec.Networks = []*blixardv1.Interface{{
-		Kind:  &blixardv1.Interface_User{User: &blixardv1.UserInterface{Restrict: true}},
-		Ports: []*blixardv1.PortForward{{Address: "127.0.0.1", HostPort: uint32(port), GuestPort: 7}},
-	}}
-	a.Interfaces = []*blixardv1.InterfaceConfig{{Mac: "02:00:00:00:00:07"}}
+	port := userNetwork(t, a)
 	r.must(vmm.Start, i, a)
 	r.awaitConsole(i.UID, "disk own has a note now")
 	r.awaitConsole(i.UID, "net eth0 10.0.2.15/24")

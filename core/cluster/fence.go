@@ -52,7 +52,8 @@ func (s *State) fence(e *entry, op *blixardv1.FenceOp) *blixardv1.Response {
 				s.releaseOther(e, copyVM(vm), n, "its host "+n.Name+" was lost and fenced")
 			}
 		case vm.Placement.Lease == blixardv1.LeaseClass_LEASE_CLASS_SHORT, mutant.On("FenceReleasesLong"):
-			s.release(e, s.restoreLost(e, vm, n), n, "its host "+n.Name+" was lost and fenced")
+			vm, _ = s.lostTo(e, vm, n, "was lost with its host")
+			s.release(e, vm, n, "its host "+n.Name+" was lost and fenced")
 		case s.gone(n, vm.Placement.Lease) && removes(vm):
 			s.release(e, vm, n, "its host "+n.Name+" was lost for the long window while it removed it")
 		case !vm.Deleting && !op.Long:

@@ -134,6 +134,9 @@ func (s *State) reindexVM(o, n *blixardv1.VM) {
 		for _, id := range o.PreparedNodes {
 			s.ready.Delete(be(id) + o.Uid)
 		}
+		if r := o.Restore; r != nil {
+			s.restores.Delete(r.Uid + "/" + o.Uid)
+		}
 	}
 	if n != nil {
 		if o.GetUid() != n.Uid {
@@ -158,6 +161,9 @@ func (s *State) reindexVM(o, n *blixardv1.VM) {
 			for _, id := range n.PreparedNodes {
 				s.ready.Set(be(id)+n.Uid, struct{}{})
 			}
+		}
+		if r := n.Restore; r != nil {
+			s.restores.Set(r.Uid+"/"+n.Uid, n.Name)
 		}
 	}
 }

@@ -106,7 +106,7 @@ func (s *State) removeNode(e *entry, op *blixardv1.RemoveNodeOp) *blixardv1.Resp
 	if op.Lost && n.Host != nil {
 		s.lose(e, n)
 	}
-	s.loseSnapshots(e, n.Id)
+	s.loseSnapshots(e, n)
 	n.Host, n.Cordoned, n.Drain = nil, true, nil
 	s.event(e, "NodeRemoved", "", n.Name, "removed")
 	if server {

@@ -27,10 +27,10 @@ func checkShares(s *blixardv1.VMSpec) *blixardv1.Error {
 	case s.GetImage() == nil:
 		return invalid(field, "these shares are given to VMs of an image, and the spec has none", "leave them out; a NixOS VM has nixos.shares, a flake its own (microvm.shares)")
 	case len(list) > maxImageShares:
-		return invalid(field, fmt.Sprintf("%d shares are too many", len(list)), "use at most 8")
+		return invalid(field, fmt.Sprintf("%d shares are too many", len(list)), fmt.Sprintf("use at most %d", maxImageShares))
 	}
 	if n := len(s.GetImage().GetDisks()) + len(s.GetVolumes()) + len(s.GetNetworks()) + len(list); n > microvmDevices && s.GetMachine() != blixardv1.Machine_MACHINE_Q35 {
-		return invalid(field, fmt.Sprintf("with its disks, volumes and networks it has %d devices, more than QEMU's microvm has places for", n), "use at most 22 together, or machine: q35")
+		return invalid(field, fmt.Sprintf("with its disks, volumes and networks it has %d devices, more than QEMU's microvm has places for", n), fmt.Sprintf("use at most %d together, or machine: q35", microvmDevices))
 	}
 	tags := map[string]bool{}
 	for i, sh := range list {

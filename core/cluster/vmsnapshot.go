@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/blixard/blixard/core/hypervisor"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -245,15 +246,32 @@ func noSnapshot(name string) *blixardv1.Response {
 	return refuse(blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND, fmt.Sprintf("there is no snapshot named %q", name), "'blixard snapshot list' shows those there are")
 }
 
-// startsFrom is a VM that is just starting from a snapshot, or nil.
-func (s *State) startsFrom(uid string) (vm *blixardv1.VM) {
-	s.VMs("", func(v *blixardv1.VM) bool {
-		if v.Restore.GetUid() == uid {
-			vm = v
+// startsFrom are the VMs that are just starting from a snapshot: the one that it was
+// taken of, and clones.
+func (s *State) startsFrom(uid string) (list []*blixardv1.VM) {
+	prefix := uid + "/"
+	s.restores.Ascend(prefix, func(k, name string) bool {
+		if !strings.HasPrefix(k, prefix) {
+			return false
 		}
-		return vm == nil
+		list = append(list, s.VM(name))
+		return true
 	})
-	return vm
+	return list
+}
+
+// lostTo has a VM start without the snapshot that it was to go on from, which is no
+// more: it has disks of its own. It gives the caller's own copy, and whether anything
+// came of it: a clone has nothing else to start from, and waits.
+func (s *State) lostTo(e *entry, vm *blixardv1.VM, node *blixardv1.Node, why string) (*blixardv1.VM, bool) {
+	r := vm.Restore
+	if r == nil || r.Clone {
+		return vm, false
+	}
+	vm = copyVM(vm)
+	vm.Restore = nil
+	s.event(e, "RestoreLost", vm.Name, node.Name, "the snapshot %s %s: the VM starts without it", r.Name, why)
+	return vm, true
 }
 
 func (s *State) deleteSnapshot(e *entry, op *blixardv1.DeleteSnapshotOp) *blixardv1.Response {
@@ -264,9 +282,16 @@ func (s *State) deleteSnapshot(e *entry, op *blixardv1.DeleteSnapshotOp) *blixar
 	if old.State == blixardv1.SnapshotState_SNAPSHOT_STATE_DELETING {
 		return snapshotResponse(old)
 	}
-	if vm := s.startsFrom(old.Uid); vm != nil {
-		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+vm.Name+" is just starting from the snapshot "+op.Name,
-			"wait until it runs, or give that up with 'blixard vm stop "+vm.Name+"'")
+	if list := s.startsFrom(old.Uid); len(list) > 0 {
+		var names []string
+		for _, vm := range list {
+			names = append(names, vm.Name)
+		}
+		text, advice := "the VM "+names[0]+" is just starting from the snapshot "+op.Name, "wait until it runs, or give that up with 'blixard vm stop "+names[0]+"'"
+		if len(names) > 1 {
+			text, advice = fmt.Sprintf("%d VMs are just starting from the snapshot %s: %s", len(names), op.Name, some(names)), "wait until they run, or give that up with 'blixard vm stop'"
+		}
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, text, advice)
 	}
 	p := clone(old)
 	p.State = blixardv1.SnapshotState_SNAPSHOT_STATE_DELETING
@@ -297,12 +322,12 @@ func (s *State) dropSnapshot(e *entry, node *blixardv1.Node, p *blixardv1.VMSnap
 }
 
 // loseSnapshots forgets what only a node had, that is a member no more.
-func (s *State) loseSnapshots(e *entry, node uint64) {
-	for _, p := range s.snapshotsAt(node) {
-		if vm := s.startsFrom(p.Uid); vm != nil && !vm.Restore.Clone {
-			vm = copyVM(vm)
-			vm.Restore = nil
-			s.put(vmKey(vm.Name), vm)
+func (s *State) loseSnapshots(e *entry, node *blixardv1.Node) {
+	for _, p := range s.snapshotsAt(node.Id) {
+		for _, vm := range s.startsFrom(p.Uid) {
+			if vm, ok := s.lostTo(e, vm, node, "went with its host"); ok {
+				s.put(vmKey(vm.Name), vm)
+			}
 		}
 		s.dropSnapshot(e, nil, p, "its host was removed from the cluster")
 	}
@@ -316,10 +341,10 @@ func (s *State) snapshotsKept(e *entry, node *blixardv1.Node, revision uint64, m
 		switch {
 		case p.Revision > revision:
 		case gone(p, missing):
-			if vm := s.startsFrom(p.Uid); vm != nil && !vm.Restore.Clone { // it has disks of its own
-				vm = copyVM(vm)
-				vm.Restore = nil
-				s.assignAt(e, vm, node)
+			for _, vm := range s.startsFrom(p.Uid) {
+				if vm, ok := s.lostTo(e, vm, node, "has lost its files"); ok {
+					s.assignAt(e, vm, node)
+				}
 			}
 			s.failSnapshot(e, node, p, "its files are not on "+node.Name+" any more")
 		case !givenUp(p):
@@ -489,20 +514,6 @@ func (s *State) cloneSnapshot(e *entry, op *blixardv1.CloneSnapshotOp) *blixardv
 	}
 	return s.createFrom(e, &blixardv1.CreateVMOp{Name: op.Vm, Spec: spec},
 		&blixardv1.RestoreFrom{Uid: p.Uid, Name: p.Name, Index: e.index, Memory: op.Memory, NodeId: p.NodeId, Clone: true})
-}
-
-// restoreLost ends the wait of a VM for its snapshot, whose host was lost with it: it is
-// placed as if nobody had asked for that. A clone has nothing else to start from: it
-// waits for the host.
-func (s *State) restoreLost(e *entry, vm *blixardv1.VM, node *blixardv1.Node) *blixardv1.VM {
-	r := vm.Restore
-	if r == nil || r.Clone {
-		return vm
-	}
-	vm = copyVM(vm)
-	vm.Restore = nil
-	s.event(e, "RestoreLost", vm.Name, node.Name, "the snapshot %s was lost with its host: the VM starts elsewhere, without it", r.Name)
-	return vm
 }
 
 // restored takes a host's word that a VM, the caller's own copy, has gone on from

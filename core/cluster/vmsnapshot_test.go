@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -317,6 +318,43 @@ func TestARestoreWhoseHostIsLost(t *testing.T) {
 			})
 			if told != c.gone {
 				t.Errorf("that it starts without the snapshot is told: %t", told)
+			}
+		})
+	}
+}
+
+// Of all VMs that are to start from one snapshot, each hears that it is gone.
+func TestAllThatStartFromASnapshot(t *testing.T) {
+	for name, lose := range map[string]func(snapshotBench, *blixardv1.VMSnapshot){
+		"its files are gone": func(b snapshotBench, p *blixardv1.VMSnapshot) { b.kept(b.Revision(), p.Uid) },
+		"its host is removed": func(b snapshotBench, p *blixardv1.VMSnapshot) {
+			e := &entry{index: b.Revision(), cmd: &blixardv1.Command{}}
+			b.loseSnapshots(e, b.Node(1))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newSnapshotBench(t)
+			p := b.taken("s")
+			// By its name it is found before the VM that the snapshot was taken of.
+			b.must(t, &blixardv1.Command{Op: &blixardv1.Command_CloneSnapshot{CloneSnapshot: &blixardv1.CloneSnapshotOp{Name: "s", Vm: "copy"}}})
+			b.ok(b.revert("s"))
+			b.refused(t, b.drop("s"), "2 VMs are just starting from the snapshot s: web, copy")
+			lose(b, p)
+			if b.VM("web").Restore != nil {
+				t.Error("a VM with disks of its own waits for what is not there")
+			}
+			if b.VM("copy").Restore == nil {
+				t.Error("a clone would boot from nothing")
+			}
+			var told []string
+			b.Events(0, func(ev *blixardv1.Event) bool {
+				if ev.Type == "RestoreLost" {
+					told = append(told, ev.Vm)
+				}
+				return true
+			})
+			if !slices.Equal(told, []string{"web"}) {
+				t.Errorf("told are %v", told)
 			}
 		})
 	}

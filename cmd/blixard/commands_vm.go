@@ -97,10 +97,11 @@ func (s *session) showValid(vm *blixardv1.VM, done string) error {
 	return s.showVM(vm, "")
 }
 
-func (s *session) showVM(vm *blixardv1.VM, node string) error {
+// showVM shows one VM, and what is to be said of it; more is for who asked about it.
+func (s *session) showVM(vm *blixardv1.VM, node string, more ...string) error {
 	return s.show(s.g, vm, func() table {
 		t := vmTable([]*blixardv1.VM{vm}, func(*blixardv1.VM) string { return node }, time.Now())
-		t.notes = slices.Concat(statusNotes(vm), memoryNotes(vm), buildNotes(vm, s.nodeNames(vm)), networkNotes(vm), volumeNotes(vm), deviceNotes(vm))
+		t.notes = slices.Concat(statusNotes(vm), more, memoryNotes(vm), buildNotes(vm, s.nodeNames(vm)), networkNotes(vm), volumeNotes(vm), deviceNotes(vm))
 		return t
 	})
 }
@@ -115,7 +116,7 @@ func (c *VMGetCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	if err != nil {
 		return err
 	}
-	return s.showVM(r.Msg.GetVm(), r.Msg.GetNode())
+	return s.showVM(r.Msg.GetVm(), r.Msg.GetNode(), warmNotes(r.Msg.GetVm())...)
 }
 
 func (c *VMListCmd) Run(g *Globals, t *terminal, ctx *runContext) error {

@@ -173,13 +173,6 @@ func statusNotes(v *blixardv1.VM) []string {
 		notes = append(notes, fmt.Sprintf("CrashLoop: it has failed %d times in a row, the last time with exit code %d, and is tried again, later each time (blixard vm logs %s)",
 			st.GetFailures(), st.GetExitCode(), v.GetName()))
 	}
-	if v.GetSpec().GetWarm() && st.GetPhase() == blixardv1.Phase_PHASE_RUNNING {
-		how := "Started cold: it has booted"
-		if st.GetWarm() {
-			how = "Started warm: from its saved boot"
-		}
-		notes = append(notes, how)
-	}
 	if f := st.GetLastFailure(); f != nil && st.GetAttempt() > f.GetAttempt() {
 		notes = append(notes, fmt.Sprintf("Restarted %s ago, after attempt %d: %s: %s",
 			age(f.GetTime(), time.Now()), f.GetAttempt(), f.GetReason(), firstLine(f.GetMessage())))
@@ -192,6 +185,18 @@ func statusNotes(v *blixardv1.VM) []string {
 		note += " (blixard vm logs --build " + v.GetName() + ")"
 	}
 	return append(notes, note)
+}
+
+// warmNotes say how a VM was started that may start from its saved boot.
+func warmNotes(v *blixardv1.VM) []string {
+	st := v.GetStatus()
+	switch {
+	case !v.GetSpec().GetWarm() || st.GetPhase() != blixardv1.Phase_PHASE_RUNNING:
+		return nil
+	case st.GetWarm():
+		return []string{"Started warm: from its saved boot"}
+	}
+	return []string{"Started cold: it has booted"}
 }
 
 func memoryOf(v *blixardv1.VM) uint64 {

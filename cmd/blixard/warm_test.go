@@ -18,8 +18,11 @@ func TestWarmStart(t *testing.T) {
 	c := up(t, 1)
 	create := pushGuest(c)
 	c.Fails(exitUsage, []string{"spec.warm", "data"}, create("web", "--warm", "--disk", "name=data,size=8")...)
-	if out := c.Must(create("web", "--warm", "--network", "user", "--cmdline", "blixard.tick=100ms")...); !strings.Contains(out, "Started cold") {
-		t.Errorf("create says:\n%s", out)
+	if out := c.Must(create("web", "--warm", "--network", "user", "--cmdline", "blixard.tick=100ms")...); strings.Contains(out, "Started") {
+		t.Errorf("create says what only get is asked for:\n%s", out)
+	}
+	if out := c.Must("vm", "get", "web"); !strings.Contains(out, "Started cold: it has booted") {
+		t.Errorf("get says:\n%s", out)
 	}
 	saved := func() []string {
 		all, _ := filepath.Glob(filepath.Join(c.HostOf("web").Data, "host", "boots", "*", "*", "manifest.json"))

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,19 @@ type guard struct {
 	socket net.Listener
 }
 
-func (l layout) guard(clusterID, hostID string) (*guard, error) {
+// guardPatience is for a daemon that has just ended: a program that it was starting has
+// copies of its lock and its socket until it is executed.
+const guardPatience = time.Second
+
+func (l layout) guard(clusterID, hostID string) (g *guard, err error) {
+	for end := time.Now().Add(guardPatience); ; time.Sleep(20 * time.Millisecond) {
+		if g, err = l.tryGuard(clusterID, hostID); !errors.Is(err, ErrTaken) || time.Now().After(end) {
+			return g, err
+		}
+	}
+}
+
+func (l layout) tryGuard(clusterID, hostID string) (*guard, error) {
 	if err := os.MkdirAll(l.run, 0o700); err != nil {
 		return nil, fmt.Errorf("run directory: %w", err)
 	}

@@ -12,8 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/blixard/blixard/core"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
@@ -458,7 +456,7 @@ func (v *vm) remove(a vmm.Action) error {
 	// until its order to start is gone, we hold the lock.
 	lock, err := vmdir.Lock(v.at.run)
 	if err == nil {
-		defer unix.Close(lock)
+		defer vmdir.Unlock(lock)
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%v cannot be removed: %w", i, err)
 	}

@@ -5,8 +5,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/blixard/blixard/vmm/runner/vmdir"
 )
 
@@ -25,7 +23,7 @@ func withdraw(run string) (bool, error) {
 	case err != nil:
 		return false, err
 	}
-	defer unix.Close(lock)
+	defer vmdir.Unlock(lock)
 	if err := os.Remove(filepath.Join(run, vmdir.StartFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return false, err
 	}

@@ -122,7 +122,7 @@ func prepare(dir string, start shim.Start) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer vmdir.Unlock(fd)
 	if dead, err := unheldDead(dir); err != nil {
 		return err
 	} else if !dead {

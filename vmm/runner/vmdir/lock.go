@@ -37,6 +37,13 @@ func Lock(dir string) (fd int, err error) {
 	return -1, fmt.Errorf("lock of %s: %w", dir, err)
 }
 
+// Unlock gives the lock back at once, whoever has a copy of the descriptor: a program
+// that we start at this moment has one of all that are open, until it is executed.
+func Unlock(fd int) {
+	_ = unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK})
+	unix.Close(fd)
+}
+
 // Held says whether somebody holds the lock, without disturbing anybody.
 func Held(dir string) (bool, error) {
 	fd, err := openLock(dir, 0)

@@ -83,7 +83,7 @@ func (v *vm) takeOver(ctx context.Context, i shim.Instance) error {
 		return err
 	}
 	v.incoming, v.ready, v.paused = 0, true, true
-	step(v.uid, "landing")
+	step(v.at.run, "landing")
 	ctx, cancel := context.WithTimeout(ctx, askPatience)
 	defer cancel()
 	if err := m.land(ctx); err != nil {

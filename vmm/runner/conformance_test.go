@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,13 +82,16 @@ var conformance = []story{
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	rigs := map[string]func(*testing.T) rig{
 		"process": processRig, "qemu": qemuRig, "cloud-hypervisor": cloudRig, "firecracker": firecrackerRig,
 	}
 	for _, name := range slices.Sorted(maps.Keys(rigs)) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			for _, s := range conformance {
 				t.Run(s.name, func(t *testing.T) {
+					t.Parallel()
 					r := rigs[name](t)
 					for _, c := range s.wants {
 						if r.kind.Answer(c) != hypervisor.Yes {
@@ -668,14 +672,24 @@ func tellUserNetwork(t *testing.T, r rig) {
 	r.must(vmm.Remove, i, nil)
 }
 
+// networks are those that tests of this process have had.
+var networks atomic.Int64
+
+// aNetwork is the third byte of the addresses of a network, and the name of its bridge,
+// which no other story has: they are told at the same time.
+func aNetwork() (n int, bridge string) {
+	k := int(networks.Add(1))
+	return (os.Getpid() + 83*k) % 250, fmt.Sprintf("bxt%dn%d", os.Getpid()%1e6, k)
+}
+
 // Two VMs on a bridge reach each other, and the host reaches them. What they were
 // plugged into goes with them, whoever ends them, and whether a daemon sees it.
 func tellNetwork(t *testing.T, r rig) {
 	if err := r.h.links.Able(); err != nil {
 		t.Skipf("no taps and bridges can be made here (root can): %v", err)
 	}
-	n := os.Getpid() % 250
-	bridge, addresses := fmt.Sprintf("bxt%d", os.Getpid()%1e6), []string{fmt.Sprintf("10.213.%d.2", n), fmt.Sprintf("10.213.%d.3", n)}
+	n, bridge := aNetwork()
+	addresses := []string{fmt.Sprintf("10.213.%d.2", n), fmt.Sprintf("10.213.%d.3", n)}
 	var vms []*blixardv1.Assignment
 	for k, uid := range []string{"c-net-a", "c-net-b"} {
 		a := r.vm(uid, "")

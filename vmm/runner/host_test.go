@@ -6,9 +6,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,6 +39,12 @@ func TestMain(m *testing.M) {
 	if socket := os.Getenv("BLIXARD_TEST_API"); socket != "" {
 		serveAPI(socket)
 		os.Exit(0)
+	}
+	// These tests mostly wait, also where there are few cores; but a guest under emulation
+	// takes one of its own to boot, and beside too many others it boots too late.
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = f.Value.Set("4")
 	}
 	os.Exit(m.Run())
 }
@@ -283,6 +291,7 @@ func program(uid, script string) *blixardv1.Assignment {
 }
 
 func TestAProgramsLife(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	first := b.await("inventory", func(o core.Observed) bool { return o.Inventory })
 	if len(first.Reports) != 0 || first.Facts.GetCapacity().GetMemoryMib() != 4096 || first.Facts.Version != "test" {
@@ -354,6 +363,7 @@ func TestAProgramsLife(t *testing.T) {
 }
 
 func TestAHostThatComesBackFindsEverything(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	const forever = `while :; do sleep 0.05; done`
 	alive, died, lost, failed := instance("1-1", 1), instance("1-2", 1), instance("1-3", 1), instance("1-4", 1)
@@ -406,6 +416,7 @@ func (b *bench) state(i shim.Instance) shim.State {
 }
 
 func TestLeases(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	a := program("1-1", `while :; do sleep 0.05; done`)
 	a.Lease, a.LeaseMs = blixardv1.LeaseClass_LEASE_CLASS_SHORT, 1500
@@ -459,6 +470,7 @@ func TestLeases(t *testing.T) {
 }
 
 func TestAShimThatDoesNotAnswerIsKilledWithItsVM(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	i := instance("1-1", 1)
 	b.must(vmm.Start, i, program("1-1", `while :; do sleep 0.05; done`))
@@ -472,6 +484,7 @@ func TestAShimThatDoesNotAnswerIsKilledWithItsVM(t *testing.T) {
 }
 
 func TestAForkingProgramIsHeld(t *testing.T) {
+	t.Parallel()
 	if !pidNamespaces() {
 		t.Skip("no PID namespaces here (needs root)")
 	}
@@ -491,6 +504,7 @@ func TestAForkingProgramIsHeld(t *testing.T) {
 }
 
 func TestOneDaemonOneHost(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	for name, change := range map[string]func(*Config){
 		"a copy of the data": func(c *Config) { c.StateDir = t.TempDir() },
@@ -514,10 +528,17 @@ func TestOneDaemonOneHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.Close()
+	// What is just being started has copies of what a daemon holds, until it is executed.
+	copied, err := b.h.guard.socket.(*net.UnixListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(guardPatience/3, func() { copied.Close() })
 	b.reopen()
 }
 
 func TestHostileOrders(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	for _, uid := range []string{"", "..", ".", "../../x", "a/b", "a\x00b", "-rf", strings.Repeat("x", 200), "a b", "ü"} {
 		if err := b.do(vmm.Start, instance(uid, 1), program(uid, "true")); err == nil || !strings.Contains(err.Error(), "uid") {
@@ -556,6 +577,7 @@ func TestHostileOrders(t *testing.T) {
 }
 
 func TestOneVMHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, func(c *Config) { c.Fetcher = hangs{} })
 	slow := program("1-1", "")
 	slow.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_QEMU

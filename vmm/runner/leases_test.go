@@ -12,6 +12,7 @@ import (
 
 // A host that is opened again says which lease pages there are.
 func TestPagesAreFound(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.extend(20_000, 30*time.Second)
 	b.extend(60_000, 40*time.Second)

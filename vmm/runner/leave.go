@@ -46,8 +46,9 @@ type leaving struct {
 
 const tellMove = 2 * time.Second
 
-// step is called at each step of a move; tests end something there.
-var step = func(uid, name string) {}
+// step is called at each step of a move, with the run directory of the VM that moves;
+// tests end something there.
+var step = func(run, name string) {}
 
 // send begins to send a live guest away.
 func (v *vm) send(a vmm.Action) error {
@@ -93,7 +94,7 @@ func (v *vm) send(a vmm.Action) error {
 		},
 		mark: func(ctx context.Context) error { return v.offered(ctx, l) },
 		tell: v.progress(l),
-		step: func(name string) { step(v.uid, name) },
+		step: func(name string) { step(v.at.run, name) },
 	}
 	v.h.wait.Go(func() {
 		defer l.cancel()

@@ -11,6 +11,7 @@ import (
 // What a cluster that was restored from a backup knows nothing of is put aside, and not
 // deleted; what it wants removed is.
 func TestFilesOfAnOlderGenerationAreKept(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	a := program("1-5", "exit 0")
 	i := instance("1-5", 1)

@@ -34,6 +34,7 @@ func TestLimitsOfAVM(t *testing.T) {
 // A VM is in a cgroup of its own, over restarts of the daemon; one that was started
 // without is taken up and ended as it always was; nothing is left.
 func TestAVMHasACgroup(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	if b.h.cgroups == nil {
 		t.Skip("this host has no cgroups for us: ", b.await("inventory", func(o core.Observed) bool { return o.Inventory }).Facts.Isolation.BoundsWhy)
@@ -99,6 +100,7 @@ func TestAVMHasACgroup(t *testing.T) {
 
 // What was named must be there.
 func TestANamedCgroupMustBe(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.h.Close()
 	b.h = nil
@@ -125,6 +127,7 @@ func shimState(t *testing.T, run string) (st shim.State) {
 }
 
 // A real guest reads its disks as fast as they may be read.
+// It is alone: it measures time.
 func TestADiskIsAsFastAsItMayBe(t *testing.T) {
 	b := newGuestBench(t)
 	a, i := b.image("1-5", "blixard.tick=1s"), instance("1-5", 1)
@@ -143,10 +146,18 @@ func TestADiskIsAsFastAsItMayBe(t *testing.T) {
 		return time.Since(begin)
 	}
 	read("/dev/vda")
-	free, bound := read("/dev/vda"), read("/dev/vdb")
-	t.Logf("6 MiB: %v, and %v with 2 MiB/s", free, bound)
-	if bound < 2500*time.Millisecond || free > bound/2 {
-		t.Errorf("6 MiB took %v, and with 2 MiB/s %v", free, bound)
+	for n := 1; ; n++ {
+		free, bound := read("/dev/vda"), read("/dev/vdb")
+		t.Logf("6 MiB: %v, and %v with 2 MiB/s", free, bound)
+		if bound < 2500*time.Millisecond {
+			t.Fatalf("6 MiB took %v with 2 MiB/s", bound)
+		}
+		if free <= bound/2 {
+			break
+		}
+		if n == 5 { // the machine does much else, but not all the time
+			t.Fatalf("6 MiB took %v without a limit, and %v with 2 MiB/s", free, bound)
+		}
 	}
 	b.must(vmm.Kill, i, a)
 }

@@ -52,6 +52,7 @@ func (b guestBench) disk() string { return diskPath(b.h.at.stateOf(roamer), "dat
 // A guest that writes moves with its disk: whatever goes wrong at first disturbs nobody
 // and costs nothing, and when it has moved, all that it was told is written is there.
 func TestAGuestMovesWithItsDisk(t *testing.T) {
+	t.Parallel()
 	r := newRoad(t, countsOnDisk, withDisk)
 	r.onlyWhoWasNamed()
 	killed := func(i shim.Instance) func() { return func() { kill9(r.t.(*testing.T), r.to.state(i).VM.PID) } }

@@ -38,6 +38,26 @@ type road struct {
 	ways     []func()
 }
 
+// roads are those of the tests that run: the steps of all moves come to one place.
+var roads sync.Map
+
+func init() {
+	step = func(run, name string) {
+		roads.Range(func(k, _ any) bool {
+			r := k.(*road)
+			if within(run, r.from.cfg.RunRoot) || within(run, r.to.cfg.RunRoot) {
+				r.mu.Lock()
+				f := r.steps
+				r.mu.Unlock()
+				if f != nil {
+					f(name)
+				}
+			}
+			return true
+		})
+	}
+}
+
 const (
 	roamer     = "1-7"
 	sourceNode = 7
@@ -58,15 +78,8 @@ func newRoad(t testing.TB, cmdline string, change ...func(*blixardv1.Assignment)
 		f.Close()
 	}
 	r.from.h.cfg.Passage, r.from.cfg.Passage = r.passage, r.passage
-	step = func(_, name string) {
-		r.mu.Lock()
-		f := r.steps
-		r.mu.Unlock()
-		if f != nil {
-			f(name)
-		}
-	}
-	t.Cleanup(func() { step = func(string, string) {} })
+	roads.Store(r, nil)
+	t.Cleanup(func() { roads.Delete(r) })
 	r.a = r.from.image(roamer, cmdline)
 	for _, f := range change {
 		f(r.a)
@@ -232,6 +245,7 @@ func (r *road) gone(i shim.Instance) {
 }
 
 func TestAGuestMoves(t *testing.T) {
+	t.Parallel()
 	r := newRoad(t, "blixard.tick=20ms")
 	target := r.receive()
 	if err := r.to.do(vmm.Resume, target, nil); err == nil {
@@ -292,6 +306,7 @@ func TestAGuestMoves(t *testing.T) {
 // What has gone wrong leaves one guest, which runs on where it was and has missed
 // nothing; and the next try works.
 func TestAMoveThatFailsLeavesTheGuestWhereItIs(t *testing.T) {
+	t.Parallel()
 	r := newRoad(t, "blixard.tick=50ms")
 	begun := r.from.console(roamer)
 	for name, spoil := range map[string]func(shim.Instance){
@@ -368,6 +383,7 @@ func (r *road) moves() shim.Instance {
 // Whenever a move is called off, it is either off, and the guest runs here, or it
 // is too late, and that is said.
 func TestAMoveThatIsCalledOff(t *testing.T) {
+	t.Parallel()
 	r := newRoad(t, "blixard.tick=50ms")
 	for _, at := range []string{"open", "send", "door", "marked", "handed"} {
 		t.Run(at, func(t *testing.T) {
@@ -409,6 +425,7 @@ func (r *road) outcomeNow() (last vmm.Report) {
 // A daemon that ends in the middle of a move leaves a guest that its successor
 // finds: here, running, or handed over. The target's QEMU has ended by itself.
 func TestADaemonThatEndsInTheMiddleOfAMove(t *testing.T) {
+	t.Parallel()
 	r := newRoad(t, "blixard.tick=50ms")
 	for _, at := range []string{"open", "send", "door", "marked"} {
 		t.Run(at, func(t *testing.T) {
@@ -426,6 +443,7 @@ func TestADaemonThatEndsInTheMiddleOfAMove(t *testing.T) {
 
 // A source that dies in the middle is dead, and its target ends.
 func TestASourceThatDiesWhileItIsSent(t *testing.T) {
+	t.Parallel()
 	for _, at := range []string{"send", "door", "marked"} {
 		t.Run(at, func(t *testing.T) {
 			r := newRoad(t, "blixard.tick=50ms")
@@ -448,6 +466,7 @@ func TestASourceThatDiesWhileItIsSent(t *testing.T) {
 
 // A guest that its user paused stays paused, wherever it is.
 func TestAPausedGuestMoves(t *testing.T) {
+	t.Parallel()
 	r := newRoad(t, "blixard.tick=50ms")
 	r.from.must(vmm.Pause, r.source, nil)
 	target := r.receive()
@@ -475,6 +494,7 @@ func TestAPausedGuestMoves(t *testing.T) {
 }
 
 func TestOnlyWhatFitsIsAdmitted(t *testing.T) {
+	t.Parallel()
 	m := machine{tscKHz: 1_000_000}
 	shape := m.shape(aBoot())
 	for words, ok := range map[string]bool{

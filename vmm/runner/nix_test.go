@@ -218,7 +218,7 @@ func TestARunnersLife(t *testing.T) {
 	}
 	tap := filepath.Join(t.TempDir(), "tap")
 	s.usual(tap)
-	t.Setenv("NOTIFY_SOCKET", "/nowhere")
+	t.Setenv("NOTIFY_SOCKET", "/nowhere") // of this process: no test runs beside this one
 	one, two := instance("1-7", 1), instance("1-7", 2)
 	v1 := b.build(one, flake("1-7", 1))
 	// It has a directory, and counts as a VM that is down and has never run.
@@ -286,6 +286,7 @@ func TestARunnersLife(t *testing.T) {
 }
 
 func TestARunnerOutlivesTheDaemon(t *testing.T) {
+	t.Parallel()
 	b, s := nixBench(t)
 	tap := filepath.Join(t.TempDir(), "tap")
 	s.usual(tap)
@@ -333,6 +334,7 @@ func TestARunnerOutlivesTheDaemon(t *testing.T) {
 
 // A Build that takes long holds up nothing.
 func TestABuildsLane(t *testing.T) {
+	t.Parallel()
 	b, s := nixBench(t)
 	s.usual(filepath.Join(t.TempDir(), "tap"))
 	i := instance("1-1", 1)
@@ -439,6 +441,7 @@ func TestABuildsLane(t *testing.T) {
 // A start of what is not here waits for it beside a Build; a Kill ends both, also
 // when the start has had its own.
 func TestAKillEndsABuildAndAStart(t *testing.T) {
+	t.Parallel()
 	b, s := nixBench(t)
 	s.usual(filepath.Join(t.TempDir(), "tap"))
 	i := instance("1-1", 1)
@@ -487,6 +490,7 @@ func TestAKillEndsABuildAndAStart(t *testing.T) {
 }
 
 func TestFreshOnce(t *testing.T) {
+	t.Parallel()
 	b, s := nixBench(t)
 	s.usual(filepath.Join(t.TempDir(), "tap"))
 	i, a := instance("1-1", 1), flake("1-1", 2)
@@ -515,6 +519,7 @@ func TestFreshOnce(t *testing.T) {
 }
 
 func TestARunnerThatCannotStart(t *testing.T) {
+	t.Parallel()
 	for words, script := range map[string]map[string]string{
 		"tap-up failed: it ended with exit code 3": {"tap-up": "echo no such bridge; exit 3", "microvm-run": "echo never"},
 		"no such kernel": {"microvm-run": "echo no such kernel; exit 1"},
@@ -584,6 +589,7 @@ func TestEachIsAskedInItsOwnWay(t *testing.T) {
 
 // One without a socket is ready when it has lived for a while.
 func TestARunnerWithoutASocket(t *testing.T) {
+	t.Parallel()
 	b, s := nixBench(t)
 	s.script = map[string]string{"microvm-run": "exec sleep 300", "share/microvm/hypervisor": "kvmtool"}
 	i := instance("1-1", 1)
@@ -597,6 +603,7 @@ func TestARunnerWithoutASocket(t *testing.T) {
 // Hypervisors do not run as root where there is the user microvm: they have a
 // folder of their own, and what stands beside it is not theirs.
 func TestARunnersUser(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("only root can run something as another user")
 	}
@@ -624,6 +631,7 @@ func TestARunnersUser(t *testing.T) {
 }
 
 func TestAllowedPaths(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	b := newBench(t, func(c *Config) { c.Nix, c.AllowPaths = s, []string{"/srv/vms", "/data/"} })
 	s.usual("/nowhere/tap")
@@ -662,6 +670,8 @@ func TestAllowedPaths(t *testing.T) {
 }
 
 func TestPrepare(t *testing.T) {
+	before := prepareAgain
+	t.Cleanup(func() { prepareAgain = before })
 	prepareAgain = 100 * time.Millisecond
 	b, s := nixBench(t)
 	s.usual("/nowhere/tap")
@@ -712,6 +722,7 @@ func TestPrepare(t *testing.T) {
 
 // A host without Nix says so, and no more.
 func TestNoNix(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	if err := b.do(vmm.Build, instance("1-1", 1), flake("1-1", 1)); err == nil || !strings.Contains(err.Error(), "install Nix") {
 		t.Error(err)

@@ -143,6 +143,7 @@ var agentProbe = &blixardv1.Health{Probe: &blixardv1.Health_Agent{Agent: &blixar
 
 // The pulse counts what it missed, and nothing else.
 func TestPulse(t *testing.T) {
+	t.Parallel()
 	p := newPulse()
 	time.Sleep(50 * time.Millisecond)
 	if stood := p.stop(); stood > 2*time.Second {

@@ -265,6 +265,7 @@ func cpuTime(t testing.TB, pid int) (sum time.Duration) {
 }
 
 func TestAKernelThatIsNone(t *testing.T) {
+	t.Parallel()
 	b := newGuestBench(t)
 	a := b.image("1-1", "")
 	a.Spec.GetImage().Kernel = b.put([]byte(strings.Repeat("no kernel ", 1000)))
@@ -377,6 +378,7 @@ func TestAGuestPausedByAFullDiskGoesOn(t *testing.T) {
 }
 
 func TestAFullDiskFailsAStartAndLeavesNoHalfDisk(t *testing.T) {
+	t.Parallel()
 	b := newGuestBench(t)
 	full := fullDisk(t)
 	if full == "" {
@@ -409,6 +411,7 @@ func TestAFullDiskFailsAStartAndLeavesNoHalfDisk(t *testing.T) {
 // A PC with PCI runs what microvm runs: disks, a network, the balloon and the power
 // button, with the same guest.
 func TestQ35(t *testing.T) {
+	t.Parallel()
 	r := qemuRig(t)
 	i, a := instance("q35", 1), r.vm("q35", "")
 	a.Spec.Machine = blixardv1.Machine_MACHINE_Q35

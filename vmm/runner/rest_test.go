@@ -74,6 +74,7 @@ func TestFirecrackersConfiguration(t *testing.T) {
 
 // A hypervisor that ends by itself says why in its exit code, and we in words.
 func TestTheirExitCodes(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		kind         blixardv1.Hypervisor
 		word, reason string
@@ -111,6 +112,7 @@ func (b *bench) faked(kind blixardv1.Hypervisor, uid, cmdline string) *blixardv1
 
 // A configuration that cannot be is found out by Firecracker itself, and said.
 func TestFirecrackerRefusesItsConfiguration(t *testing.T) {
+	t.Parallel()
 	b := fakeBench(t, firecrackerKind)
 	i := instance("1-1", 1)
 	a := b.faked(firecrackerKind, i.UID, "")
@@ -124,6 +126,7 @@ func TestFirecrackerRefusesItsConfiguration(t *testing.T) {
 // A socket that takes connections and answers nothing holds up nobody: the VM
 // counts as alive and not ready, and a kill ends it.
 func TestAnAPIThatIsMute(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []blixardv1.Hypervisor{cloudKind, firecrackerKind} {
 		b := fakeBench(t, kind)
 		i := instance("1-1", 1)
@@ -145,6 +148,7 @@ func TestAnAPIThatIsMute(t *testing.T) {
 
 // A request that is not among those we make ends the fake: no test passes by it.
 func TestTheFakeTakesNothingElse(t *testing.T) {
+	t.Parallel()
 	for kind, call := range map[blixardv1.Hypervisor][2]string{
 		cloudKind: {"PUT", "/api/v1/vm.boot"}, firecrackerKind: {"PUT", "/mmds"},
 	} {
@@ -162,6 +166,7 @@ func TestTheFakeTakesNothingElse(t *testing.T) {
 // A guest of cloud-hypervisor that reset itself while no daemon looked has been
 // running since, and is left alone.
 func TestAResetThatNobodySaw(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, eventsFile), []byte("{\"source\":\"vm\",\"event\":\"rebooting\"}\n\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -191,6 +196,7 @@ func TestAResetThatNobodySaw(t *testing.T) {
 
 // What a hypervisor says of a refusal reaches people, whichever way it says it.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	for answer, want := range map[string]string{
 		`{"fault_message":"The requested operation is not supported"}`: "The requested operation is not supported",
 		`["Error pausing VM","InvalidStateTransition"]`:                "Error pausing VM: InvalidStateTransition",
@@ -222,6 +228,7 @@ func TestRefusals(t *testing.T) {
 
 // A runner that Nix built is paused over its own hypervisor's socket.
 func TestPauseOfARunner(t *testing.T) {
+	t.Parallel()
 	b, s := nixBench(t)
 	self, err := os.Executable()
 	if err != nil {

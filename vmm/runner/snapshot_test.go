@@ -234,6 +234,7 @@ var savers = []struct {
 
 // With a full disk no snapshot is taken, and the guest goes on.
 func TestASnapshotAndAFullDisk(t *testing.T) {
+	t.Parallel()
 	for _, s := range savers {
 		t.Run(s.name, func(t *testing.T) {
 			r := s.rig(t)
@@ -292,6 +293,7 @@ func (b *bench) unrestored(i *shim.Instance, a *blixardv1.Assignment, word strin
 // What is damaged is not gone on with, and costs nothing; nor is what another version
 // has written.
 func TestADamagedSnapshotIsNotRestored(t *testing.T) {
+	t.Parallel()
 	for _, s := range savers {
 		t.Run(s.name, func(t *testing.T) {
 			r := s.rig(t)
@@ -439,6 +441,7 @@ func TestASnapshotThatItsHypervisorSpoils(t *testing.T) {
 // A snapshot has the disks that the guest has, not those of a spec that it will run
 // with some day; and what a snapshot lacks is not made up for by an empty disk.
 func TestASnapshotHasTheDisksThatRun(t *testing.T) {
+	t.Parallel()
 	r := cloudRig(t)
 	disks := func(names ...string) (list []*blixardv1.Disk) {
 		for _, n := range names {
@@ -488,6 +491,7 @@ func TestASnapshotHasTheDisksThatRun(t *testing.T) {
 // mistake: a snapshot of a guest that runs, one over another's files, and a load into a
 // machine that is made already.
 func TestTheFakesRefuseSnapshots(t *testing.T) {
+	t.Parallel()
 	for _, s := range savers[1:] {
 		t.Run(s.name, func(t *testing.T) {
 			r := s.rig(t)
@@ -582,6 +586,7 @@ func (b *bench) resum(t *testing.T, uid string) {
 // A daemon that dies while it takes a snapshot leaves a guest that goes on, once the
 // next one looks, and nothing of the snapshot.
 func TestASnapshotThatIsOvertaken(t *testing.T) {
+	t.Parallel()
 	r := qemuRig(t)
 	i, a := instance("1-1", 1), r.vm("1-1", "")
 	r.must(vmm.Start, i, a)

@@ -57,6 +57,7 @@ func TestWhoVMsRunAs(t *testing.T) {
 // the shim's or of another VM's. One that an older daemon has started as root is
 // adopted, and runs as that user from its next start.
 func TestAHypervisorOfAnotherUser(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("only root can have VMs run as other users")
 	}

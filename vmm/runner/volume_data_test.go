@@ -31,6 +31,7 @@ func from(parts []*blixardv1.VolumeData) func() (*blixardv1.VolumeData, error) {
 // What a volume holds is sent, and makes another one with just that, in both
 // formats; and whatever is cut off or changed on the way makes none.
 func TestAVolumeIsCopied(t *testing.T) {
+	t.Parallel()
 	for _, format := range []blixardv1.VolumeFormat{rawFormat, qcow2Format} {
 		t.Run(format.String(), func(t *testing.T) {
 			b := newBench(t)
@@ -106,6 +107,7 @@ func harmless(p, was *blixardv1.VolumeData) bool {
 }
 
 func TestADiskThatIsWrittenIsNotCopied(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	i, a := instance("1-1", 1), program("1-1", "sleep 1000")
 	o := order("1-9", 1, rawFormat)

@@ -258,6 +258,7 @@ func TestQEMUReadsOurImages(t *testing.T) {
 
 // A VM's record says which volumes it has open: the next daemon excludes others.
 func TestAVMsVolumesAreHeldOverARestartOfTheDaemon(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	i, a := instance("1-1", 1), program("1-1", "sleep 1000")
 	o := order("1-9", 8, rawFormat)

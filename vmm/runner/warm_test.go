@@ -30,6 +30,7 @@ func (b *bench) saved(uid string) *manifest {
 // is told each time who it is and what time, and given its own chance. A saved boot that
 // QEMU does not take costs the start nothing but time.
 func TestWarmStart(t *testing.T) {
+	t.Parallel()
 	r := qemuRig(t)
 	i, a := instance("c-warm", 1), r.vm("c-warm", "")
 	a.Spec.Warm = true
@@ -100,6 +101,7 @@ func TestWarmStart(t *testing.T) {
 // A daemon that dies while a guest is loaded leaves a QEMU that waits for the rest in
 // vain: the next one ends it.
 func TestAWarmStartThatNobodyFinishes(t *testing.T) {
+	t.Parallel()
 	r := qemuRig(t)
 	i, a := instance("1-1", 1), r.vm("1-1", "")
 	r.must(vmm.Receive, i, a)

@@ -19,6 +19,7 @@ import (
 // to its lock. The next daemon reports that nothing runs: so the shim, when it
 // wakes, must find no order.
 func TestAShimThatComesLateFindsNoOrder(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	i := instance("1-9", 1)
 	witness := filepath.Join(t.TempDir(), "ran")

@@ -22,6 +22,7 @@ const (
 	PortTaken   = "PortTaken"   // another program has a port of its host that is to lead to it
 	Starved     = "Starved"     // it wanted more memory than it may have
 	NotArrived  = "NotArrived"  // its guest was to come from another host, and did not
+	ShareLost   = "ShareLost"   // what served its shares has ended
 )
 
 // understand says how an instance ended, from its shim's last word.
@@ -43,6 +44,25 @@ func understand(e shim.Exit, s session, ready bool) *vmm.Exit {
 		return &vmm.Exit{Code: 1, Reason: BootFailed, Message: e.Error}
 	}
 	return &vmm.Exit{Code: 1, Reason: StartFailed, Message: fmt.Sprintf("its shim refused (%s): %s", e.Reason, e.Error)}
+}
+
+// stepFailed says what an instance ended for of which a step failed, by what its shim
+// wrote down; nil when it was none.
+func stepFailed(e shim.Exit, said string) *vmm.Exit {
+	line := ""
+	for l := range strings.Lines(said) {
+		if strings.HasPrefix(l, shim.StepSays) {
+			line = strings.TrimSpace(l)
+		}
+	}
+	switch {
+	case e.Code != shim.StepFailed || line == "":
+		return nil
+	case strings.HasSuffix(line, shim.WhileItRan):
+		return &vmm.Exit{Code: shim.StepFailed, Reason: ShareLost, Message: "what serves the shares of its host has ended, for which its guest would have waited for ever: " +
+			lastLines(strings.TrimPrefix(line, shim.StepSays), 1, 300)}
+	}
+	return &vmm.Exit{Code: shim.StepFailed, Reason: BootFailed, Message: lastLines(said, 3, 600)}
 }
 
 // tail gives the last lines of a small file, as one line of at most most bytes.

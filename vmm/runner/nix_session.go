@@ -183,9 +183,10 @@ func (s *nixSession) ended(e shim.Exit, ready bool) *vmm.Exit {
 	}
 	words := lastLines(last, 3, 600)
 	panicLine := lineWith(last, "Kernel panic")
+	if end := stepFailed(e, last); end != nil {
+		return end
+	}
 	switch {
-	case e.Code == shim.StepFailed:
-		return &vmm.Exit{Code: int32(e.Code), Reason: BootFailed, Message: words}
 	case e.Signal == int(unix.SIGTERM) && e.Asked == e.Signal:
 		return &vmm.Exit{Code: int32(128 + e.Signal), Reason: Exited, Message: "it was asked to stop before its guest could be"}
 	case e.Signal != 0:

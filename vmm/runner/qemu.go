@@ -6,6 +6,7 @@ import (
 	"time"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm/runner/vmdir"
 	"github.com/blixard/blixard/vmm/shim"
 )
 
@@ -45,7 +46,13 @@ func (q *qemu) prepareIncoming(_ context.Context, p place, _ shim.Instance, c co
 	return c, nil
 }
 
-func (q *qemu) lastWords(p place) string { return tail(filepath.Join(p.run, qemuLog), 3, 600) }
+// said is what QEMU itself has said, and what runs beside it.
+func (q *qemu) said(p place) string {
+	b, _ := vmdir.ReadFile(filepath.Join(p.run, qemuLog), 8<<20)
+	return string(b)
+}
+
+func (q *qemu) lastWords(p place) string { return lastLines(q.said(p), 3, 600) }
 
 func (q *qemu) follow(p place, tell func(guestState)) session {
 	ctx, cancel := context.WithCancel(context.Background())

@@ -258,6 +258,9 @@ func (s *qemuSession) ended(e shim.Exit, ready bool) *vmm.Exit {
 		last = said[i:]
 	}
 	panicLine := lineWith(string(last), "Kernel panic")
+	if end := stepFailed(e, s.q.said(s.place)); end != nil {
+		return end
+	}
 	switch {
 	case e.Signal != 0:
 		return &vmm.Exit{Code: int32(128 + e.Signal), Reason: Crashed, Message: "QEMU was ended by a signal. " + words}

@@ -159,6 +159,9 @@ func (s *restSession) ended(e shim.Exit, ready bool) *vmm.Exit {
 		last = last[i:]
 		_, last, _ = strings.Cut(last, "\n")
 	}
+	if end := stepFailed(e, last); end != nil {
+		return end
+	}
 	if e.Signal != 0 {
 		return &vmm.Exit{Code: int32(128 + e.Signal), Reason: Crashed, Message: s.name + " was ended by a signal. " + lastLines(last, 3, 600)}
 	}

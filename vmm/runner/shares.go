@@ -22,7 +22,8 @@ import (
 //	      └─ QEMU           as the VM's user; its memory is virtiofsd's to see
 //
 // Both are steps of one shim, in one PID namespace and one cgroup, so none outlives
-// the other by more than the VM's end. What virtiofsd may see at all is prepared by
+// the other by more than the VM's end: a guest whose virtiofsd has ended would wait for it
+// for ever, so that is the VM's end, too, and its restart policy's to answer. What virtiofsd may see at all is prepared by
 // `blixard-shim -share`.
 
 // sharer serves folders.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -24,6 +25,7 @@ func shared(t *testing.T, note string) string {
 // A real guest reads what the host wrote and writes what the host reads, on both
 // machines; what is read-only is so whatever the guest tries; and nothing is left.
 func TestShares(t *testing.T) {
+	t.Parallel()
 	b := newGuestBench(t)
 	if b.h.sharer.program == "" {
 		_, err := b.h.findSharer()
@@ -46,7 +48,7 @@ func TestShares(t *testing.T) {
 		if got, err := os.ReadFile(filepath.Join(open, "note-of-the-guest")); string(got) != "uid="+uid+" attempt=1\n" {
 			t.Errorf("the guest left %q (%v)", got, err)
 		}
-		if serving(b.bench) < 2 {
+		if len(sharers(b.bench)) < 2 {
 			t.Error("nobody serves the shares: the test looks at the wrong place")
 		}
 		stop := vmm.Stop
@@ -55,8 +57,21 @@ func TestShares(t *testing.T) {
 		}
 		b.must(stop, i, a)
 		b.down(i)
-		if n := serving(b.bench); n != 0 {
+		if n := len(sharers(b.bench)); n != 0 {
 			t.Errorf("%d virtiofsd have outlived the VM", n)
+		}
+		if n > 0 { // and what it cannot do without takes it along
+			i.Attempt = 2
+			b.must(vmm.Start, i, a)
+			b.awaitConsole(uid, "attempt=2")
+			b.ready(i)
+			kill9(t, sharers(b.bench)[0])
+			if e := b.exit(i, ShareLost); !strings.Contains(e.Message, "virtiofsd failed: it ended with signal 9") {
+				t.Error(e)
+			}
+			if n := len(sharers(b.bench)); n != 0 {
+				t.Errorf("%d virtiofsd have outlived the VM", n)
+			}
 		}
 		b.must(vmm.Remove, i, nil)
 	}
@@ -71,21 +86,24 @@ func TestShares(t *testing.T) {
 	}
 }
 
-// serving counts what serves the shares of a host's VMs.
-func serving(b *bench) (n int) {
+// sharers are the processes that serve the shares of a host's VMs.
+func sharers(b *bench) (pids []int) {
 	b.t.Helper()
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, f := range files {
 		line, _ := os.ReadFile(f)
 		if strings.Contains(string(line), "virtiofsd\x00") && strings.Contains(string(line), b.cfg.RunRoot) {
-			n++
+			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f))); err == nil {
+				pids = append(pids, pid)
+			}
 		}
 	}
-	return n
+	return pids
 }
 
 // What a guest may not have, it does not get, and no link leads to it.
 func TestSharesThatAreRefused(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	allowed, other := shared(t, ""), shared(t, "")
 	if err := os.Symlink(other, filepath.Join(allowed, "out")); err != nil {

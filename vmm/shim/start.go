@@ -43,7 +43,8 @@ type Start struct {
 // Steps surround a program that cannot run alone:
 //
 //	Before   one after the other; each must end with 0     as the shim's user
-//	Beside   all at once, until the program ends; they make Sockets   as the shim's user
+//	Beside   all at once, until the program ends; they make Sockets   as the shim's user;
+//	         one that ends before the program fails it all
 //	Argv     when all Sockets are there                     as User
 //	Stop     whenever the shim is asked to send a SIGTERM   as User, with MAINPID
 //
@@ -94,6 +95,13 @@ const Self = "/proc/self/exe"
 
 // StepFailed is the exit code of a program of which a step failed.
 const StepFailed = 125
+
+// StepSays begins the line that says why a step failed; WhileItRan ends it when it was
+// one beside the program, which ran by then.
+const (
+	StepSays   = "blixard: "
+	WhileItRan = " while the VM ran"
+)
 
 // User is who the program runs as.
 type User struct {

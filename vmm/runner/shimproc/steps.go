@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,12 +24,16 @@ type stepper struct {
 	user    *shim.User
 	signals chan os.Signal
 
-	main, stop int // pids; 0: none
+	main, stop int              // pids; 0: none
+	beside     map[int][]string // what runs beside the program, by pid
 }
 
 const (
 	stepPatience = 60 * time.Second
 	socketLook   = 20 * time.Millisecond
+	// lonePatience is for a program that ends together with what runs beside it, of which
+	// either may be the first to be seen.
+	lonePatience = 5 * time.Second
 )
 
 func newStepper(steps *shim.Steps, user *shim.User) *stepper {
@@ -66,8 +71,28 @@ func (s *stepper) around(argv []string) shim.Status {
 		return s.fail(argv, err.Error())
 	}
 	for {
-		if _, end := s.next(nil); end != nil {
+		ended, end := s.next(nil)
+		if end != nil {
 			return *end
+		}
+		if beside := s.beside[ended.pid]; beside != nil {
+			return s.alone(beside, ended.status)
+		}
+	}
+}
+
+// alone gives the end of a program of which something beside it has ended: its own, when
+// it ends as well, and a failure of it all when it goes on. What it has of the other it
+// waits for in vain (a guest hangs in a share for ever).
+func (s *stepper) alone(argv []string, st shim.Status) shim.Status {
+	late := time.NewTimer(lonePatience)
+	defer late.Stop()
+	for {
+		switch ended, end := s.next(late.C); {
+		case end != nil:
+			return *end
+		case ended == nil:
+			return s.fail(argv, "it ended with "+ending(st)+shim.WhileItRan)
 		}
 	}
 }
@@ -107,13 +132,13 @@ func (s *stepper) start() *shim.Status {
 			os.Remove(p)
 		}
 	}
-	beside := map[int][]string{} // by pid
+	s.beside = map[int][]string{}
 	for _, argv := range s.steps.Beside {
 		pid, err := s.fork(argv, nil, false)
 		if err != nil {
 			return s.failed(argv, err.Error())
 		}
-		beside[pid] = argv
+		s.beside[pid] = argv
 	}
 	look := time.NewTicker(socketLook)
 	defer look.Stop()
@@ -122,8 +147,8 @@ func (s *stepper) start() *shim.Status {
 		switch {
 		case end != nil:
 			return end
-		case ended != nil && beside[ended.pid] != nil:
-			return s.failed(beside[ended.pid], "it ended with "+ending(ended.status))
+		case ended != nil && s.beside[ended.pid] != nil:
+			return s.failed(s.beside[ended.pid], "it ended with "+ending(ended.status))
 		}
 		missing := ""
 		for _, p := range s.steps.Sockets {
@@ -223,8 +248,16 @@ func (s *stepper) patience() time.Duration {
 
 // fail says on the console what went wrong.
 func (s *stepper) fail(argv []string, why string) shim.Status {
-	os.Stderr.WriteString("blixard: " + filepath.Base(argv[0]) + " failed: " + strings.TrimSpace(why) + "\n")
+	os.Stderr.WriteString(shim.StepSays + stepName(argv) + " failed: " + strings.TrimSpace(why) + "\n")
 	return shim.Status{Code: shim.StepFailed}
+}
+
+// stepName is that of the program, also where we become it (see share.go).
+func stepName(argv []string) string {
+	if i := slices.Index(argv, "--"); argv[0] == shim.Self && i > 0 && i+1 < len(argv) {
+		argv = argv[i+1:]
+	}
+	return filepath.Base(argv[0])
 }
 
 func (s *stepper) failed(argv []string, why string) *shim.Status {

@@ -112,6 +112,33 @@ func TestStepsThatFail(t *testing.T) {
 	})
 }
 
+// What ends beside a program that goes on fails it all: it is needed. What ends a moment
+// before the program, as when that lets go of it, says nothing.
+func TestAProgramLeftAlone(t *testing.T) {
+	bothWays(t, func(h *host, namespace bool) {
+		for _, c := range []struct {
+			beside, main, says string
+			code               int
+		}{
+			{"exit 3", "exec sleep 300.0995", "blixard: sh failed: it ended with exit code 3 while the VM ran\n", shim.StepFailed},
+			{"exit 0", "exec sleep 300.0995", "blixard: sh failed: it ended with exit code 0 while the VM ran\n", shim.StepFailed},
+			{"exit 0", "sleep 2; exit 5", "", 5},
+		} {
+			start, console := stepped(h, namespace, shim.Steps{
+				Beside:  shim.Programs{sh("(" + listens("fs.sock") + ") & while ! test -e here; do sleep 0.02; done; " + c.beside)},
+				Sockets: []string{"fs.sock"},
+			}, "echo > here; "+c.main)
+			e := h.wait(h.spawn(start))
+			if b, _ := os.ReadFile(console); e.Code != c.code || e.Reason != shim.ReasonExited || string(b) != c.says {
+				h.Errorf("beside: %s, the program: %s: %+v, and on the console %q", c.beside, c.main, e, b)
+			}
+			if n := running("300.0995") + running("300.0445"); n != 0 {
+				h.Errorf("%d processes are left", n)
+			}
+		}
+	})
+}
+
 // The program's standard input neither ends nor says anything.
 func TestStepsKeepTheInputOpen(t *testing.T) {
 	h := newHost(t)

@@ -18,7 +18,7 @@
         src = self;
         # Changes with go.sum (go mod vendor -o DIR && nix hash path DIR); nix prints
         # the right one when it is stale.
-        vendorHash = "sha256-BlmUCFj2zki8Aq/SnZHgOjzqLlgI8DkkhetTejXBmQ4=";
+        vendorHash = "sha256-mB3CMFqdEnSIjI1iSgIMoNTBFsOqjBecOTFan9h/4lM=";
         subPackages = [ "cmd/blixard" "cmd/blixard-shim" "cmd/blixard-sim" ];
         env.CGO_ENABLED = 0;
         meta = {

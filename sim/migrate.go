@@ -240,7 +240,7 @@ func (g *guest) arrives(s *stream, to *guest) {
 	}
 	to.m.notice(to.dir)
 	w.say(to.m, fmt.Sprintf("VM %s is loaded", to.instance))
-	if _, breaks := w.mishap("LastPieceLost", m.place(), w.mix.StreamBreaks, 0, 0); breaks {
+	if _, breaks := w.mishap("LastPieceLost", m.place(), w.mix.StreamEnds, 0, 0); breaks {
 		s.failed = "the stream broke at its end"
 		g.goesOn()
 		m.notice(g.dir)

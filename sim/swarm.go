@@ -79,7 +79,7 @@ func Base(seed uint64) Config {
 	mix := Mix{
 		Latency: time.Millisecond, Drop: 0.01, Duplicate: 0.01, Late: 0.005, Lateness: 10 * time.Second,
 		ShimSlow: 0.005, ForkFails: 0.02, Deaf: 0.1, BootHangs: 0.02, BootSlow: 0.05, EarlyExit: 0.05, LateExit: 0.05,
-		SlowKill: 0.1, Zombie: 0.02, Disconnect: 0.02, BuildFails: 0.05, BuildSlow: 0.05, ApiHangs: 0.05, ReplyLost: 0.05, StreamSlow: 0.05, StreamBreaks: 0.03, Collects: 0.1, VolumeFull: 0.1, Fickle: 0.1, Clients: 4, Names: 8, Think: time.Second,
+		SlowKill: 0.1, Zombie: 0.02, Disconnect: 0.02, BuildFails: 0.05, BuildSlow: 0.05, ApiHangs: 0.05, ReplyLost: 0.05, StreamSlow: 0.05, StreamBreaks: 0.03, StreamEnds: 0.03, Collects: 0.1, VolumeFull: 0.1, Fickle: 0.1, Clients: 4, Names: 8, Think: time.Second,
 		Snapshots: 0.1, SnapshotFails: 0.1, Greedy: 0.1,
 		Files: 2, Every: 6 * time.Second, Longest: 30 * time.Second, Safety: time.Minute, Weights: map[string]int{},
 	}
@@ -177,7 +177,7 @@ type Mix struct {
 	Lateness  time.Duration
 	// Shims and guests, a chance each.
 	ShimSlow, ForkFails, Deaf, BootHangs, BootSlow, EarlyExit, LateExit, SlowKill, Zombie, Orphan float64
-	BuildFails, BuildSlow, PauseFails, ApiHangs, ReplyLost, StreamSlow, StreamBreaks              float64
+	BuildFails, BuildSlow, PauseFails, ApiHangs, ReplyLost, StreamSlow, StreamBreaks, StreamEnds  float64
 	Collects                                                                                      float64 // right after a build
 	VolumeFull                                                                                    float64
 	SnapshotFails                                                                                 float64 // and restores, and loading them
@@ -266,6 +266,7 @@ func drawMix(r *rand.Rand) Mix {
 	m.PauseFails = rate(r, 0.3)
 	m.ApiHangs, m.ReplyLost = rate(weights.stream("API hangs"), 0.3), rate(weights.stream("replies lost"), 0.3)
 	m.StreamSlow, m.StreamBreaks = rate(weights.stream("streams slow"), 0.2), rate(weights.stream("streams break"), 0.2)
+	m.StreamEnds = rate(weights.stream("streams end"), 0.2)
 	m.Fickle, m.Renews = rate(weights.stream("fickle"), 0.8), rate(weights.stream("renews"), 0.5)
 	m.Collects = rate(weights.stream("collects"), 0.5)
 	m.Files = pick(weights.stream("files"), 0, 1, 3)

@@ -1,6 +1,9 @@
 package sim
 
 import (
+	"maps"
+	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/blixard/blixard/vmm"
@@ -9,10 +12,10 @@ import (
 // A theme makes one thing go wrong often: what some bugs need is rare in a world
 // where everything does now and then.
 var themes = []func(*Config){
-	Crashes, SlowDisksAndCrashes, ShortLog, Busy, BusyAndCrashes, LossyNetwork, SlowNetwork, DeafNetwork, ShortLives, SoonAtRest, QuorumOnly, Upgrades, Hangs, Deaf,
-	Crowded, Fickle, Renewals, Lagging, Ballooning, Ballooning, Ballooning,
+	Crashes, SlowDisksAndCrashes, ShortLog, Busy, BusyAndCrashes, LossyNetwork, SlowNetwork, DeafNetwork, ShortLives, SoonAtRest, QuorumOnly, Upgrades, Upgrades, Hangs, Deaf,
+	Crowded, Fickle, Renewals, Lagging, Ballooning, Ballooning, Ballooning, Orphans, Orphans, Shims, Shims,
 	// With as many steps at which something may go wrong as all the others together.
-	Moving, Moving, Moving, Moving, Moving, Moving, Moving, Moving, Saving, Saving, Saving, Saving, Saving, Saving, Saving,
+	Moving, Moving, Moving, Moving, Moving, Moving, Moving, Moving, Moving, Saving, Saving, Saving, Saving, Saving, Saving, Saving,
 }
 
 // Crashes has daemons and machines die every second.
@@ -97,7 +100,7 @@ func QuorumOnly(c *Config) {
 // Upgrades has binaries replaced by newer ones, and by those before.
 func Upgrades(c *Config) {
 	c.Hosts, c.Mix.Every = max(c.Hosts, 1), 2*time.Second
-	c.Mix.Weights = map[string]int{"Upgrade": 3, "Rolling": 1, "Crash": 1}
+	c.Mix.Weights = map[string]int{"Upgrade": 3, "Rolling": 2, "Crash": 1}
 	c.Mix.Longest = 20 * time.Second
 }
 
@@ -163,18 +166,19 @@ func Lagging(c *Config) {
 }
 
 // Moving has guests sent from host to host, and whoever has a part in that die at the
-// steps before they leave, or at those from there on: with all of them open none would
-// get far.
+// steps before they leave, or at those from there on, with streams that do not break:
+// otherwise few would get far.
 func Moving(c *Config) {
 	c.images()
 	c.Hosts = max(c.Hosts, 2)
 	c.Mix.Moves, c.Mix.Snapshots, c.Mix.Think = 0.6, 0, time.Second
 	r := chance{c.Seed}.stream("moving")
-	points := leavePoints
-	if r.IntN(3) > 0 {
-		points = landPoints
+	points := landPoints
+	c.Mix.StreamBreaks, c.Mix.StreamEnds, c.Mix.StreamSlow = 0, 0, pick(r, 0, 0.2)
+	if r.IntN(3) == 0 {
+		points = leavePoints
+		c.Mix.StreamBreaks, c.Mix.StreamEnds = pick(r, 0, 0.2), pick(r, 0, 0.4)
 	}
-	c.Mix.StreamBreaks, c.Mix.StreamSlow = pick(r, 0, 0, 0.2), pick(r, 0, 0.2)
 	c.Mix.Points = map[string]bool{}
 	for _, name := range points {
 		if r.IntN(2) == 0 {
@@ -188,21 +192,45 @@ func Moving(c *Config) {
 func Saving(c *Config) {
 	c.images()
 	r := chance{c.Seed}.stream("saving")
-	c.Mix.Snapshots, c.Mix.SnapshotFails, c.Mix.Moves, c.Mix.Think = 0.6, 0.3, 0, time.Second
+	c.Mix.Snapshots, c.Mix.SnapshotFails, c.Mix.Moves, c.Mix.Think = 0.8, 0.4, 0, time.Second
+	c.opens(r, 2, true, pick(r, actPoints[vmm.Snapshot], pointSaved))
+}
+
+// opens opens one of so many crash points: always, or for one crash.
+func (c *Config) opens(r *rand.Rand, of int, always bool, points ...point) {
 	c.Mix.Points = map[string]bool{}
-	for _, p := range []point{actPoints[vmm.Snapshot], pointSaved} {
+	for _, p := range points {
 		for _, name := range []string{p.before, p.after} {
-			if r.IntN(4) == 0 {
-				c.Mix.Points[name] = true
+			if r.IntN(of) == 0 {
+				c.Mix.Points[name] = always
 			}
 		}
 	}
+}
+
+// Shims has shims die at some of the steps of a start and of an end.
+func Shims(c *Config) {
+	r := chance{c.Seed}.stream("shims")
+	var points []point
+	for _, k := range slices.Sorted(maps.Keys(shimPoints)) {
+		points = append(points, shimPoints[k])
+	}
+	c.opens(r, 3, false, points...)
+}
+
+// Orphans has programs fork where nothing holds them, and their shims die.
+func Orphans(c *Config) {
+	SoonAtRest(c)
+	quiet(c)
+	c.Mix.Loose, c.Mix.Orphan = true, 1
+	c.Mix.Weights, c.Mix.Every = map[string]int{"ShimKill": 4, "Crash": 1}, 3*time.Second
 }
 
 // Ballooning has people give VMs more and less memory while they run.
 func Ballooning(c *Config) {
 	c.images()
 	c.Mix.Names, c.Mix.Renews, c.Mix.Snapshots, c.Mix.Moves, c.Mix.Greedy = 2, 0.6, 0, 0.1, 0.1
+	c.opens(chance{c.Seed}.stream("ballooning"), 2, true, actPoints[vmm.Balloon])
 }
 
 // images has people leave the few VMs of images alone that there are, but for what the

@@ -89,8 +89,8 @@ func (p *Programs) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*[][]string)(p))
 }
 
-// Self as the first word of a step is the shim's own program: see package shimproc
-// for what it can do.
+// Self as the first word of a step, or of Argv where there are Steps, is the shim's own
+// program: see package shimproc for what it can do.
 const Self = "/proc/self/exe"
 
 // StepFailed is the exit code of a program of which a step failed.

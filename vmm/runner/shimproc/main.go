@@ -16,7 +16,9 @@
 // it) that init carries out the steps: see steps.go.
 //
 // A folder of the host is shown to the guest by a virtiofsd beside it, for which
-// `blixard-shim -share` prepares what it may see: see share.go.
+// `blixard-shim -share` prepares what it may see: see share.go. A program that
+// changes its root directory is started by `blixard-shim -jail`, which makes that
+// directory: see jail.go.
 //
 // A cgroup alone does not hold a program that forks: nobody kills it when the
 // shim dies. It lets the shim and the daemon find and kill what is left.
@@ -48,6 +50,9 @@ func Main(args []string) int {
 	}
 	if len(args) > 0 && args[0] == shareFlag {
 		return shareMain(args[1:])
+	}
+	if len(args) > 0 && args[0] == jailFlag {
+		return jailMain(args[1:])
 	}
 	dir, ready := "", -1
 	for len(args) > 0 {

@@ -62,11 +62,8 @@ type sharing struct {
 }
 
 func (s sharing) mount() error {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return os.NewSyscallError("unshare", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return os.NewSyscallError("mount", err)
+	if err := ownMounts(); err != nil {
+		return err
 	}
 	folder, err := unix.Openat2(unix.AT_FDCWD, s.source, &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS,
@@ -74,18 +71,12 @@ func (s sharing) mount() error {
 	if err != nil {
 		return os.NewSyscallError("open it, without symbolic links on the way", err)
 	}
-	tree, err := unix.OpenTree(folder, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
-	if err != nil {
-		return os.NewSyscallError("open_tree", err)
-	}
-	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID}
+	defer unix.Close(folder)
+	attr := uint64(unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID)
 	if s.readOnly {
-		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+		attr |= unix.MOUNT_ATTR_RDONLY
 	}
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr); err != nil {
-		return os.NewSyscallError("mount_setattr", err)
-	}
-	return os.NewSyscallError("move_mount", unix.MoveMount(tree, "", unix.AT_FDCWD, s.at, unix.MOVE_MOUNT_F_EMPTY_PATH))
+	return graft(folder, s.at, attr, unix.AT_RECURSIVE)
 }
 
 func (s sharing) listen() error {

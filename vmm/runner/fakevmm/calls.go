@@ -1,4 +1,4 @@
-// Package fakevmm plays cloud-hypervisor and Firecracker, for tests.
+// Package fakevmm plays cloud-hypervisor, Firecracker and its jailer, for tests.
 //
 // # The model
 //
@@ -18,6 +18,7 @@
 //
 //   - a socket that is there already: it does not start
 //   - a pause of what is paused, and a resume of what runs: refused
+//   - Firecracker's jailer: all that it does to the program that it becomes
 //   - Firecracker: a power-off ends nothing, a reset ends it; its exit codes
 //   - cloud-hypervisor: a reset starts the guest anew in the same process, and is
 //     told by its event monitor, as is a panic

@@ -34,7 +34,7 @@ const CodeViolation = 99
 // Called says that this process was started to be one of them.
 func Called() bool {
 	name := filepath.Base(os.Args[0])
-	return name == CloudHypervisor || name == Firecracker
+	return name == CloudHypervisor || name == Firecracker || name == Jailer
 }
 
 // Main is that one's main; it does not return.
@@ -42,8 +42,11 @@ func Main() {
 	f := &fake{vendor: filepath.Base(os.Args[0]), started: make(chan int, 1)}
 	f.calls = calls()[f.vendor]
 	if len(os.Args) == 2 && os.Args[1] == "--version" {
-		fmt.Println(map[string]string{CloudHypervisor: "cloud-hypervisor v53.0", Firecracker: "Firecracker v1.16.1\n"}[f.vendor])
+		fmt.Println(map[string]string{CloudHypervisor: "cloud-hypervisor v53.0", Firecracker: "Firecracker v1.16.1\n", Jailer: "Jailer v1.16.1\n"}[f.vendor])
 		os.Exit(0)
+	}
+	if f.vendor == Jailer {
+		f.jail(os.Args[1:])
 	}
 	options := f.options(os.Args[1:])
 	if f.vendor == Firecracker {
@@ -82,6 +85,7 @@ type fake struct {
 	started chan int // has the tick from which a guest goes on, 0: it boots
 	ticks   int      // that the guest has said
 	taps    []*os.File
+	drives  []*os.File
 	state   string
 	button  chan struct{}
 }
@@ -90,8 +94,8 @@ type fake struct {
 type machine struct {
 	Cmdline   string
 	MemoryMib int
-	Files     []string          // that must be there
-	Drives    []drive           // cloud-hypervisor's
+	Files     []string // that must be there
+	Drives    []drive
 	Taps      map[string]string // by id
 	Kernel    string
 	Initramfs string
@@ -114,7 +118,7 @@ func (f *fake) violate(format string, args ...any) {
 
 var known = map[string][]string{
 	CloudHypervisor: {"api-socket", "event-monitor", "log-file", "seccomp", "cpus", "memory", "serial", "console", "pvpanic", "kernel", "cmdline", "initramfs", "disk", "net", "fs", "balloon"},
-	Firecracker:     {"id", "api-sock", "config-file", "log-path", "level"},
+	Firecracker:     {"id", "api-sock", "config-file", "log-path", "level", "start-time-us", "start-time-cpu-us", "parent-cpu-time-us"},
 }
 
 // options reads a command line: each option once, and of the known ones.
@@ -158,6 +162,7 @@ func (f *fake) configured(options map[string][]string) {
 	if id := f.one(options, "id"); !identifier.MatchString(id) {
 		f.violate("--id %s", id)
 	}
+	f.jailed(options)
 	f.socket = f.one(options, "api-sock")
 	if _, there := options["config-file"]; !there {
 		return // it waits for a snapshot
@@ -185,8 +190,9 @@ func (f *fake) configured(options map[string][]string) {
 			Memory int `json:"mem_size_mib"`
 		} `json:"machine-config"`
 		Drives []struct {
-			ID   string `json:"drive_id"`
-			Path string `json:"path_on_host"`
+			ID       string `json:"drive_id"`
+			Path     string `json:"path_on_host"`
+			ReadOnly bool   `json:"is_read_only"`
 		} `json:"drives"`
 		Nics []struct {
 			ID  string `json:"iface_id"`
@@ -209,7 +215,7 @@ func (f *fake) configured(options map[string][]string) {
 		if regexp.MustCompile(`[^A-Za-z0-9_]`).MatchString(d.ID) {
 			f.violate("drive_id %q", d.ID)
 		}
-		m.Files = append(m.Files, d.Path)
+		m.Drives = append(m.Drives, drive{Path: d.Path, ReadOnly: d.ReadOnly})
 	}
 	for _, n := range c.Nics {
 		if !regexp.MustCompile(`\A[A-Za-z0-9_]+\z`).MatchString(n.ID) || !hardware.MatchString(n.Mac) {
@@ -237,8 +243,19 @@ func (f *fake) configured(options map[string][]string) {
 func (f *fake) make(m machine) error {
 	for _, path := range m.Files {
 		if _, err := os.Stat(path); err != nil {
+			return fmt.Errorf("open a file: %w", err)
+		}
+	}
+	for _, d := range m.Drives {
+		how := os.O_RDWR
+		if d.ReadOnly {
+			how = os.O_RDONLY
+		}
+		file, err := os.OpenFile(d.Path, how, 0)
+		if err != nil {
 			return fmt.Errorf("open a drive: %w", err)
 		}
+		f.drives = append(f.drives, file)
 	}
 	for _, tap := range m.Taps {
 		if err := f.open(tap); err != nil {
@@ -306,7 +323,6 @@ func (f *fake) commanded(options map[string][]string) {
 			f.violate("--disk %q", d)
 		}
 		m.Drives = append(m.Drives, drive{strings.Trim(w[1], `"`), w[2], w[3] != ""})
-		m.Files = append(m.Files, strings.Trim(w[1], `"`))
 	}
 	for i, n := range options["net"] {
 		w := regexp.MustCompile(`\Atap=([A-Za-z0-9]{1,15}),mac=(.*)\z`).FindStringSubmatch(n)

@@ -221,9 +221,6 @@ func remade(path string) (machine, error) {
 	}
 	m := machine{Cmdline: c.Payload.Cmdline, Kernel: c.Payload.Kernel, MemoryMib: int(c.Memory.Size >> 20), Drives: c.Disks, Taps: map[string]string{}}
 	m.Files = append(m.Files, m.Kernel)
-	for _, d := range c.Disks {
-		m.Files = append(m.Files, d.Path)
-	}
 	for _, n := range c.Net {
 		m.Taps[n.ID] = n.Tap
 	}

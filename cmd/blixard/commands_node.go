@@ -110,6 +110,11 @@ func hostNotes(f *blixardv1.HostFacts) (notes []string) {
 		} else if i.GetUsersWhy() != "" {
 			notes = append(notes, i.GetUsersWhy())
 		}
+		if i.GetJailer() != "" {
+			notes = append(notes, "Firecracker of images runs in its jailer: "+i.GetJailer())
+		} else if i.GetJailerWhy() != "" {
+			notes = append(notes, "Firecracker runs without its jailer: "+i.GetJailerWhy())
+		}
 	}
 	if f.GetNix() {
 		notes = append(notes, "Nix is here: NixOS systems and flakes can be built")

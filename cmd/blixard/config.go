@@ -40,6 +40,7 @@ type ServeCmd struct {
 	Device    []string          `env:"BLIXARD_DEVICES" placeholder:"KIND=ADDRESS" help:"A PCI device that VMs can have (gpu=0000:65:00.0); it must be bound to vfio-pci. May be repeated."`
 	Cgroup    string            `env:"BLIXARD_CGROUP" placeholder:"DIR" help:"Where VMs get cgroups of their own (what systemd delegates, or the root); none for none."`
 	VMUsers   string            `name:"vm-users" env:"BLIXARD_VM_USERS" placeholder:"FIRST-LAST" help:"Users that the hypervisors of images run as, one a VM, or the name of one for all (the daemon's own)."`
+	Jailer    string            `env:"BLIXARD_JAILER" placeholder:"FILE" help:"Firecracker's jailer (the one in PATH, when the daemon is root and has --vm-users); none for none."`
 	Nix       string            `env:"BLIXARD_NIX" placeholder:"FILE" help:"The nix program that builds NixOS VMs (the one in PATH, if any)."`
 	LogLevel  string            `env:"BLIXARD_LOG_LEVEL" placeholder:"LEVEL" help:"debug, info, warn or error (info)."`
 	LogFormat string            `env:"BLIXARD_LOG_FORMAT" placeholder:"FORMAT" help:"text or json (text)."`
@@ -75,9 +76,13 @@ type Config struct {
 	// VMUsers are those that the hypervisors of images run as, when the daemon is root:
 	// FIRST-LAST, ids that are nobody's, of which each VM has one; or the name of one
 	// user. Empty: the daemon's own.
-	VMUsers string    `toml:"vm_users"`
-	Nix     NixConfig `toml:"nix"`
-	Log     LogConfig `toml:"log"`
+	VMUsers string `toml:"vm_users"`
+	// Jailer is the program that Firecracker of images runs in, which needs VMUsers; empty:
+	// the one in PATH, when it can be used; none: Firecracker runs without. A daemon that
+	// cannot use the one that is named does not start.
+	Jailer string    `toml:"jailer"`
+	Nix    NixConfig `toml:"nix"`
+	Log    LogConfig `toml:"log"`
 }
 
 // NixConfig says how NixOS VMs are built on this host.
@@ -143,6 +148,7 @@ func (c *ServeCmd) config(g *Globals) (*Config, error) {
 	set(&cfg.Capacity.DiskMib, c.Disk)
 	set(&cfg.Cgroup, c.Cgroup)
 	set(&cfg.VMUsers, c.VMUsers)
+	set(&cfg.Jailer, c.Jailer)
 	set(&cfg.Nix.Path, c.Nix)
 	set(&cfg.Log.Level, c.LogLevel)
 	set(&cfg.Log.Format, c.LogFormat)

@@ -138,6 +138,7 @@ func (d *daemon) openHost(id core.Identity, in *inbox, f artifact.Fetcher, b *ni
 		Devices:   devices,
 		Cgroup:    d.cfg.Cgroup,
 		Users:     d.cfg.VMUsers,
+		Jailer:    d.cfg.Jailer,
 		Version:   versionText(),
 
 		AllowPaths: d.cfg.Nix.AllowPaths,

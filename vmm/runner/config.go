@@ -69,6 +69,9 @@ type Config struct {
 	// Users are those that the hypervisors of images run as, when the daemon is root:
 	// FIRST-LAST, or the name of one; empty: the daemon's own.
 	Users string
+	// Jailer is the program that Firecracker of images runs in; empty: the one in PATH,
+	// when it can be used; "none": it runs without. One that is named must be of use.
+	Jailer string
 	// Spawner starts the shims.
 	Spawner shims.Spawner
 }

@@ -84,7 +84,7 @@ var conformance = []story{
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	rigs := map[string]func(*testing.T) rig{
-		"process": processRig, "qemu": qemuRig, "cloud-hypervisor": cloudRig, "firecracker": firecrackerRig,
+		"process": processRig, "qemu": qemuRig, "cloud-hypervisor": cloudRig, "firecracker": firecrackerRig, "firecracker/jailed": jailedRig,
 	}
 	for _, name := range slices.Sorted(maps.Keys(rigs)) {
 		t.Run(name, func(t *testing.T) {
@@ -143,7 +143,7 @@ func qemuRig(t *testing.T) rig {
 }
 
 func cloudRig(t *testing.T) rig {
-	r := otherRig(t, blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR)
+	r := otherRig(t, blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR, fakeBench)
 	r.counts = true
 	r.ends = map[string]vmm.Exit{
 		"exit": {Reason: Exited}, "panic": {Reason: Panicked, Code: 1}, "reboot": {Reason: Crashed, Code: 1},
@@ -151,17 +151,31 @@ func cloudRig(t *testing.T) rig {
 	return r
 }
 
-func firecrackerRig(t *testing.T) rig {
-	r := otherRig(t, blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER)
+func firecrackerRig(t *testing.T) rig { return firecrackerRigOn(t, fakeBench) }
+
+func firecrackerRigOn(t *testing.T, fake func(*testing.T, blixardv1.Hypervisor) *bench) rig {
+	r := otherRig(t, blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER, fake)
 	r.button = "ctrl-alt-del"
 	// To power off and to reset are one there.
 	r.ends = map[string]vmm.Exit{"exit": {Reason: Exited}, "panic": {Reason: Panicked, Code: 1}, "reboot": {Reason: Exited}}
 	return r
 }
 
+// jailedRig is Firecracker in its jailer, which must be root.
+func jailedRig(t *testing.T) rig {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can use Firecracker's jailer")
+	}
+	r := firecrackerRigOn(t, jailBench)
+	if r.h.jailer == nil { // the real one
+		t.Skip("Firecracker's jailer cannot be used here")
+	}
+	return r
+}
+
 // otherRig is a hypervisor that needs KVM: the real one where it is and KVM is
 // usable, with the real guest, and otherwise the fake.
-func otherRig(t *testing.T, h blixardv1.Hypervisor) rig {
+func otherRig(t *testing.T, h blixardv1.Hypervisor, fake func(*testing.T, blixardv1.Hypervisor) *bench) rig {
 	k := hypervisor.Get(h)
 	r := rig{kind: k, button: "power button", socket: apiSocket}
 	var kernel, initrd *blixardv1.Artifact
@@ -170,7 +184,7 @@ func otherRig(t *testing.T, h blixardv1.Hypervisor) rig {
 		r.bench, kernel, initrd, r.real = b.bench, b.kernel, b.initrd, true
 		t.Logf("the real %s", program)
 	} else {
-		r.bench = fakeBench(t, h)
+		r.bench = fake(t, h)
 		kernel = r.put([]byte("\x7fELF, and the rest is of no importance"))
 		initrd = r.put([]byte("an initrd"))
 	}
@@ -200,7 +214,7 @@ func fakeBench(t *testing.T, h blixardv1.Hypervisor) *bench {
 	if err := os.Link(self, fake); err != nil { // a link to it would lead through folders that only we may pass
 		t.Fatal(err)
 	}
-	b := newBench(t, func(c *Config) { c.Programs = map[blixardv1.Hypervisor]string{h: fake} })
+	b := newBench(t, func(c *Config) { c.Programs, c.Jailer = map[blixardv1.Hypervisor]string{h: fake}, noJailer })
 	if b.h.drivers[h] == nil {
 		t.Fatal("the host has not found the fake")
 	}

@@ -27,6 +27,7 @@
 //	    api vmm.log              the same of cloud-hypervisor and of Firecracker
 //	    events                   what cloud-hypervisor's event monitor tells
 //	    config.json              Firecracker's configuration
+//	    jail                     its root directory, to itself alone: see jail.go
 //	STATE/vms/<uid>/instance.json   who it is, what binds it, how it last ended
 //	STATE/vms/<uid>/disks/*.raw     its own copies
 //	STATE/vms/<uid>/vmlinux         its kernel, where that had to be unpacked

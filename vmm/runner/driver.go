@@ -43,6 +43,8 @@ type command struct {
 	pidNamespace bool
 	user         *shim.User
 	steps        *shim.Steps
+	// jailed: it goes into the VM's jail, and becomes the place's user, by itself.
+	jailed bool
 	// shape of a machine whose guest can be moved while it runs; "": it cannot.
 	shape string
 	// written are its drives whose disks go with it then, by QEMU's names.

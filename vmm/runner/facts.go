@@ -68,6 +68,16 @@ func (h *Host) discover() (*blixardv1.HostFacts, error) {
 			continue
 		}
 		h.cfg.Log.Info("a hypervisor is here", "hypervisor", k.Name, "program", found.program, "version", found.version, "kvm", facts.Kvm.Usable, "why", facts.Kvm.Why)
+		if k.Hypervisor == blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER {
+			if h.jailer, facts.Isolation.JailerWhy, err = h.findJailer(found); err != nil {
+				return nil, err
+			}
+			if h.jailer != nil {
+				facts.Isolation.Jailer = h.jailer.version
+			} else {
+				h.cfg.Log.Info("Firecracker runs without its jailer", "why", facts.Isolation.JailerWhy)
+			}
+		}
 		if d := h.driverFor(found, facts.Kvm.Usable); d != nil {
 			h.drivers[k.Hypervisor], h.versions[k.Hypervisor] = d, found.version
 		}
@@ -264,7 +274,7 @@ func (h *Host) driverFor(f found, kvm bool) driver {
 	case blixardv1.Hypervisor_HYPERVISOR_CLOUD_HYPERVISOR:
 		return &cloud{images{h.cfg.Store, h.links, h.volumes, h.devices, h.sharer}, f.program, h.cfg.Log.Warn}
 	case blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER:
-		return &firecracker{images{h.cfg.Store, h.links, h.volumes, h.devices, h.sharer}, f.program}
+		return &firecracker{images{h.cfg.Store, h.links, h.volumes, h.devices, h.sharer}, f.program, h.jailer}
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ import (
 type firecracker struct {
 	images
 	program string
+	jailer  *jailer // nil: it runs without
 }
 
 const configFile = "config.json"
@@ -101,17 +102,29 @@ func (d *firecracker) prepare(ctx context.Context, p place, a *blixardv1.Assignm
 	if err != nil {
 		return command{}, err
 	}
+	j := d.jail(p)
+	if j != nil {
+		b = j.of(b)
+	}
 	c, err := d.config(b)
 	if err != nil {
 		return command{}, err
 	}
-	return d.command(b, configFile, c, "--config-file", filepath.Join(p.run, configFile))
+	return d.command(b, j, configFile, c, "--config-file")
+}
+
+// jail is a VM's, nil for none.
+func (d *firecracker) jail(p place) *jail {
+	if d.jailer == nil || p.user == nil {
+		return nil
+	}
+	return &jail{place: p}
 }
 
 // command writes down what it is to be told, and says how to start it. It is started
 // in the VM's own directory, so that a snapshot, which has the paths of its disks in
-// it for good, names them as every VM does.
-func (d *firecracker) command(b boot, file string, told any, more ...string) (command, error) {
+// it for good, names them as every VM does. The option is followed by the file's path.
+func (d *firecracker) command(b boot, j *jail, file string, told any, option ...string) (command, error) {
 	p := b.place
 	if err := clean(p.run, apiSocket, vmmLog); err != nil {
 		return command{}, err
@@ -120,9 +133,32 @@ func (d *firecracker) command(b boot, file string, told any, more ...string) (co
 		return command{}, err
 	}
 	in := func(name string) string { return filepath.Join(p.run, name) }
-	argv := append([]string{d.program, "--id", "vm", "--api-sock", p.socket(apiSocket), "--log-path", in(vmmLog), "--level", "Warning"}, more...)
 	// Its serial console is its standard output, which is the VM's console log.
-	return command{argv: argv, env: []string{"PATH=/usr/bin:/bin"}, dir: p.state, output: p.console, balloon: b.balloon()}, nil
+	c := command{env: []string{"PATH=/usr/bin:/bin"}, dir: p.state, output: p.console, balloon: b.balloon()}
+	if j == nil {
+		words := []string{d.program, "--id", jailedVM, "--api-sock", p.socket(apiSocket), "--log-path", in(vmmLog), "--level", "Warning"}
+		for _, o := range option {
+			words = append(words, o, in(file))
+		}
+		c.argv = words
+		return c, nil
+	}
+	j.show(in(hypervisorDir), "run", false)
+	j.show(filepath.Join(p.state, savedFolder), savedFolder, false)
+	words := []string{"--api-sock", "/run/" + apiSocket, "--log-path", j.show(in(vmmLog), vmmLog, false), "--level", "Warning"}
+	for _, o := range option {
+		words = append(words, o, j.show(in(file), file, true))
+	}
+	var err error
+	c.argv, err = d.jailer.argv(j, d.program, words...)
+	c.jailed, c.pidNamespace, c.steps = true, true, new(shim.Steps)
+	return c, err
+}
+
+// ownPath is a disk of the VM's own, in its directory.
+func (b boot) ownPath(d disk) (string, bool) {
+	own, err := filepath.Rel(b.place.state, d.path)
+	return own, err == nil && filepath.IsLocal(own)
 }
 
 func (d *firecracker) config(b boot) (firecrackerConfig, error) {
@@ -141,7 +177,7 @@ func (d *firecracker) config(b boot) (firecrackerConfig, error) {
 			return firecrackerConfig{}, fmt.Errorf("disk %s is %s, and Firecracker reads raw disks only", disk.name, disk.format)
 		}
 		path := disk.path
-		if own, err := filepath.Rel(b.place.state, path); err == nil && filepath.IsLocal(own) {
+		if own, ok := b.ownPath(disk); ok {
 			path = own
 		}
 		// Its ids have no '-'. The guest sees no serial: drives come in their order.
@@ -171,7 +207,11 @@ func (d *firecracker) follow(p place, tell func(guestState)) session {
 			return c.call(ctx, http.MethodPut, "/actions", map[string]string{"action_type": "SendCtrlAltDel"}, nil)
 		},
 		end: func(e shim.Exit, ready bool, console string) *vmm.Exit {
-			return firecrackerEnd(e, ready, console, tail(filepath.Join(p.run, vmmLog), 3, 600))
+			log := tail(filepath.Join(p.run, vmmLog), 3, 600)
+			if what := p.jailEnd(e, log); what != "" && !ready {
+				return &vmm.Exit{Code: int32(e.Code), Reason: BootFailed, Message: fmt.Sprintf("Firecracker was not started: exit code %d, %s: %s", e.Code, what, lastLines(console, 3, 600))}
+			}
+			return firecrackerEnd(e, ready, console, log)
 		},
 	}
 	return s.begin(tell)

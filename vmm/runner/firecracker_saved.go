@@ -75,10 +75,20 @@ func (d *firecracker) revive(ctx context.Context, p place, a *blixardv1.Assignme
 	if err != nil {
 		return command{}, err
 	}
-	in := func(name string) string { return filepath.Join(dir, vmFolder, name) }
+	j := d.jail(p)
+	in := func(name string) string {
+		if path := filepath.Join(dir, vmFolder, name); j == nil {
+			return path
+		} else {
+			return j.show(path, filepath.Join("snapshot", name), true)
+		}
+	}
+	if j != nil {
+		b = j.of(b)
+	}
 	order := firecrackerLoad{State: in(firecrackerState), Memory: firecrackerBacking{"File", in(firecrackerMemory)}}
 	for i, n := range b.nics {
 		order.Nics = append(order.Nics, firecrackerOtherTap{nicID(i), n.tap})
 	}
-	return d.command(b, loadFile, order)
+	return d.command(b, j, loadFile, order)
 }

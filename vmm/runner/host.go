@@ -39,6 +39,7 @@ type Host struct {
 	links       *links.Links
 	cgroups     *cgroup.Tree // nil: there are none for us
 	users       *users       // nil: hypervisors run as we do
+	jailer      *jailer      // nil: Firecracker runs without
 	agents      agents
 	typing      typing
 

@@ -46,7 +46,11 @@ func TestMain(m *testing.M) {
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
 		_ = f.Value.Set("4")
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if staticFakeDir != "" {
+		os.RemoveAll(staticFakeDir)
+	}
+	os.Exit(code)
 }
 
 // patience is for a machine that does much else.

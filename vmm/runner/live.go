@@ -20,11 +20,11 @@ func (v *vm) spawn(ctx context.Context, a vmm.Action, c command) error {
 	if err := console.Mark(v.at.console, a.Instance.Attempt); err != nil {
 		return v.failed(StartFailed, err)
 	}
-	if err := v.handOver(a); err != nil {
+	if err := v.handOver(a, c.jailed); err != nil {
 		v.takeDown()
 		return v.failed(StartFailed, err)
 	}
-	if v.rec.User != nil {
+	if v.rec.User != nil && !c.jailed {
 		c.user = v.rec.User
 	}
 	cgroup, err := v.cgroup(a)

@@ -24,12 +24,19 @@ func (s *restSession) save(ctx context.Context, dir string) error {
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		return err
 	}
-	if err := s.place.lend(folder); err != nil {
+	into, called := s.place.saves(folder)
+	if err := errors.Join(empty(into), s.place.lend(into)); err != nil {
 		return err
 	}
-	ctx, done := writing(ctx, folder)
+	ctx, done := writing(ctx, into)
 	defer done()
-	err := s.keep(ctx, folder)
+	err := s.keep(ctx, called)
+	if into != folder {
+		if err == nil {
+			err = moveAll(into, folder)
+		}
+		err = errors.Join(err, empty(into))
+	}
 	if taken := reclaim(folder); err == nil {
 		err = taken
 	}
@@ -84,4 +91,22 @@ func (s *restSession) load(ctx context.Context, dir string) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// empty removes what is in a folder, which may be somebody else's.
+func empty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return err
+}
+
+// moveAll moves what is in a folder into another one of the same file system.
+func moveAll(from, to string) error {
+	entries, err := os.ReadDir(from)
+	for _, e := range entries {
+		err = errors.Join(err, os.Rename(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())))
+	}
+	return err
 }

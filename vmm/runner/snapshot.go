@@ -353,7 +353,9 @@ func (h *Host) keepSnapshots(k *vmm.KeepList) {
 // clearSnapshots removes what an earlier daemon did not finish.
 func (h *Host) clearSnapshots() error {
 	left, err := filepath.Glob(filepath.Join(h.at.snapshots(), "*"+newSuffix))
-	for _, dir := range left {
+	jailed, err2 := filepath.Glob(filepath.Join(h.at.states(), "*", savedFolder, "*"))
+	err = errors.Join(err, err2)
+	for _, dir := range append(left, jailed...) {
 		err = errors.Join(err, os.RemoveAll(dir))
 	}
 	return err

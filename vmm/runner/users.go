@@ -181,10 +181,10 @@ func (p place) lend(socket string) error {
 }
 
 // handOver gives what an instance needs to the user that it runs as, and to no other.
-func (v *vm) handOver(a vmm.Action) error {
+func (v *vm) handOver(a vmm.Action, jailed bool) error {
 	p := v.place()
 	own := filepath.Join(p.run, hypervisorDir)
-	if err := os.RemoveAll(own); err != nil {
+	if err := errors.Join(os.RemoveAll(own), p.layOut(jailed)); err != nil {
 		return err
 	}
 	if p.user == nil {

@@ -437,7 +437,11 @@ type Isolation struct {
 	// Who the hypervisors of images run as: FIRST-LAST, or a name; empty: as the daemon.
 	Users string `protobuf:"bytes,3,opt,name=users,proto3" json:"users,omitempty"`
 	// Why.
-	UsersWhy      string `protobuf:"bytes,4,opt,name=users_why,json=usersWhy,proto3" json:"users_why,omitempty"`
+	UsersWhy string `protobuf:"bytes,4,opt,name=users_why,json=usersWhy,proto3" json:"users_why,omitempty"`
+	// The version of the jailer that Firecracker runs in; empty: it runs without.
+	Jailer string `protobuf:"bytes,5,opt,name=jailer,proto3" json:"jailer,omitempty"`
+	// Why.
+	JailerWhy     string `protobuf:"bytes,6,opt,name=jailer_why,json=jailerWhy,proto3" json:"jailer_why,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -496,6 +500,20 @@ func (x *Isolation) GetUsers() string {
 func (x *Isolation) GetUsersWhy() string {
 	if x != nil {
 		return x.UsersWhy
+	}
+	return ""
+}
+
+func (x *Isolation) GetJailer() string {
+	if x != nil {
+		return x.Jailer
+	}
+	return ""
+}
+
+func (x *Isolation) GetJailerWhy() string {
+	if x != nil {
+		return x.JailerWhy
 	}
 	return ""
 }
@@ -1766,13 +1784,16 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"shares_why\x18\xb5\x01 \x01(\tR\tsharesWhy\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\a\x10\b\"u\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\a\x10\b\"\xac\x01\n" +
 	"\tIsolation\x12\x16\n" +
 	"\x06bounds\x18\x01 \x03(\tR\x06bounds\x12\x1d\n" +
 	"\n" +
 	"bounds_why\x18\x02 \x01(\tR\tboundsWhy\x12\x14\n" +
 	"\x05users\x18\x03 \x01(\tR\x05users\x12\x1b\n" +
-	"\tusers_why\x18\x04 \x01(\tR\busersWhy\"/\n" +
+	"\tusers_why\x18\x04 \x01(\tR\busersWhy\x12\x16\n" +
+	"\x06jailer\x18\x05 \x01(\tR\x06jailer\x12\x1d\n" +
+	"\n" +
+	"jailer_why\x18\x06 \x01(\tR\tjailerWhy\"/\n" +
 	"\x03KVM\x12\x16\n" +
 	"\x06usable\x18\x01 \x01(\bR\x06usable\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"\xb0\x01\n" +

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4544) + uint(4544-len(file_blixard_v1_node_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4600) + uint(4600-len(file_blixard_v1_node_proto_rawDesc))
 
 func (x *Resources) sizeWire() (n int) {
 	if x == nil {
@@ -205,6 +205,12 @@ func (x *Isolation) sizeWire() (n int) {
 	if len(x.UsersWhy) > 0 {
 		n += 1 + protowire.SizeBytes(len(x.UsersWhy))
 	}
+	if len(x.Jailer) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Jailer))
+	}
+	if len(x.JailerWhy) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.JailerWhy))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -214,6 +220,14 @@ func (x *Isolation) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if len(x.JailerWhy) > 0 {
+		i = putString(b, i, x.JailerWhy)
+		i = putVarint(b, i, 50)
+	}
+	if len(x.Jailer) > 0 {
+		i = putString(b, i, x.Jailer)
+		i = putVarint(b, i, 42)
+	}
 	if len(x.UsersWhy) > 0 {
 		i = putString(b, i, x.UsersWhy)
 		i = putVarint(b, i, 34)

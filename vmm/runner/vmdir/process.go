@@ -16,33 +16,44 @@ import (
 
 // Identify gives the lasting name of a process that we know to exist now.
 func Identify(pid int) shim.Process {
-	start, _, _ := stat(pid)
-	return shim.Process{PID: pid, Start: start}
+	p, _ := stat(pid)
+	return shim.Process{PID: pid, Start: p.start}
 }
 
-// Alive says whether that process still runs. A zombie runs nothing; and the
-// init of a PID namespace becomes one only when its namespace is empty.
+// Alive says whether that process still runs. A zombie runs nothing, unless it is only
+// the first thread of a process whose others have not ended yet. So the init of a PID
+// namespace is alive until its namespace is empty: its last thread sees to that.
 func Alive(p shim.Process) bool {
 	if p.PID <= 0 {
 		return false
 	}
-	start, state, err := stat(p.PID)
-	return err == nil && start == p.Start && state != 'Z' && state != 'X'
+	now, err := stat(p.PID)
+	return err == nil && now.start == p.Start && (now.state != 'Z' && now.state != 'X' || now.threads > 1)
 }
 
-// stat reads fields 3 and 22 of /proc/PID/stat; field 2 is in parentheses and
+type stats struct {
+	start   uint64
+	threads int
+	state   byte
+}
+
+// stat reads fields 3, 20 and 22 of /proc/PID/stat; field 2 is in parentheses and
 // may hold anything.
-func stat(pid int) (start uint64, state byte, err error) {
+func stat(pid int) (s stats, err error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0, 0, err
+		return s, err
 	}
 	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
 	if len(f) < 20 {
-		return 0, 0, fmt.Errorf("/proc/%d/stat: %q", pid, b)
+		return s, fmt.Errorf("/proc/%d/stat: %q", pid, b)
 	}
-	start, err = strconv.ParseUint(string(f[19]), 10, 64)
-	return start, f[0][0], err
+	s.state = f[0][0]
+	s.threads, err = strconv.Atoi(string(f[17]))
+	if err == nil {
+		s.start, err = strconv.ParseUint(string(f[19]), 10, 64)
+	}
+	return s, err
 }
 
 // KillProcess sends SIGKILL to that process and to no other.

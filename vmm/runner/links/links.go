@@ -206,7 +206,8 @@ func (l *Links) fresh() string { return bridgePrefix + l.host + "new" }
 
 func (l *Links) lockFile() string { return filepath.Join(l.dir, "links.lock") }
 
-// locked keeps the daemons of a machine apart.
+// locked keeps the daemons apart that share this network, wherever their directories
+// are: by the network namespace itself, and by a file for those of before.
 func (l *Links) locked(do func() error) error {
 	if err := os.MkdirAll(l.dir, 0o700); err != nil {
 		return err
@@ -216,8 +217,15 @@ func (l *Links) locked(do func() error) error {
 		return err
 	}
 	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+	network, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
 		return err
+	}
+	defer network.Close()
+	for _, lock := range []*os.File{f, network} {
+		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+			return &os.PathError{Op: "lock", Path: lock.Name(), Err: err}
+		}
 	}
 	return do()
 }

@@ -1,6 +1,7 @@
 package links
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -223,5 +225,24 @@ func TestKilledBetweenAnyTwoSteps(t *testing.T) {
 	t.Logf("killed in %d places", steps)
 	if steps < 50 {
 		t.Error("too few")
+	}
+}
+
+// Two daemons with directories of their own are on the same network: the one does not
+// tidy up what the other is just making.
+func TestOneAtATime(t *testing.T) {
+	a, b := New(t.TempDir(), "a"), New(t.TempDir(), "b")
+	inside := make(chan error, 1)
+	err := a.locked(func() error {
+		go func() { inside <- b.locked(func() error { return nil }) }()
+		select {
+		case err := <-inside:
+			t.Errorf("two are in there at once (%v)", err)
+		case <-time.After(300 * time.Millisecond):
+		}
+		return nil
+	})
+	if err = errors.Join(err, <-inside); err != nil {
+		t.Error(err)
 	}
 }

@@ -23,6 +23,16 @@ func userFlake(t *testing.T, f *blixardv1.Flake) []nixflake.File {
 	return files
 }
 
+// extensible is a stand-in for a NixOS system with microvm.nix: the name of its runner is
+// the extraArgsScript that it was given.
+func extensible(hypervisor, options string) string {
+	return `{ extendModules = { modules }: let
+		lib = { mkIf = c: v: if c then v else "nothing"; mkDefault = v: v; optionalAttrs = c: v: if c then v else { }; };
+		config.microvm.hypervisor = "` + hypervisor + `";
+		given = (builtins.head modules { inherit config lib; options = { ` + options + ` }; pkgs = null; }).config;
+	in { config.microvm.declaredRunner = { type = "derivation"; name = given.microvm.extraArgsScript or "nothing"; }; }; }`
+}
+
 // The runner is found where people put their VMs. The user's flake is a stand-in
 // here, of which Nix reads no more than it must.
 func TestRunnerIsFound(t *testing.T) {
@@ -43,6 +53,10 @@ func TestRunnerIsFound(t *testing.T) {
 		{"", `{ }`, ""},
 		{"", `{ nixosConfigurations.web = { config = { }; }; }`, ""},
 		{"a.b", `{ a = 1; }`, ""},
+		// A NixOS system is asked for more; this one stands for its module system.
+		{"", `{ nixosConfigurations.web = ` + extensible("qemu", "microvm.extraArgsScript = { };") + `; }`, `printf %s "${BLIXARD_QEMU_ARGS:-}"`},
+		{"", `{ nixosConfigurations.web = ` + extensible("firecracker", "microvm.extraArgsScript = { };") + `; }`, "nothing"},
+		{"", `{ nixosConfigurations.web = ` + extensible("qemu", "microvm.mem = { };") + `; }`, "nothing"},
 	}
 	for i, c := range cases {
 		files := userFlake(t, &blixardv1.Flake{From: &blixardv1.Flake_Ref{Ref: "github:me/infra"}, Attribute: c.attribute})

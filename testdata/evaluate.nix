@@ -16,6 +16,7 @@ in
   inherit (c.microvm) vcpu mem hypervisor machineId;
   hostName = c.networking.hostName;
   vsock = c.microvm.vsock.cid;
+  extraArgs = c.microvm.extraArgsScript;
   interfaces = map (pick [ "type" "id" "mac" ]) c.microvm.interfaces;
   bridges = lib.filter (lib.hasInfix " master ") (map (l: lib.last (lib.splitString "/bin/" l))
     (lib.splitString "\n" (c.microvm.binScripts.tap-up or "")));

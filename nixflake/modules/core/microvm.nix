@@ -1,5 +1,5 @@
 # The VM itself: blixard.vm said in microvm.nix's words.
-{ config, lib, pkgs, ... }:
+{ config, lib, options, pkgs, ... }:
 let
   cfg = config.blixard.vm;
   hostName = config.networking.hostName;
@@ -37,6 +37,11 @@ in
         else if cfg.hypervisor == "qemu" then null
         else cid
       );
+    } // lib.optionalAttrs (options.microvm ? extraArgsScript) {
+      # The daemon starts QEMU with more than was known when it was built: a socket of
+      # its own to ask on, and on the host that a guest moves to, that it waits for it.
+      extraArgsScript = lib.mkIf (cfg.hypervisor == "qemu")
+        (lib.mkDefault ''printf %s "''${BLIXARD_QEMU_ARGS:-}"'');
     };
 
     boot.kernelPackages = lib.mkIf (cfg.kernel.package != null) kernelPackages;

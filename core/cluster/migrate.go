@@ -178,15 +178,16 @@ func keepsData(spec *blixardv1.VMSpec) bool {
 func (s *State) immovable(vm *blixardv1.VM) (why, advice string) {
 	offline := "'blixard vm migrate --offline " + vm.Name + "' stops it here and starts it there"
 	p, st := vm.Placement, vm.GetStatus()
-	kind := hypervisor.Get(p.Hypervisor)
+	kind := hypervisor.Get(runsBy(vm))
+	why, advice = nixStays(vm)
 	switch {
 	case kind == nil:
 		return "nobody knows what runs it", offline
 	case kind.Why(blixardv1.Capability_CAPABILITY_MIGRATE) != "":
 		return kind.Why(blixardv1.Capability_CAPABILITY_MIGRATE), offline
-	case nixBuilt(vm.Spec):
-		return "what Nix builds brings a command of its own, which waits for no guest", offline
-	case !s.hostMigrates(s.Node(p.NodeId), p.Hypervisor):
+	case why != "":
+		return why, cmp.Or(advice, offline)
+	case !s.hostMigrates(s.Node(p.NodeId), vm):
 		return "the " + kind.Name + " of its host " + p.Node + " does not do it", offline
 	case len(vm.Spec.Volumes) > 0:
 		return "its volumes are on " + p.Node + ", and stay there", "a VM whose disks are its own can go"
@@ -214,9 +215,12 @@ func fact(n *blixardv1.Node, kind blixardv1.Hypervisor) *blixardv1.HypervisorFac
 	return nil
 }
 
-func (s *State) hostMigrates(n *blixardv1.Node, kind blixardv1.Hypervisor) bool {
-	f := fact(n, kind)
-	return f != nil && doneBy(f).Has(hypervisor.Of(blixardv1.Capability_CAPABILITY_MIGRATE))
+func (s *State) hostMigrates(n *blixardv1.Node, vm *blixardv1.VM) bool {
+	f := fact(n, runsBy(vm))
+	if f == nil {
+		return nixBuilt(vm.Spec) // it brings its own
+	}
+	return doneBy(f).Has(hypervisor.Of(blixardv1.Capability_CAPABILITY_MIGRATE))
 }
 
 // liveNeed is what a VM that goes live asks of its target: all that it has now, and
@@ -224,7 +228,7 @@ func (s *State) hostMigrates(n *blixardv1.Node, kind blixardv1.Hypervisor) bool 
 func (s *State) liveNeed(vm *blixardv1.VM) schedule.Need {
 	n, p := need(vm.Spec), vm.Placement
 	n.MilliCPU, n.MemoryMiB, n.DiskMiB = uint64(p.Vcpus)*1000, p.MemoryMib, p.DiskMib
-	if k := hypervisor.Get(p.Hypervisor); k != nil {
+	if k := hypervisor.Get(runsBy(vm)); k != nil {
 		n.Accept = []schedule.Choice{choice(k)}
 	}
 	const migrates = blixardv1.Capability_CAPABILITY_MIGRATE
@@ -233,29 +237,37 @@ func (s *State) liveNeed(vm *blixardv1.VM) schedule.Need {
 }
 
 // unlike says why a guest of one host would not go on on another: "" when nothing
-// that is known of them says so.
+// that is known of them says so. What Nix built has its hypervisor with it: the same
+// path in the store is the same build on both, whatever else the hosts have.
 func unlike(vm *blixardv1.VM, from, to *blixardv1.Node) string {
 	a, b := fact(from, vm.Placement.Hypervisor), fact(to, vm.Placement.Hypervisor)
 	name := hypervisor.NameOf(vm.Placement.Hypervisor)
 	ka, kb := from.GetHost().GetFacts().GetKvm(), to.GetHost().GetFacts().GetKvm()
+	brings := nixBuilt(vm.Spec)
 	switch {
-	case a == nil || b == nil:
+	case (a == nil || b == nil) && !brings:
 		return ""
-	case a.Version != b.Version:
+	case !brings && a.Version != b.Version:
 		return fmt.Sprintf("has %s %s, and %s has %s", name, b.Version, from.Name, a.Version)
-	case a.Kvm != b.Kvm, ka != nil && kb != nil && ka.Usable != kb.Usable:
+	case !brings && a.Kvm != b.Kvm, ka != nil && kb != nil && ka.Usable != kb.Usable:
 		return "differs from " + from.Name + " in whether KVM is usable"
 	}
 	return ""
 }
 
 // liveTarget chooses where a VM can go live, and claims the room there; to is the
-// only host that will do, or nil.
+// only host that will do, or nil. A host that has what Nix built comes first.
 func (s *State) liveTarget(r *room, vm *blixardv1.VM, to *blixardv1.Node) (*schedule.Host, bool) {
-	from := s.Node(vm.Placement.NodeId)
-	return r.claimOf(vm, s.liveNeed(vm), func(h *schedule.Host) bool {
+	from, need := s.Node(vm.Placement.NodeId), s.liveNeed(vm)
+	fits := func(h *schedule.Host) bool {
 		return h.ID != from.Id && (to == nil || h.ID == to.Id) && unlike(vm, from, s.Node(h.ID)) == ""
-	})
+	}
+	if holds := vm.GetRunner().GetNodes(); len(holds) > 1 {
+		if h, ok := r.claimOf(vm, need, func(h *schedule.Host) bool { return slices.Contains(holds, h.ID) && fits(h) }); ok {
+			return h, true
+		}
+	}
+	return r.claimOf(vm, need, fits)
 }
 
 // nowhere refuses a move for want of a host.

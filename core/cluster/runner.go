@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/blixard/blixard/core/mutant"
 	"github.com/blixard/blixard/core/schedule"
@@ -12,6 +13,37 @@ import (
 // and whoever gets the VM, or is to hold it ready, fetches it from there.
 
 func nixBuilt(spec *blixardv1.VMSpec) bool { return spec.GetNixos() != nil || spec.GetFlake() != nil }
+
+// runsBy is the hypervisor of a VM that is placed: what was built says best what it is.
+func runsBy(vm *blixardv1.VM) blixardv1.Hypervisor {
+	if h := vm.GetRunner().GetHypervisor(); nixBuilt(vm.Spec) && h != blixardv1.Hypervisor_HYPERVISOR_UNSPECIFIED {
+		return h
+	}
+	return vm.Placement.GetHypervisor()
+}
+
+// nixStays says why what Nix built for a VM cannot go to another host while it runs, and
+// what to do when there is something better than to have it start there.
+func nixStays(vm *blixardv1.VM) (why, advice string) {
+	r := vm.Runner
+	switch {
+	case !nixBuilt(vm.Spec):
+		return "", ""
+	case r == nil || vm.Fresh:
+		return "what it needs is being built", "wait until 'blixard vm get " + vm.Name + "' shows that it is"
+	case !r.Movable && r.Stays == "":
+		return "what was built for it is of before guests could move",
+			"build and start it anew: 'blixard vm build " + vm.Name + " --refresh', then 'blixard vm restart " + vm.Name + "'"
+	case !r.Movable:
+		return r.Stays, ""
+	}
+	for _, v := range vm.Spec.GetNixos().GetVolumes() {
+		if p := v.GetData().GetPath(); strings.HasPrefix(p, "/") {
+			return "its volume " + p + " is a file of its host, which stays there", ""
+		}
+	}
+	return "", ""
+}
 
 // pinsFor are the pins that a spec which is given now is built with.
 func (s *State) pinsFor(spec *blixardv1.VMSpec) *blixardv1.Pins {

@@ -3318,7 +3318,13 @@ type Runner struct {
 	// The flake.lock of the build, when the spec and the pins left something open.
 	Locked string `protobuf:"bytes,4,opt,name=locked,proto3" json:"locked,omitempty"`
 	// Hosts that have it, by id; a hint: one may have lost it.
-	Nodes         []uint64 `protobuf:"varint,5,rep,packed,name=nodes,proto3" json:"nodes,omitempty"`
+	Nodes []uint64 `protobuf:"varint,5,rep,packed,name=nodes,proto3" json:"nodes,omitempty"`
+	// It can be started to wait for a guest that comes from another host, and has nothing
+	// that would keep one from leaving. Of what was built before releases knew to look,
+	// nobody knows.
+	Movable bool `protobuf:"varint,6,opt,name=movable,proto3" json:"movable,omitempty"`
+	// Why not, in a clause about the VM.
+	Stays         string `protobuf:"bytes,7,opt,name=stays,proto3" json:"stays,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3386,6 +3392,20 @@ func (x *Runner) GetNodes() []uint64 {
 		return x.Nodes
 	}
 	return nil
+}
+
+func (x *Runner) GetMovable() bool {
+	if x != nil {
+		return x.Movable
+	}
+	return false
+}
+
+func (x *Runner) GetStays() string {
+	if x != nil {
+		return x.Stays
+	}
+	return ""
 }
 
 // Generation is a spec that a VM had.
@@ -6678,7 +6698,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"flakeParts\x12\x18\n" +
 	"\amicrovm\x18\x03 \x01(\tR\amicrovm\x12\x18\n" +
 	"\amodules\x18\x04 \x01(\tR\amodules\x12(\n" +
-	"\x04lock\x18\x05 \x01(\v2\x14.blixard.v1.ArtifactR\x04lock\"\xb2\x01\n" +
+	"\x04lock\x18\x05 \x01(\v2\x14.blixard.v1.ArtifactR\x04lock\"\xe2\x01\n" +
 	"\x06Runner\x12\x1d\n" +
 	"\n" +
 	"store_path\x18\x01 \x01(\tR\tstorePath\x12#\n" +
@@ -6687,7 +6707,9 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"hypervisor\x18\x03 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
 	"hypervisor\x12\x16\n" +
 	"\x06locked\x18\x04 \x01(\tR\x06locked\x12\x14\n" +
-	"\x05nodes\x18\x05 \x03(\x04R\x05nodes\"\xec\x01\n" +
+	"\x05nodes\x18\x05 \x03(\x04R\x05nodes\x12\x18\n" +
+	"\amovable\x18\x06 \x01(\bR\amovable\x12\x14\n" +
+	"\x05stays\x18\a \x01(\tR\x05stays\"\xec\x01\n" +
 	"\n" +
 	"Generation\x12'\n" +
 	"\x0fspec_generation\x18\x01 \x01(\rR\x0especGeneration\x12&\n" +

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-14886) + uint(14886-len(file_blixard_v1_vm_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_vm_proto_rawDesc)-14934) + uint(14934-len(file_blixard_v1_vm_proto_rawDesc))
 
 func (x *Artifact) sizeWire() (n int) {
 	if x == nil {
@@ -1585,6 +1585,12 @@ func (x *Runner) sizeWire() (n int) {
 		}
 		n += 1 + protowire.SizeBytes(e)
 	}
+	if x.Movable {
+		n += 1 + 1
+	}
+	if len(x.Stays) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Stays))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1594,6 +1600,14 @@ func (x *Runner) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if len(x.Stays) > 0 {
+		i = putString(b, i, x.Stays)
+		i = putVarint(b, i, 58)
+	}
+	if x.Movable {
+		i = putBool(b, i, x.Movable)
+		i = putVarint(b, i, 48)
+	}
 	if len(x.Nodes) > 0 {
 		end := i
 		for k := len(x.Nodes) - 1; k >= 0; k-- {

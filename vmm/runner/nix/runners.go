@@ -47,7 +47,8 @@ func (b *Builder) home() string        { return filepath.Join(b.cfg.Dir, "home")
 
 func (r *runner) proto(locked string) *blixardv1.Runner {
 	h, _ := hypervisorNamed(r.Hypervisor)
-	return &blixardv1.Runner{StorePath: r.Path, ClosureBytes: r.ClosureBytes, Hypervisor: h, Locked: locked}
+	stays := Stays(r.Path)
+	return &blixardv1.Runner{StorePath: r.Path, ClosureBytes: r.ClosureBytes, Hypervisor: h, Locked: locked, Movable: stays == "", Stays: stays}
 }
 
 // valid gives the runner if it is rooted and there, else nil.

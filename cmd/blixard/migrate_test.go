@@ -118,7 +118,7 @@ func (r *roamer) watch() {
 
 var (
 	tickLine = regexp.MustCompile(`tick (\d+) name=roamer`)
-	markLine = regexp.MustCompile(`\n?--- attempt \d+ ---\n`)
+	markLine = regexp.MustCompile(`\n?--- attempt \d+ ---\n|tap-up as .*\n|runner version .*\n`)
 )
 
 // said is all that was said, over all consoles, in the order of the hosts.

@@ -438,15 +438,14 @@ func TestTenFlakeVMsRecover(t *testing.T) {
 	t.Logf("%d VMs ran elsewhere after %s, with %d calls of Nix", vms, time.Since(lost).Round(100*time.Millisecond), count)
 }
 
-// Hosts with a store each: what was built once is copied, ahead of need to the
-// hosts that hold it ready, and at need to any other.
-func TestFlakeVMIsCopied(t *testing.T) {
+// ownStores gives each host a store of its own: one path, and another folder there for
+// each daemon.
+func ownStores(t *testing.T) func(*options) {
+	t.Helper()
 	if os.Getuid() != 0 || exec.Command("unshare", "--mount", "true").Run() != nil {
 		t.Skip("a store for each host takes mount namespaces: run as root, with unshare")
 	}
-	t.Parallel()
-	// One path, and another folder there for each daemon.
-	c := upNix(t, 3, func(o *options) {
+	return func(o *options) {
 		change := o.change
 		o.change = func(i int, n *Node) {
 			change(i, n)
@@ -461,10 +460,19 @@ func TestFlakeVMIsCopied(t *testing.T) {
 			}
 			n.under = []string{"unshare", "--mount", "/bin/sh", "-c", script + `exec "$@"`, "sh"}
 		}
-	})
-	on := func(n *Node, path string) string {
-		return filepath.Join(c.world, "store"+strings.TrimPrefix(n.Name, "n"), filepath.Base(path))
 	}
+}
+
+// on is where a path of the store is, for a host with one of its own.
+func (c *nixCluster) on(n *Node, path string) string {
+	return filepath.Join(c.world, "store"+strings.TrimPrefix(n.Name, "n"), filepath.Base(path))
+}
+
+// Hosts with a store each: what was built once is copied, ahead of need to the
+// hosts that hold it ready, and at need to any other.
+func TestFlakeVMIsCopied(t *testing.T) {
+	t.Parallel()
+	c := upNix(t, 3, ownStores(t))
 	c.Must("--timeout", "120s", "vm", "create", "web", "--memory", "64", "--prebuild", "1", "--flake", c.flake("one", sleeping...))
 	host, one := c.HostOf("web"), c.runner("web")
 	var holder, third *Node
@@ -478,7 +486,7 @@ func TestFlakeVMIsCopied(t *testing.T) {
 				holder, third = n, c.nodes[3-i-slices.Index(c.nodes, host)]
 			}
 		}
-		if holder == nil || !exists(on(holder, one)) {
+		if holder == nil || !exists(c.on(holder, one)) {
 			return errors.New("it has not said so, or has not got it")
 		}
 		return nil
@@ -486,7 +494,7 @@ func TestFlakeVMIsCopied(t *testing.T) {
 	if calls := c.calls(holder); evaluating(calls) || !slices.Contains(calls, "nix-store --import") {
 		t.Errorf("%s has run %q", holder.Name, calls)
 	}
-	if exists(on(third, one)) {
+	if exists(c.on(third, one)) {
 		t.Fatal("the third has it too")
 	}
 	if said := c.Must("--server", third.Addr, "vm", "logs", "--build", "web"); !strings.Contains(said, "building version one") {
@@ -502,7 +510,7 @@ func TestFlakeVMIsCopied(t *testing.T) {
 	if calls := c.calls(third); evaluating(calls) || !slices.Contains(calls, "nix-store --import") {
 		t.Errorf("%s has run %q", third.Name, calls)
 	}
-	if c.runner("web") != one || !exists(on(third, one)) {
+	if c.runner("web") != one || !exists(c.on(third, one)) {
 		t.Errorf("it runs %s, not %s", c.runner("web"), one)
 	}
 	c.Must("--timeout", "60s", "vm", "delete", "-y", "web")

@@ -177,7 +177,7 @@ func (v *vm) admit(p Passage) (mover, error) {
 		return nil, fmt.Errorf("the guest of VM %s comes from node %d, and this is node %d", p.UID, v.rec.From, p.Node)
 	case v.incoming == vmm.Loaded || v.arriving:
 		return nil, fmt.Errorf("the guest of VM %s is here already, or on its way", p.UID)
-	case p.Disk != "" && !slices.Contains(v.rec.Written, p.Disk):
+	case p.Disk != "" && v.rec.Nix == nil && !slices.Contains(v.rec.Written, p.Disk): // what Nix built says so itself
 		return nil, fmt.Errorf("VM %s has no disk %.20q here that could be written", p.UID, p.Disk)
 	}
 	v.arriving = p.Disk == ""

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/blixard/blixard/vmm"
@@ -82,7 +81,7 @@ func (v *vm) send(a vmm.Action) error {
 	shape := v.rec.Shape
 	p := Passage{Node: order.PeerNodeId, Address: order.PeerAddress, UID: v.uid, Migration: order.Id}
 	d := departure{
-		m: m, socket: filepath.Join(v.at.run, outgoingSocket), drives: v.rec.Written,
+		m: m, socket: v.at.leaves(), drives: v.rec.Written,
 		open: func(ctx context.Context, drive string) (Stream, error) {
 			version, err := m.version(ctx)
 			if err != nil {

@@ -70,6 +70,11 @@ type mover interface {
 	land(context.Context) error
 }
 
+// knowing is a mover that has to be asked which drives' disks go with its guest.
+type knowing interface {
+	written(context.Context) ([]string, error)
+}
+
 // errStays says why a guest was not moved: it runs on here.
 var errStays = errors.New("it was not moved, and runs on here")
 
@@ -226,6 +231,12 @@ func (d *departure) connect(ctx context.Context, socket, drive string, tell func
 // mirror has the disks copied, and returns when the other side has all but the
 // newest writes. When a way ends before the mirrors are settled, that is sent.
 func (d *departure) mirror(ctx context.Context) (<-chan error, error) {
+	if w, ok := d.m.(knowing); ok {
+		var err error
+		if d.drives, err = w.written(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if len(d.drives) == 0 {
 		return nil, nil
 	}

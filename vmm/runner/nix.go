@@ -194,10 +194,11 @@ func (n *nixDriver) prepare(_ context.Context, p place, a *blixardv1.Assignment,
 			steps.Sockets = append(steps.Sockets, s)
 		}
 	}
-	return command{
+	c := command{
 		argv: []string{filepath.Join(runner, "bin", "microvm-run")},
 		// Of the daemon's own environment nothing: NOTIFY_SOCKET least of all.
 		env: []string{runnerPath, "BLIXARD_NAME=" + a.Name, "BLIXARD_UID=" + i.UID, fmt.Sprintf("BLIXARD_ATTEMPT=%d", i.Attempt)},
 		dir: dir, output: p.console, pidNamespace: n.h.holds, user: n.user, steps: steps,
-	}, nil
+	}
+	return c, n.askable(p, &c, runner)
 }

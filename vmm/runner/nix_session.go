@@ -35,6 +35,9 @@ type nixSession struct {
 }
 
 func (n *nixDriver) follow(p place, tell func(guestState)) session {
+	if isThere(filepath.Join(p.run, workLink)) {
+		return n.accompany(p, tell)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &nixSession{place: p, cancel: cancel, done: make(chan struct{})}
 	go s.watch(ctx, tell)

@@ -54,9 +54,11 @@ func (q *qemu) said(p place) string {
 
 func (q *qemu) lastWords(p place) string { return lastLines(q.said(p), 3, 600) }
 
-func (q *qemu) follow(p place, tell func(guestState)) session {
+func (q *qemu) follow(p place, tell func(guestState)) session { return q.watch(p, false, tell) }
+
+func (q *qemu) watch(p place, inside bool, tell func(guestState)) *qemuSession {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &qemuSession{q: q, place: p, tell: tell, cancel: cancel, done: make(chan struct{}), moved: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
+	s := &qemuSession{q: q, place: p, inside: inside, tell: tell, cancel: cancel, done: make(chan struct{}), moved: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 	go s.watch(ctx)
 	return s
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/blixard/blixard/vmm/runner/qmp"
 )
@@ -82,6 +83,14 @@ func (s *qemuSession) state(ctx context.Context, c *qmp.Client) (guestState, err
 	return paused, nil
 }
 
+// path is how QEMU comes to a socket.
+func (s *qemuSession) path(socket string) string {
+	if s.inside {
+		return filepath.Base(socket)
+	}
+	return socket
+}
+
 func (s *qemuSession) begins() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,7 +101,7 @@ func (s *qemuSession) sendTo(ctx context.Context, socket string) error {
 	if err := s.place.lend(socket); err != nil {
 		return err
 	}
-	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error { return c.SendTo(ctx, socket, qmp.Limits{}) })
+	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error { return c.SendTo(ctx, s.path(socket), qmp.Limits{}) })
 }
 
 func (s *qemuSession) moving(ctx context.Context) (m qmp.Migration, err error) {
@@ -142,7 +151,7 @@ func (s *qemuSession) turned() <-chan struct{} { return s.turn }
 
 func (s *qemuSession) export(ctx context.Context, drive string) error {
 	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error {
-		return c.Export(ctx, s.place.listens(diskSocket), drive)
+		return c.Export(ctx, s.path(s.place.listens(diskSocket)), drive)
 	})
 }
 
@@ -150,7 +159,7 @@ func (s *qemuSession) mirror(ctx context.Context, socket, drive string) error {
 	if err := s.place.lend(socket); err != nil {
 		return err
 	}
-	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error { return c.Mirror(ctx, socket, drive) })
+	return s.with(ctx, func(ctx context.Context, c *qmp.Client) error { return c.Mirror(ctx, s.path(socket), drive) })
 }
 
 func (s *qemuSession) mirrors(ctx context.Context) (list []qmp.MirrorState, err error) {

@@ -21,6 +21,7 @@ import (
 type qemuSession struct {
 	q      *qemu
 	place  place
+	inside bool // it works in the folder that its sockets are in, and may reach no other
 	tell   func(guestState)
 	cancel context.CancelFunc
 	done   chan struct{} // closed when nothing watches any more

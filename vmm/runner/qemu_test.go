@@ -187,7 +187,7 @@ type guestBench struct {
 	kernel, initrd *blixardv1.Artifact
 }
 
-func newGuestBench(t testing.TB) guestBench {
+func newGuestBench(t testing.TB, change ...func(*Config)) guestBench {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("-short: a boot under emulation takes seconds")
@@ -205,7 +205,7 @@ func newGuestBench(t testing.TB) guestBench {
 	if err != nil {
 		t.Skipf("no guest: run scripts/setup (%v)", err)
 	}
-	b := newBench(t)
+	b := newBench(t, change...)
 	if b.h.drivers[blixardv1.Hypervisor_HYPERVISOR_QEMU] == nil {
 		t.Skip("no QEMU: run scripts/setup")
 	}

@@ -167,17 +167,42 @@ func (p place) listens(name string) string {
 	return filepath.Join(p.run, name)
 }
 
+// workLink leads from a VM's run directory to the folder that a hypervisor of Nix's works
+// in, with the sockets that we have it make there.
+const workLink = "w"
+
+// leaves is where we wait for a hypervisor that sends its guest.
+func (p place) leaves() string {
+	if isThere(filepath.Join(p.run, workLink)) {
+		return filepath.Join(p.run, workLink, outgoingSocket)
+	}
+	return filepath.Join(p.run, outgoingSocket)
+}
+
 // lend lets the hypervisor connect to a socket of ours.
 func (p place) lend(socket string) error {
-	st, err := os.Lstat(filepath.Join(p.run, hypervisorDir))
+	st, err := os.Stat(filepath.Join(p.run, hypervisorDir))
+	if errors.Is(err, os.ErrNotExist) {
+		st, err = os.Stat(filepath.Join(p.run, workLink))
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // it is the daemon's own user
 	}
 	if err != nil {
 		return err
 	}
-	sys := st.Sys().(*syscall.Stat_t)
-	return os.Lchown(socket, int(sys.Uid), int(sys.Gid))
+	owner := st.Sys().(*syscall.Stat_t)
+	// The folder may be the hypervisor's: what is given away is a socket, and no other file.
+	f, err := unix.Open(socket, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: socket, Err: err}
+	}
+	defer unix.Close(f)
+	var is unix.Stat_t
+	if err := unix.Fstat(f, &is); err != nil || is.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return fmt.Errorf("%s is no socket (%v)", socket, err)
+	}
+	return unix.Fchownat(f, "", int(owner.Uid), int(owner.Gid), unix.AT_EMPTY_PATH)
 }
 
 // handOver gives what an instance needs to the user that it runs as, and to no other.

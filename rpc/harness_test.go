@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -110,6 +111,8 @@ type node struct {
 	closures Closures
 	arrivals Arrivals
 	checkVM  func(context.Context, *blixardv1.VMSpec) error
+	log      *slog.Logger
+	opened   func(string) func(error)
 }
 
 func (n *node) Do(ctx context.Context, cmd *blixardv1.Command) (*blixardv1.Response, error) {
@@ -287,7 +290,7 @@ func serve(t *testing.T, tlsOf func(string) *TLS, nodes ...*node) *world {
 		n.blobs = &dirBlobs{t.TempDir()}
 		n.logs = &fakeLogs{build: &fakeLogs{}}
 		n.guests = &fakeGuests{node: n.name}
-		n.server = NewServer(Config{Backend: n, Blobs: n.blobs, Logs: n.logs, Guests: n.guests, Closures: n.closures, Arrivals: n.arrivals, CheckVM: n.checkVM, TLS: tlsOf(n.name), Version: "test"})
+		n.server = NewServer(Config{Backend: n, Blobs: n.blobs, Logs: n.logs, Guests: n.guests, Closures: n.closures, Arrivals: n.arrivals, CheckVM: n.checkVM, TLS: tlsOf(n.name), Version: "test", Log: n.log, Opened: n.opened})
 		go n.server.Serve(listeners[i])
 		t.Cleanup(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -23,11 +23,19 @@ func (s *Server) mutate(ctx context.Context, givenID string, cmd *blixardv1.Comm
 	if err != nil {
 		return nil, "", err
 	}
+	n := noteOf(ctx)
+	first := n.revision == 0 // what undoes it is not what was asked for
+	if first {
+		n.id = id
+	}
 	if err := seal(cmd); err != nil {
 		return nil, id, err
 	}
 	cmd.RequestId, cmd.Principal = id, callerOf(ctx).principal
 	resp, err := s.cfg.Backend.Do(ctx, cmd)
+	if first {
+		n.revision = resp.GetRevision()
+	}
 	if err == nil && resp.GetError() != nil {
 		err = &Refusal{resp.Error}
 	}

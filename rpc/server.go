@@ -40,6 +40,8 @@ type Config struct {
 	// Answered hears of every request that was answered, but for streams; nil: nobody
 	// wants to know.
 	Answered func(procedure string, err error, took time.Duration)
+	// Opened hears of every stream that begins, and what it returns of its end; nil likewise.
+	Opened func(procedure string) (ended func(err error))
 	// Version is the binary's.
 	Version string
 	// Log may be nil.
@@ -93,7 +95,7 @@ func (s *Server) Handler() http.Handler {
 		connect.WithCompressMinBytes(compressFrom),
 		connect.WithCodec(strictJSON{"json"}),
 		connect.WithCodec(strictJSON{"json; charset=utf-8"}),
-		connect.WithInterceptors(connect.UnaryInterceptorFunc(s.timed), connect.UnaryInterceptorFunc(refuseUnknown)),
+		connect.WithInterceptors(account{s}, connect.UnaryInterceptorFunc(refuseUnknown)),
 	)
 	api := http.NewServeMux()
 	api.Handle(blixardv1connect.NewVMServiceHandler(vms{s}, opts))
@@ -127,19 +129,6 @@ func (s *Server) Handler() http.Handler {
 		mux.Handle(peerPath, s.cfg.Peers)
 	}
 	return identify(s.cfg.TLS, mux)
-}
-
-// timed tells how long a request took, and what came of it.
-func (s *Server) timed(next connect.UnaryFunc) connect.UnaryFunc {
-	if s.cfg.Answered == nil {
-		return next
-	}
-	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-		begin := time.Now()
-		resp, err := next(ctx, req)
-		s.cfg.Answered(req.Spec().Procedure, err, time.Since(begin))
-		return resp, err
-	}
 }
 
 // health serves as long as the server is not stopping.

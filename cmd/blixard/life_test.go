@@ -143,6 +143,20 @@ func TestRequestIDs(t *testing.T) {
 		t.Errorf("the request id is not in: %s", r.err)
 	}
 	c.Fails(exitConflict, []string{"web", "next:", "request:"}, create("web")...)
+	c.Eventually(10*time.Second, "its node's log tells of all three by that id", func() error {
+		log, err := os.ReadFile(c.Node(1).log)
+		var codes []string
+		for line := range strings.Lines(string(log)) {
+			if _, rest, ok := strings.Cut(line, "INFO msg=request procedure=VM.Create principal=anonymous code="); ok && strings.Contains(line, "request_id="+id) {
+				code, _, _ := strings.Cut(rest, " ")
+				codes = append(codes, code)
+			}
+		}
+		if got := strings.Join(codes, " "); err != nil || got != "ok ok aborted" {
+			return fmt.Errorf("%q, %v", got, err)
+		}
+		return nil
+	})
 }
 
 // A client that goes away loses nothing, and holds up nobody.

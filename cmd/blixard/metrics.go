@@ -14,6 +14,7 @@ import (
 
 	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/rpc"
 )
 
 // metrics is what /metrics shows, in Prometheus' text format. What can be looked up
@@ -77,12 +78,14 @@ func newMetrics(d *daemon) *metrics {
 
 // answered counts a request.
 func (m *metrics) answered(procedure string, err error, took time.Duration) {
-	code := "ok"
-	if err != nil {
-		code = connect.CodeOf(err).String()
+	m.requests.WithLabelValues(rpc.Method(procedure), codeOf(err)).Observe(took.Seconds())
+}
+
+func codeOf(err error) string {
+	if err == nil {
+		return "ok"
 	}
-	service, method, _ := strings.Cut(strings.TrimPrefix(procedure, "/blixard.v1."), "Service/")
-	m.requests.WithLabelValues(service+"."+method, code).Observe(took.Seconds())
+	return connect.CodeOf(err).String()
 }
 
 // Describe is prometheus.Collector; what comes depends on what the node is.

@@ -123,6 +123,9 @@ func (h *Host) open() error {
 	if err != nil {
 		return err
 	}
+	if h.cgroups != nil { // there may be many, and they are in nobody's way
+		h.wait.Go(func() { h.warn("cgroups of daemons that are gone were not all removed", h.cgroups.SweepOthers(h.ctx)) })
+	}
 	h.wait.Go(h.out.run)
 	h.wait.Go(h.grants.run)
 	h.wait.Go(func() { h.every(tendEvery, h.trim) })

@@ -4,6 +4,7 @@
 //
 //	BASE/                     ours to divide: see Open
 //	    blixard.<daemon>/     of one daemon identity
+//	        lock/             nothing; locked (flock) by the daemon, as long as it lives
 //	        shims/            the shims: whoever kills the daemon's own cgroup leaves them
 //	        <VM>/             its bounds: memory.max, cpu.max, cpu.weight, pids.max
 //	            <attempt>/    made by the shim, fresh for every start, and removed by it
@@ -24,6 +25,7 @@ package cgroup
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -41,6 +43,7 @@ import (
 type Tree struct {
 	base, own string
 	made      bool // the base, in the root
+	held      int  // the lock: while we have it, nobody else removes what is ours
 	// Bounds that can be set: of cpu, memory and pids those that are to be had.
 	Bounds []string
 	// Lacks says why the others are not; nil: none is missing.
@@ -86,8 +89,8 @@ func (s system) open(named, identity string) (*Tree, error) {
 		return nil, fmt.Errorf("%s is in no cgroup2 file system", base)
 	}
 	above := s.above(base)
-	t := &Tree{base: base, own: filepath.Join(base, Name(identity)), made: above != "" && named == ""}
-	if err := mkdir(t.Shims()); err != nil {
+	t := &Tree{base: base, own: filepath.Join(base, Name(identity)), made: above != "" && named == "", held: -1}
+	if err := t.take(); err != nil {
 		return nil, fmt.Errorf("make the cgroup of the shims: %w", err)
 	}
 	missing := map[string][]string{}
@@ -117,10 +120,15 @@ func (s system) open(named, identity string) (*Tree, error) {
 	return t, nil
 }
 
+const (
+	ours     = "blixard." // begins the name of each daemon's cgroup
+	lockName = "lock"
+)
+
 // Name is that of a daemon's cgroup.
 func Name(identity string) string {
 	h := sha256.Sum256([]byte(identity))
-	return "blixard." + hex.EncodeToString(h[:])[:12]
+	return ours + hex.EncodeToString(h[:])[:12]
 }
 
 // mkdir makes a cgroup and those above it, while another daemon may be removing one
@@ -132,6 +140,46 @@ func mkdir(dir string) (err error) {
 		}
 	}
 	return err
+}
+
+// take makes our own cgroup, and holds it against the sweeps of others.
+func (t *Tree) take() error {
+	for {
+		dir := filepath.Join(t.own, lockName)
+		if err := mkdir(dir); err != nil {
+			return err
+		}
+		fd, err := lock(dir, unix.LOCK_SH)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		var ours, there unix.Stat_t
+		if unix.Fstat(fd, &ours) == nil && unix.Stat(dir, &there) == nil && ours.Ino == there.Ino {
+			t.held = fd
+			return mkdir(t.Shims())
+		}
+		unix.Close(fd) // somebody has removed it in between
+	}
+}
+
+// lock takes the lock of a cgroup, which ends with the process.
+func lock(dir string, how int) (int, error) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	for {
+		if err = unix.Flock(fd, how); err == nil {
+			return fd, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			unix.Close(fd)
+			return -1, err
+		}
+	}
 }
 
 // above is the parent of a base that is one of ours in the root; "" otherwise: what
@@ -321,7 +369,7 @@ func rmdir(dir string) error {
 
 // Sweep removes the cgroups that are of none of these VMs and in which nothing is.
 func (t *Tree) Sweep(uids []string) error {
-	known := map[string]bool{t.Shims(): true}
+	known := map[string]bool{t.Shims(): true, filepath.Join(t.own, lockName): true}
 	for _, uid := range uids {
 		known[t.vm(uid)] = true
 	}
@@ -335,17 +383,79 @@ func (t *Tree) Sweep(uids []string) error {
 		if !e.IsDir() || known[dir] {
 			continue
 		}
-		events, _ := os.ReadFile(filepath.Join(dir, "cgroup.events"))
-		if bytes.Contains(events, []byte("populated 0\n")) {
+		if empty(dir) {
 			errs = append(errs, remove(dir))
 		}
 	}
 	return errors.Join(errs...)
 }
 
+// SweepOthers removes what daemons of other identities have left beside ours: those that
+// were killed, and of which nothing lives. One that runs holds its own.
+func (t *Tree) SweepOthers(ctx context.Context) error {
+	all, err := filepath.Glob(filepath.Join(t.base, ours+"*"))
+	errs := []error{err}
+	for _, dir := range all {
+		if ctx.Err() != nil {
+			break
+		}
+		if dir != t.own {
+			errs = append(errs, sweepOther(dir))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func sweepOther(dir string) error {
+	held := filepath.Join(dir, lockName)
+	fd, err := lock(held, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.ENOENT) {
+		return nil // it lives; or is of an older blixard, and nobody knows
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if !empty(dir) {
+		return nil
+	}
+	below, err := os.ReadDir(dir)
+	errs := []error{err}
+	for _, e := range below {
+		if e.IsDir() && e.Name() != lockName {
+			errs = append(errs, remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	if err := errors.Join(append(errs, rmdir(held))...); err != nil {
+		return err
+	}
+	_ = unix.Rmdir(dir) // unless its daemon has come back by now
+	return nil
+}
+
+// empty says that there is no process in a cgroup, nor below it.
+func empty(dir string) bool {
+	events, _ := os.ReadFile(filepath.Join(dir, "cgroup.events"))
+	return bytes.Contains(events, []byte("populated 0\n"))
+}
+
+func (t *Tree) letGo() {
+	if t.held >= 0 {
+		unix.Close(t.held)
+	}
+	t.held = -1
+}
+
 // Close removes what nothing is in: all of it, when no VM lives.
 func (t *Tree) Close() {
-	if unix.Rmdir(t.Shims()) == nil && unix.Rmdir(t.own) == nil && t.made {
+	defer t.letGo()
+	all, _ := os.ReadDir(t.own)
+	if slices.ContainsFunc(all, func(e os.DirEntry) bool {
+		return e.IsDir() && e.Name() != lockName && e.Name() != filepath.Base(t.Shims())
+	}) {
+		return // there are VMs; the lock stays, by which others know what to sweep
+	}
+	if unix.Rmdir(t.Shims()) == nil && unix.Rmdir(filepath.Join(t.own, lockName)) == nil && unix.Rmdir(t.own) == nil && t.made {
 		_ = unix.Rmdir(t.base) // other daemons may be in it
 	}
 }

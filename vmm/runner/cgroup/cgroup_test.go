@@ -111,6 +111,46 @@ func TestTheLifeOfACgroup(t *testing.T) {
 	}
 }
 
+// What a daemon that was killed has left goes with the next one, whoever that is; not
+// what a daemon holds, nor anything that lives.
+func TestWhatAKilledDaemonLeaves(t *testing.T) {
+	tree := here(t)
+	other := func(name string) *Tree {
+		o, err := Open("", t.Name()+name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := o.Prepare("vm", "1.1.1", Limits{}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = o.Sweep(nil)
+			o.Close()
+		})
+		return o
+	}
+	killed, lives, runs := other(" killed"), other(" lives"), other(" runs")
+	cmd := inside(t, filepath.Join(runs.vm("vm"), "1.1.1"), "/bin/sleep", "100")
+	killed.letGo()
+	runs.letGo()
+	if err := tree.SweepOthers(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for dir, stays := range map[string]bool{killed.own: false, lives.vm("vm"): true, runs.vm("vm"): true, tree.Shims(): true} {
+		if _, err := os.Stat(dir); (err == nil) != stays {
+			t.Errorf("%s stays: %t, want %t", dir, err == nil, stays)
+		}
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	if err := tree.SweepOthers(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(runs.own); err == nil {
+		t.Error("what has ended in the meantime is left")
+	}
+}
+
 // inside starts a program in a fresh cgroup.
 func inside(t testing.TB, leaf string, argv ...string) *exec.Cmd {
 	t.Helper()

@@ -241,12 +241,16 @@ type Outgoing struct {
 type Exit struct {
 	// Code is the program's exit code, or 128 + the signal.
 	Code int32
-	// Reason is one word: Exited, Crashed, Panicked, Lapsed, BootFailed, ...
+	// Reason is one word: Exited, Crashed, Panicked, Lapsed, Interrupted, BootFailed, ...
 	Reason string
 	// Message is one sentence for people, with the last words of the console
 	// where they help.
 	Message string
 }
+
+// noFault says that an end was this host's doing: it is no failure of the VM, which is
+// started again whatever its policy.
+func (e *Exit) noFault() bool { return e.Reason == "Lapsed" || e.Reason == "Interrupted" }
 
 // Done says that an action ended. Err is empty when it succeeded; a failed
 // Build or Start says what and why in words that reach the user.

@@ -207,6 +207,8 @@ func (k *talk) see(t *testing.T, d *datadriven.TestData) {
 			}
 		case "lapsed":
 			r.Exit = &Exit{Code: 137, Reason: "Lapsed", Message: "its lease ended"}
+		case "interrupted":
+			r.Exit = &Exit{Code: 1, Reason: "Interrupted", Message: "its daemon ended while it was started"}
 		default:
 			t.Fatalf("%s: unknown argument %q", d.Pos, arg.Key)
 		}

@@ -32,8 +32,8 @@
 //   - An instance that is not assigned here (any more), or of another
 //     incarnation, is killed and removed.
 //   - A VM that its user stopped stays stopped. One that ends by itself is
-//     started again as its policy says, later each time; the end of a lease is
-//     no failure of the VM.
+//     started again as its policy says, later each time; the end of a lease, and that
+//     of a daemon in the middle of a start, is no failure of the VM.
 //   - A VM that its user paused is paused as soon as it runs, whatever started it.
 //   - A VM is ended for its health only when probes have failed as often in a row as
 //     its spec says. One during which this host stood still, or that could not be

@@ -103,7 +103,7 @@ func (u *Unit) settle(now int64) {
 	if hung {
 		exit = &Exit{Code: exit.Code, Reason: "BootTimedOut", Message: "it did not become ready within two minutes of its start, and was killed; its console may say why"}
 	}
-	if was.sick && exit.Reason != "Lapsed" {
+	if was.sick && !exit.noFault() {
 		exit = &Exit{Code: max(exit.Code, 1), Reason: "Unhealthy", Message: fmt.Sprintf("its health check failed %d times in a row, so it was ended: %s", was.bad, was.message)}
 	}
 	u.exitCode, u.end = exit.Code, exit
@@ -114,9 +114,9 @@ func (u *Unit) settle(now int64) {
 	case stopping && !hung && !was.sick:
 		u.failures, u.retryAt = 0, 0
 		u.say(blixardv1.Phase_PHASE_STOPPED, "Stopped", "it was stopped")
-	case exit.Reason == "Lapsed":
+	case exit.noFault():
 		u.retryAt = 0
-		u.say(blixardv1.Phase_PHASE_PENDING, "Lapsed", exit.Message)
+		u.say(blixardv1.Phase_PHASE_PENDING, exit.Reason, exit.Message)
 	default:
 		u.failed(now)
 	}
@@ -456,7 +456,7 @@ func (u *Unit) fallback() *blixardv1.Assignment {
 // restarts says whether the policy starts again what has ended, and says what
 // it is when it does not.
 func (u *Unit) restarts() bool {
-	if u.incarnation != u.Want.GetIncarnation().GetIndex() || u.ended == 0 || u.ended < u.attempt || u.asked || u.end.Reason == "Lapsed" || u.Seen.HandedOver != 0 || mutant.On("PolicyIgnored") {
+	if u.incarnation != u.Want.GetIncarnation().GetIndex() || u.ended == 0 || u.ended < u.attempt || u.asked || u.end.noFault() || u.Seen.HandedOver != 0 || mutant.On("PolicyIgnored") {
 		return true
 	}
 	policy := u.Want.GetSpec().GetRestart()

@@ -23,6 +23,7 @@ const (
 	Starved     = "Starved"     // it wanted more memory than it may have
 	NotArrived  = "NotArrived"  // its guest was to come from another host, and did not
 	ShareLost   = "ShareLost"   // what served its shares has ended
+	Interrupted = "Interrupted" // our daemon has, while its saved boot was loaded
 )
 
 // understand says how an instance ended, from its shim's last word.

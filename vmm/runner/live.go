@@ -219,6 +219,9 @@ func (v *vm) howEnded() *vmm.Exit {
 		if v.rec.Incoming && e.Reason != Killed && e.Reason != Lapsed {
 			e = &vmm.Exit{Code: 1, Reason: NotArrived, Message: "its guest has not come over: " + e.Message}
 		}
+		if v.rec.Warming && e.Reason != Killed && e.Reason != Lapsed {
+			e = interrupted
+		}
 		return e
 	case v.killed:
 		return &vmm.Exit{Code: 137, Reason: Killed, Message: "it was killed, and its shim, which did not answer, with it"}

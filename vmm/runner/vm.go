@@ -173,6 +173,9 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 	if v.rec != nil && !sameIncarnation(v.rec.Instance, a.Instance) {
 		return fmt.Errorf("%v cannot be started: the files of %v must be removed first", a.Instance, v.rec.Instance)
 	}
+	if v.rec != nil && v.rec.Exit != nil && v.rec.Exit.Reason == Interrupted {
+		v.forgetBoot()
+	}
 	d, assignment, err := v.obtain(ctx, a.Assignment)
 	if err != nil {
 		return err

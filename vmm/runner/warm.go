@@ -244,14 +244,21 @@ func (v *vm) warmUp(ctx context.Context, a vmm.Action) error {
 	return nil
 }
 
-// neverWarm ends an instance that an earlier daemon was having go on from its saved
-// boot when it ended: nobody sends it the rest.
+// interrupted is the end of an instance that an earlier daemon was having go on from its
+// saved boot when it ended. Its guest has not run, and it has not failed: it is started
+// again at once, and boots, for its saved boot may be what ended that daemon.
+var interrupted = &vmm.Exit{Code: 1, Reason: Interrupted, Message: "its daemon ended while it was started from its saved boot: it is started anew, and boots"}
+
+// neverWarm ends an instance that waits for the rest of its saved boot, which nobody sends
+// any more.
 func (v *vm) neverWarm() {
 	v.killed = true
 	if err := v.kill(v.h.ctx, v.rec.Instance); err != nil {
 		v.h.cfg.Log.Warn("a VM that waits for its saved boot in vain cannot be ended", "vm", v.rec.Instance, "err", err)
 		return
 	}
+	v.rec.Exit = interrupted
+	v.note()
 	v.tell()
 }
 

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
+	"github.com/blixard/blixard/vmm/runner/shims"
 	"github.com/blixard/blixard/vmm/shim"
 )
 
@@ -99,27 +101,62 @@ func TestWarmStart(t *testing.T) {
 }
 
 // A daemon that dies while a guest is loaded leaves a QEMU that waits for the rest in
-// vain: the next one ends it.
+// vain, or that has given it up: the next one ends it, takes that for no failure, and
+// boots the VM, although its saved boot is there.
 func TestAWarmStartThatNobodyFinishes(t *testing.T) {
 	t.Parallel()
 	r := qemuRig(t)
 	i, a := instance("1-1", 1), r.vm("1-1", "")
-	r.must(vmm.Receive, i, a)
-	r.report("waiting", i, func(v vmm.Report) bool { return v.Liveness == vmm.Alive && v.Incoming != 0 })
+	a.Spec.Warm = true
+	r.must(vmm.Start, i, a)
+	r.saved(i.UID)
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	kept := t.TempDir()
+	if err := os.CopyFS(kept, os.DirFS(r.h.boots.of(i.UID))); err != nil {
+		t.Fatal(err)
+	}
 	at := r.h.at.stateOf(i.UID)
-	r.h.Close()
-	rec, err := readRecord(at)
-	if err != nil {
+	for _, half := range []bool{false, true} {
+		i.Attempt++
+		r.must(vmm.Receive, i, a) // which waits as a warm start does
+		r.report("waiting", i, func(v vmm.Report) bool { return v.Liveness == vmm.Alive && v.Incoming == vmm.Listening })
+		r.h.Close()
+		rec, err := readRecord(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec.Incoming, rec.Warm, rec.Warming = false, true, true
+		if err := rec.write(at); err != nil {
+			t.Fatal(err)
+		}
+		if half {
+			c, err := net.Dial("unix", filepath.Join(r.h.at.runOf(i.UID), incomingSocket))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Write([]byte("QEVM\x00\x00\x00\x03")); err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+			for end := time.Now().Add(patience); !shims.Dead(r.h.at.runOf(i.UID)); time.Sleep(20 * time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatal("QEMU goes on waiting for a guest of which it has got half")
+				}
+			}
+		}
+		r.open()
+		if e := r.down(i).Exit; e == nil || e.Reason != Interrupted {
+			t.Errorf("half of it was there: %t: it ended with %+v", half, e)
+		}
+	}
+	i.Attempt++
+	_ = os.RemoveAll(r.h.boots.of(i.UID)) // the second of those starts has taken it away
+	if err := os.CopyFS(r.h.boots.of(i.UID), os.DirFS(kept)); err != nil {
 		t.Fatal(err)
 	}
-	rec.Incoming, rec.Warm, rec.Warming = false, true, true
-	if err := rec.write(at); err != nil {
-		t.Fatal(err)
-	}
-	r.open()
-	if e := r.down(i).Exit; e == nil || e.Reason != Killed {
-		t.Error(e)
-	}
+	r.must(vmm.Start, i, a)
+	r.report("booted", i, func(v vmm.Report) bool { return v.Ready && !v.Warm })
 }
 
 // What a guest's memory relies on is in the key, and the attempt is not.

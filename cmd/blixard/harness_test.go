@@ -44,10 +44,11 @@ func TestMain(m *testing.M) {
 	if socket := os.Getenv(socatEnv); socket != "" {
 		socat(socket)
 	}
-	// These tests mostly wait, also where there are few cores.
+	// These tests mostly wait (for leases to end, for guests to boot), also where there are
+	// few cores: four at once leave two cores half idle.
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		f.Value.Set("4")
+		f.Value.Set("5")
 	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "blixard-e2e-")

@@ -217,7 +217,9 @@ func TestThreeNodes(t *testing.T) {
 
 func TestKillLeader(t *testing.T) {
 	t.Parallel()
-	c := up(t, 3)
+	// A lease that a daemon is back within, also on a machine that does much else: it is
+	// the VM's life that counts here.
+	c := up(t, 3, func(o *options) { o.settings = &blixardv1.Settings{LeaseMs: 15_000, RenewMs: 1000} })
 	c.Must(create("web")...)
 	vm, _ := c.VM("web")
 	pid := c.HostOf("web").PID(vm)
@@ -318,6 +320,7 @@ func TestNoQuorum(t *testing.T) {
 // client's files are gone once create has returned.
 func TestRealVM(t *testing.T) {
 	kernel, initrd := guestFiles(t)
+	t.Parallel()
 	c := up(t, 3)
 	client := t.TempDir()
 	for _, f := range []string{kernel, initrd} {

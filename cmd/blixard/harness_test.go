@@ -108,6 +108,10 @@ func shortLease() *blixardv1.Settings {
 	return &blixardv1.Settings{LeaseMs: 3000, RenewMs: 600}
 }
 
+// longLease is for tests of which it is no part: a daemon that is started again, or that
+// stands still, is back within it, also on a machine that does much else.
+func longLease(o *options) { o.settings = &blixardv1.Settings{LeaseMs: 15_000, RenewMs: 1000} }
+
 // up brings up a cluster of n nodes and waits until all may run VMs.
 func up(t testing.TB, n int, change ...func(*options)) *Cluster {
 	t.Helper()

@@ -18,7 +18,7 @@ func healthIs(h blixardv1.HealthState) func(*blixardv1.VM, string) bool {
 // A port is open and closed, and what is said of the VM and done about it follows.
 func TestHealthOfAPort(t *testing.T) {
 	t.Parallel()
-	c := up(t, 1)
+	c := up(t, 1, longLease)
 	l, err := net.Listen("tcp", "127.0.0.2:0") // not where others look for free ports
 	if err != nil {
 		t.Fatal(err)

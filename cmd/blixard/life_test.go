@@ -217,9 +217,7 @@ func TestThreeNodes(t *testing.T) {
 
 func TestKillLeader(t *testing.T) {
 	t.Parallel()
-	// A lease that a daemon is back within, also on a machine that does much else: it is
-	// the VM's life that counts here.
-	c := up(t, 3, func(o *options) { o.settings = &blixardv1.Settings{LeaseMs: 15_000, RenewMs: 1000} })
+	c := up(t, 3, longLease)
 	c.Must(create("web")...)
 	vm, _ := c.VM("web")
 	pid := c.HostOf("web").PID(vm)

@@ -56,6 +56,17 @@ func (v *vm) seenIncoming(s guestState) {
 		}
 		v.tell()
 	case now > v.incoming:
+		if now == vmm.Loaded {
+			if err := v.syncDisks(); err != nil {
+				v.h.cfg.Log.Error("the disks of a guest that has come are not on this host's: it is killed", "vm", v.rec.Instance, "err", err)
+				if err := v.kill(v.h.ctx, v.rec.Instance); err != nil {
+					v.h.cfg.Log.Error("it was not killed", "vm", v.rec.Instance, "err", err)
+				}
+				v.tell()
+				return
+			}
+			step(v.uid, "synced")
+		}
 		v.incoming = now
 		v.tell()
 	}
@@ -77,6 +88,10 @@ func (v *vm) takeOver(ctx context.Context, i shim.Instance) error {
 	if !ok || v.incoming != vmm.Loaded {
 		return fmt.Errorf("it cannot be taken over: its guest is not here yet (%v)", v.incoming)
 	}
+	if err := v.h.volumes.land(v.rec.Volumes, v.rec.Instance.Index); err != nil {
+		return err
+	}
+	step(v.uid, "unmarked")
 	v.rec.Incoming = false
 	if err := v.rec.write(v.at.state); err != nil {
 		v.rec.Incoming = true

@@ -166,6 +166,9 @@ func (r *road) receive() shim.Instance {
 	a := proto.CloneOf(r.a)
 	a.Incarnation.Index = r.index
 	a.Migration = &blixardv1.MigrationOrder{Id: r.index, Role: blixardv1.MigrationRole_MIGRATION_ROLE_TARGET, PeerNodeId: sourceNode}
+	for _, m := range a.Volumes {
+		m.Volume.Copy, m.Volume.Arriving = r.index, true
+	}
 	r.to.must(vmm.Receive, i, a)
 	r.to.report("listening", i, func(p vmm.Report) bool { return p.Incoming == vmm.Listening && !p.Ready && !p.Paused })
 	return i

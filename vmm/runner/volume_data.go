@@ -62,6 +62,9 @@ func (h *Host) ReadDisk(ctx context.Context, volume, vm, name string, send func(
 			}
 		}
 		why := s.busy[volume]
+		if is.GetArriving() {
+			why = "it is on its way here"
+		}
 		s.mu.Unlock()
 		if err != nil || why != "" {
 			return fmt.Errorf("%w: %s: %w", ErrDisk, why, err)

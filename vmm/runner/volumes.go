@@ -29,6 +29,12 @@ import (
 // It comes to be by a rename, whole, and goes by one. Nothing but an order to remove
 // just this uid removes it: what nobody ordered is reported, and stays.
 //
+// One that comes with a VM that is moved live is marked with the migration before its
+// first byte comes. While the mark stands it is no volume, whatever it holds: no guest
+// is started with it, and nobody reads it. The mark goes, durably, before the guest runs
+// here, or when the cluster says that the volume came here by that migration. Until this
+// host has said that it has gone, the host that it came from keeps its own.
+//
 // A VM has its volumes open from before its start until nothing of it is alive.
 // Meanwhile no other VM here gets one that it writes, whatever the orders say: after
 // a restore of the cluster from a backup, what is being ended may be in the way of
@@ -68,6 +74,9 @@ type volumeRecord struct {
 	Uid     string                 `json:"uid"`
 	Name    string                 `json:"name"`
 	Format  blixardv1.VolumeFormat `json:"format"`
+	// Copy is the migration by which it came, and Arriving its mark: see volumes.
+	Copy     uint64 `json:"copy,omitempty"`
+	Arriving bool   `json:"arriving,omitempty"`
 }
 
 func newVolumes(state, trash string, observe func(core.Observed), warn func(string, error)) *volumes {
@@ -123,13 +132,15 @@ func (s *volumes) carryOut() {
 	clear(s.failed)
 	for _, o := range s.orders {
 		err := checkUID(o.GetUid())
-		if err == nil && s.has(o.Uid) {
+		if err == nil && !o.Remove && !o.Arriving && s.has(o.Uid) {
 			s.made[o.Uid] = true
+			err = s.arrived(o.Uid, o.Copy)
 		}
 		switch {
 		case err != nil:
 		case o.Remove:
 			err = s.remove(o)
+		case o.Arriving: // it comes with its VM
 		case s.isOpen(o.Uid) || s.busy[o.Uid] != "": // it grows when the VM that has it starts again
 		case o.Written && !o.Made && !s.has(o.Uid): // it comes by itself
 		default:
@@ -162,6 +173,9 @@ func (s *volumes) ensure(o *blixardv1.VolumeOrder) (err error) {
 	}()
 	switch {
 	case s.has(o.Uid):
+		if err := s.arrived(o.Uid, o.Copy); err != nil {
+			return err
+		}
 		return s.grow(o)
 	case o.Made || s.made[o.Uid]:
 		return fmt.Errorf("this host had it, and %s is gone: who has removed it? It is not made again", s.dir(o.Uid))
@@ -172,12 +186,18 @@ func (s *volumes) ensure(o *blixardv1.VolumeOrder) (err error) {
 	if err := s.room(size); err != nil {
 		return err
 	}
-	return s.create(o, func(f *os.File) error {
+	return s.create(o, blank(o))
+}
+
+// blank fills the file of a volume that holds nothing.
+func blank(o *blixardv1.VolumeOrder) func(*os.File) error {
+	size := int64(o.SizeMib) << 20
+	return func(f *os.File) error {
 		if o.Format == blixardv1.VolumeFormat_VOLUME_FORMAT_QCOW2 {
 			return makeQcow2(f, size)
 		}
 		return f.Truncate(size)
-	})
+	}
 }
 
 // room says that there is no room for so many bytes more. It may be gone a moment
@@ -214,7 +234,7 @@ func (s *volumes) create(o *blixardv1.VolumeOrder, fill func(*os.File) error) er
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := vmdir.WriteJSON(tmp, volumeFile, volumeRecord{1, o.Uid, o.Name, o.Format}); err != nil {
+	if err := vmdir.WriteJSON(tmp, volumeFile, volumeRecord{1, o.Uid, o.Name, o.Format, o.Copy, o.Arriving}); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, s.dir(o.Uid)); err != nil {
@@ -282,6 +302,11 @@ func (s *volumes) remove(o *blixardv1.VolumeOrder) error {
 	if !s.has(o.Uid) && why == "" {
 		return nil
 	}
+	// An order that is about another copy, or about one on its way that has arrived since,
+	// is older than what is here. What cannot be told apart goes by its uid.
+	if r, err := s.record(o.Uid); err == nil && (r.Copy != o.Copy || o.Arriving && !r.Arriving) || err != nil && o.Arriving {
+		return nil
+	}
 	for vm := range s.open[o.Uid] {
 		why = "VM " + vm + " has it open"
 	}
@@ -305,17 +330,25 @@ func (s *volumes) remove(o *blixardv1.VolumeOrder) error {
 	return nil
 }
 
+// record reads volume.json.
+func (s *volumes) record(uid string) (r volumeRecord, err error) {
+	b, err := vmdir.ReadFile(filepath.Join(s.dir(uid), volumeFile), 64<<10)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(b, &r); err != nil || r.Uid != uid {
+		return r, fmt.Errorf("%s in %s is not that of a volume: %w", volumeFile, s.dir(uid), cmp.Or(err, errors.New("it names another")))
+	}
+	return r, nil
+}
+
 // look says what a volume is that is here.
 func (s *volumes) look(uid string) (*blixardv1.VolumeReport, error) {
-	b, err := vmdir.ReadFile(filepath.Join(s.dir(uid), volumeFile), 64<<10)
+	r, err := s.record(uid)
 	if err != nil {
 		return nil, err
 	}
-	var r volumeRecord
-	if err := json.Unmarshal(b, &r); err != nil || r.Uid != uid {
-		return nil, fmt.Errorf("%s in %s is not that of a volume: %w", volumeFile, s.dir(uid), cmp.Or(err, errors.New("it names another")))
-	}
-	out := &blixardv1.VolumeReport{Uid: uid, Name: strings.ToValidUTF8(r.Name, "?"), Format: r.Format}
+	out := &blixardv1.VolumeReport{Uid: uid, Name: strings.ToValidUTF8(r.Name, "?"), Format: r.Format, Copy: r.Copy, Arriving: r.Arriving}
 	f, err := os.OpenFile(s.disk(uid), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return out, err
@@ -396,6 +429,9 @@ func (s *volumes) take(vm string, mounts []*blixardv1.VolumeConfig) (list []disk
 		}
 		s.say(false)
 	}()
+	if err := s.roomToCome(mounts); err != nil {
+		return nil, err
+	}
 	for _, m := range mounts {
 		o := m.GetVolume()
 		if err := checkUID(o.GetUid()); err != nil {
@@ -412,7 +448,11 @@ func (s *volumes) take(vm string, mounts []*blixardv1.VolumeConfig) (list []disk
 				return nil, fmt.Errorf("volume %s is open: VM %s has it, and is not dead yet", o.Name, other)
 			}
 		}
-		if !s.isOpen(o.Uid) {
+		if o.Arriving {
+			if err := s.expect(o); err != nil {
+				return nil, fmt.Errorf("volume %s: %w", o.Name, full(err, errDiskFull))
+			}
+		} else if !s.isOpen(o.Uid) {
 			if err := s.ensure(o); err != nil {
 				return nil, err
 			}

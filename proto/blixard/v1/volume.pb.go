@@ -203,7 +203,8 @@ type ClusterVolume struct {
 	// Never used twice: "GENERATION-INDEX" of the entry that created it.
 	Uid  string      `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
 	Spec *VolumeSpec `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
-	// The host that has it, and always will; 0: none yet.
+	// The host that has it; 0: none yet. It changes with the entry that gives a VM that
+	// is moved live the right to run elsewhere, and by nothing else.
 	NodeId   uint64 `protobuf:"varint,4,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	Node     string `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
 	Deleting bool   `protobuf:"varint,6,opt,name=deleting,proto3" json:"deleting,omitempty"`
@@ -215,6 +216,10 @@ type ClusterVolume struct {
 	Revision uint64 `protobuf:"varint,10,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Log index of the last change of what its host must know.
 	OrderRevision uint64 `protobuf:"varint,11,opt,name=order_revision,json=orderRevision,proto3" json:"order_revision,omitempty"`
+	// The migration by which what its host has came there; 0: it was made there.
+	Copy uint64 `protobuf:"varint,12,opt,name=copy,proto3" json:"copy,omitempty"`
+	// What other hosts have of it, at most one each.
+	Copies        []*VolumeCopy `protobuf:"bytes,13,rep,name=copies,proto3" json:"copies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -326,6 +331,112 @@ func (x *ClusterVolume) GetOrderRevision() uint64 {
 	return 0
 }
 
+func (x *ClusterVolume) GetCopy() uint64 {
+	if x != nil {
+		return x.Copy
+	}
+	return 0
+}
+
+func (x *ClusterVolume) GetCopies() []*VolumeCopy {
+	if x != nil {
+		return x.Copies
+	}
+	return nil
+}
+
+// VolumeCopy is what a host has of a volume that is on another: it comes there with a
+// VM that is moved live, or was left behind by one. It takes the host's room until the
+// host has said that it is gone.
+type VolumeCopy struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// As of ClusterVolume.
+	Copy uint64 `protobuf:"varint,2,opt,name=copy,proto3" json:"copy,omitempty"`
+	// It is on its way there, and was never the volume.
+	Arriving bool `protobuf:"varint,3,opt,name=arriving,proto3" json:"arriving,omitempty"`
+	// It is to be removed: the move has come to nothing, or the volume's host has said
+	// that it has all of it.
+	Removing bool   `protobuf:"varint,4,opt,name=removing,proto3" json:"removing,omitempty"`
+	SizeMib  uint64 `protobuf:"varint,5,opt,name=size_mib,json=sizeMib,proto3" json:"size_mib,omitempty"`
+	// Log index of the last change of what that host must know.
+	OrderRevision uint64 `protobuf:"varint,6,opt,name=order_revision,json=orderRevision,proto3" json:"order_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeCopy) Reset() {
+	*x = VolumeCopy{}
+	mi := &file_blixard_v1_volume_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeCopy) ProtoMessage() {}
+
+func (x *VolumeCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_volume_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeCopy.ProtoReflect.Descriptor instead.
+func (*VolumeCopy) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *VolumeCopy) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *VolumeCopy) GetCopy() uint64 {
+	if x != nil {
+		return x.Copy
+	}
+	return 0
+}
+
+func (x *VolumeCopy) GetArriving() bool {
+	if x != nil {
+		return x.Arriving
+	}
+	return false
+}
+
+func (x *VolumeCopy) GetRemoving() bool {
+	if x != nil {
+		return x.Removing
+	}
+	return false
+}
+
+func (x *VolumeCopy) GetSizeMib() uint64 {
+	if x != nil {
+		return x.SizeMib
+	}
+	return 0
+}
+
+func (x *VolumeCopy) GetOrderRevision() uint64 {
+	if x != nil {
+		return x.OrderRevision
+	}
+	return 0
+}
+
 // VolumeStatus is what its host last reported.
 type VolumeStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -343,7 +454,7 @@ type VolumeStatus struct {
 
 func (x *VolumeStatus) Reset() {
 	*x = VolumeStatus{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[2]
+	mi := &file_blixard_v1_volume_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -355,7 +466,7 @@ func (x *VolumeStatus) String() string {
 func (*VolumeStatus) ProtoMessage() {}
 
 func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[2]
+	mi := &file_blixard_v1_volume_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -368,7 +479,7 @@ func (x *VolumeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeStatus.ProtoReflect.Descriptor instead.
 func (*VolumeStatus) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{2}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *VolumeStatus) GetPhase() VolumePhase {
@@ -409,14 +520,17 @@ type VolumeReport struct {
 	// Why it is not as it should be; empty: it is.
 	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	// It is not there.
-	Absent        bool `protobuf:"varint,6,opt,name=absent,proto3" json:"absent,omitempty"`
+	Absent bool `protobuf:"varint,6,opt,name=absent,proto3" json:"absent,omitempty"`
+	// As of VolumeCopy.
+	Copy          uint64 `protobuf:"varint,7,opt,name=copy,proto3" json:"copy,omitempty"`
+	Arriving      bool   `protobuf:"varint,8,opt,name=arriving,proto3" json:"arriving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VolumeReport) Reset() {
 	*x = VolumeReport{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[3]
+	mi := &file_blixard_v1_volume_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -428,7 +542,7 @@ func (x *VolumeReport) String() string {
 func (*VolumeReport) ProtoMessage() {}
 
 func (x *VolumeReport) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[3]
+	mi := &file_blixard_v1_volume_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -441,7 +555,7 @@ func (x *VolumeReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeReport.ProtoReflect.Descriptor instead.
 func (*VolumeReport) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{3}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *VolumeReport) GetUid() string {
@@ -486,6 +600,20 @@ func (x *VolumeReport) GetAbsent() bool {
 	return false
 }
 
+func (x *VolumeReport) GetCopy() uint64 {
+	if x != nil {
+		return x.Copy
+	}
+	return 0
+}
+
+func (x *VolumeReport) GetArriving() bool {
+	if x != nil {
+		return x.Arriving
+	}
+	return false
+}
+
 // VolumeInventory is all volumes of a host, at one moment.
 type VolumeInventory struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -501,7 +629,7 @@ type VolumeInventory struct {
 
 func (x *VolumeInventory) Reset() {
 	*x = VolumeInventory{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[4]
+	mi := &file_blixard_v1_volume_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +641,7 @@ func (x *VolumeInventory) String() string {
 func (*VolumeInventory) ProtoMessage() {}
 
 func (x *VolumeInventory) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[4]
+	mi := &file_blixard_v1_volume_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +654,7 @@ func (x *VolumeInventory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeInventory.ProtoReflect.Descriptor instead.
 func (*VolumeInventory) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{4}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *VolumeInventory) GetRevision() uint64 {
@@ -566,7 +694,7 @@ type VolumeNews struct {
 
 func (x *VolumeNews) Reset() {
 	*x = VolumeNews{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[5]
+	mi := &file_blixard_v1_volume_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -578,7 +706,7 @@ func (x *VolumeNews) String() string {
 func (*VolumeNews) ProtoMessage() {}
 
 func (x *VolumeNews) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[5]
+	mi := &file_blixard_v1_volume_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -591,7 +719,7 @@ func (x *VolumeNews) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeNews.ProtoReflect.Descriptor instead.
 func (*VolumeNews) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{5}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *VolumeNews) GetRevision() uint64 {
@@ -641,14 +769,18 @@ type VolumeOrder struct {
 	// As of VolumeStatus.
 	Made bool `protobuf:"varint,6,opt,name=made,proto3" json:"made,omitempty"`
 	// As of ClusterVolume.
-	Written       bool `protobuf:"varint,7,opt,name=written,proto3" json:"written,omitempty"`
+	Written bool `protobuf:"varint,7,opt,name=written,proto3" json:"written,omitempty"`
+	// As of VolumeCopy: what came by another migration is not removed, and what is to be
+	// on its way is not removed once it is the volume.
+	Copy          uint64 `protobuf:"varint,8,opt,name=copy,proto3" json:"copy,omitempty"`
+	Arriving      bool   `protobuf:"varint,9,opt,name=arriving,proto3" json:"arriving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VolumeOrder) Reset() {
 	*x = VolumeOrder{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[6]
+	mi := &file_blixard_v1_volume_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +792,7 @@ func (x *VolumeOrder) String() string {
 func (*VolumeOrder) ProtoMessage() {}
 
 func (x *VolumeOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[6]
+	mi := &file_blixard_v1_volume_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +805,7 @@ func (x *VolumeOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeOrder.ProtoReflect.Descriptor instead.
 func (*VolumeOrder) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{6}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *VolumeOrder) GetUid() string {
@@ -725,6 +857,20 @@ func (x *VolumeOrder) GetWritten() bool {
 	return false
 }
 
+func (x *VolumeOrder) GetCopy() uint64 {
+	if x != nil {
+		return x.Copy
+	}
+	return 0
+}
+
+func (x *VolumeOrder) GetArriving() bool {
+	if x != nil {
+		return x.Arriving
+	}
+	return false
+}
+
 type VolumeServiceCreateRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -738,7 +884,7 @@ type VolumeServiceCreateRequest struct {
 
 func (x *VolumeServiceCreateRequest) Reset() {
 	*x = VolumeServiceCreateRequest{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[7]
+	mi := &file_blixard_v1_volume_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +896,7 @@ func (x *VolumeServiceCreateRequest) String() string {
 func (*VolumeServiceCreateRequest) ProtoMessage() {}
 
 func (x *VolumeServiceCreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[7]
+	mi := &file_blixard_v1_volume_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +909,7 @@ func (x *VolumeServiceCreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeServiceCreateRequest.ProtoReflect.Descriptor instead.
 func (*VolumeServiceCreateRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{7}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *VolumeServiceCreateRequest) GetRequestId() string {
@@ -803,7 +949,7 @@ type VolumeServiceCreateResponse struct {
 
 func (x *VolumeServiceCreateResponse) Reset() {
 	*x = VolumeServiceCreateResponse{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[8]
+	mi := &file_blixard_v1_volume_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +961,7 @@ func (x *VolumeServiceCreateResponse) String() string {
 func (*VolumeServiceCreateResponse) ProtoMessage() {}
 
 func (x *VolumeServiceCreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[8]
+	mi := &file_blixard_v1_volume_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +974,7 @@ func (x *VolumeServiceCreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeServiceCreateResponse.ProtoReflect.Descriptor instead.
 func (*VolumeServiceCreateResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{8}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *VolumeServiceCreateResponse) GetVolume() *ClusterVolume {
@@ -848,7 +994,7 @@ type VolumeServiceGetRequest struct {
 
 func (x *VolumeServiceGetRequest) Reset() {
 	*x = VolumeServiceGetRequest{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[9]
+	mi := &file_blixard_v1_volume_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +1006,7 @@ func (x *VolumeServiceGetRequest) String() string {
 func (*VolumeServiceGetRequest) ProtoMessage() {}
 
 func (x *VolumeServiceGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[9]
+	mi := &file_blixard_v1_volume_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +1019,7 @@ func (x *VolumeServiceGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeServiceGetRequest.ProtoReflect.Descriptor instead.
 func (*VolumeServiceGetRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{9}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *VolumeServiceGetRequest) GetName() string {
@@ -901,7 +1047,7 @@ type VolumeServiceGetResponse struct {
 
 func (x *VolumeServiceGetResponse) Reset() {
 	*x = VolumeServiceGetResponse{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[10]
+	mi := &file_blixard_v1_volume_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +1059,7 @@ func (x *VolumeServiceGetResponse) String() string {
 func (*VolumeServiceGetResponse) ProtoMessage() {}
 
 func (x *VolumeServiceGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[10]
+	mi := &file_blixard_v1_volume_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1072,7 @@ func (x *VolumeServiceGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeServiceGetResponse.ProtoReflect.Descriptor instead.
 func (*VolumeServiceGetResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{10}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *VolumeServiceGetResponse) GetVolume() *ClusterVolume {
@@ -953,7 +1099,7 @@ type VolumeUse struct {
 
 func (x *VolumeUse) Reset() {
 	*x = VolumeUse{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[11]
+	mi := &file_blixard_v1_volume_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1111,7 @@ func (x *VolumeUse) String() string {
 func (*VolumeUse) ProtoMessage() {}
 
 func (x *VolumeUse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[11]
+	mi := &file_blixard_v1_volume_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1124,7 @@ func (x *VolumeUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeUse.ProtoReflect.Descriptor instead.
 func (*VolumeUse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{11}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *VolumeUse) GetVm() string {
@@ -1004,7 +1150,7 @@ type VolumeServiceListRequest struct {
 
 func (x *VolumeServiceListRequest) Reset() {
 	*x = VolumeServiceListRequest{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[12]
+	mi := &file_blixard_v1_volume_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1162,7 @@ func (x *VolumeServiceListRequest) String() string {
 func (*VolumeServiceListRequest) ProtoMessage() {}
 
 func (x *VolumeServiceListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[12]
+	mi := &file_blixard_v1_volume_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1175,7 @@ func (x *VolumeServiceListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeServiceListRequest.ProtoReflect.Descriptor instead.
 func (*VolumeServiceListRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{12}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *VolumeServiceListRequest) GetStale() bool {
@@ -1051,7 +1197,7 @@ type VolumeServiceListResponse struct {
 
 func (x *VolumeServiceListResponse) Reset() {
 	*x = VolumeServiceListResponse{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[13]
+	mi := &file_blixard_v1_volume_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1209,7 @@ func (x *VolumeServiceListResponse) String() string {
 func (*VolumeServiceListResponse) ProtoMessage() {}
 
 func (x *VolumeServiceListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[13]
+	mi := &file_blixard_v1_volume_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1222,7 @@ func (x *VolumeServiceListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeServiceListResponse.ProtoReflect.Descriptor instead.
 func (*VolumeServiceListResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{13}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *VolumeServiceListResponse) GetVolumes() []*VolumeServiceGetResponse {
@@ -1110,7 +1256,7 @@ type OrphanVolume struct {
 
 func (x *OrphanVolume) Reset() {
 	*x = OrphanVolume{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[14]
+	mi := &file_blixard_v1_volume_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1268,7 @@ func (x *OrphanVolume) String() string {
 func (*OrphanVolume) ProtoMessage() {}
 
 func (x *OrphanVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[14]
+	mi := &file_blixard_v1_volume_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1281,7 @@ func (x *OrphanVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrphanVolume.ProtoReflect.Descriptor instead.
 func (*OrphanVolume) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{14}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *OrphanVolume) GetNode() string {
@@ -1163,7 +1309,7 @@ type VolumeServiceGrowRequest struct {
 
 func (x *VolumeServiceGrowRequest) Reset() {
 	*x = VolumeServiceGrowRequest{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[15]
+	mi := &file_blixard_v1_volume_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +1321,7 @@ func (x *VolumeServiceGrowRequest) String() string {
 func (*VolumeServiceGrowRequest) ProtoMessage() {}
 
 func (x *VolumeServiceGrowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[15]
+	mi := &file_blixard_v1_volume_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +1334,7 @@ func (x *VolumeServiceGrowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeServiceGrowRequest.ProtoReflect.Descriptor instead.
 func (*VolumeServiceGrowRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{15}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *VolumeServiceGrowRequest) GetRequestId() string {
@@ -1221,7 +1367,7 @@ type VolumeServiceGrowResponse struct {
 
 func (x *VolumeServiceGrowResponse) Reset() {
 	*x = VolumeServiceGrowResponse{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[16]
+	mi := &file_blixard_v1_volume_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1379,7 @@ func (x *VolumeServiceGrowResponse) String() string {
 func (*VolumeServiceGrowResponse) ProtoMessage() {}
 
 func (x *VolumeServiceGrowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[16]
+	mi := &file_blixard_v1_volume_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1392,7 @@ func (x *VolumeServiceGrowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeServiceGrowResponse.ProtoReflect.Descriptor instead.
 func (*VolumeServiceGrowResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *VolumeServiceGrowResponse) GetVolume() *ClusterVolume {
@@ -1268,7 +1414,7 @@ type VolumeServiceDeleteRequest struct {
 
 func (x *VolumeServiceDeleteRequest) Reset() {
 	*x = VolumeServiceDeleteRequest{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[17]
+	mi := &file_blixard_v1_volume_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1426,7 @@ func (x *VolumeServiceDeleteRequest) String() string {
 func (*VolumeServiceDeleteRequest) ProtoMessage() {}
 
 func (x *VolumeServiceDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[17]
+	mi := &file_blixard_v1_volume_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1439,7 @@ func (x *VolumeServiceDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeServiceDeleteRequest.ProtoReflect.Descriptor instead.
 func (*VolumeServiceDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VolumeServiceDeleteRequest) GetRequestId() string {
@@ -1326,7 +1472,7 @@ type VolumeServiceDeleteResponse struct {
 
 func (x *VolumeServiceDeleteResponse) Reset() {
 	*x = VolumeServiceDeleteResponse{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[18]
+	mi := &file_blixard_v1_volume_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1338,7 +1484,7 @@ func (x *VolumeServiceDeleteResponse) String() string {
 func (*VolumeServiceDeleteResponse) ProtoMessage() {}
 
 func (x *VolumeServiceDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[18]
+	mi := &file_blixard_v1_volume_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1351,7 +1497,7 @@ func (x *VolumeServiceDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeServiceDeleteResponse.ProtoReflect.Descriptor instead.
 func (*VolumeServiceDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VolumeServiceDeleteResponse) GetVolume() *ClusterVolume {
@@ -1376,7 +1522,7 @@ type VolumeData struct {
 
 func (x *VolumeData) Reset() {
 	*x = VolumeData{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[19]
+	mi := &file_blixard_v1_volume_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +1534,7 @@ func (x *VolumeData) String() string {
 func (*VolumeData) ProtoMessage() {}
 
 func (x *VolumeData) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[19]
+	mi := &file_blixard_v1_volume_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +1547,7 @@ func (x *VolumeData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeData.ProtoReflect.Descriptor instead.
 func (*VolumeData) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *VolumeData) GetPart() isVolumeData_Part {
@@ -1474,7 +1620,7 @@ type VolumeHeader struct {
 
 func (x *VolumeHeader) Reset() {
 	*x = VolumeHeader{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[20]
+	mi := &file_blixard_v1_volume_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1632,7 @@ func (x *VolumeHeader) String() string {
 func (*VolumeHeader) ProtoMessage() {}
 
 func (x *VolumeHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[20]
+	mi := &file_blixard_v1_volume_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1645,7 @@ func (x *VolumeHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeHeader.ProtoReflect.Descriptor instead.
 func (*VolumeHeader) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *VolumeHeader) GetFormat() VolumeFormat {
@@ -1535,7 +1681,7 @@ type VolumeChunk struct {
 
 func (x *VolumeChunk) Reset() {
 	*x = VolumeChunk{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[21]
+	mi := &file_blixard_v1_volume_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1693,7 @@ func (x *VolumeChunk) String() string {
 func (*VolumeChunk) ProtoMessage() {}
 
 func (x *VolumeChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[21]
+	mi := &file_blixard_v1_volume_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1706,7 @@ func (x *VolumeChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeChunk.ProtoReflect.Descriptor instead.
 func (*VolumeChunk) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *VolumeChunk) GetOffset() uint64 {
@@ -1590,7 +1736,7 @@ type VolumeEnd struct {
 
 func (x *VolumeEnd) Reset() {
 	*x = VolumeEnd{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[22]
+	mi := &file_blixard_v1_volume_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1748,7 @@ func (x *VolumeEnd) String() string {
 func (*VolumeEnd) ProtoMessage() {}
 
 func (x *VolumeEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[22]
+	mi := &file_blixard_v1_volume_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1761,7 @@ func (x *VolumeEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeEnd.ProtoReflect.Descriptor instead.
 func (*VolumeEnd) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *VolumeEnd) GetChunks() uint64 {
@@ -1644,7 +1790,7 @@ type VolumeServiceReadRequest struct {
 
 func (x *VolumeServiceReadRequest) Reset() {
 	*x = VolumeServiceReadRequest{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[23]
+	mi := &file_blixard_v1_volume_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1656,7 +1802,7 @@ func (x *VolumeServiceReadRequest) String() string {
 func (*VolumeServiceReadRequest) ProtoMessage() {}
 
 func (x *VolumeServiceReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[23]
+	mi := &file_blixard_v1_volume_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1669,7 +1815,7 @@ func (x *VolumeServiceReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeServiceReadRequest.ProtoReflect.Descriptor instead.
 func (*VolumeServiceReadRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *VolumeServiceReadRequest) GetName() string {
@@ -1703,7 +1849,7 @@ type VolumeServiceReadResponse struct {
 
 func (x *VolumeServiceReadResponse) Reset() {
 	*x = VolumeServiceReadResponse{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[24]
+	mi := &file_blixard_v1_volume_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1715,7 +1861,7 @@ func (x *VolumeServiceReadResponse) String() string {
 func (*VolumeServiceReadResponse) ProtoMessage() {}
 
 func (x *VolumeServiceReadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[24]
+	mi := &file_blixard_v1_volume_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1728,7 +1874,7 @@ func (x *VolumeServiceReadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeServiceReadResponse.ProtoReflect.Descriptor instead.
 func (*VolumeServiceReadResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *VolumeServiceReadResponse) GetData() *VolumeData {
@@ -1749,7 +1895,7 @@ type VolumeServiceWriteRequest struct {
 
 func (x *VolumeServiceWriteRequest) Reset() {
 	*x = VolumeServiceWriteRequest{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[25]
+	mi := &file_blixard_v1_volume_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1907,7 @@ func (x *VolumeServiceWriteRequest) String() string {
 func (*VolumeServiceWriteRequest) ProtoMessage() {}
 
 func (x *VolumeServiceWriteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[25]
+	mi := &file_blixard_v1_volume_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1920,7 @@ func (x *VolumeServiceWriteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeServiceWriteRequest.ProtoReflect.Descriptor instead.
 func (*VolumeServiceWriteRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *VolumeServiceWriteRequest) GetOptions() *VolumeServiceWriteOptions {
@@ -1804,7 +1950,7 @@ type VolumeServiceWriteOptions struct {
 
 func (x *VolumeServiceWriteOptions) Reset() {
 	*x = VolumeServiceWriteOptions{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[26]
+	mi := &file_blixard_v1_volume_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1962,7 @@ func (x *VolumeServiceWriteOptions) String() string {
 func (*VolumeServiceWriteOptions) ProtoMessage() {}
 
 func (x *VolumeServiceWriteOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[26]
+	mi := &file_blixard_v1_volume_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1975,7 @@ func (x *VolumeServiceWriteOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeServiceWriteOptions.ProtoReflect.Descriptor instead.
 func (*VolumeServiceWriteOptions) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{26}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *VolumeServiceWriteOptions) GetRequestId() string {
@@ -1869,7 +2015,7 @@ type VolumeServiceWriteResponse struct {
 
 func (x *VolumeServiceWriteResponse) Reset() {
 	*x = VolumeServiceWriteResponse{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[27]
+	mi := &file_blixard_v1_volume_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1881,7 +2027,7 @@ func (x *VolumeServiceWriteResponse) String() string {
 func (*VolumeServiceWriteResponse) ProtoMessage() {}
 
 func (x *VolumeServiceWriteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[27]
+	mi := &file_blixard_v1_volume_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1894,7 +2040,7 @@ func (x *VolumeServiceWriteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeServiceWriteResponse.ProtoReflect.Descriptor instead.
 func (*VolumeServiceWriteResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *VolumeServiceWriteResponse) GetVolume() *ClusterVolume {
@@ -1927,7 +2073,7 @@ type VMBackupHeader struct {
 
 func (x *VMBackupHeader) Reset() {
 	*x = VMBackupHeader{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[28]
+	mi := &file_blixard_v1_volume_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2085,7 @@ func (x *VMBackupHeader) String() string {
 func (*VMBackupHeader) ProtoMessage() {}
 
 func (x *VMBackupHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[28]
+	mi := &file_blixard_v1_volume_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2098,7 @@ func (x *VMBackupHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMBackupHeader.ProtoReflect.Descriptor instead.
 func (*VMBackupHeader) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *VMBackupHeader) GetName() string {
@@ -2030,7 +2176,7 @@ type BackupDisk struct {
 
 func (x *BackupDisk) Reset() {
 	*x = BackupDisk{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[29]
+	mi := &file_blixard_v1_volume_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2188,7 @@ func (x *BackupDisk) String() string {
 func (*BackupDisk) ProtoMessage() {}
 
 func (x *BackupDisk) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[29]
+	mi := &file_blixard_v1_volume_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2201,7 @@ func (x *BackupDisk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupDisk.ProtoReflect.Descriptor instead.
 func (*BackupDisk) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *BackupDisk) GetDisk() string {
@@ -2086,7 +2232,7 @@ type VMBackupPart struct {
 
 func (x *VMBackupPart) Reset() {
 	*x = VMBackupPart{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[30]
+	mi := &file_blixard_v1_volume_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2244,7 @@ func (x *VMBackupPart) String() string {
 func (*VMBackupPart) ProtoMessage() {}
 
 func (x *VMBackupPart) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[30]
+	mi := &file_blixard_v1_volume_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2257,7 @@ func (x *VMBackupPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMBackupPart.ProtoReflect.Descriptor instead.
 func (*VMBackupPart) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *VMBackupPart) GetPart() isVMBackupPart_Part {
@@ -2182,7 +2328,7 @@ const file_blixard_v1_volume_proto_rawDesc = "" +
 	"\n" +
 	"VolumeSpec\x12\x19\n" +
 	"\bsize_mib\x18\x01 \x01(\x04R\asizeMib\x120\n" +
-	"\x06format\x18\x02 \x01(\x0e2\x18.blixard.v1.VolumeFormatR\x06format\"\xf6\x02\n" +
+	"\x06format\x18\x02 \x01(\x0e2\x18.blixard.v1.VolumeFormatR\x06format\"\xba\x03\n" +
 	"\rClusterVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12*\n" +
@@ -2196,19 +2342,31 @@ const file_blixard_v1_volume_proto_rawDesc = "" +
 	"createTime\x12\x1a\n" +
 	"\brevision\x18\n" +
 	" \x01(\x04R\brevision\x12%\n" +
-	"\x0eorder_revision\x18\v \x01(\x04R\rorderRevision\"\x86\x01\n" +
+	"\x0eorder_revision\x18\v \x01(\x04R\rorderRevision\x12\x12\n" +
+	"\x04copy\x18\f \x01(\x04R\x04copy\x12.\n" +
+	"\x06copies\x18\r \x03(\v2\x16.blixard.v1.VolumeCopyR\x06copies\"\xb3\x01\n" +
+	"\n" +
+	"VolumeCopy\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x12\n" +
+	"\x04copy\x18\x02 \x01(\x04R\x04copy\x12\x1a\n" +
+	"\barriving\x18\x03 \x01(\bR\barriving\x12\x1a\n" +
+	"\bremoving\x18\x04 \x01(\bR\bremoving\x12\x19\n" +
+	"\bsize_mib\x18\x05 \x01(\x04R\asizeMib\x12%\n" +
+	"\x0eorder_revision\x18\x06 \x01(\x04R\rorderRevision\"\x86\x01\n" +
 	"\fVolumeStatus\x12-\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x17.blixard.v1.VolumePhaseR\x05phase\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
 	"\x04made\x18\x03 \x01(\bR\x04made\x12\x19\n" +
-	"\bsize_mib\x18\x04 \x01(\x04R\asizeMib\"\xaf\x01\n" +
+	"\bsize_mib\x18\x04 \x01(\x04R\asizeMib\"\xdf\x01\n" +
 	"\fVolumeReport\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x120\n" +
 	"\x06format\x18\x03 \x01(\x0e2\x18.blixard.v1.VolumeFormatR\x06format\x12\x19\n" +
 	"\bsize_mib\x18\x04 \x01(\x04R\asizeMib\x12\x14\n" +
 	"\x05error\x18\x05 \x01(\tR\x05error\x12\x16\n" +
-	"\x06absent\x18\x06 \x01(\bR\x06absent\"}\n" +
+	"\x06absent\x18\x06 \x01(\bR\x06absent\x12\x12\n" +
+	"\x04copy\x18\a \x01(\x04R\x04copy\x12\x1a\n" +
+	"\barriving\x18\b \x01(\bR\barriving\"}\n" +
 	"\x0fVolumeInventory\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x122\n" +
@@ -2219,7 +2377,7 @@ const file_blixard_v1_volume_proto_rawDesc = "" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x122\n" +
 	"\achanged\x18\x03 \x03(\v2\x18.blixard.v1.VolumeReportR\achanged\x12\x12\n" +
 	"\x04gone\x18\x04 \x03(\tR\x04gone\x122\n" +
-	"\aorphans\x18\x05 \x03(\v2\x18.blixard.v1.VolumeReportR\aorphans\"\xc6\x01\n" +
+	"\aorphans\x18\x05 \x03(\v2\x18.blixard.v1.VolumeReportR\aorphans\"\xf6\x01\n" +
 	"\vVolumeOrder\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x120\n" +
@@ -2227,7 +2385,9 @@ const file_blixard_v1_volume_proto_rawDesc = "" +
 	"\bsize_mib\x18\x04 \x01(\x04R\asizeMib\x12\x16\n" +
 	"\x06remove\x18\x05 \x01(\bR\x06remove\x12\x12\n" +
 	"\x04made\x18\x06 \x01(\bR\x04made\x12\x18\n" +
-	"\awritten\x18\a \x01(\bR\awritten\"\x8f\x01\n" +
+	"\awritten\x18\a \x01(\bR\awritten\x12\x12\n" +
+	"\x04copy\x18\b \x01(\x04R\x04copy\x12\x1a\n" +
+	"\barriving\x18\t \x01(\bR\barriving\"\x8f\x01\n" +
 	"\x1aVolumeServiceCreateRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -2356,98 +2516,100 @@ func file_blixard_v1_volume_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_volume_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_blixard_v1_volume_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_blixard_v1_volume_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_blixard_v1_volume_proto_goTypes = []any{
 	(VolumeFormat)(0),                   // 0: blixard.v1.VolumeFormat
 	(VolumePhase)(0),                    // 1: blixard.v1.VolumePhase
 	(*VolumeSpec)(nil),                  // 2: blixard.v1.VolumeSpec
 	(*ClusterVolume)(nil),               // 3: blixard.v1.ClusterVolume
-	(*VolumeStatus)(nil),                // 4: blixard.v1.VolumeStatus
-	(*VolumeReport)(nil),                // 5: blixard.v1.VolumeReport
-	(*VolumeInventory)(nil),             // 6: blixard.v1.VolumeInventory
-	(*VolumeNews)(nil),                  // 7: blixard.v1.VolumeNews
-	(*VolumeOrder)(nil),                 // 8: blixard.v1.VolumeOrder
-	(*VolumeServiceCreateRequest)(nil),  // 9: blixard.v1.VolumeServiceCreateRequest
-	(*VolumeServiceCreateResponse)(nil), // 10: blixard.v1.VolumeServiceCreateResponse
-	(*VolumeServiceGetRequest)(nil),     // 11: blixard.v1.VolumeServiceGetRequest
-	(*VolumeServiceGetResponse)(nil),    // 12: blixard.v1.VolumeServiceGetResponse
-	(*VolumeUse)(nil),                   // 13: blixard.v1.VolumeUse
-	(*VolumeServiceListRequest)(nil),    // 14: blixard.v1.VolumeServiceListRequest
-	(*VolumeServiceListResponse)(nil),   // 15: blixard.v1.VolumeServiceListResponse
-	(*OrphanVolume)(nil),                // 16: blixard.v1.OrphanVolume
-	(*VolumeServiceGrowRequest)(nil),    // 17: blixard.v1.VolumeServiceGrowRequest
-	(*VolumeServiceGrowResponse)(nil),   // 18: blixard.v1.VolumeServiceGrowResponse
-	(*VolumeServiceDeleteRequest)(nil),  // 19: blixard.v1.VolumeServiceDeleteRequest
-	(*VolumeServiceDeleteResponse)(nil), // 20: blixard.v1.VolumeServiceDeleteResponse
-	(*VolumeData)(nil),                  // 21: blixard.v1.VolumeData
-	(*VolumeHeader)(nil),                // 22: blixard.v1.VolumeHeader
-	(*VolumeChunk)(nil),                 // 23: blixard.v1.VolumeChunk
-	(*VolumeEnd)(nil),                   // 24: blixard.v1.VolumeEnd
-	(*VolumeServiceReadRequest)(nil),    // 25: blixard.v1.VolumeServiceReadRequest
-	(*VolumeServiceReadResponse)(nil),   // 26: blixard.v1.VolumeServiceReadResponse
-	(*VolumeServiceWriteRequest)(nil),   // 27: blixard.v1.VolumeServiceWriteRequest
-	(*VolumeServiceWriteOptions)(nil),   // 28: blixard.v1.VolumeServiceWriteOptions
-	(*VolumeServiceWriteResponse)(nil),  // 29: blixard.v1.VolumeServiceWriteResponse
-	(*VMBackupHeader)(nil),              // 30: blixard.v1.VMBackupHeader
-	(*BackupDisk)(nil),                  // 31: blixard.v1.BackupDisk
-	(*VMBackupPart)(nil),                // 32: blixard.v1.VMBackupPart
-	(*timestamppb.Timestamp)(nil),       // 33: google.protobuf.Timestamp
-	(*VMSpec)(nil),                      // 34: blixard.v1.VMSpec
-	(*Artifact)(nil),                    // 35: blixard.v1.Artifact
+	(*VolumeCopy)(nil),                  // 4: blixard.v1.VolumeCopy
+	(*VolumeStatus)(nil),                // 5: blixard.v1.VolumeStatus
+	(*VolumeReport)(nil),                // 6: blixard.v1.VolumeReport
+	(*VolumeInventory)(nil),             // 7: blixard.v1.VolumeInventory
+	(*VolumeNews)(nil),                  // 8: blixard.v1.VolumeNews
+	(*VolumeOrder)(nil),                 // 9: blixard.v1.VolumeOrder
+	(*VolumeServiceCreateRequest)(nil),  // 10: blixard.v1.VolumeServiceCreateRequest
+	(*VolumeServiceCreateResponse)(nil), // 11: blixard.v1.VolumeServiceCreateResponse
+	(*VolumeServiceGetRequest)(nil),     // 12: blixard.v1.VolumeServiceGetRequest
+	(*VolumeServiceGetResponse)(nil),    // 13: blixard.v1.VolumeServiceGetResponse
+	(*VolumeUse)(nil),                   // 14: blixard.v1.VolumeUse
+	(*VolumeServiceListRequest)(nil),    // 15: blixard.v1.VolumeServiceListRequest
+	(*VolumeServiceListResponse)(nil),   // 16: blixard.v1.VolumeServiceListResponse
+	(*OrphanVolume)(nil),                // 17: blixard.v1.OrphanVolume
+	(*VolumeServiceGrowRequest)(nil),    // 18: blixard.v1.VolumeServiceGrowRequest
+	(*VolumeServiceGrowResponse)(nil),   // 19: blixard.v1.VolumeServiceGrowResponse
+	(*VolumeServiceDeleteRequest)(nil),  // 20: blixard.v1.VolumeServiceDeleteRequest
+	(*VolumeServiceDeleteResponse)(nil), // 21: blixard.v1.VolumeServiceDeleteResponse
+	(*VolumeData)(nil),                  // 22: blixard.v1.VolumeData
+	(*VolumeHeader)(nil),                // 23: blixard.v1.VolumeHeader
+	(*VolumeChunk)(nil),                 // 24: blixard.v1.VolumeChunk
+	(*VolumeEnd)(nil),                   // 25: blixard.v1.VolumeEnd
+	(*VolumeServiceReadRequest)(nil),    // 26: blixard.v1.VolumeServiceReadRequest
+	(*VolumeServiceReadResponse)(nil),   // 27: blixard.v1.VolumeServiceReadResponse
+	(*VolumeServiceWriteRequest)(nil),   // 28: blixard.v1.VolumeServiceWriteRequest
+	(*VolumeServiceWriteOptions)(nil),   // 29: blixard.v1.VolumeServiceWriteOptions
+	(*VolumeServiceWriteResponse)(nil),  // 30: blixard.v1.VolumeServiceWriteResponse
+	(*VMBackupHeader)(nil),              // 31: blixard.v1.VMBackupHeader
+	(*BackupDisk)(nil),                  // 32: blixard.v1.BackupDisk
+	(*VMBackupPart)(nil),                // 33: blixard.v1.VMBackupPart
+	(*timestamppb.Timestamp)(nil),       // 34: google.protobuf.Timestamp
+	(*VMSpec)(nil),                      // 35: blixard.v1.VMSpec
+	(*Artifact)(nil),                    // 36: blixard.v1.Artifact
 }
 var file_blixard_v1_volume_proto_depIdxs = []int32{
 	0,  // 0: blixard.v1.VolumeSpec.format:type_name -> blixard.v1.VolumeFormat
 	2,  // 1: blixard.v1.ClusterVolume.spec:type_name -> blixard.v1.VolumeSpec
-	4,  // 2: blixard.v1.ClusterVolume.status:type_name -> blixard.v1.VolumeStatus
-	33, // 3: blixard.v1.ClusterVolume.create_time:type_name -> google.protobuf.Timestamp
-	1,  // 4: blixard.v1.VolumeStatus.phase:type_name -> blixard.v1.VolumePhase
-	0,  // 5: blixard.v1.VolumeReport.format:type_name -> blixard.v1.VolumeFormat
-	5,  // 6: blixard.v1.VolumeInventory.volumes:type_name -> blixard.v1.VolumeReport
-	5,  // 7: blixard.v1.VolumeNews.changed:type_name -> blixard.v1.VolumeReport
-	5,  // 8: blixard.v1.VolumeNews.orphans:type_name -> blixard.v1.VolumeReport
-	0,  // 9: blixard.v1.VolumeOrder.format:type_name -> blixard.v1.VolumeFormat
-	2,  // 10: blixard.v1.VolumeServiceCreateRequest.spec:type_name -> blixard.v1.VolumeSpec
-	3,  // 11: blixard.v1.VolumeServiceCreateResponse.volume:type_name -> blixard.v1.ClusterVolume
-	3,  // 12: blixard.v1.VolumeServiceGetResponse.volume:type_name -> blixard.v1.ClusterVolume
-	13, // 13: blixard.v1.VolumeServiceGetResponse.uses:type_name -> blixard.v1.VolumeUse
-	12, // 14: blixard.v1.VolumeServiceListResponse.volumes:type_name -> blixard.v1.VolumeServiceGetResponse
-	16, // 15: blixard.v1.VolumeServiceListResponse.orphans:type_name -> blixard.v1.OrphanVolume
-	5,  // 16: blixard.v1.OrphanVolume.volume:type_name -> blixard.v1.VolumeReport
-	3,  // 17: blixard.v1.VolumeServiceGrowResponse.volume:type_name -> blixard.v1.ClusterVolume
-	3,  // 18: blixard.v1.VolumeServiceDeleteResponse.volume:type_name -> blixard.v1.ClusterVolume
-	22, // 19: blixard.v1.VolumeData.header:type_name -> blixard.v1.VolumeHeader
-	23, // 20: blixard.v1.VolumeData.chunk:type_name -> blixard.v1.VolumeChunk
-	24, // 21: blixard.v1.VolumeData.end:type_name -> blixard.v1.VolumeEnd
-	0,  // 22: blixard.v1.VolumeHeader.format:type_name -> blixard.v1.VolumeFormat
-	21, // 23: blixard.v1.VolumeServiceReadResponse.data:type_name -> blixard.v1.VolumeData
-	28, // 24: blixard.v1.VolumeServiceWriteRequest.options:type_name -> blixard.v1.VolumeServiceWriteOptions
-	21, // 25: blixard.v1.VolumeServiceWriteRequest.data:type_name -> blixard.v1.VolumeData
-	34, // 26: blixard.v1.VolumeServiceWriteOptions.beside:type_name -> blixard.v1.VMSpec
-	3,  // 27: blixard.v1.VolumeServiceWriteResponse.volume:type_name -> blixard.v1.ClusterVolume
-	34, // 28: blixard.v1.VMBackupHeader.spec:type_name -> blixard.v1.VMSpec
-	33, // 29: blixard.v1.VMBackupHeader.create_time:type_name -> google.protobuf.Timestamp
-	35, // 30: blixard.v1.VMBackupHeader.artifacts:type_name -> blixard.v1.Artifact
-	31, // 31: blixard.v1.VMBackupHeader.disks:type_name -> blixard.v1.BackupDisk
-	21, // 32: blixard.v1.VMBackupPart.disk:type_name -> blixard.v1.VolumeData
-	9,  // 33: blixard.v1.VolumeService.Create:input_type -> blixard.v1.VolumeServiceCreateRequest
-	11, // 34: blixard.v1.VolumeService.Get:input_type -> blixard.v1.VolumeServiceGetRequest
-	14, // 35: blixard.v1.VolumeService.List:input_type -> blixard.v1.VolumeServiceListRequest
-	17, // 36: blixard.v1.VolumeService.Grow:input_type -> blixard.v1.VolumeServiceGrowRequest
-	19, // 37: blixard.v1.VolumeService.Delete:input_type -> blixard.v1.VolumeServiceDeleteRequest
-	25, // 38: blixard.v1.VolumeService.Read:input_type -> blixard.v1.VolumeServiceReadRequest
-	27, // 39: blixard.v1.VolumeService.Write:input_type -> blixard.v1.VolumeServiceWriteRequest
-	10, // 40: blixard.v1.VolumeService.Create:output_type -> blixard.v1.VolumeServiceCreateResponse
-	12, // 41: blixard.v1.VolumeService.Get:output_type -> blixard.v1.VolumeServiceGetResponse
-	15, // 42: blixard.v1.VolumeService.List:output_type -> blixard.v1.VolumeServiceListResponse
-	18, // 43: blixard.v1.VolumeService.Grow:output_type -> blixard.v1.VolumeServiceGrowResponse
-	20, // 44: blixard.v1.VolumeService.Delete:output_type -> blixard.v1.VolumeServiceDeleteResponse
-	26, // 45: blixard.v1.VolumeService.Read:output_type -> blixard.v1.VolumeServiceReadResponse
-	29, // 46: blixard.v1.VolumeService.Write:output_type -> blixard.v1.VolumeServiceWriteResponse
-	40, // [40:47] is the sub-list for method output_type
-	33, // [33:40] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	5,  // 2: blixard.v1.ClusterVolume.status:type_name -> blixard.v1.VolumeStatus
+	34, // 3: blixard.v1.ClusterVolume.create_time:type_name -> google.protobuf.Timestamp
+	4,  // 4: blixard.v1.ClusterVolume.copies:type_name -> blixard.v1.VolumeCopy
+	1,  // 5: blixard.v1.VolumeStatus.phase:type_name -> blixard.v1.VolumePhase
+	0,  // 6: blixard.v1.VolumeReport.format:type_name -> blixard.v1.VolumeFormat
+	6,  // 7: blixard.v1.VolumeInventory.volumes:type_name -> blixard.v1.VolumeReport
+	6,  // 8: blixard.v1.VolumeNews.changed:type_name -> blixard.v1.VolumeReport
+	6,  // 9: blixard.v1.VolumeNews.orphans:type_name -> blixard.v1.VolumeReport
+	0,  // 10: blixard.v1.VolumeOrder.format:type_name -> blixard.v1.VolumeFormat
+	2,  // 11: blixard.v1.VolumeServiceCreateRequest.spec:type_name -> blixard.v1.VolumeSpec
+	3,  // 12: blixard.v1.VolumeServiceCreateResponse.volume:type_name -> blixard.v1.ClusterVolume
+	3,  // 13: blixard.v1.VolumeServiceGetResponse.volume:type_name -> blixard.v1.ClusterVolume
+	14, // 14: blixard.v1.VolumeServiceGetResponse.uses:type_name -> blixard.v1.VolumeUse
+	13, // 15: blixard.v1.VolumeServiceListResponse.volumes:type_name -> blixard.v1.VolumeServiceGetResponse
+	17, // 16: blixard.v1.VolumeServiceListResponse.orphans:type_name -> blixard.v1.OrphanVolume
+	6,  // 17: blixard.v1.OrphanVolume.volume:type_name -> blixard.v1.VolumeReport
+	3,  // 18: blixard.v1.VolumeServiceGrowResponse.volume:type_name -> blixard.v1.ClusterVolume
+	3,  // 19: blixard.v1.VolumeServiceDeleteResponse.volume:type_name -> blixard.v1.ClusterVolume
+	23, // 20: blixard.v1.VolumeData.header:type_name -> blixard.v1.VolumeHeader
+	24, // 21: blixard.v1.VolumeData.chunk:type_name -> blixard.v1.VolumeChunk
+	25, // 22: blixard.v1.VolumeData.end:type_name -> blixard.v1.VolumeEnd
+	0,  // 23: blixard.v1.VolumeHeader.format:type_name -> blixard.v1.VolumeFormat
+	22, // 24: blixard.v1.VolumeServiceReadResponse.data:type_name -> blixard.v1.VolumeData
+	29, // 25: blixard.v1.VolumeServiceWriteRequest.options:type_name -> blixard.v1.VolumeServiceWriteOptions
+	22, // 26: blixard.v1.VolumeServiceWriteRequest.data:type_name -> blixard.v1.VolumeData
+	35, // 27: blixard.v1.VolumeServiceWriteOptions.beside:type_name -> blixard.v1.VMSpec
+	3,  // 28: blixard.v1.VolumeServiceWriteResponse.volume:type_name -> blixard.v1.ClusterVolume
+	35, // 29: blixard.v1.VMBackupHeader.spec:type_name -> blixard.v1.VMSpec
+	34, // 30: blixard.v1.VMBackupHeader.create_time:type_name -> google.protobuf.Timestamp
+	36, // 31: blixard.v1.VMBackupHeader.artifacts:type_name -> blixard.v1.Artifact
+	32, // 32: blixard.v1.VMBackupHeader.disks:type_name -> blixard.v1.BackupDisk
+	22, // 33: blixard.v1.VMBackupPart.disk:type_name -> blixard.v1.VolumeData
+	10, // 34: blixard.v1.VolumeService.Create:input_type -> blixard.v1.VolumeServiceCreateRequest
+	12, // 35: blixard.v1.VolumeService.Get:input_type -> blixard.v1.VolumeServiceGetRequest
+	15, // 36: blixard.v1.VolumeService.List:input_type -> blixard.v1.VolumeServiceListRequest
+	18, // 37: blixard.v1.VolumeService.Grow:input_type -> blixard.v1.VolumeServiceGrowRequest
+	20, // 38: blixard.v1.VolumeService.Delete:input_type -> blixard.v1.VolumeServiceDeleteRequest
+	26, // 39: blixard.v1.VolumeService.Read:input_type -> blixard.v1.VolumeServiceReadRequest
+	28, // 40: blixard.v1.VolumeService.Write:input_type -> blixard.v1.VolumeServiceWriteRequest
+	11, // 41: blixard.v1.VolumeService.Create:output_type -> blixard.v1.VolumeServiceCreateResponse
+	13, // 42: blixard.v1.VolumeService.Get:output_type -> blixard.v1.VolumeServiceGetResponse
+	16, // 43: blixard.v1.VolumeService.List:output_type -> blixard.v1.VolumeServiceListResponse
+	19, // 44: blixard.v1.VolumeService.Grow:output_type -> blixard.v1.VolumeServiceGrowResponse
+	21, // 45: blixard.v1.VolumeService.Delete:output_type -> blixard.v1.VolumeServiceDeleteResponse
+	27, // 46: blixard.v1.VolumeService.Read:output_type -> blixard.v1.VolumeServiceReadResponse
+	30, // 47: blixard.v1.VolumeService.Write:output_type -> blixard.v1.VolumeServiceWriteResponse
+	41, // [41:48] is the sub-list for method output_type
+	34, // [34:41] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_volume_proto_init() }
@@ -2456,12 +2618,12 @@ func file_blixard_v1_volume_proto_init() {
 		return
 	}
 	file_blixard_v1_vm_proto_init()
-	file_blixard_v1_volume_proto_msgTypes[19].OneofWrappers = []any{
+	file_blixard_v1_volume_proto_msgTypes[20].OneofWrappers = []any{
 		(*VolumeData_Header)(nil),
 		(*VolumeData_Chunk)(nil),
 		(*VolumeData_End)(nil),
 	}
-	file_blixard_v1_volume_proto_msgTypes[30].OneofWrappers = []any{
+	file_blixard_v1_volume_proto_msgTypes[31].OneofWrappers = []any{
 		(*VMBackupPart_Artifact)(nil),
 		(*VMBackupPart_Disk)(nil),
 		(*VMBackupPart_End)(nil),
@@ -2472,7 +2634,7 @@ func file_blixard_v1_volume_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_volume_proto_rawDesc), len(file_blixard_v1_volume_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_volume_proto_rawDesc)-4991) + uint(4991-len(file_blixard_v1_volume_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_volume_proto_rawDesc)-5337) + uint(5337-len(file_blixard_v1_volume_proto_rawDesc))
 
 func (x *VolumeSpec) sizeWire() (n int) {
 	if x == nil {
@@ -76,6 +76,12 @@ func (x *ClusterVolume) sizeWire() (n int) {
 	if x.OrderRevision != 0 {
 		n += 1 + protowire.SizeVarint(uint64(x.OrderRevision))
 	}
+	if x.Copy != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Copy))
+	}
+	for _, v := range x.Copies {
+		n += 1 + protowire.SizeBytes(v.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -85,6 +91,18 @@ func (x *ClusterVolume) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	for k := len(x.Copies) - 1; k >= 0; k-- {
+		{
+			end := i
+			i = x.Copies[k].writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 106)
+	}
+	if x.Copy != 0 {
+		i = putVarint(b, i, uint64(x.Copy))
+		i = putVarint(b, i, 96)
+	}
 	if x.OrderRevision != 0 {
 		i = putVarint(b, i, uint64(x.OrderRevision))
 		i = putVarint(b, i, 88)
@@ -140,6 +158,64 @@ func (x *ClusterVolume) writeWire(b []byte, i int) int {
 	if len(x.Name) > 0 {
 		i = putString(b, i, x.Name)
 		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *VolumeCopy) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.NodeId != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.NodeId))
+	}
+	if x.Copy != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Copy))
+	}
+	if x.Arriving {
+		n += 1 + 1
+	}
+	if x.Removing {
+		n += 1 + 1
+	}
+	if x.SizeMib != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.SizeMib))
+	}
+	if x.OrderRevision != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.OrderRevision))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *VolumeCopy) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.OrderRevision != 0 {
+		i = putVarint(b, i, uint64(x.OrderRevision))
+		i = putVarint(b, i, 48)
+	}
+	if x.SizeMib != 0 {
+		i = putVarint(b, i, uint64(x.SizeMib))
+		i = putVarint(b, i, 40)
+	}
+	if x.Removing {
+		i = putBool(b, i, x.Removing)
+		i = putVarint(b, i, 32)
+	}
+	if x.Arriving {
+		i = putBool(b, i, x.Arriving)
+		i = putVarint(b, i, 24)
+	}
+	if x.Copy != 0 {
+		i = putVarint(b, i, uint64(x.Copy))
+		i = putVarint(b, i, 16)
+	}
+	if x.NodeId != 0 {
+		i = putVarint(b, i, uint64(x.NodeId))
+		i = putVarint(b, i, 8)
 	}
 	return i
 }
@@ -210,6 +286,12 @@ func (x *VolumeReport) sizeWire() (n int) {
 	if x.Absent {
 		n += 1 + 1
 	}
+	if x.Copy != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Copy))
+	}
+	if x.Arriving {
+		n += 1 + 1
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -219,6 +301,14 @@ func (x *VolumeReport) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Arriving {
+		i = putBool(b, i, x.Arriving)
+		i = putVarint(b, i, 64)
+	}
+	if x.Copy != 0 {
+		i = putVarint(b, i, uint64(x.Copy))
+		i = putVarint(b, i, 56)
+	}
 	if x.Absent {
 		i = putBool(b, i, x.Absent)
 		i = putVarint(b, i, 48)
@@ -371,6 +461,12 @@ func (x *VolumeOrder) sizeWire() (n int) {
 	if x.Written {
 		n += 1 + 1
 	}
+	if x.Copy != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Copy))
+	}
+	if x.Arriving {
+		n += 1 + 1
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -380,6 +476,14 @@ func (x *VolumeOrder) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Arriving {
+		i = putBool(b, i, x.Arriving)
+		i = putVarint(b, i, 72)
+	}
+	if x.Copy != 0 {
+		i = putVarint(b, i, uint64(x.Copy))
+		i = putVarint(b, i, 64)
+	}
 	if x.Written {
 		i = putBool(b, i, x.Written)
 		i = putVarint(b, i, 56)

@@ -115,7 +115,11 @@ func TestAVolumeOnItsWayIsNone(t *testing.T) {
 
 // A guest that writes moves with its volume: see TestAGuestMovesWithItsDisk.
 func TestAGuestMovesWithItsVolume(t *testing.T) {
-	for _, format := range []blixardv1.VolumeFormat{rawFormat, qcow2Format} {
+	formats := []blixardv1.VolumeFormat{qcow2Format}
+	if os.Getenv("BLIXARD_MIGRATIONS") != "" { // scripts/soak migrations does all
+		formats = append(formats, rawFormat)
+	}
+	for _, format := range formats {
 		t.Run(strings.ToLower(strings.TrimPrefix(format.String(), "VOLUME_FORMAT_")), func(t *testing.T) { movesWithItsVolume(t, format) })
 	}
 }
@@ -130,13 +134,13 @@ func movesWithItsVolume(t *testing.T, format blixardv1.VolumeFormat) {
 		spoil    func(shim.Instance) func()
 		always   bool
 	}{
-		{"the way is cut midway", "copying", cut, format == rawFormat},
+		{"the way is cut midway", "copying", cut, false},
 		{"the way is cut when the disks have gone", "settled", cut, false},
 		{"the target dies while it is copied to", "copying", killed, false},
 		{"the target dies at the door", "door", killed, false},
 		{"the daemon ends midway", "copying", nil, false},
 		{"the daemon ends at the door", "door", nil, false},
-		{"the daemon ends when the disks have gone", "settled", nil, format == qcow2Format},
+		{"the daemon ends when the disks have gone", "settled", nil, true},
 	} {
 		// scripts/soak migrations does all.
 		if !c.always && os.Getenv("BLIXARD_MIGRATIONS") == "" {

@@ -425,6 +425,9 @@ func (s *server) changes() []cluster.Change {
 			}
 			if v, ok := list[i].Record.(*blixardv1.ClusterVolume); ok {
 				s.leading.touched[v.NodeId] = struct{}{}
+				for _, c := range v.Copies {
+					s.leading.touched[c.NodeId] = struct{}{}
+				}
 			}
 		}
 	}

@@ -237,7 +237,7 @@ func remaining(r *blixardv1.NodeServiceGetResponse) error {
 	}
 	name := r.GetNode().GetName()
 	return &failure{code: exitPartial, what: fmt.Sprintf("%s still runs %s", name, someOf(stay)),
-		why:  "they wait for their host (on_host_loss), because of what their disks hold there, and are not moved",
+		why:  "they wait for their host (on_host_loss), because of what their disks hold there, and cannot go live (blixard node drain " + name + " --dry-run says why)",
 		next: fmt.Sprintf("blixard node drain %s --stop-local stops them there, until blixard node restore %s", name, name)}
 }
 

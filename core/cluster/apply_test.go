@@ -329,7 +329,7 @@ func (d *driver) rebuilt(t *rapid.T) {
 		"changes": {d.changes.Keys(), fresh.changes.Keys()}, "hosts": {d.hosts.Keys(), fresh.hosts.Keys()}, "leaving": {d.leaving.Keys(), fresh.leaving.Keys()},
 		"migrating": {d.migrating.Keys(), fresh.migrating.Keys()},
 		"pending":   {d.pending.Keys(), fresh.pending.Keys()}, "revised": {d.revised.Keys(), fresh.revised.Keys()}, "old": {d.old.Keys(), fresh.old.Keys()}, "names": {d.names.Keys(), fresh.names.Keys()},
-		"volumes": {d.volumes.Keys(), fresh.volumes.Keys()}, "kept": {d.kept.Keys(), fresh.kept.Keys()}, "users": {d.users.Keys(), fresh.users.Keys()},
+		"volumes": {d.volumes.Keys(), fresh.volumes.Keys()}, "kept": {d.kept.Keys(), fresh.kept.Keys()}, "copies": {d.copies.Keys(), fresh.copies.Keys()}, "users": {d.users.Keys(), fresh.users.Keys()},
 	} {
 		if !slices.Equal(pair[0], pair[1]) {
 			t.Fatalf("index %s: %q, rebuilt %q", name, pair[0], pair[1])

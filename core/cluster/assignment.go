@@ -43,7 +43,7 @@ func (s *State) assignment(vm *blixardv1.VM, node uint64) *blixardv1.Assignment 
 	a.Paused = vm.Paused
 	a.Restore, a.Snapshots = vm.Restore, s.orders(vm)
 	a.Interfaces, a.Devices = s.interfaces(vm), devicesFor(vm)
-	a.Volumes = s.volumeConfigs(vm)
+	a.Volumes = s.volumeConfigs(vm, node)
 	a.SpecGeneration, a.RestartWhenBuilt, a.Pins, a.Fresh = vm.SpecGeneration, vm.RestartWhenBuilt, vm.Pins, vm.Fresh
 	a.Fallback = s.fallback(vm)
 	if a.Runner = vm.Runner; a.Runner == nil {

@@ -21,7 +21,8 @@ import (
 //	  │
 //	  ├──► moving: live, where that can be (migrate.go); once, then it leaves
 //	  │
-//	  └──► held: it waits for its host, so it stays, stopped if that was asked for
+//	  └──► held: it waits for its host and cannot go live, so it stays, stopped if
+//	       that was asked for
 //
 // A VM is stopped only when another host could take it as things stand, what is
 // under way already included. What nobody can take runs on, and goes as soon as
@@ -168,14 +169,9 @@ func (s *State) drainNode(e *entry, n *blixardv1.Node, r *room) {
 		}
 	}
 	for _, vm := range placed {
-		switch stepOf(s.VM(vm.Name), n.Drain.StopLocal) {
+		switch s.stepOf(n, s.VM(vm.Name), n.Drain.StopLocal) {
 		case blixardv1.DrainStep_DRAIN_STEP_STOPPING:
-			if !vm.Placement.Held && !silent(n) {
-				vm = copyVM(vm)
-				vm.Placement.Held = true
-				s.assign(e, vm, copyNode(s.Node(n.Id)))
-				s.event(e, "VMHeld", vm.Name, n.Name, "it is stopped where it is: its host is drained, and it waits for that")
-			}
+			s.holdBack(e, n, vm)
 		case blixardv1.DrainStep_DRAIN_STEP_NEXT:
 			left++
 			if silent(n) || under >= int(n.Drain.Parallel) && !mutant.On("DrainUnbounded") || len(s.orders(vm)) > 0 {
@@ -183,6 +179,12 @@ func (s *State) drainNode(e *entry, n *blixardv1.Node, r *room) {
 			}
 			if s.drainLive(e, n, vm, r) {
 				under++
+				continue
+			}
+			if waitsForHost(vm) && !mutant.On("DrainMovesLocal") { // live, or not at all
+				if left--; n.Drain.StopLocal {
+					s.holdBack(e, n, vm)
+				}
 				continue
 			}
 			if vm.Run {
@@ -206,6 +208,21 @@ func (s *State) drainNode(e *entry, n *blixardv1.Node, r *room) {
 			s.event(e, "NodeDrained", "", m.Name, "nothing is left on it that could go elsewhere; %d have gone", m.Drain.Moved)
 		}
 	}
+}
+
+// holdBack stops a VM where it is, until the drain is over.
+func (s *State) holdBack(e *entry, n *blixardv1.Node, vm *blixardv1.VM) {
+	if vm.Placement.Held || silent(n) {
+		return
+	}
+	vm = copyVM(vm)
+	vm.Placement.Held = true
+	s.assign(e, vm, copyNode(s.Node(n.Id)))
+	s.event(e, "VMHeld", vm.Name, n.Name, "it is stopped where it is: its host is drained, and it waits for that")
+}
+
+func waitsForHost(vm *blixardv1.VM) bool {
+	return vm.Spec.GetOnHostLoss() == blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT
 }
 
 // drainLive begins to move a VM live, if that can be, and has not come to nothing
@@ -242,15 +259,15 @@ func whyLeft(vm *blixardv1.VM) string {
 }
 
 // stepOf is what a drain does with a VM of its node, the room elsewhere aside.
-func stepOf(vm *blixardv1.VM, stopLocal bool) blixardv1.DrainStep {
+func (s *State) stepOf(n *blixardv1.Node, vm *blixardv1.VM, stopLocal bool) blixardv1.DrainStep {
 	p := vm.Placement
 	phase := vm.GetStatus().GetPhase()
 	switch {
 	case vm.Deleting, p.GetLeaving(), vm.GetMigration().GetOther() != nil:
 		return blixardv1.DrainStep_DRAIN_STEP_MOVING
-	case p.Held && phase == blixardv1.Phase_PHASE_STOPPED && vm.Spec.GetOnHostLoss() == blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT, over(vm):
+	case p.Held && phase == blixardv1.Phase_PHASE_STOPPED && waitsForHost(vm), over(vm):
 		return blixardv1.DrainStep_DRAIN_STEP_STOPPED
-	case vm.Spec.GetOnHostLoss() != blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT, mutant.On("DrainMovesLocal"):
+	case !waitsForHost(vm), s.goesLive(n, vm), mutant.On("DrainMovesLocal"):
 		return blixardv1.DrainStep_DRAIN_STEP_NEXT
 	case vm.Run && (stopLocal || p.Held):
 		return blixardv1.DrainStep_DRAIN_STEP_STOPPING
@@ -401,7 +418,21 @@ func (s *State) drainMoves(r *room, n *blixardv1.Node, stopLocal bool, beside []
 		lost = "; its host is not heard of" + silentSince(n)
 	}
 	for _, vm := range s.placedByPriority(n.Id) {
-		m := &blixardv1.DrainMove{Vm: vm.Name, From: n.Name, Step: stepOf(vm, stopLocal || n.GetDrain().GetStopLocal())}
+		noRoom := ""
+		m := &blixardv1.DrainMove{Vm: vm.Name, From: n.Name, Step: s.stepOf(n, vm, stopLocal || n.GetDrain().GetStopLocal())}
+		if m.Step == blixardv1.DrainStep_DRAIN_STEP_NEXT && vm.Run && s.goesLive(n, vm) {
+			if h, ok := s.liveTarget(r, vm, nil); ok {
+				m.Node, m.Message = s.Node(h.ID).Name, "it would go to "+s.Node(h.ID).Name+" live, without being stopped"+lost
+				list = append(list, m)
+				continue
+			}
+			if waitsForHost(vm) {
+				m.Step, noRoom = blixardv1.DrainStep_DRAIN_STEP_STAYS, "could go live, but: "+r.whyNot(beside, s.liveNeed(vm))
+				if stopLocal || n.GetDrain().GetStopLocal() {
+					m.Step = blixardv1.DrainStep_DRAIN_STEP_STOPPING
+				}
+			}
+		}
 		switch m.Step {
 		case blixardv1.DrainStep_DRAIN_STEP_MOVING:
 			switch {
@@ -419,12 +450,6 @@ func (s *State) drainMoves(r *room, n *blixardv1.Node, stopLocal bool, beside []
 				m.Message = "it is stopped, and gets a host when it is started" + lost
 				break
 			}
-			if s.goesLive(n, vm) {
-				if h, ok := s.liveTarget(r, vm, nil); ok {
-					m.Node, m.Message = s.Node(h.ID).Name, "it would go to "+s.Node(h.ID).Name+" live, without being stopped"+lost
-					break
-				}
-			}
 			h, need, ok := r.claim(vm)
 			if ok {
 				m.Node, m.Message = s.Node(h.ID).Name, "it would go to "+s.Node(h.ID).Name+lost
@@ -432,9 +457,9 @@ func (s *State) drainMoves(r *room, n *blixardv1.Node, stopLocal bool, beside []
 			}
 			m.Step, m.Message = blixardv1.DrainStep_DRAIN_STEP_WAITS, r.whyNot(beside, need)+lost
 		case blixardv1.DrainStep_DRAIN_STEP_STAYS:
-			m.Message = "it waits for its host (on_host_loss), and runs on; --stop-local stops it where it is"
+			m.Message = "it waits for its host (on_host_loss), and runs on; --stop-local stops it where it is" + s.notLive(vm, noRoom)
 		case blixardv1.DrainStep_DRAIN_STEP_STOPPING:
-			m.Message = "it waits for its host, and is stopped where it is until 'blixard node restore " + n.Name + "'" + lost
+			m.Message = "it waits for its host, and is stopped where it is until 'blixard node restore " + n.Name + "'" + s.notLive(vm, noRoom) + lost
 		case blixardv1.DrainStep_DRAIN_STEP_STOPPED:
 			m.Message = "it waits for its host, and is stopped"
 			if over(vm) {
@@ -444,6 +469,20 @@ func (s *State) drainMoves(r *room, n *blixardv1.Node, stopLocal bool, beside []
 		list = append(list, m)
 	}
 	return list
+}
+
+// notLive says why a VM that waits for its host does not go live; why is known already,
+// or "".
+func (s *State) notLive(vm *blixardv1.VM, why string) string {
+	if why == "" && !vm.Placement.Held && vm.Run {
+		if why, _ = s.immovable(vm); why != "" {
+			why = "does not go live: " + why
+		}
+	}
+	if why == "" {
+		return ""
+	}
+	return "; it " + why
 }
 
 // whyNot says why no host beside some has room, naming a few.

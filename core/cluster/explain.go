@@ -90,7 +90,7 @@ func (s *State) summary(vm *blixardv1.VM, fits, hosts int) string {
 		text += "; it is leaving that, which is drained, and starts on another host"
 	case p.Held:
 		text += "; that is drained, and it is kept stopped there until 'blixard node restore " + node.GetName() + "'"
-	case node.GetDrain() != nil && stepOf(vm, false) == blixardv1.DrainStep_DRAIN_STEP_NEXT:
+	case node.GetDrain() != nil && s.stepOf(node, vm, false) == blixardv1.DrainStep_DRAIN_STEP_NEXT:
 		text += "; that is drained, and it leaves when its turn comes and another host has room"
 	case looping(vm) != "":
 		text += "; " + looping(vm)

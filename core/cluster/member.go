@@ -91,6 +91,11 @@ func (s *State) removeNode(e *entry, op *blixardv1.RemoveNodeOp) *blixardv1.Resp
 			fmt.Sprintf("%s on %s", count(uint32(k), "volume is", "volumes are"), op.Name),
 			"delete them ('blixard volume list' shows them), or copy what they hold elsewhere first. Should the machine be lost for good: 'blixard cluster remove --lost "+op.Name+"'")
 	}
+	if k := len(s.copiesOf(old.Id)); k > 0 && !op.Lost {
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION,
+			fmt.Sprintf("%s has not removed yet what it has of %s that moved", op.Name, count(uint32(k), "volume", "volumes")),
+			"wait until it has, which 'blixard volume get NAME -o json' shows. Should the machine be lost for good: 'blixard cluster remove --lost "+op.Name+"'")
+	}
 	if resp := s.keepsSome(old); resp != nil && !op.Lost {
 		return resp
 	}

@@ -189,8 +189,6 @@ func (s *State) immovable(vm *blixardv1.VM) (why, advice string) {
 		return why, cmp.Or(advice, offline)
 	case !s.hostMigrates(s.Node(p.NodeId), vm):
 		return "the " + kind.Name + " of its host " + p.Node + " does not do it", offline
-	case len(vm.Spec.Volumes) > 0:
-		return "its volumes are on " + p.Node + ", and stay there", "a VM whose disks are its own can go"
 	case len(vm.Spec.GetDevices())+len(p.Devices) > 0:
 		return "it has PCI devices of " + p.Node + ", which stay there", offline
 	case len(vm.Spec.Shares) > 0:
@@ -202,7 +200,7 @@ func (s *State) immovable(vm *blixardv1.VM) (why, advice string) {
 	case st.SpecGeneration != vm.SpecGeneration:
 		return "it runs with an older spec than its newest", "'blixard vm restart " + vm.Name + "' first"
 	}
-	return "", ""
+	return s.volumesStay(vm)
 }
 
 // fact is a host's own word about one kind of hypervisor.
@@ -227,7 +225,7 @@ func (s *State) hostMigrates(n *blixardv1.Node, vm *blixardv1.VM) bool {
 // the same hypervisor, which takes it.
 func (s *State) liveNeed(vm *blixardv1.VM) schedule.Need {
 	n, p := need(vm.Spec), vm.Placement
-	n.MilliCPU, n.MemoryMiB, n.DiskMiB = uint64(p.Vcpus)*1000, p.MemoryMib, p.DiskMib
+	n.MilliCPU, n.MemoryMiB, n.DiskMiB = uint64(p.Vcpus)*1000, p.MemoryMib, p.DiskMib+s.volumesSize(vm)
 	if k := hypervisor.Get(runsBy(vm)); k != nil {
 		n.Accept = []schedule.Choice{choice(k)}
 	}
@@ -255,12 +253,18 @@ func unlike(vm *blixardv1.VM, from, to *blixardv1.Node) string {
 	return ""
 }
 
+// unfit says why a VM would not go on on another host, but for the room: "" when
+// nothing is known of that.
+func (s *State) unfit(vm *blixardv1.VM, from, to *blixardv1.Node) string {
+	return cmp.Or(unlike(vm, from, to), s.hasSome(vm, to))
+}
+
 // liveTarget chooses where a VM can go live, and claims the room there; to is the
 // only host that will do, or nil. A host that has what Nix built comes first.
 func (s *State) liveTarget(r *room, vm *blixardv1.VM, to *blixardv1.Node) (*schedule.Host, bool) {
 	from, need := s.Node(vm.Placement.NodeId), s.liveNeed(vm)
 	fits := func(h *schedule.Host) bool {
-		return h.ID != from.Id && (to == nil || h.ID == to.Id) && unlike(vm, from, s.Node(h.ID)) == ""
+		return h.ID != from.Id && (to == nil || h.ID == to.Id) && s.unfit(vm, from, s.Node(h.ID)) == ""
 	}
 	if holds := vm.GetRunner().GetNodes(); len(holds) > 1 {
 		if h, ok := r.claimOf(vm, need, func(h *schedule.Host) bool { return slices.Contains(holds, h.ID) && fits(h) }); ok {
@@ -278,7 +282,7 @@ func (s *State) nowhere(vm *blixardv1.VM, to *blixardv1.Node, r *room, need sche
 	if to == nil {
 		text := r.whyNot([]uint64{from.Id}, need)
 		s.Nodes(func(n *blixardv1.Node) bool {
-			if why := unlike(vm, from, n); n.Host != nil && n.Id != from.Id && why != "" {
+			if why := s.unfit(vm, from, n); n.Host != nil && n.Id != from.Id && why != "" {
 				text += "; " + n.Name + " " + why
 			}
 			return true
@@ -291,7 +295,7 @@ func (s *State) nowhere(vm *blixardv1.VM, to *blixardv1.Node, r *room, need sche
 	for _, o := range schedule.Obstacles(nil, h, need) {
 		why = append(why, o.String())
 	}
-	if text := unlike(vm, from, to); text != "" {
+	if text := s.unfit(vm, from, to); text != "" {
 		why = append(why, text)
 	}
 	if len(why) == 0 { // what is on its way there needs the room
@@ -321,6 +325,7 @@ func (s *State) begin(e *entry, old *blixardv1.VM, to *blixardv1.Node, timeoutMs
 		return vm
 	}
 	s.hold(target, o, +1)
+	s.sendVolumes(e, vm, target)
 	target.Host.Revision = e.index
 	s.put(nodeKey(to.Id), target)
 	s.assign(e, vm, copyNode(s.Node(p.NodeId)))
@@ -390,6 +395,7 @@ func (s *State) abandon(e *entry, vm *blixardv1.VM, own *blixardv1.Node, why str
 	m.State, m.Message = blixardv1.MigrationState_MIGRATION_STATE_CANCELLING, why
 	m.AssignmentRevision = e.index
 	vm.Migration = m
+	s.abandonVolumes(e, vm)
 	s.event(e, "VMNotMigrated", vm.Name, m.From, "not to %s: %s", m.To, why)
 	s.tell(e, m.Other.NodeId, own)
 	if vm.Placement != nil {
@@ -449,6 +455,9 @@ func (s *State) observeMove(e *entry, n *blixardv1.Node, vm *blixardv1.VM, o *bl
 			vm.Migration = m
 		}
 	case blixardv1.MigrationStep_MIGRATION_STEP_HANDED_OVER:
+		if mutant.On("VolumeBeforeSwitch") {
+			s.switchVolumes(e, vm, s.Node(m.Other.NodeId))
+		}
 		if m.State != blixardv1.MigrationState_MIGRATION_STATE_HANDED_OVER {
 			m = clone(m)
 			m.State, m.HandedOverAt, m.Message = blixardv1.MigrationState_MIGRATION_STATE_HANDED_OVER, s.meta.LoggedTime, "it is stopped on "+m.From+", and goes on on "+m.To
@@ -514,6 +523,7 @@ func (s *State) switchOver(e *entry, op *blixardv1.SwitchOp) *blixardv1.Response
 	m = clone(m)
 	vm.Placement, m.Other = m.Other, vm.Placement
 	m.State, m.AssignmentRevision, m.Message = blixardv1.MigrationState_MIGRATION_STATE_SWITCHED, e.index, from.Name+" removes what is left of it"
+	s.switchVolumes(e, vm, to)
 	vm.Migration = m
 	st := clone(vm.Status)
 	st.Phase, st.Reason, st.Message, st.ChangeTime = blixardv1.Phase_PHASE_STARTING, "Switched", "it goes on on "+to.Name, e.time()

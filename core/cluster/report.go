@@ -97,6 +97,9 @@ func (s *State) observe(e *entry, n *blixardv1.Node, o *blixardv1.Observation) {
 	}
 	s.observeMove(e, n, vm, o)
 	s.underDrain(n, vm, st)
+	if st.Phase == blixardv1.Phase_PHASE_RUNNING && vm.Status.GetPhase() != st.Phase && n.Drain != nil {
+		s.redrain() // it may go live now
+	}
 	if vm.Deleting {
 		st.Phase = blixardv1.Phase_PHASE_DELETING
 	}

@@ -47,6 +47,7 @@ type State struct {
 
 	volumes   *btree.Map[string, string] // volume's uid -> its name
 	kept      *btree.Map[string, string] // node order_revision uid -> name of a volume
+	copies    *btree.Map[string, string] // node uid -> name of a volume of which that host has a copy
 	users     *btree.Map[string, bool]   // volume's uid, VM's uid -> it only reads
 	snapshots *btree.Map[string, string] // node uid -> name, of snapshots of VMs
 	ordered   *btree.Map[string, string] // VM's uid, when, uid -> name, of those to be taken
@@ -126,7 +127,7 @@ func New() *State {
 		leaving: btree.NewMap[string, string](0), migrating: btree.NewMap[string, struct{}](0),
 		free: btree.NewMap[string, uint32](0), addresses: btree.NewMap[string, string](0),
 		macs: btree.NewMap[string, string](0), ports: btree.NewMap[string, string](0), devices: btree.NewMap[string, string](0),
-		volumes: btree.NewMap[string, string](0), kept: btree.NewMap[string, string](0), users: btree.NewMap[string, bool](0),
+		volumes: btree.NewMap[string, string](0), kept: btree.NewMap[string, string](0), copies: btree.NewMap[string, string](0), users: btree.NewMap[string, bool](0),
 		snapshots: btree.NewMap[string, string](0), ordered: btree.NewMap[string, string](0), restores: btree.NewMap[string, string](0),
 		track: true,
 	}
@@ -143,7 +144,7 @@ func (s *State) Freeze() *State {
 	c.revised, c.drained, c.leaving = s.revised.Copy(), s.drained.Copy(), s.leaving.Copy()
 	c.migrating = s.migrating.Copy()
 	c.free, c.addresses, c.macs, c.ports, c.devices = s.free.Copy(), s.addresses.Copy(), s.macs.Copy(), s.ports.Copy(), s.devices.Copy()
-	c.volumes, c.kept, c.users = s.volumes.Copy(), s.kept.Copy(), s.users.Copy()
+	c.volumes, c.kept, c.copies, c.users = s.volumes.Copy(), s.kept.Copy(), s.copies.Copy(), s.users.Copy()
 	c.snapshots, c.ordered, c.restores = s.snapshots.Copy(), s.ordered.Copy(), s.restores.Copy()
 	c.dirty, c.track = nil, false
 	return &c

@@ -13,10 +13,10 @@ import (
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
-// A volume is a disk with a record of its own. It gets a host once, and stays
-// there: by its user's word, or when its first VM is placed. Its host makes it of
-// an order, and says what it has; what a host has and nobody ordered stays where
-// it is (an orphan). A volume goes when its user deletes it by name, which nobody
+// A volume is a disk with a record of its own. It gets a host once: by its user's
+// word, or when its first VM is placed. It leaves that only with a VM that is moved
+// live (volume_move.go). Its host makes it of an order, and says what it has; what a
+// host has and nobody ordered stays where it is (an orphan). A volume goes when its user deletes it by name, which nobody
 // can while a VM has it, and when its host has said that it is gone.
 //
 //	waiting ──► making ──► ready ──► deleting ──► (gone)
@@ -181,6 +181,8 @@ func (s *State) growVolume(e *entry, op *blixardv1.GrowVolumeOp) *blixardv1.Resp
 			"a volume never becomes smaller: make a smaller one, and copy over what you need")}
 	case v.Status.Phase == blixardv1.VolumePhase_VOLUME_PHASE_LOST:
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the volume "+v.Name+" is lost: "+v.Status.Message, "delete it, and make another one")
+	case arriving(v):
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the volume "+v.Name+" is on its way to another host, with the VM that has it", "wait until that has moved ('blixard volume get "+v.Name+"'), or end the move")
 	}
 	next := clone(v)
 	next.Spec.SizeMib = op.SizeMib
@@ -238,6 +240,7 @@ func (s *State) condemn(e *entry, v *blixardv1.ClusterVolume) *blixardv1.Cluster
 	v = clone(v)
 	v.Deleting, v.OrderRevision = true, e.index
 	v.Status.Phase, v.Status.Message = blixardv1.VolumePhase_VOLUME_PHASE_DELETING, "its host "+v.Node+" is removing it"
+	removeCopies(e, v)
 	if n := s.Node(v.NodeId); n.GetHost() == nil {
 		s.dropVolume(e, v, nil)
 		return v
@@ -246,12 +249,23 @@ func (s *State) condemn(e *entry, v *blixardv1.ClusterVolume) *blixardv1.Cluster
 	return v
 }
 
-// dropVolume forgets a volume that is nowhere any more. The node, its host unless
-// it has none, is the caller's own copy.
+// dropVolume forgets a volume of which its host has nothing any more, once nobody has.
+// The node, its host unless it has none, is the caller's own copy.
 func (s *State) dropVolume(e *entry, v *blixardv1.ClusterVolume, node *blixardv1.Node) {
 	if node != nil {
 		s.holdDisk(node, -int64(v.Spec.SizeMib))
 	}
+	if len(v.Copies) > 0 {
+		v = clone(v)
+		v.NodeId, v.Node = 0, ""
+		removeCopies(e, v)
+		s.put(volumeKey(v.Name), v)
+		return
+	}
+	s.forgetVolume(e, v)
+}
+
+func (s *State) forgetVolume(e *entry, v *blixardv1.ClusterVolume) {
 	s.del(volumeKey(v.Name))
 	s.event(e, "VolumeDeleted", "", v.Node, "volume %s: nothing of it is left", v.Name)
 	s.freed()
@@ -364,11 +378,16 @@ func (s *State) withVolumes(n *schedule.Need, spec *blixardv1.VMSpec) (mib uint6
 	return mib
 }
 
-// volumeConfigs are what a host must know of a VM's volumes.
-func (s *State) volumeConfigs(vm *blixardv1.VM) (list []*blixardv1.VolumeConfig) {
+// volumeConfigs are what a host must know of a VM's volumes, which are there or come
+// with the VM.
+func (s *State) volumeConfigs(vm *blixardv1.VM, node uint64) (list []*blixardv1.VolumeConfig) {
 	for _, m := range vm.Spec.GetVolumes() {
 		if v := s.Volume(m.Volume); v != nil {
-			list = append(list, &blixardv1.VolumeConfig{Volume: volumeOrder(v), Disk: m.Disk, ReadOnly: m.ReadOnly, Limit: m.Limit})
+			o := volumeOrder(v)
+			if c := copyOn(v, node); c != nil {
+				o = copyOrder(v, c)
+			}
+			list = append(list, &blixardv1.VolumeConfig{Volume: o, Disk: m.Disk, ReadOnly: m.ReadOnly, Limit: m.Limit})
 		}
 	}
 	return list
@@ -376,7 +395,7 @@ func (s *State) volumeConfigs(vm *blixardv1.VM) (list []*blixardv1.VolumeConfig)
 
 func volumeOrder(v *blixardv1.ClusterVolume) *blixardv1.VolumeOrder {
 	return &blixardv1.VolumeOrder{
-		Uid: v.Uid, Name: v.Name, Format: v.Spec.Format, SizeMib: v.Spec.SizeMib, Remove: v.Deleting, Made: v.Status.GetMade(), Written: v.Written,
+		Uid: v.Uid, Name: v.Name, Format: v.Spec.Format, SizeMib: v.Spec.SizeMib, Remove: v.Deleting, Made: v.Status.GetMade(), Written: v.Written, Copy: v.Copy,
 	}
 }
 
@@ -386,6 +405,13 @@ func (s *State) VolumeOrders(node uint64) (revision uint64, list []*blixardv1.Vo
 	s.VolumesOn(node, func(v *blixardv1.ClusterVolume) bool {
 		revision = max(revision, v.OrderRevision)
 		list = append(list, volumeOrder(v))
+		return true
+	})
+	s.CopiesOn(node, func(v *blixardv1.ClusterVolume, c *blixardv1.VolumeCopy) bool {
+		revision = max(revision, c.OrderRevision)
+		if c.Arriving || c.Removing { // what was left behind just stays
+			list = append(list, copyOrder(v, c))
+		}
 		return true
 	})
 	return revision, list
@@ -399,6 +425,10 @@ func (s *State) VolumeRevision(node uint64) (revision uint64) {
 			revision = s.Volume(name).OrderRevision
 		}
 		return k >= after
+	})
+	s.CopiesOn(node, func(_ *blixardv1.ClusterVolume, c *blixardv1.VolumeCopy) bool {
+		revision = max(revision, c.OrderRevision)
+		return true
 	})
 	return revision
 }
@@ -418,14 +448,24 @@ func (s *State) UnrecordedVolumes(node uint64, inv *blixardv1.VolumeInventory) *
 	for _, r := range inv.Volumes {
 		seen[r.Uid] = true
 		switch v := s.VolumeByUID(r.Uid); {
+		case copyOn(v, node) != nil:
+			if c := copyOn(v, node); inv.Revision >= c.OrderRevision && copyGone(c, r) {
+				news.Gone = append(news.Gone, r.Uid)
+			}
 		case v == nil || v.NodeId != node:
 			if !r.Absent && len(news.Orphans) < mostOrphans {
 				news.Orphans = append(news.Orphans, r)
 			}
-		case !proto.Equal(seenOf(v, r), v.Status):
+		case !older(v, inv.Revision) && (!proto.Equal(seenOf(v, r), v.Status) || settles(v, r) || cameSince(v, r)):
 			news.Changed = append(news.Changed, r)
 		}
 	}
+	s.CopiesOn(node, func(v *blixardv1.ClusterVolume, c *blixardv1.VolumeCopy) bool {
+		if !seen[v.Uid] && c.Removing && inv.Revision >= c.OrderRevision {
+			news.Gone = append(news.Gone, v.Uid)
+		}
+		return true
+	})
 	s.VolumesOn(node, func(v *blixardv1.ClusterVolume) bool {
 		if !seen[v.Uid] && absent(v, inv.Revision) {
 			news.Gone = append(news.Gone, v.Uid)
@@ -445,7 +485,7 @@ func absent(v *blixardv1.ClusterVolume, revision uint64) bool {
 	if v.Deleting {
 		return revision >= v.OrderRevision
 	}
-	return v.Status.GetMade() && v.Status.Phase != blixardv1.VolumePhase_VOLUME_PHASE_LOST
+	return !older(v, revision) && v.Status.GetMade() && v.Status.Phase != blixardv1.VolumePhase_VOLUME_PHASE_LOST
 }
 
 // seenOf is the status of a volume of which its host has said something.
@@ -477,13 +517,14 @@ func (s *State) volumesSeen(e *entry, n *blixardv1.Node, news *blixardv1.VolumeN
 	var made []*blixardv1.ClusterVolume
 	for _, r := range news.Changed {
 		old := s.VolumeByUID(r.Uid)
-		if old == nil || old.NodeId != n.Id {
+		if old == nil || old.NodeId != n.Id || older(old, news.Revision) {
 			continue
 		}
 		v := clone(old)
-		if v.Status = seenOf(old, r); proto.Equal(v.Status, old.Status) {
+		if v.Status = seenOf(old, r); proto.Equal(v.Status, old.Status) && !settles(old, r) && !cameSince(old, r) {
 			continue
 		}
+		s.volumeThere(e, v, r)
 		if r.SizeMib > v.Spec.SizeMib && !v.Deleting {
 			// It was grown after the backup from which the cluster was restored. It takes
 			// that room, whether anybody has granted it or not.
@@ -502,6 +543,12 @@ func (s *State) volumesSeen(e *entry, n *blixardv1.Node, news *blixardv1.VolumeN
 	}
 	for _, uid := range news.Gone {
 		v := s.VolumeByUID(uid)
+		if c := copyOn(v, n.Id); c != nil {
+			if c.Removing && news.Revision >= c.OrderRevision {
+				s.dropCopy(e, v, n, n.Id)
+			}
+			continue
+		}
 		if v == nil || v.NodeId != n.Id || !absent(v, news.Revision) {
 			continue
 		}
@@ -513,6 +560,9 @@ func (s *State) volumesSeen(e *entry, n *blixardv1.Node, news *blixardv1.VolumeN
 	}
 	if len(news.Orphans) > 0 || len(n.Host.OrphanVolumes) > 0 {
 		n.Host.OrphanVolumes = news.Orphans
+	}
+	if n.Drain != nil {
+		s.redrain() // what waits for its host may go live with one that is ready
 	}
 	if len(made) == 0 {
 		return
@@ -541,6 +591,9 @@ func (s *State) loseVolumes(e *entry, n *blixardv1.Node) {
 		}
 		s.loseVolume(e, v, "its host "+n.Name+" was lost for good")
 	}
+	for _, v := range s.copiesOf(n.Id) {
+		s.dropCopy(e, v, nil, n.Id)
+	}
 }
 
 func (s *State) volumesOf(node uint64) (list []*blixardv1.ClusterVolume) {
@@ -568,6 +621,12 @@ func (s *State) freeVolumes(e *entry, vm *blixardv1.VM) {
 // reindexVolume follows where a volume is.
 func (s *State) reindexVolume(o, n *blixardv1.ClusterVolume) {
 	keptKey := func(v *blixardv1.ClusterVolume) string { return be(v.NodeId) + be(v.OrderRevision) + v.Uid }
+	for _, c := range o.GetCopies() {
+		s.copies.Delete(be(c.NodeId) + o.Uid)
+	}
+	for _, c := range n.GetCopies() {
+		s.copies.Set(be(c.NodeId)+n.Uid, n.Name)
+	}
 	if o != nil {
 		s.volumes.Delete(o.Uid)
 		if o.NodeId != 0 {

@@ -66,7 +66,7 @@ func (d *driver) inventory(node uint64, sequence uint64, fails ...string) {
 	revision, orders := d.VolumeOrders(node)
 	inv := &blixardv1.VolumeInventory{Revision: revision, Sequence: sequence}
 	for _, o := range orders {
-		r := &blixardv1.VolumeReport{Uid: o.Uid, Name: o.Name, Format: o.Format, SizeMib: o.SizeMib}
+		r := &blixardv1.VolumeReport{Uid: o.Uid, Name: o.Name, Format: o.Format, SizeMib: o.SizeMib, Copy: o.Copy, Arriving: o.Arriving}
 		if slices.Contains(fails, o.Name) {
 			r = &blixardv1.VolumeReport{Uid: o.Uid, Name: o.Name, Absent: true, Error: "no room"}
 		}

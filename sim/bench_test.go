@@ -100,7 +100,7 @@ func benchmarkFullSystem(b *testing.B, verb func(*rand.Rand) Verb) {
 		w.newClient(false).works(100*time.Millisecond, func(c *client) *Operation {
 			op := &Operation{Verb: verb(c.choice), Name: fmt.Sprintf("vm%d", c.choice.IntN(mix.Names))}
 			if op.Verb == Create || op.Verb == Update {
-				op.Spec = drawSpec(c.choice, c.index, op.Name, w.settings.GetLeaseMs(), mix.Files)
+				op.Spec = drawSpec(c.choice, c.index, op.Name, w.settings.GetLeaseMs(), &mix)
 			}
 			return op
 		})

@@ -224,7 +224,7 @@ func (c *client) next() {
 		c.touched = name
 	}
 	if op.Verb == Create || op.Verb == Update {
-		op.Spec = drawSpec(c.choice, c.index, name, c.w.settings.GetLeaseMs(), c.w.mix.Files)
+		op.Spec = drawSpec(c.choice, c.index, name, c.w.settings.GetLeaseMs(), c.w.mix)
 		if m.Moves > 0 && c.moves.IntN(3) > 0 { // what it has nothing of on its host can go live
 			op.Spec.Devices, op.Spec.Volumes = nil, nil
 		}
@@ -289,7 +289,8 @@ func originOf(vm string) string {
 
 // drawSpec of a VM. What boots it is told by its name: an update changes nothing
 // about that.
-func drawSpec(r *rand.Rand, client int, name string, lease uint32, files int) *blixardv1.VMSpec {
+func drawSpec(r *rand.Rand, client int, name string, lease uint32, mix *Mix) *blixardv1.VMSpec {
+	files := mix.Files
 	s := &blixardv1.VMSpec{
 		Vcpus: uint32(1 + r.IntN(2)), MemoryMib: uint64(256 << r.IntN(4)),
 		Source:      &blixardv1.VMSpec_Process{Process: &blixardv1.Process{Argv: []string{"/bin/vm"}}},
@@ -324,7 +325,7 @@ func drawSpec(r *rand.Rand, client int, name string, lease uint32, files int) *b
 	s.OnUpdate = pick(r, blixardv1.OnUpdate_ON_UPDATE_NEXT_START, blixardv1.OnUpdate_ON_UPDATE_RESTART)
 	mark := r.Uint64()
 	s.Labels["revision"] = fmt.Sprint(mark) // no two specs are equal
-	drawVolumes(s, mark)
+	drawVolumes(s, mark, mix.Volumes)
 	switch r.IntN(10) {
 	case 0, 1:
 		s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_NEVER

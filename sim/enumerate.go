@@ -104,26 +104,11 @@ var Small = map[string]func(*Story){
 		s.atRest()
 	},
 	// A VM goes live to another host, or stays, and runs.
-	"migration": func(s *Story) {
-		s.Uploaded()
-		s.Order(Create, "a", ImageVM())
-		s.Runs("a")
-		s.Enumerate(true)
-		from := s.Moves("a")
-		s.Until("the move has ended", 3*time.Minute, func() bool {
-			v := s.View()
-			if v == nil {
-				return false
-			}
-			state := v.VM("a").GetMigration().GetState()
-			return state == blixardv1.MigrationState_MIGRATION_STATE_DONE || state == blixardv1.MigrationState_MIGRATION_STATE_FAILED
-		})
-		_, to := s.Runs("a")
-		s.Enumerate(false)
-		if moved := s.View().VM("a").Migration.State == blixardv1.MigrationState_MIGRATION_STATE_DONE; moved != (to != from) {
-			s.Fail("a story goes on", "it moved: %t, and runs on %s, and before on %s", moved, to.Name, from.Name)
-		}
-		s.atRest()
+	"migration": func(s *Story) { s.migration(ImageVM()) },
+	// And one with a volume, which is where it runs, and nowhere else.
+	"volume": func(s *Story) {
+		s.AVolume()
+		s.migration(VolumeVM())
 	},
 	// The second last server leaves in good order: the last one decides alone.
 	"leave": func(s *Story) {
@@ -135,6 +120,31 @@ var Small = map[string]func(*Story){
 		s.Enumerate(false)
 		s.atRest()
 	},
+}
+
+func (s *Story) migration(spec *blixardv1.VMSpec) {
+	s.Uploaded()
+	s.Order(Create, "a", spec)
+	s.Runs("a")
+	if len(spec.Volumes) > 0 {
+		s.HasVolume()
+	}
+	s.Enumerate(true)
+	from := s.Moves("a")
+	s.Until("the move has ended", 3*time.Minute, func() bool {
+		v := s.View()
+		if v == nil {
+			return false
+		}
+		state := v.VM("a").GetMigration().GetState()
+		return state == blixardv1.MigrationState_MIGRATION_STATE_DONE || state == blixardv1.MigrationState_MIGRATION_STATE_FAILED
+	})
+	_, to := s.Runs("a")
+	s.Enumerate(false)
+	if moved := s.View().VM("a").Migration.State == blixardv1.MigrationState_MIGRATION_STATE_DONE; moved != (to != from) {
+		s.Fail("a story goes on", "it moved: %t, and runs on %s, and before on %s", moved, to.Name, from.Name)
+	}
+	s.atRest()
 }
 
 // leaves has a server removed, and its disk wiped as soon as anybody can see that

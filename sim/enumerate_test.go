@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -46,6 +47,14 @@ func TestCrashAtEveryPointOfAMigration(t *testing.T) {
 		t.Skip("long")
 	}
 	crashEverywhere(t, "migration")
+}
+
+// And of one with a volume. It is the longest: scripts/soak moving has all of it.
+func TestCrashAtEveryPointOfAMigrationWithAVolume(t *testing.T) {
+	if *oneSeed != 0 || os.Getenv("BLIXARD_ENUMERATE") == "" {
+		t.Skip("long: BLIXARD_ENUMERATE=all")
+	}
+	crashEverywhere(t, "volume")
 }
 
 func crashEverywhere(t *testing.T, name string) {

@@ -44,6 +44,11 @@ func (f Clone) strike(w *World) bool {
 	c.capacity = m.capacity // it is as big: what runs is not looked at again
 	c.dirs = btree.NewMap[string, *vmDir](0)
 	c.volumes = maps.Clone(m.volumes)
+	// any order: each alike
+	for uid, v := range c.volumes {
+		copied := *v
+		c.volumes[uid] = &copied
+	}
 	m.dirs.Scan(func(uid string, d *vmDir) bool {
 		copied := *d
 		copied.shim, copied.guest, copied.zombie = nil, nil, nil

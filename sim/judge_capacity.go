@@ -130,6 +130,9 @@ func (j *judgeCapacity) judge(w *World, n *newest, v *cluster.State, id uint64) 
 	for _, name := range n.volumesOn(id) { // accounted beside VMs
 		u.disk += n.volumes[name].Spec.SizeMib
 	}
+	for _, c := range n.copiesOn(id) {
+		u.disk += c.SizeMib
+	}
 	if uint64(a.GetVcpus()) != u.vcpus || a.GetMemoryMib() != u.memory || a.GetDiskMib() != u.disk || uint64(h.GetInstances()) != u.vm {
 		w.fail("the ledger is the sum of the VMs", "index %d, %s: the ledger says %d vcpus, %d MiB, %d VMs; placed are %d, %d, %d",
 			n.index, node.Name, a.GetVcpus(), a.GetMemoryMib(), h.GetInstances(), u.vcpus, u.memory, u.vm)

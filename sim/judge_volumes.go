@@ -16,14 +16,24 @@ import (
 // its volumes are there, is taken from it only by a person's word that the host is
 // lost. It is then left stopped: its owner says whether it starts without them.
 //
+// A volume goes with its VM that is moved live. What is on its way is no volume: nobody
+// runs with it, and two hosts may have that open, one of which writes nothing. What a
+// host had of a volume goes only once another has all of it, and says so after the loss
+// of its power, too. Whoever opens a volume finds what was last written to it, wherever.
+//
 // A VM's own disks are in its directory: who runs there has them open.
-type judgeVolumes struct{}
+type judgeVolumes struct {
+	wrote map[string]uint64 // what a volume holds, by uid
+	whole map[string]uint64 // the newest migration by which one has come, for good
+}
 
 const (
 	oneWriter  = "no volume is open twice"
 	withVolume = "a VM runs where its volumes are"
 	stillHolds = "what lives has its volumes"
 	goneByName = "a volume goes by its name only"
+	hasWrites  = "a volume has every acknowledged write"
+	noVolume   = "what is on its way is no volume"
 )
 
 func (j *judgeVolumes) forked(w *World, g *guest) {
@@ -38,11 +48,17 @@ func (j *judgeVolumes) forked(w *World, g *guest) {
 	}
 	w.fired("VolumeOpened")
 	for _, c := range g.mounts {
-		if g.m.volumes[c.Volume.Uid] == nil {
+		v := g.m.volumes[c.Volume.Uid]
+		if v == nil {
 			w.fail(withVolume, "%s runs on %s, and volume %s (%s) is not there", g.instance, g.m.Name, c.Volume.Name, c.Volume.Uid)
+			continue
 		}
+		j.found(w, g, v)
 		w.guests(func(o *guest) {
 			for _, other := range o.mounts {
+				if o.incoming != 0 || o.dir.handedOver != 0 {
+					continue
+				}
 				if o != g && other.Volume.Uid == c.Volume.Uid && !(other.ReadOnly && c.ReadOnly) {
 					w.fail(oneWriter, "%s (read-only: %t) and %s (read-only: %t) have volume %s open", g.instance, c.ReadOnly, o.instance, other.ReadOnly, c.Volume.Name)
 				}
@@ -51,6 +67,26 @@ func (j *judgeVolumes) forked(w *World, g *guest) {
 	}
 	j.look(w, g)
 }
+
+// found looks at what a guest finds that runs with a volume.
+func (j *judgeVolumes) found(w *World, g *guest, v *simVolume) {
+	if v.arriving {
+		w.fail(noVolume, "%s runs on %s with what has come of volume %s by migration %d, and may be less than all", g.instance, g.m.Name, v.name, v.copy)
+	}
+	if v.copy == g.instance.Index {
+		w.fired("MovedWithVolume")
+	}
+	if wrote, ok := j.wrote[v.uid]; ok && wrote != v.data {
+		// A restored cluster may know of an older place only.
+		if w.generation == 1 {
+			w.fail(hasWrites, "%s runs on %s with volume %s, which holds %x; %x had been written", g.instance, g.m.Name, v.name, v.data, wrote)
+		}
+		j.wrote[v.uid] = v.data
+	}
+}
+
+// arrived: a host says of what has come that it is the volume.
+func (j *judgeVolumes) arrived(v *simVolume) { j.whole[v.uid] = max(j.whole[v.uid], v.copy) }
 
 // look holds what a guest has open to what its VM has in the newest state.
 func (j *judgeVolumes) look(w *World, g *guest) {
@@ -70,6 +106,13 @@ func (j *judgeVolumes) look(w *World, g *guest) {
 // the entry that created it: its host may have made it late.
 func (j *judgeVolumes) removed(w *World, m *Machine, v *simVolume) {
 	w.judges.judged["volumes"]++
+	switch {
+	case v.arriving: // it was none
+		return
+	case j.whole[v.uid] > v.copy:
+		w.fired("LeftBehindRemoved")
+		return
+	}
 	_, index, _ := strings.Cut(v.uid, "-")
 	created, _ := strconv.ParseUint(index, 10, 64)
 	for _, op := range slices.Concat(w.drops, w.history) {
@@ -150,6 +193,8 @@ func (w *World) volumesUnrest(v *cluster.State) (why []string) {
 		}
 		is := m.volumes[vol.Uid]
 		switch {
+		case len(vol.Copies) > 0 && w.generation == 1 && len(w.rest) == 0:
+			why = append(why, fmt.Sprintf("volume %s is on %s, and others have something of it: %v", vol.Name, m.Name, vol.Copies))
 		case vol.Deleting:
 			why = append(why, "volume "+vol.Name+" is still being deleted")
 		case is == nil, st.Phase != blixardv1.VolumePhase_VOLUME_PHASE_READY:
@@ -164,7 +209,7 @@ func (w *World) volumesUnrest(v *cluster.State) (why []string) {
 			continue
 		}
 		for _, is := range sorted(m.volumes) {
-			if v.VolumeByUID(is.uid) == nil {
+			if vol := v.VolumeByUID(is.uid); vol == nil || vol.NodeId != m.id && !slices.ContainsFunc(vol.Copies, func(c *blixardv1.VolumeCopy) bool { return c.NodeId == m.id }) {
 				why = append(why, fmt.Sprintf("%s has volume %s (%s), which the cluster does not know", m.Name, is.name, is.uid))
 			}
 		}

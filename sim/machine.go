@@ -126,6 +126,10 @@ func (m *Machine) powerOff() {
 		m.w.stops(g)
 	}
 	m.guests = nil
+	// any order: each alike
+	for _, v := range m.volumes {
+		v.data = v.durable
+	}
 	clear(m.pages)
 	m.on, m.asleep = false, 0
 }

@@ -14,10 +14,11 @@ import (
 // A guest on its way from one machine to another, as hypervisors and adapters
 // carry that out: see vmm.Send and vmm.Receive. The bytes go through both daemons.
 //
-// Disks that the guest writes go first, a piece at a time, and what they hold is a
+// Disks that the guest writes, its own and volumes, go first, a piece at a time, and what they hold is a
 // number, another one at every moment at which it runs (see savedVM): from when a
 // mirror is in step the target's are as the guest's are, as long as the stream is
-// there. They may not fit there (MirrorFull).
+// there. They may not fit there (MirrorFull). Before the target says that it is loaded it
+// has volumes on its disk.
 //
 // It may be slow, break at any piece, break at the very end (when the target has
 // everything and the source does not know, and goes on), be ended by the death or
@@ -102,6 +103,17 @@ func writes(spec *blixardv1.VMSpec) bool {
 	return slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly })
 }
 
+// takes has the disks of a guest that comes hold what the one that leaves has written.
+func (g *guest) takes(data uint64) {
+	g.dir.data = data
+	for _, v := range g.written() {
+		if v.arriving {
+			v.data = data
+			g.m.w.fired("VolumeMirrored")
+		}
+	}
+}
+
 // later is something that happens by itself after a while.
 func (w *World) later(after int64, f func()) {
 	w.push(event{at: w.now + after, kind: evChore, ref: f})
@@ -127,7 +139,7 @@ func (d *Daemon) sendVM(a vmm.Action, dir *vmDir) {
 		return
 	}
 	g.sending = &stream{id: order.Id, by: d.life, peer: m.w.byID(order.PeerNodeId), left: pieces, disks: -1}
-	if writes(a.Assignment.GetSpec()) {
+	if writes(a.Assignment.GetSpec()) || len(g.written()) > 0 {
 		g.sending.disks = diskPieces
 	}
 	m.w.say(m, fmt.Sprintf("VM %s is sent to node %d, migration %d", a.Instance, order.PeerNodeId, order.Id))
@@ -198,7 +210,7 @@ func (g *guest) piece(s *stream) {
 	if s.disks > 0 {
 		if s.disks--; s.disks == 0 { // in step
 			w.fired("MirrorReady")
-			to.dir.data = g.holds()
+			to.takes(g.holds())
 		}
 		m.notice(g.dir)
 		g.nextPiece(s)
@@ -236,7 +248,12 @@ func (g *guest) arrives(s *stream, to *guest) {
 	to.incoming, to.memory, to.sick, to.deaf = vmm.Loaded, g.memory, g.sick, g.deaf
 	to.has, to.greedy = g.has, g.greedy
 	if s.disks == 0 && !mutant.On("MirrorUnsettled") { // the mirrors come to their end
-		to.dir.data = g.holds()
+		to.takes(g.holds())
+	}
+	for _, v := range to.written() {
+		if !mutant.On("MirrorUnsynced") {
+			v.settle()
+		}
 	}
 	to.m.notice(to.dir)
 	w.say(to.m, fmt.Sprintf("VM %s is loaded", to.instance))
@@ -273,6 +290,9 @@ func (g *guest) sent(s *stream) {
 func (g *guest) handOver(s *stream) {
 	g.dir.handedOver, g.sending = s.id, nil
 	g.m.w.judges.migrations.handedOver(g, s.disks == 0)
+	for _, v := range g.written() {
+		g.m.w.judges.volumes.wrote[v.uid] = g.holds()
+	}
 	g.m.w.say(g.m, fmt.Sprintf("VM %s is handed over, migration %d", g.instance, s.id))
 }
 
@@ -340,6 +360,11 @@ const pointTakenOver = "CrashInTakeOver"
 func (g *guest) takenOver() {
 	w := g.m.w
 	g.incoming, g.ready, g.paused, g.pausedAt, g.dir.incoming = 0, true, true, w.now, false
+	for _, v := range g.written() {
+		if v.copy == g.instance.Index {
+			g.m.arrived(v)
+		}
+	}
 	w.running[g.instance.UID] = append(w.running[g.instance.UID], g)
 	w.say(g.m, fmt.Sprintf("VM %s is taken over", g.instance))
 	w.forked(g)
@@ -379,7 +404,7 @@ const everyWrite = "the running copy has every acknowledged write"
 // on the way. MoveEndedWhileHandedOver and TargetDiedWhileHandedOver are told, too, and
 // too rare to be asked for.
 var MoveProbes = []string{
-	"MoveBegun", "MoveSending", "MoveHandedOver", "MoveSwitched", "MoveDone", "MoveFailed", "MirrorReady", "MovedWithDisks",
+	"MoveBegun", "MoveSending", "MoveHandedOver", "MoveSwitched", "MoveDone", "MoveFailed", "MirrorReady", "MovedWithDisks", "VolumeMirrored", "MovedWithVolume", "LeftBehindRemoved",
 	"LeavesOffline", "LeftOffline", "MoveEndedWhilePreparing", "MoveEndedWhileSending",
 	"SourceDiedWhilePreparing", "SourceDiedWhileSending", "SourceDiedWhileHandedOver", "SourceDiedWhileSwitched",
 	"TargetDiedWhilePreparing", "TargetDiedWhileSending", "TargetDiedWhileSwitched",

@@ -127,6 +127,18 @@ func (n *newest) volumesOn(id uint64) (names []string) {
 	return names
 }
 
+// copiesOn are what a node has of volumes that are on others.
+func (n *newest) copiesOn(id uint64) (list []*blixardv1.VolumeCopy) {
+	for _, v := range n.volumes { // any order: each alike
+		for _, c := range v.Copies {
+			if c.NodeId == id {
+				list = append(list, c)
+			}
+		}
+	}
+	return list
+}
+
 func (n *newest) set(name string, vm *blixardv1.VM) {
 	if was := n.vms[name]; was != nil && was.Uid != vm.GetUid() {
 		delete(n.names, was.Uid)

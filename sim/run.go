@@ -131,7 +131,7 @@ func (w *World) populate() {
 		name := fmt.Sprintf("vm%d", next)
 		next++
 		open++
-		c.begin(&Operation{Verb: Create, Name: name, Spec: drawSpec(c.choice, c.index, name, w.settings.GetLeaseMs(), w.mix.Files)}, func(*Operation) {
+		c.begin(&Operation{Verb: Create, Name: name, Spec: drawSpec(c.choice, c.index, name, w.settings.GetLeaseMs(), w.mix)}, func(*Operation) {
 			open--
 			more(c)
 		})

@@ -53,8 +53,16 @@ func (g *guest) holds() uint64 {
 
 // leaves has the disks hold what the guest that ends has written.
 func (g *guest) leaves() {
-	if !g.frozen && g.incoming == 0 {
-		g.dir.data = g.holds()
+	if g.frozen || g.incoming != 0 {
+		return
+	}
+	g.dir.data = g.holds()
+	for _, v := range g.written() {
+		v.data = g.holds()
+		v.settle()
+		if g.dir.handedOver == 0 {
+			g.m.w.judges.volumes.wrote[v.uid] = v.data
+		}
 	}
 }
 

@@ -176,6 +176,25 @@ func ImageVM() *blixardv1.VMSpec {
 	return s
 }
 
+// VolumeVM is an ImageVM with a volume, beside its own disk.
+func VolumeVM() *blixardv1.VMSpec {
+	s := ImageVM()
+	s.Volumes = []*blixardv1.VolumeMount{{Volume: theVolumes[0]}}
+	s.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT
+	return s
+}
+
+// AVolume makes the volume of a VolumeVM.
+func (s *Story) AVolume() { s.Order(AddVolume, theVolumes[0]+":1024", nil) }
+
+// HasVolume waits until the volume of a VolumeVM is ready.
+func (s *Story) HasVolume() {
+	s.Until("its volume is ready", time.Minute, func() bool {
+		v := s.View()
+		return v != nil && v.Volume(theVolumes[0]).GetStatus().GetPhase() == blixardv1.VolumePhase_VOLUME_PHASE_READY
+	})
+}
+
 // Moves begins a live move of a VM that runs.
 func (s *Story) Moves(name string) (from *Machine) {
 	_, from = s.Runs(name)

@@ -187,6 +187,8 @@ type Mix struct {
 	Snapshots float64
 	// Moves: it is about a live move, there.
 	Moves float64
+	// Volumes: most VMs of images write one.
+	Volumes bool
 	// Clients.
 	Disconnect float64
 	Clients    int

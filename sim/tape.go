@@ -84,7 +84,7 @@ func (d dice) mishap() Mishap {
 func (d dice) ask(lease uint32, step int) Ask {
 	a := Ask{Client: 1 + d.IntN(d.mix.Clients), Verb: drawVerb(d.Rand), Name: fmt.Sprintf("vm%d", d.IntN(d.mix.Names))}
 	if a.Verb == Create || a.Verb == Update {
-		a.Spec = drawSpec(d.Rand, a.Client, a.Name, lease, d.mix.Files)
+		a.Spec = drawSpec(d.Rand, a.Client, a.Name, lease, d.mix)
 		a.Spec.Labels["revision"] = fmt.Sprint(step)
 	}
 	return a

@@ -185,6 +185,7 @@ func Moving(c *Config) {
 			c.Mix.Points[name] = true
 		}
 	}
+	c.Mix.Volumes = r.IntN(2) == 0
 }
 
 // Saving has guests saved and restored, and that fail, or the daemon die in the middle

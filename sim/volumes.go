@@ -2,17 +2,24 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/blixard/blixard/core"
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 )
 
-// Volumes on a machine: files of which only the size matters, in a directory that
-// survives everything but the loss of the disk. One comes whole, and goes at once.
+// Volumes on a machine: files in a directory that survives everything but the loss of the
+// disk. One comes whole, and goes at once. What it holds is a number, as of a VM's own
+// disks (see savedVM); what a guest has written is on the disk, and what a mirror has
+// written there once that was asked for: the loss of power takes the rest.
+//
+// One that comes with its VM is marked until the VM is taken over, or the cluster says
+// that it has come.
 //
 // The adapter may find no room (VolumeFull), be slow, and be killed before and after
 // each volume that it makes, grows or removes. It may not make one again that was
@@ -24,6 +31,50 @@ type simVolume struct {
 	mib       uint64
 	format    blixardv1.VolumeFormat
 	made      int64
+
+	copy          uint64 // the migration by which it came
+	arriving      bool   // its mark
+	data, durable uint64
+}
+
+// settle has what was written to a volume be on the disk.
+func (v *simVolume) settle() { v.durable = v.data }
+
+// arrived takes the mark from what has come.
+func (m *Machine) arrived(v *simVolume) {
+	if v != nil && v.arriving {
+		v.arriving = false
+		m.w.say(m, fmt.Sprintf("volume %s (%s) has come by migration %d", v.name, v.uid, v.copy))
+		m.w.judges.volumes.arrived(v)
+	}
+}
+
+// expect makes what a volume is written into that comes with its VM.
+func (m *Machine) expect(o *blixardv1.VolumeOrder) string {
+	if d := m.daemon; d != nil && d.keeping.Revision >= o.Copy && !slices.ContainsFunc(d.keeping.Volumes, func(now *blixardv1.VolumeOrder) bool {
+		return now.Uid == o.Uid && now.Copy == o.Copy && now.Arriving && !now.Remove
+	}) {
+		return "it is not expected here any more"
+	}
+	if v := m.volumes[o.Uid]; v != nil && !v.arriving {
+		return "this host has one of that uid already"
+	}
+	if _, full := m.w.mishap("VolumeFull", m.place(), m.w.mix.VolumeFull, 0, 0); full {
+		return "no space for a disk of the VM"
+	}
+	m.volumes[o.Uid] = &simVolume{uid: o.Uid, name: o.Name, mib: o.SizeMib, format: o.Format, made: m.w.now, copy: o.Copy, arriving: !mutant.On("CopyUnmarked")}
+	m.w.say(m, fmt.Sprintf("volume %s (%s) comes by migration %d", o.Name, o.Uid, o.Copy))
+	return ""
+}
+
+// written are the volumes that a guest writes.
+func (g *guest) written() (list []*simVolume) {
+	for _, c := range g.mounts {
+		if v := g.m.volumes[c.Volume.Uid]; v != nil && !c.ReadOnly {
+			list = append(list, v)
+		}
+	}
+	return list
 }
 
 // theVolumes are those that people make in worlds with files.
@@ -36,12 +87,13 @@ func sized(text string) (name string, mib uint64) {
 	return name, mib
 }
 
-// drawVolumes has some of the images use a volume, as told by what marks their spec.
-func drawVolumes(s *blixardv1.VMSpec, mark uint64) {
-	if s.GetImage() == nil || mark%2 != 0 {
+// drawVolumes has some of the images use a volume, or most of them write one, as told by
+// what marks their spec.
+func drawVolumes(s *blixardv1.VMSpec, mark uint64, most bool) {
+	if s.GetImage() == nil || mark%2 != 0 && !most {
 		return
 	}
-	s.Volumes = []*blixardv1.VolumeMount{{Volume: theVolumes[mark>>8%uint64(len(theVolumes))], ReadOnly: mark>>16%3 == 0}}
+	s.Volumes = []*blixardv1.VolumeMount{{Volume: theVolumes[mark>>8%uint64(len(theVolumes))], ReadOnly: mark>>16%3 == 0 && !most}}
 	s.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT
 }
 
@@ -49,7 +101,11 @@ func drawVolumes(s *blixardv1.VMSpec, mark uint64) {
 func (c *client) nextVolume() {
 	name := pick(c.choice, theVolumes...)
 	op := &Operation{Verb: AddVolume, Name: name}
-	switch size := 1024 << c.choice.IntN(6); c.choice.IntN(5) {
+	kind := c.choice.IntN(5)
+	if c.w.mix.Volumes && c.choice.IntN(4) > 0 {
+		kind = 4 // one that is just made larger goes nowhere
+	}
+	switch size := 1024 << c.choice.IntN(6); kind {
 	case 0:
 		op.Verb = DropVolume
 	case 1, 2:
@@ -103,7 +159,7 @@ func (d *Daemon) kept(order uint64) {
 func (m *Machine) shelf(a vmm.Action, failed map[string]string) *blixardv1.VolumeInventory {
 	inv := &blixardv1.VolumeInventory{Revision: a.Revision}
 	for _, v := range sorted(m.volumes) {
-		inv.Volumes = append(inv.Volumes, &blixardv1.VolumeReport{Uid: v.uid, Name: v.name, Format: v.format, SizeMib: v.mib, Error: failed[v.uid]})
+		inv.Volumes = append(inv.Volumes, &blixardv1.VolumeReport{Uid: v.uid, Name: v.name, Format: v.format, SizeMib: v.mib, Error: failed[v.uid], Copy: v.copy, Arriving: v.arriving})
 	}
 	for _, o := range a.Volumes {
 		if m.volumes[o.Uid] == nil && failed[o.Uid] != "" {
@@ -116,8 +172,16 @@ func (m *Machine) shelf(a vmm.Action, failed map[string]string) *blixardv1.Volum
 // keepVolume makes a volume what an order says, and says what keeps it from that.
 func (m *Machine) keepVolume(o *blixardv1.VolumeOrder) string {
 	v := m.volumes[o.Uid]
+	if v != nil && !o.Remove && !o.Arriving && v.arriving {
+		if v.copy != o.Copy {
+			return "what is here never came to its end"
+		}
+		m.arrived(v)
+	}
 	switch {
 	case v == nil && o.Remove:
+	case o.Remove && (v.copy != o.Copy || o.Arriving && !v.arriving): // it is about another
+	case o.Arriving && !o.Remove: // it comes with its VM
 	case o.Remove:
 		if by := m.opens(o.Uid, "", false); by != "" {
 			return "VM " + by + " has it open"
@@ -131,7 +195,7 @@ func (m *Machine) keepVolume(o *blixardv1.VolumeOrder) string {
 		if _, full := m.w.mishap("VolumeFull", m.place(), m.w.mix.VolumeFull, 0, 0); full {
 			return "no space for a disk of the VM"
 		}
-		m.volumes[o.Uid] = &simVolume{o.Uid, o.Name, o.SizeMib, o.Format, m.w.now}
+		m.volumes[o.Uid] = &simVolume{uid: o.Uid, name: o.Name, mib: o.SizeMib, format: o.Format, made: m.w.now}
 		m.w.say(m, "volume "+o.Name+" ("+o.Uid+") is made")
 	case v.mib < o.SizeMib && m.opens(o.Uid, "", false) == "":
 		v.mib = o.SizeMib
@@ -159,7 +223,11 @@ func (m *Machine) mount(a *blixardv1.Assignment) string {
 		if by := m.opens(c.Volume.Uid, a.Uid, c.ReadOnly); by != "" {
 			return "volume " + c.Volume.Name + " is open: VM " + by + " has it"
 		}
-		if err := m.keepVolume(c.Volume); err != "" {
+		keep := m.keepVolume
+		if c.Volume.Arriving {
+			keep = m.expect
+		}
+		if err := keep(c.Volume); err != "" {
 			return err
 		}
 	}

@@ -8,7 +8,7 @@
 //	blixard-sim double -seeds K [-against PROGRAM]
 //	blixard-sim shrink WORLD [-within 1m] [-o FILE]
 //	blixard-sim show   WORLD [-o FILE]
-//	blixard-sim enumerate [create|leader|fence|leave]
+//	blixard-sim enumerate [create|leader|fence|migration|volume|leave]
 //	blixard-sim mutants [-few] [NAME...]
 //
 // where WORLD is -seed N [-profile P] [-mutant NAME], or the file of a transcript.
@@ -71,7 +71,7 @@ func usage() int {
   blixard-sim double -seeds K [-against PROGRAM]      every seed in two processes, of two builds
   blixard-sim shrink WORLD [-within 1m] [-o FILE]     leaves out what a failure does not need
   blixard-sim show WORLD [-o FILE]                    a page of what happened, for a browser
-  blixard-sim enumerate [create|leader|fence|leave]   a crash at every point, one in each run
+  blixard-sim enumerate [create|leader|fence|migration|volume|leave]   a crash at every point, one in each run
   blixard-sim mutants [-few] [NAME...]                plants known bugs and looks who finds them
 WORLD is -seed N [-profile P] [-mutant NAME], or the FILE of a transcript.
 `)

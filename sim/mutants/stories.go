@@ -646,6 +646,67 @@ func moves(s *sim.Story) (from, to *sim.Machine) {
 	return from, to
 }
 
+// movesVolume is moves, of a VM with a volume.
+func movesVolume(s *sim.Story) (from, to *sim.Machine) {
+	s.Uploaded()
+	s.AVolume()
+	leader := s.Leader()
+	s.Order(sim.Cordon, leader.Name, nil)
+	s.Order(sim.Create, "a", sim.VolumeVM())
+	s.Runs("a")
+	s.HasVolume()
+	from = s.Moves("a")
+	s.Until("it has a target", time.Minute, func() bool { to = s.Targeted("a"); return to != nil })
+	return from, to
+}
+
+func moveOver(s *sim.Story, state blixardv1.MigrationState) {
+	s.Until("its move has ended", 3*time.Minute, func() bool { return s.Move("a").GetState() == state })
+}
+
+// A volume goes with its VM.
+func volumeGoesLive(s *sim.Story) {
+	movesVolume(s)
+	moveOver(s, blixardv1.MigrationState_MIGRATION_STATE_DONE)
+	s.Runs("a")
+}
+
+// It stays with one that does not go, and nothing of it is left elsewhere.
+func volumeStays(s *sim.Story) {
+	from, _ := movesVolume(s)
+	s.Befalls(from, "StreamBreaks")
+	moveOver(s, blixardv1.MigrationState_MIGRATION_STATE_FAILED)
+	s.Heal()
+	s.Rest()
+}
+
+// The target hears late that it has a volume, and the source hears at once that it has
+// none.
+func volumeUnheard(s *sim.Story) {
+	from, to := movesVolume(s)
+	sends(s)
+	s.Until("it is handed over", time.Minute, func() bool { return from.HandedOver("a") })
+	hold(s, to, 8*time.Second)
+	s.Pass(30 * time.Second)
+	s.Runs("a")
+}
+
+// The target loses its power when it has a volume by the state, and before its guest has
+// written anything there.
+func volumeLosesPower(s *sim.Story) {
+	from, to := movesVolume(s)
+	sends(s)
+	s.Until("it is handed over", time.Minute, func() bool { return from.HandedOver("a") })
+	hold(s, to, 8*time.Second)
+	s.Until("it has switched", time.Minute, func() bool {
+		return s.Move("a").GetState() >= blixardv1.MigrationState_MIGRATION_STATE_SWITCHED
+	})
+	s.Strike(sim.PowerLoss{Node: to.N(), For: 3 * time.Second})
+	s.Pass(2 * time.Minute)
+	s.Heal()
+	s.Rest()
+}
+
 // sends waits until a VM is being sent.
 func sends(s *sim.Story) {
 	s.Until("it is sent", time.Minute, func() bool {

@@ -27,6 +27,8 @@ const (
 	oneWriter   = "no volume is open twice"
 	withVolume  = "a VM runs where its volumes are"
 	holds       = "what lives has its volumes"
+	hasWrites   = "a volume has every acknowledged write"
+	noVolume    = "what is on its way is no volume"
 	byName      = "a volume goes by its name only"
 	roots       = "what runs keeps its root"
 	builds      = "what is built is what the spec says"
@@ -96,6 +98,22 @@ var All = []Mutant{
 	{
 		Name: "MirrorUnsettled", What: "a guest is handed over when its disks' mirrors are in step, and not once they have come to their end",
 		Caught: []string{wrote}, Story: goesLive,
+	},
+	{
+		Name: "VolumeBeforeSwitch", What: "a volume is its target's when its VM is handed over, before the switch",
+		Caught: []string{withVolume}, Story: volumeGoesLive,
+	},
+	{
+		Name: "CopyUnmarked", What: "what comes of a volume bears no mark, and stays when its move has ended",
+		Caught: []string{atRest, noVolume}, Story: volumeStays,
+	},
+	{
+		Name: "LeftBehindEarly", What: "what a source had of a volume goes with the switch, before the target has said that it has all of it",
+		Caught: []string{byName}, Story: volumeUnheard,
+	},
+	{
+		Name: "MirrorUnsynced", What: "a target says that it has a guest before what has come of its volume is on the disk",
+		Caught: []string{hasWrites}, Story: volumeLosesPower,
 	},
 	// What watchers are told.
 	{

@@ -19,6 +19,7 @@ func TestWhatServersPassOn(t *testing.T) {
 		"create_vm", "delete_vm", "power", "cordon", "add_node", "remove_node", "announce", "tag",
 		"update_vm", "rollback_vm", "build_vm", "set_pins", "pause", "set_settings", "drain", "restore_node", "create_network", "delete_network", "readmit",
 		"migrate_vm", "cancel_migration", "create_volume", "grow_volume", "delete_volume", "create_snapshot", "delete_snapshot", "restore_snapshot", "clone_snapshot",
+		"add_snapshot", "snapshot_added",
 	}
 	ops := (&blixardv1.Command{}).ProtoReflect().Descriptor().Oneofs().ByName("op").Fields()
 	for i := range ops.Len() {

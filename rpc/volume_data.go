@@ -25,6 +25,10 @@ type Disks interface {
 	ReadDisk(ctx context.Context, volume, vm, disk string, send func(*blixardv1.VolumeData) error) error
 	// WriteVolume makes an ordered volume of what next gives, whole or not at all.
 	WriteVolume(ctx context.Context, volume string, next func() (*blixardv1.VolumeData, error)) error
+	// ReadSnapshot sends the files of a snapshot, and WriteSnapshot makes one of such
+	// files, whole or not at all.
+	ReadSnapshot(ctx context.Context, snapshot string, send func(*blixardv1.VolumeData) error) error
+	WriteSnapshot(ctx context.Context, snapshot string, next func() (*blixardv1.VolumeData, error)) (*blixardv1.SnapshotImage, error)
 }
 
 // Between nodes a disk travels as frames, each a byte that says what it is and a
@@ -51,12 +55,14 @@ func (s *Server) serveDisk(w http.ResponseWriter, r *http.Request) {
 	q, control := r.URL.Query(), http.NewResponseController(w)
 	if r.Method == http.MethodPost {
 		in := bufio.NewReader(r.Body)
-		err := s.cfg.Disks.WriteVolume(r.Context(), q.Get("volume"), func() (*blixardv1.VolumeData, error) {
+		image, err := s.writeHere(r.Context(), q, func() (*blixardv1.VolumeData, error) {
 			control.SetReadDeadline(time.Now().Add(diskStalled))
 			return readPart(in)
 		})
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusConflict)
+		} else if image != nil {
+			_, _ = w.Write(blixardv1.Encode(image)) // who is gone asks again
 		}
 		return
 	}
@@ -67,12 +73,28 @@ func (s *Server) serveDisk(w http.ResponseWriter, r *http.Request) {
 		}
 		return control.Flush()
 	}
-	err := s.cfg.Disks.ReadDisk(r.Context(), q.Get("volume"), q.Get("vm"), q.Get("disk"), func(p *blixardv1.VolumeData) error {
+	err := s.readHere(r.Context(), q, func(p *blixardv1.VolumeData) error {
 		return write(diskPart, blixardv1.Encode(p))
 	})
 	if err != nil {
 		_ = write(diskFailed, []byte(err.Error())) // who is gone needs no reason
 	}
+}
+
+// readHere sends what this host has, as a query says: a volume, a VM's disk, a snapshot.
+func (s *Server) readHere(ctx context.Context, q url.Values, send func(*blixardv1.VolumeData) error) error {
+	if uid := q.Get("snapshot"); uid != "" {
+		return s.cfg.Disks.ReadSnapshot(ctx, uid, send)
+	}
+	return s.cfg.Disks.ReadDisk(ctx, q.Get("volume"), q.Get("vm"), q.Get("disk"), send)
+}
+
+// writeHere makes a volume or, which gives an image, a snapshot.
+func (s *Server) writeHere(ctx context.Context, q url.Values, next func() (*blixardv1.VolumeData, error)) (*blixardv1.SnapshotImage, error) {
+	if uid := q.Get("snapshot"); uid != "" {
+		return s.cfg.Disks.WriteSnapshot(ctx, uid, next)
+	}
+	return nil, s.cfg.Disks.WriteVolume(ctx, q.Get("volume"), next)
 }
 
 // readPart reads one part; io.EOF when there is none left.
@@ -106,11 +128,7 @@ func (s volumes) readDisk(ctx context.Context, m *blixardv1.VolumeServiceReadReq
 	if err != nil {
 		return err
 	}
-	if host.Id == s.cfg.Backend.Status().Identity.ID && s.cfg.Disks != nil {
-		err = s.cfg.Disks.ReadDisk(ctx, q.Get("volume"), q.Get("vm"), q.Get("disk"), send)
-	} else {
-		err = s.readRemote(ctx, host, q, send)
-	}
+	err = s.readAt(ctx, host, q, send)
 	if err == nil || connect.CodeOf(err) != connect.CodeUnknown {
 		return err
 	}
@@ -146,7 +164,11 @@ func (s volumes) locate(ctx context.Context, m *blixardv1.VolumeServiceReadReque
 	return nil, nil, refuse(blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND, "", fmt.Sprintf("there is no disk %q of a VM %q on any host", m.Disk, m.Vm), "'blixard vm get "+m.Vm+" -o yaml' shows its disks")
 }
 
-func (s volumes) readRemote(ctx context.Context, host *blixardv1.Node, q url.Values, send func(*blixardv1.VolumeData) error) error {
+// readAt sends what a host has.
+func (s *Server) readAt(ctx context.Context, host *blixardv1.Node, q url.Values, send func(*blixardv1.VolumeData) error) error {
+	if host.Id == s.cfg.Backend.Status().Identity.ID && s.cfg.Disks != nil {
+		return s.readHere(ctx, q, send)
+	}
 	resp, err := s.askDisk(ctx, http.MethodGet, host, q, nil)
 	if err != nil {
 		return err
@@ -168,7 +190,7 @@ func (s volumes) readRemote(ctx context.Context, host *blixardv1.Node, q url.Val
 }
 
 // askDisk asks the host of a disk; an answer is a good one.
-func (s volumes) askDisk(ctx context.Context, method string, host *blixardv1.Node, q url.Values, body io.Reader) (*http.Response, error) {
+func (s *Server) askDisk(ctx context.Context, method string, host *blixardv1.Node, q url.Values, body io.Reader) (*http.Response, error) {
 	u := url.URL{Scheme: s.cfg.TLS.scheme(), Host: host.Address, Path: diskPath, RawQuery: q.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
@@ -259,8 +281,14 @@ func (s volumes) send(ctx context.Context, v *blixardv1.ClusterVolume, next func
 	if host == nil {
 		return errors.New("its host is gone")
 	}
+	_, err = s.writeAt(ctx, host, url.Values{"volume": {v.Uid}}, next)
+	return err
+}
+
+// writeAt brings what comes to a host.
+func (s *Server) writeAt(ctx context.Context, host *blixardv1.Node, q url.Values, next func() (*blixardv1.VolumeData, error)) (*blixardv1.SnapshotImage, error) {
 	if host.Id == s.cfg.Backend.Status().Identity.ID && s.cfg.Disks != nil {
-		return s.cfg.Disks.WriteVolume(ctx, v.Uid, next)
+		return s.writeHere(ctx, q, next)
 	}
 	out, in := io.Pipe()
 	go func() {
@@ -279,11 +307,17 @@ func (s volumes) send(ctx context.Context, v *blixardv1.ClusterVolume, next func
 		}
 	}()
 	defer out.CloseWithError(io.ErrClosedPipe)
-	resp, err := s.askDisk(ctx, http.MethodPost, host, url.Values{"volume": {v.Uid}}, out)
+	resp, err := s.askDisk(ctx, http.MethodPost, host, q, out)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return resp.Body.Close()
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+	if err != nil || len(b) == 0 {
+		return nil, err
+	}
+	image := &blixardv1.SnapshotImage{}
+	return image, proto.Unmarshal(b, image)
 }
 
 // made waits until the host's report that it has a volume is in the state.

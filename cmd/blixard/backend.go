@@ -110,7 +110,7 @@ func (d *daemon) Admit(ctx context.Context, p rpc.Passage) (func(context.Context
 	return func(ctx context.Context, from rpc.Stream) error { return take(ctx, from) }, nil
 }
 
-// ReadDisk and WriteVolume are rpc.Disks.
+// ReadDisk and what follows it are rpc.Disks.
 func (d *daemon) ReadDisk(ctx context.Context, volume, vm, disk string, send func(*blixardv1.VolumeData) error) error {
 	w := d.world.Load()
 	if w == nil || w.host == nil {
@@ -125,6 +125,22 @@ func (d *daemon) WriteVolume(ctx context.Context, volume string, next func() (*b
 		return errors.New("this node is no host")
 	}
 	return w.host.WriteVolume(ctx, volume, next)
+}
+
+func (d *daemon) ReadSnapshot(ctx context.Context, snapshot string, send func(*blixardv1.VolumeData) error) error {
+	w := d.world.Load()
+	if w == nil || w.host == nil {
+		return errors.New("this node is no host")
+	}
+	return w.host.ReadSnapshot(ctx, snapshot, send)
+}
+
+func (d *daemon) WriteSnapshot(ctx context.Context, snapshot string, next func() (*blixardv1.VolumeData, error)) (*blixardv1.SnapshotImage, error) {
+	w := d.world.Load()
+	if w == nil || w.host == nil {
+		return nil, errors.New("this node is no host")
+	}
+	return w.host.WriteSnapshot(ctx, snapshot, next)
 }
 
 // Export is rpc.Closures.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -24,6 +25,9 @@ func (c *VMBackupCmd) Run(g *Globals, t *terminal, ctx *runContext) (err error) 
 	}
 	defer s.close()
 	s.allow(buildPatience)
+	if c.Memory || c.Snapshot != "" {
+		return c.withMemory(g, t, s)
+	}
 	vm, err := s.still(c.Name)
 	if errors.Is(err, errRuns) && c.Pause {
 		if err = s.paused(c.Name, true); err != nil {
@@ -39,9 +43,9 @@ func (c *VMBackupCmd) Run(g *Globals, t *terminal, ctx *runContext) (err error) 
 	if image == nil {
 		return &failure{code: exitConflict, what: fmt.Sprintf("VM %s cannot be backed up", c.Name), why: "it boots no image", next: "copy what it holds from within"}
 	}
-	f, err := os.CreateTemp(filepath.Dir(c.File), filepath.Base(c.File)+".*")
+	f, err := c.create()
 	if err != nil {
-		return &failure{code: exitError, what: "cannot write the backup", why: err.Error(), next: "name a file in a directory that you may write to"}
+		return err
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
@@ -52,16 +56,7 @@ func (c *VMBackupCmd) Run(g *Globals, t *terminal, ctx *runContext) (err error) 
 	if err != nil || now.GetUid() != vm.GetUid() || now.GetStatus().GetAttempt() != vm.GetStatus().GetAttempt() || now.GetSpecGeneration() != vm.GetSpecGeneration() {
 		return errors.Join(&failure{code: exitConflict, what: "the backup is of no use", why: "the VM was started, resumed or changed meanwhile", next: "begin again"}, err)
 	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	head, err := checkVMBackup(f) // what was written is read again, whole
-	if err == nil {
-		err = errors.Join(f.Close(), os.Rename(f.Name(), c.File))
-	}
+	head, err := c.keep(f)
 	if err != nil {
 		return err
 	}
@@ -73,6 +68,30 @@ func (c *VMBackupCmd) Run(g *Globals, t *terminal, ctx *runContext) (err error) 
 		fmt.Fprintln(t.out, "It was paused: its disks are as after a loss of power.")
 	}
 	return nil
+}
+
+// create makes the file beside the one that it will be.
+func (c *VMBackupCmd) create() (*os.File, error) {
+	f, err := os.CreateTemp(filepath.Dir(c.File), filepath.Base(c.File)+".*")
+	if err != nil {
+		return nil, &failure{code: exitError, what: "cannot write the backup", why: err.Error(), next: "name a file in a directory that you may write to"}
+	}
+	return f, nil
+}
+
+// keep reads what was written again, whole, and gives it its name.
+func (c *VMBackupCmd) keep(f *os.File) (*blixardv1.VMBackupHeader, error) {
+	if err := f.Sync(); err != nil {
+		return nil, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	head, err := checkVMBackup(f)
+	if err == nil {
+		err = errors.Join(f.Close(), os.Rename(f.Name(), c.File))
+	}
+	return head, err
 }
 
 var errRuns = errors.New("it runs")
@@ -224,7 +243,6 @@ func (c *VMRestoreCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	defer s.close()
 	s.allow(buildPatience)
 	name := or(c.Name, head.GetName())
-	spec, volumes := restoredSpec(name, head)
 	b, err := newBackupReader(f)
 	if err != nil {
 		return err
@@ -234,9 +252,13 @@ func (c *VMRestoreCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 			return err
 		}
 	}
+	if head.GetMemory() != nil && c.Memory {
+		return c.goOn(s, name, head, b)
+	}
+	spec, volumes := restoredSpec(name, head)
 	host, made := c.Host, []string(nil)
-	for _, v := range volumes {
-		is, err := s.writeDisk(v, host, spec, b)
+	for i, v := range volumes {
+		is, err := s.writeDisk(v, head.GetDisks()[i].GetDisk(), host, spec, b)
 		if err != nil {
 			s.takeBack(made)
 			return err
@@ -270,8 +292,10 @@ func restoredSpec(name string, h *blixardv1.VMBackupHeader) (*blixardv1.VMSpec, 
 	for _, m := range spec.GetVolumes() {
 		readOnly[m.GetDisk()] = m.GetReadOnly()
 	}
-	if spec.GetImage() != nil {
-		spec.GetImage().Disks = nil
+	if i := spec.GetImage(); i != nil {
+		i.Disks = slices.DeleteFunc(i.Disks, func(d *blixardv1.Disk) bool {
+			return slices.ContainsFunc(h.GetDisks(), func(b *blixardv1.BackupDisk) bool { return b.GetDisk() == d.GetName() })
+		})
 	}
 	spec.Volumes = nil
 	var names []string
@@ -286,9 +310,14 @@ func restoredSpec(name string, h *blixardv1.VMBackupHeader) (*blixardv1.VMSpec, 
 	return spec, names
 }
 
+// after is time to clean up, whatever became of the command.
+func (s *session) after() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(s.ctx), 10*time.Second)
+}
+
 // takeBack deletes volumes of a restore that came to nothing.
 func (s *session) takeBack(names []string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), 10*time.Second)
+	ctx, cancel := s.after()
 	defer cancel()
 	for _, n := range names {
 		if _, err := s.Volume.Delete(ctx, connect.NewRequest(&blixardv1.VolumeServiceDeleteRequest{RequestId: rpc.NewRequestID(), Name: n})); err != nil {
@@ -320,21 +349,18 @@ func (s *session) upload(a *blixardv1.Artifact, b *backupReader) error {
 }
 
 // writeDisk makes the next disk of a backup a volume.
-func (s *session) writeDisk(name, host string, beside *blixardv1.VMSpec, b *backupReader) (*blixardv1.ClusterVolume, error) {
+func (s *session) writeDisk(name, disk, host string, beside *blixardv1.VMSpec, b *backupReader) (*blixardv1.ClusterVolume, error) {
 	vm := proto.CloneOf(beside)
 	vm.Volumes = nil
 	opts := &blixardv1.VolumeServiceWriteOptions{RequestId: rpc.NewRequestID(), Name: name, Host: host, Beside: vm}
 	stream := s.Volume.Write(s.ctx)
 	for ended := false; !ended; {
-		p, err := b.next()
+		data, err := b.nextOf(disk)
 		if err != nil {
 			return nil, err
 		}
-		if p.GetDisk() == nil {
-			return nil, errVMBackup
-		}
-		ended = p.GetDisk().GetEnd() != nil
-		if stream.Send(&blixardv1.VolumeServiceWriteRequest{Options: opts, Data: p.GetDisk()}) != nil {
+		ended = data.GetEnd() != nil
+		if stream.Send(&blixardv1.VolumeServiceWriteRequest{Options: opts, Data: data}) != nil {
 			break // the answer says why
 		}
 		opts = nil

@@ -381,13 +381,18 @@ type VMDeleteCmd struct {
 type VMBackupCmd struct {
 	Name  string `arg:"" help:"The VM; one that runs is refused, unless --pause."`
 	File  string `arg:"" help:"The file to write."`
-	Pause bool   `help:"Pause it for as long as its disks are copied, and let it go on: they are as after a loss of power."`
+	Pause bool   `xor:"how" help:"Pause it for as long as its disks are copied, and let it go on: they are as after a loss of power."`
+
+	Memory   bool   `xor:"how" help:"With the memory of a VM that runs: it takes a snapshot, writes that, and deletes it."`
+	Snapshot string `xor:"how" placeholder:"NAME" help:"Of the moment of this snapshot of it, with the memory."`
 }
 
 type VMRestoreCmd struct {
 	File string `arg:"" help:"What 'vm backup' has written."`
 	Name string `placeholder:"NAME" help:"Call it so (as it was called)."`
 	Host string `placeholder:"NODE" help:"Where its disks are made, as volumes, and it runs (where there is room)."`
+
+	Memory bool `negatable:"" default:"true" help:"Go on with the memory, if it is in the backup; --no-memory boots from the disks."`
 }
 
 type VMLogsCmd struct {

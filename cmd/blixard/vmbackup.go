@@ -50,6 +50,10 @@ func (b *backupWriter) disk(p *blixardv1.VolumeData) error {
 	return b.message(&blixardv1.VMBackupPart{Part: &blixardv1.VMBackupPart_Disk{Disk: p}})
 }
 
+func (b *backupWriter) file(p *blixardv1.VolumeData) error {
+	return b.message(&blixardv1.VMBackupPart{Part: &blixardv1.VMBackupPart_File{File: p}})
+}
+
 func (b *backupWriter) end() error {
 	err := b.message(&blixardv1.VMBackupPart{Part: &blixardv1.VMBackupPart_End{End: true}})
 	if err == nil {
@@ -63,12 +67,13 @@ func (b *backupWriter) end() error {
 
 // backupReader reads one.
 type backupReader struct {
-	r    *cluster.Summed
-	head *blixardv1.VMBackupHeader
+	r      *cluster.Summed
+	head   *blixardv1.VMBackupHeader
+	within bool // the disk that nextOf looks for
 }
 
 func newBackupReader(r io.Reader) (*backupReader, error) {
-	b := &backupReader{cluster.NewSummed(r), &blixardv1.VMBackupHeader{}}
+	b := &backupReader{r: cluster.NewSummed(r), head: &blixardv1.VMBackupHeader{}}
 	if !b.r.Begins(vmBackupMagic) {
 		return nil, fmt.Errorf("%w: it does not begin as one of this version does", errVMBackup)
 	}
@@ -94,6 +99,29 @@ func (b *backupReader) next() (*blixardv1.VMBackupPart, error) {
 		return nil, fmt.Errorf("%w: its checksum is not that of what it holds", errVMBackup)
 	}
 	return nil, io.EOF
+}
+
+// nextOf is the next part of a disk. Of a snapshot's files, what is not of that disk, and
+// comes before, is passed over.
+func (b *backupReader) nextOf(disk string) (*blixardv1.VolumeData, error) {
+	for {
+		p, err := b.next()
+		if err != nil {
+			return nil, errors.Join(err, errVMBackup)
+		}
+		if p.GetDisk() != nil {
+			return p.GetDisk(), nil
+		}
+		if p.GetFile() == nil {
+			return nil, errVMBackup
+		}
+		if h := p.GetFile().GetHeader(); h != nil {
+			b.within = h.GetName() == "disks/"+disk+".raw"
+		}
+		if b.within {
+			return p.GetFile(), nil
+		}
+	}
 }
 
 // check reads all of a backup.

@@ -69,6 +69,7 @@ func TestVMBackupAndRestore(t *testing.T) {
 	}
 	n := c.ticks("web")
 	c.awaitTick("web", n+1) // it goes on
+	c.Fails(exitConflict, []string{"it uses volumes"}, "vm", "backup", "--memory", "web", file+".none")
 
 	bad := filepath.Join(t.TempDir(), "bad")
 	b, err := os.ReadFile(file)
@@ -100,4 +101,65 @@ func TestVMBackupAndRestore(t *testing.T) {
 	if r := other.Must("volume", "list", "-o", "name"); strings.TrimSpace(r) != "copy-data\ncopy-images\ncopy-own" {
 		t.Fatal(r)
 	}
+}
+
+// A backup with memory goes on where it was, on another cluster: it has not booted, and
+// is told who it is. Nothing is left of the snapshots on the way.
+func TestVMBackupWithMemory(t *testing.T) {
+	guestFiles(t)
+	t.Parallel()
+	c := up(t, 1)
+	create := pushGuest(c)
+	c.Must(create("web", "--disk", "name=own,size=8", "--cmdline", "blixard.note=own blixard.tick=100ms")...)
+	c.Await("web", 90*time.Second, "ticks", func(*blixardv1.VM, string) bool { return c.lastTick("web") >= 3 })
+	vm, _ := c.VM("web")
+	file := filepath.Join(t.TempDir(), "web.backup")
+	if out := c.Must("--timeout", "120s", "vm", "backup", "--memory", "web", file); !strings.Contains(out, "with its memory and 1 disks") || !strings.Contains(out, "Only QEMU ") {
+		t.Fatal(out)
+	}
+	taken := c.lastTick("web")
+	c.Await("web", 90*time.Second, "goes on", func(*blixardv1.VM, string) bool { return c.lastTick("web") > taken+5 })
+	unsaved := func(c *Cluster) {
+		t.Helper()
+		c.Eventually(30*time.Second, "nothing of a snapshot is left", func() error {
+			left, _ := filepath.Glob(filepath.Join(c.nodes[0].Data, "host", "snapshots", "*"))
+			if out := c.Must("snapshot", "list", "-o", "name"); strings.TrimSpace(out) != "" || len(left) > 0 {
+				return fmt.Errorf("%s %v", out, left)
+			}
+			return nil
+		})
+	}
+	unsaved(c)
+
+	// A bit in the memory, which is the last of it.
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)-len(b)/8] ^= 1
+	if err := os.WriteFile(file+".bad", b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	other := up(t, 1)
+	if r := other.Run("vm", "restore", file+".bad"); r.code == 0 || !strings.Contains(r.String(), "no whole backup of a VM") {
+		t.Fatal(r)
+	}
+	unsaved(other)
+	// From its disks, with volumes in their place.
+	other.Must("--timeout", "120s", "vm", "restore", "--no-memory", file, "--name", "booted")
+	other.Must("--timeout", "120s", "vm", "restore", file, "--name", "copy")
+	other.Await("copy", 90*time.Second, "goes on", func(*blixardv1.VM, string) bool {
+		return other.lastTick("copy") > 3 && strings.Contains(other.Run("vm", "logs", "copy").out, "restored name=copy")
+	})
+	if out := other.Must("vm", "logs", "copy"); strings.Contains(out, "up name=") {
+		t.Errorf("it has booted:\n%s", tailOf(out, 600))
+	}
+	words := fmt.Sprintf("disk own of %d holds %q", 8<<20, "uid="+vm.GetUid()+" attempt=1")
+	other.Eventually(90*time.Second, words, func() error {
+		if r := other.Run("vm", "logs", "booted"); !strings.Contains(r.out, words) {
+			return fmt.Errorf("%s", tailOf(r.String(), 400))
+		}
+		return nil
+	})
+	unsaved(other)
 }

@@ -132,6 +132,10 @@ func (s *State) do(e *entry) *blixardv1.Response {
 		return s.restoreSnapshot(e, op.RestoreSnapshot)
 	case *blixardv1.Command_CloneSnapshot:
 		return s.cloneSnapshot(e, op.CloneSnapshot)
+	case *blixardv1.Command_AddSnapshot:
+		return s.addSnapshot(e, op.AddSnapshot)
+	case *blixardv1.Command_SnapshotAdded:
+		return s.snapshotAdded(e, op.SnapshotAdded)
 	case *blixardv1.Command_Restore:
 		return s.restore(e, op.Restore)
 	case *blixardv1.Command_Settle:

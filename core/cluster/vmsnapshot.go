@@ -374,14 +374,8 @@ func (s *State) taken(e *entry, node *blixardv1.Node, vm *blixardv1.VM, o *blixa
 			s.failSnapshot(e, node, old, r.Message)
 			continue
 		}
-		p := clone(old)
-		p.State, p.Image = blixardv1.SnapshotState_SNAPSHOT_STATE_READY, r.Image
-		s.accountSnapshot(node, p, -1)
-		p.DiskMib = min(p.DiskMib, (r.Image.SizeBytes+1<<20-1)>>20)
-		s.accountSnapshot(node, p, +1)
-		s.put(snapshotKey(p.Name), p)
+		p := s.becomesReady(node, old, r.Image)
 		s.event(e, "SnapshotTaken", vm.Name, node.Name, "snapshot %s, %d MiB", p.Name, p.DiskMib)
-		s.freed()
 	}
 	return news
 }

@@ -34,6 +34,14 @@ func (q *qemu) machineName(spec *blixardv1.VMSpec) string {
 	return name + ", tcg"
 }
 
+// counter: without KVM a guest reads the host's.
+func (q *qemu) counter() string {
+	if q.machine.kvm {
+		return ""
+	}
+	return "tsc=" + fmt.Sprint(q.machine.tscKHz)
+}
+
 func (q *qemu) revive(ctx context.Context, p place, a *blixardv1.Assignment, i shim.Instance, _ string) (command, error) {
 	c, err := q.prepare(ctx, p, a, i)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -69,6 +70,22 @@ type reviver interface {
 	machineName(*blixardv1.VMSpec) string
 }
 
+// counted is a driver whose guests read this host's counter, and were told how fast it
+// runs.
+type counted interface{ counter() string }
+
+// goesOn says what keeps a driver of this host from a snapshot's memory, of a guest on
+// such a machine.
+func (m *manifest) goesOn(d driver, h blixardv1.Hypervisor, version string, machines ...string) error {
+	if _, can := d.(reviver); !can || m.Hypervisor != h || m.Version != version || !slices.Contains(machines, m.Machine) {
+		return fmt.Errorf("the snapshot is of %s on %s, and only the same can go on with it: here is %s on %s", m.Version, m.Machine, version, strings.Join(machines, " or "))
+	}
+	if d, reads := d.(counted); reads && m.Counter != "" && !near(m.Counter, d.counter()) {
+		return fmt.Errorf("the guest reads its host's counter, which ran at %s kHz there, and here at %s: its clock would be wrong", strings.TrimPrefix(m.Counter, "tsc="), strings.TrimPrefix(d.counter(), "tsc="))
+	}
+	return nil
+}
+
 // underKVM is a machine whose guest sees this host's own processor.
 func underKVM(machine string) string { return machine + ", kvm, processor " + cpuModel() }
 
@@ -93,7 +110,10 @@ type manifest struct {
 	Version    string               `json:"version"`
 	Machine    string               `json:"machine"`
 	PausedMs   uint32               `json:"pausedMs"`
-	Files      []savedFile          `json:"files"`
+	// Counter is how fast the host's counter runs that the guest reads, as a word of a
+	// shape; empty where it reads none, and of snapshots of older versions.
+	Counter string      `json:"counter,omitempty"`
+	Files   []savedFile `json:"files"`
 	// Key of a saved boot: see warm.go.
 	Key string `json:"key,omitempty"`
 }
@@ -164,6 +184,9 @@ func (v *vm) snapshot(ctx context.Context, a vmm.Action) (*blixardv1.SnapshotIma
 	tmp := v.h.at.snapshotNew(a.Snapshot)
 	defer os.RemoveAll(tmp)
 	m := &manifest{Instance: v.rec.Instance, Hypervisor: v.rec.Hypervisor, Version: v.h.versions[v.rec.Hypervisor], Machine: cmp.Or(v.rec.Machine, r.machineName(a.Assignment.GetSpec()))}
+	if d, reads := d.(counted); reads {
+		m.Counter = d.counter()
+	}
 	if err := v.freezeInto(ctx, s, a.Assignment.GetSpec(), tmp, m); err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w: %w", errOvertaken, err)
@@ -374,9 +397,8 @@ func (v *vm) revive(ctx context.Context, d driver, name string, from *blixardv1.
 		return err
 	}
 	if from.Memory {
-		_, can := d.(reviver)
-		if !can || m.Hypervisor != r.Hypervisor || m.Version != v.h.versions[r.Hypervisor] || m.Machine != r.Machine {
-			return fmt.Errorf("the snapshot is of %s on %s, and only the same can go on with it", m.Version, m.Machine)
+		if err := m.goesOn(d, r.Hypervisor, v.h.versions[r.Hypervisor], r.Machine); err != nil {
+			return err
 		}
 	}
 	if err := checkSums(ctx, dir, m); err != nil {

@@ -40,6 +40,10 @@ func (s *dataSum) add(c *blixardv1.VolumeChunk) {
 	s.chunks++
 }
 
+func (s *dataSum) end() *blixardv1.VolumeData {
+	return &blixardv1.VolumeData{Part: &blixardv1.VolumeData_End{End: &blixardv1.VolumeEnd{Chunks: s.chunks, Sha256: s.Sum(nil)}}}
+}
+
 // ErrDisk says that a disk cannot be read or written now, and why.
 var ErrDisk = errors.New("the disk cannot be copied")
 
@@ -97,14 +101,8 @@ func (h *Host) ReadDisk(ctx context.Context, volume, vm, name string, send func(
 		}
 	}
 	header.SizeMib = uint64(size+1<<20-1) >> 20
-	if err := send(&blixardv1.VolumeData{Part: &blixardv1.VolumeData_Header{Header: header}}); err != nil {
-		return err
-	}
-	sum := newDataSum()
-	if err := chunksOf(ctx, f, st.Size(), func(c *blixardv1.VolumeChunk) error {
-		sum.add(c)
-		return send(&blixardv1.VolumeData{Part: &blixardv1.VolumeData_Chunk{Chunk: c}})
-	}); err != nil {
+	sum, err := sendFile(ctx, f, header, send)
+	if err != nil {
 		return err
 	}
 	after, err := h.still(ctx, writers)
@@ -115,7 +113,19 @@ func (h *Host) ReadDisk(ctx context.Context, volume, vm, name string, send func(
 	if err != nil || now.Size() != st.Size() || !now.ModTime().Equal(st.ModTime()) || before != after {
 		return fmt.Errorf("%w: it was written meanwhile: was the VM started or resumed? (%v)", ErrDisk, err)
 	}
-	return send(&blixardv1.VolumeData{Part: &blixardv1.VolumeData_End{End: &blixardv1.VolumeEnd{Chunks: sum.chunks, Sha256: sum.Sum(nil)}}})
+	return send(sum.end())
+}
+
+// sendFile sends a file but for its end.
+func sendFile(ctx context.Context, f *os.File, header *blixardv1.VolumeHeader, send func(*blixardv1.VolumeData) error) (*dataSum, error) {
+	if err := send(&blixardv1.VolumeData{Part: &blixardv1.VolumeData_Header{Header: header}}); err != nil {
+		return nil, err
+	}
+	sum := newDataSum()
+	return sum, chunksOf(ctx, f, int64(header.Bytes), func(c *blixardv1.VolumeChunk) error {
+		sum.add(c)
+		return send(&blixardv1.VolumeData{Part: &blixardv1.VolumeData_Chunk{Chunk: c}})
+	})
 }
 
 // still says in which state VMs are, none of which writes; and fails if one may.
@@ -263,6 +273,19 @@ func fillFrom(f *os.File, header *blixardv1.VolumeHeader, next func() (*blixardv
 	if header.Format != blixardv1.VolumeFormat_VOLUME_FORMAT_QCOW2 {
 		size = header.SizeMib << 20
 	}
+	if err := fillTo(f, size, header.Bytes, next); err != nil {
+		return err
+	}
+	if header.Format == blixardv1.VolumeFormat_VOLUME_FORMAT_QCOW2 {
+		if n, err := qcow2Size(f); err != nil || uint64(n) != header.SizeMib<<20 {
+			return fmt.Errorf("%w: what came is no qcow2 image of %d MiB: %v", ErrDisk, header.SizeMib, err)
+		}
+	}
+	return nil
+}
+
+// fillTo makes a file of that size of the chunks that come, which are all below most.
+func fillTo(f *os.File, size, most uint64, next func() (*blixardv1.VolumeData, error)) error {
 	if err := f.Truncate(int64(size)); err != nil {
 		return err
 	}
@@ -279,7 +302,7 @@ func fillFrom(f *os.File, header *blixardv1.VolumeHeader, next func() (*blixardv
 		case *blixardv1.VolumeData_Chunk:
 			c := p.Chunk
 			n := uint64(len(c.Data))
-			if c.Offset < at || n == 0 || n > MostChunk || c.Offset > header.Bytes || c.Offset+n > header.Bytes {
+			if c.Offset < at || n == 0 || n > MostChunk || c.Offset > most || c.Offset+n > most {
 				return fmt.Errorf("%w: a part of %d bytes at %d does not belong there", ErrDisk, n, c.Offset)
 			}
 			sum.add(c)
@@ -290,11 +313,6 @@ func fillFrom(f *os.File, header *blixardv1.VolumeHeader, next func() (*blixardv
 		case *blixardv1.VolumeData_End:
 			if p.End.Chunks != sum.chunks || string(p.End.Sha256) != string(sum.Sum(nil)) {
 				return fmt.Errorf("%w: its checksum is not that of what came", ErrDisk)
-			}
-			if header.Format == blixardv1.VolumeFormat_VOLUME_FORMAT_QCOW2 {
-				if n, err := qcow2Size(f); err != nil || uint64(n) != header.SizeMib<<20 {
-					return fmt.Errorf("%w: what came is no qcow2 image of %d MiB: %v", ErrDisk, header.SizeMib, err)
-				}
 			}
 			return nil
 		default:

@@ -209,6 +209,8 @@ type Command struct {
 	//	*Command_DeleteSnapshot
 	//	*Command_RestoreSnapshot
 	//	*Command_CloneSnapshot
+	//	*Command_AddSnapshot
+	//	*Command_SnapshotAdded
 	//	*Command_Restore
 	//	*Command_Settle
 	//	*Command_Readmit
@@ -574,6 +576,24 @@ func (x *Command) GetCloneSnapshot() *CloneSnapshotOp {
 	return nil
 }
 
+func (x *Command) GetAddSnapshot() *AddSnapshotOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_AddSnapshot); ok {
+			return x.AddSnapshot
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSnapshotAdded() *SnapshotAddedOp {
+	if x != nil {
+		if x, ok := x.Op.(*Command_SnapshotAdded); ok {
+			return x.SnapshotAdded
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetRestore() *RestoreOp {
 	if x != nil {
 		if x, ok := x.Op.(*Command_Restore); ok {
@@ -783,6 +803,14 @@ type Command_CloneSnapshot struct {
 	CloneSnapshot *CloneSnapshotOp `protobuf:"bytes,143,opt,name=clone_snapshot,json=cloneSnapshot,proto3,oneof"`
 }
 
+type Command_AddSnapshot struct {
+	AddSnapshot *AddSnapshotOp `protobuf:"bytes,144,opt,name=add_snapshot,json=addSnapshot,proto3,oneof"`
+}
+
+type Command_SnapshotAdded struct {
+	SnapshotAdded *SnapshotAddedOp `protobuf:"bytes,145,opt,name=snapshot_added,json=snapshotAdded,proto3,oneof"`
+}
+
 type Command_Restore struct {
 	Restore *RestoreOp `protobuf:"bytes,33,opt,name=restore,proto3,oneof"`
 }
@@ -880,6 +908,10 @@ func (*Command_DeleteSnapshot) isCommand_Op() {}
 func (*Command_RestoreSnapshot) isCommand_Op() {}
 
 func (*Command_CloneSnapshot) isCommand_Op() {}
+
+func (*Command_AddSnapshot) isCommand_Op() {}
+
+func (*Command_SnapshotAdded) isCommand_Op() {}
 
 func (*Command_Restore) isCommand_Op() {}
 
@@ -2434,6 +2466,155 @@ func (x *CloneSnapshotOp) GetMemory() bool {
 	return false
 }
 
+// AddSnapshotOp makes the record of a snapshot whose files come from a client, to a
+// host that it chooses.
+type AddSnapshotOp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Name of a node, if it is not to be chosen.
+	Host       string     `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	Vm         string     `protobuf:"bytes,3,opt,name=vm,proto3" json:"vm,omitempty"`
+	Spec       *VMSpec    `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
+	Hypervisor Hypervisor `protobuf:"varint,5,opt,name=hypervisor,proto3,enum=blixard.v1.Hypervisor" json:"hypervisor,omitempty"`
+	// Of the hypervisor.
+	Version       string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddSnapshotOp) Reset() {
+	*x = AddSnapshotOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddSnapshotOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddSnapshotOp) ProtoMessage() {}
+
+func (x *AddSnapshotOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddSnapshotOp.ProtoReflect.Descriptor instead.
+func (*AddSnapshotOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *AddSnapshotOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AddSnapshotOp) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *AddSnapshotOp) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+func (x *AddSnapshotOp) GetSpec() *VMSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *AddSnapshotOp) GetHypervisor() Hypervisor {
+	if x != nil {
+		return x.Hypervisor
+	}
+	return Hypervisor_HYPERVISOR_UNSPECIFIED
+}
+
+func (x *AddSnapshotOp) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+// SnapshotAddedOp says that its host has it all.
+type SnapshotAddedOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Uid           string                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	Image         *SnapshotImage         `protobuf:"bytes,3,opt,name=image,proto3" json:"image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotAddedOp) Reset() {
+	*x = SnapshotAddedOp{}
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotAddedOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotAddedOp) ProtoMessage() {}
+
+func (x *SnapshotAddedOp) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotAddedOp.ProtoReflect.Descriptor instead.
+func (*SnapshotAddedOp) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SnapshotAddedOp) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SnapshotAddedOp) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *SnapshotAddedOp) GetImage() *SnapshotImage {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
 type CordonOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2444,7 +2625,7 @@ type CordonOp struct {
 
 func (x *CordonOp) Reset() {
 	*x = CordonOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2456,7 +2637,7 @@ func (x *CordonOp) String() string {
 func (*CordonOp) ProtoMessage() {}
 
 func (x *CordonOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[27]
+	mi := &file_blixard_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2469,7 +2650,7 @@ func (x *CordonOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CordonOp.ProtoReflect.Descriptor instead.
 func (*CordonOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CordonOp) GetName() string {
@@ -2497,7 +2678,7 @@ type DrainOp struct {
 
 func (x *DrainOp) Reset() {
 	*x = DrainOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2509,7 +2690,7 @@ func (x *DrainOp) String() string {
 func (*DrainOp) ProtoMessage() {}
 
 func (x *DrainOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[28]
+	mi := &file_blixard_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2522,7 +2703,7 @@ func (x *DrainOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainOp.ProtoReflect.Descriptor instead.
 func (*DrainOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DrainOp) GetName() string {
@@ -2555,7 +2736,7 @@ type RestoreNodeOp struct {
 
 func (x *RestoreNodeOp) Reset() {
 	*x = RestoreNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2748,7 @@ func (x *RestoreNodeOp) String() string {
 func (*RestoreNodeOp) ProtoMessage() {}
 
 func (x *RestoreNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[29]
+	mi := &file_blixard_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +2761,7 @@ func (x *RestoreNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreNodeOp.ProtoReflect.Descriptor instead.
 func (*RestoreNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RestoreNodeOp) GetName() string {
@@ -2603,7 +2784,7 @@ type AddNodeOp struct {
 
 func (x *AddNodeOp) Reset() {
 	*x = AddNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2615,7 +2796,7 @@ func (x *AddNodeOp) String() string {
 func (*AddNodeOp) ProtoMessage() {}
 
 func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[30]
+	mi := &file_blixard_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2628,7 +2809,7 @@ func (x *AddNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeOp.ProtoReflect.Descriptor instead.
 func (*AddNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AddNodeOp) GetName() string {
@@ -2678,7 +2859,7 @@ type RemoveNodeOp struct {
 
 func (x *RemoveNodeOp) Reset() {
 	*x = RemoveNodeOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2690,7 +2871,7 @@ func (x *RemoveNodeOp) String() string {
 func (*RemoveNodeOp) ProtoMessage() {}
 
 func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[31]
+	mi := &file_blixard_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,7 +2884,7 @@ func (x *RemoveNodeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeOp.ProtoReflect.Descriptor instead.
 func (*RemoveNodeOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RemoveNodeOp) GetName() string {
@@ -2734,7 +2915,7 @@ type HostBootOp struct {
 
 func (x *HostBootOp) Reset() {
 	*x = HostBootOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2746,7 +2927,7 @@ func (x *HostBootOp) String() string {
 func (*HostBootOp) ProtoMessage() {}
 
 func (x *HostBootOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[32]
+	mi := &file_blixard_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2759,7 +2940,7 @@ func (x *HostBootOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostBootOp.ProtoReflect.Descriptor instead.
 func (*HostBootOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *HostBootOp) GetNodeId() uint64 {
@@ -2811,7 +2992,7 @@ type HostReportOp struct {
 
 func (x *HostReportOp) Reset() {
 	*x = HostReportOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2823,7 +3004,7 @@ func (x *HostReportOp) String() string {
 func (*HostReportOp) ProtoMessage() {}
 
 func (x *HostReportOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[33]
+	mi := &file_blixard_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2836,7 +3017,7 @@ func (x *HostReportOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReportOp.ProtoReflect.Descriptor instead.
 func (*HostReportOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *HostReportOp) GetNodeId() uint64 {
@@ -2912,7 +3093,7 @@ type Prepared struct {
 
 func (x *Prepared) Reset() {
 	*x = Prepared{}
-	mi := &file_blixard_v1_log_proto_msgTypes[34]
+	mi := &file_blixard_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2924,7 +3105,7 @@ func (x *Prepared) String() string {
 func (*Prepared) ProtoMessage() {}
 
 func (x *Prepared) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[34]
+	mi := &file_blixard_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2937,7 +3118,7 @@ func (x *Prepared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepared.ProtoReflect.Descriptor instead.
 func (*Prepared) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Prepared) GetUid() string {
@@ -3005,7 +3186,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_blixard_v1_log_proto_msgTypes[35]
+	mi := &file_blixard_v1_log_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3017,7 +3198,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[35]
+	mi := &file_blixard_v1_log_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3030,7 +3211,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{35}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Observation) GetUid() string {
@@ -3236,7 +3417,7 @@ type MigrationReport struct {
 
 func (x *MigrationReport) Reset() {
 	*x = MigrationReport{}
-	mi := &file_blixard_v1_log_proto_msgTypes[36]
+	mi := &file_blixard_v1_log_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3248,7 +3429,7 @@ func (x *MigrationReport) String() string {
 func (*MigrationReport) ProtoMessage() {}
 
 func (x *MigrationReport) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[36]
+	mi := &file_blixard_v1_log_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3261,7 +3442,7 @@ func (x *MigrationReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationReport.ProtoReflect.Descriptor instead.
 func (*MigrationReport) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{36}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MigrationReport) GetId() uint64 {
@@ -3303,7 +3484,7 @@ type SuspectOp struct {
 
 func (x *SuspectOp) Reset() {
 	*x = SuspectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[37]
+	mi := &file_blixard_v1_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3315,7 +3496,7 @@ func (x *SuspectOp) String() string {
 func (*SuspectOp) ProtoMessage() {}
 
 func (x *SuspectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[37]
+	mi := &file_blixard_v1_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3328,7 +3509,7 @@ func (x *SuspectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectOp.ProtoReflect.Descriptor instead.
 func (*SuspectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{37}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SuspectOp) GetNodeId() uint64 {
@@ -3365,7 +3546,7 @@ type CloneOp struct {
 
 func (x *CloneOp) Reset() {
 	*x = CloneOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[38]
+	mi := &file_blixard_v1_log_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3377,7 +3558,7 @@ func (x *CloneOp) String() string {
 func (*CloneOp) ProtoMessage() {}
 
 func (x *CloneOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[38]
+	mi := &file_blixard_v1_log_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3390,7 +3571,7 @@ func (x *CloneOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneOp.ProtoReflect.Descriptor instead.
 func (*CloneOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{38}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CloneOp) GetNodeId() uint64 {
@@ -3431,7 +3612,7 @@ type FenceOp struct {
 
 func (x *FenceOp) Reset() {
 	*x = FenceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[39]
+	mi := &file_blixard_v1_log_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3443,7 +3624,7 @@ func (x *FenceOp) String() string {
 func (*FenceOp) ProtoMessage() {}
 
 func (x *FenceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[39]
+	mi := &file_blixard_v1_log_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3456,7 +3637,7 @@ func (x *FenceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceOp.ProtoReflect.Descriptor instead.
 func (*FenceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{39}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *FenceOp) GetNodeId() uint64 {
@@ -3506,7 +3687,7 @@ type AnnounceOp struct {
 
 func (x *AnnounceOp) Reset() {
 	*x = AnnounceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[40]
+	mi := &file_blixard_v1_log_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3518,7 +3699,7 @@ func (x *AnnounceOp) String() string {
 func (*AnnounceOp) ProtoMessage() {}
 
 func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[40]
+	mi := &file_blixard_v1_log_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3531,7 +3712,7 @@ func (x *AnnounceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceOp.ProtoReflect.Descriptor instead.
 func (*AnnounceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{40}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AnnounceOp) GetDigest() string {
@@ -3572,7 +3753,7 @@ type TagOp struct {
 
 func (x *TagOp) Reset() {
 	*x = TagOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[41]
+	mi := &file_blixard_v1_log_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3584,7 +3765,7 @@ func (x *TagOp) String() string {
 func (*TagOp) ProtoMessage() {}
 
 func (x *TagOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[41]
+	mi := &file_blixard_v1_log_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3597,7 +3778,7 @@ func (x *TagOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagOp.ProtoReflect.Descriptor instead.
 func (*TagOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{41}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *TagOp) GetDigest() string {
@@ -3623,7 +3804,7 @@ type CollectOp struct {
 
 func (x *CollectOp) Reset() {
 	*x = CollectOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[42]
+	mi := &file_blixard_v1_log_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3635,7 +3816,7 @@ func (x *CollectOp) String() string {
 func (*CollectOp) ProtoMessage() {}
 
 func (x *CollectOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[42]
+	mi := &file_blixard_v1_log_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3648,7 +3829,7 @@ func (x *CollectOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectOp.ProtoReflect.Descriptor instead.
 func (*CollectOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{42}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{44}
 }
 
 // PlaceOp goes on placing what waits, when one entry could not place everything.
@@ -3660,7 +3841,7 @@ type PlaceOp struct {
 
 func (x *PlaceOp) Reset() {
 	*x = PlaceOp{}
-	mi := &file_blixard_v1_log_proto_msgTypes[43]
+	mi := &file_blixard_v1_log_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3672,7 +3853,7 @@ func (x *PlaceOp) String() string {
 func (*PlaceOp) ProtoMessage() {}
 
 func (x *PlaceOp) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[43]
+	mi := &file_blixard_v1_log_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3685,7 +3866,7 @@ func (x *PlaceOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceOp.ProtoReflect.Descriptor instead.
 func (*PlaceOp) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{43}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{45}
 }
 
 // Error is a refusal, in words: what, why, what to do next. It is also the
@@ -3704,7 +3885,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_blixard_v1_log_proto_msgTypes[44]
+	mi := &file_blixard_v1_log_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3716,7 +3897,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[44]
+	mi := &file_blixard_v1_log_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3729,7 +3910,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{44}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Error) GetCode() ErrorCode {
@@ -3781,7 +3962,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_blixard_v1_log_proto_msgTypes[45]
+	mi := &file_blixard_v1_log_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3793,7 +3974,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[45]
+	mi := &file_blixard_v1_log_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3806,7 +3987,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{45}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Response) GetError() *Error {
@@ -3953,7 +4134,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_blixard_v1_log_proto_msgTypes[46]
+	mi := &file_blixard_v1_log_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3965,7 +4146,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[46]
+	mi := &file_blixard_v1_log_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3978,7 +4159,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{46}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *History) GetVm() string {
@@ -4009,7 +4190,7 @@ type DedupeRecord struct {
 
 func (x *DedupeRecord) Reset() {
 	*x = DedupeRecord{}
-	mi := &file_blixard_v1_log_proto_msgTypes[47]
+	mi := &file_blixard_v1_log_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4021,7 +4202,7 @@ func (x *DedupeRecord) String() string {
 func (*DedupeRecord) ProtoMessage() {}
 
 func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[47]
+	mi := &file_blixard_v1_log_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4034,7 +4215,7 @@ func (x *DedupeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeRecord.ProtoReflect.Descriptor instead.
 func (*DedupeRecord) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{47}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DedupeRecord) GetKey() string {
@@ -4083,7 +4264,7 @@ type DedupeFloor struct {
 
 func (x *DedupeFloor) Reset() {
 	*x = DedupeFloor{}
-	mi := &file_blixard_v1_log_proto_msgTypes[48]
+	mi := &file_blixard_v1_log_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4095,7 +4276,7 @@ func (x *DedupeFloor) String() string {
 func (*DedupeFloor) ProtoMessage() {}
 
 func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[48]
+	mi := &file_blixard_v1_log_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4108,7 +4289,7 @@ func (x *DedupeFloor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupeFloor.ProtoReflect.Descriptor instead.
 func (*DedupeFloor) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{48}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DedupeFloor) GetPrincipal() string {
@@ -4142,7 +4323,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blixard_v1_log_proto_msgTypes[49]
+	mi := &file_blixard_v1_log_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4154,7 +4335,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[49]
+	mi := &file_blixard_v1_log_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4167,7 +4348,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{49}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -4255,7 +4436,7 @@ type Meta struct {
 
 func (x *Meta) Reset() {
 	*x = Meta{}
-	mi := &file_blixard_v1_log_proto_msgTypes[50]
+	mi := &file_blixard_v1_log_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4267,7 +4448,7 @@ func (x *Meta) String() string {
 func (*Meta) ProtoMessage() {}
 
 func (x *Meta) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[50]
+	mi := &file_blixard_v1_log_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4280,7 +4461,7 @@ func (x *Meta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meta.ProtoReflect.Descriptor instead.
 func (*Meta) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{50}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Meta) GetClusterId() string {
@@ -4421,7 +4602,7 @@ type BackupHeader struct {
 
 func (x *BackupHeader) Reset() {
 	*x = BackupHeader{}
-	mi := &file_blixard_v1_log_proto_msgTypes[51]
+	mi := &file_blixard_v1_log_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4433,7 +4614,7 @@ func (x *BackupHeader) String() string {
 func (*BackupHeader) ProtoMessage() {}
 
 func (x *BackupHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[51]
+	mi := &file_blixard_v1_log_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4446,7 +4627,7 @@ func (x *BackupHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupHeader.ProtoReflect.Descriptor instead.
 func (*BackupHeader) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{51}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *BackupHeader) GetClusterId() string {
@@ -4522,7 +4703,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_blixard_v1_log_proto_msgTypes[52]
+	mi := &file_blixard_v1_log_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4534,7 +4715,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[52]
+	mi := &file_blixard_v1_log_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4547,7 +4728,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{52}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Snapshot) GetRecords() []*Record {
@@ -4567,7 +4748,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_blixard_v1_log_proto_msgTypes[53]
+	mi := &file_blixard_v1_log_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4579,7 +4760,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_log_proto_msgTypes[53]
+	mi := &file_blixard_v1_log_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4592,7 +4773,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_log_proto_rawDescGZIP(), []int{53}
+	return file_blixard_v1_log_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Record) GetKey() []byte {
@@ -4614,7 +4795,7 @@ var File_blixard_v1_log_proto protoreflect.FileDescriptor
 const file_blixard_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"\x14blixard/v1/log.proto\x12\n" +
-	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x18blixard/v1/network.proto\x1a\x15blixard/v1/node.proto\x1a\x19blixard/v1/snapshot.proto\x1a\x13blixard/v1/vm.proto\x1a\x17blixard/v1/volume.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x12\n" +
+	"blixard.v1\x1a\x19blixard/v1/artifact.proto\x1a\x18blixard/v1/cluster.proto\x1a\x18blixard/v1/network.proto\x1a\x15blixard/v1/node.proto\x1a\x19blixard/v1/snapshot.proto\x1a\x13blixard/v1/vm.proto\x1a\x17blixard/v1/volume.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\x13\n" +
 	"\aCommand\x12\x1f\n" +
 	"\vlogged_time\x18\x01 \x01(\x04R\n" +
 	"loggedTime\x12\x1b\n" +
@@ -4657,7 +4838,9 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x0fcreate_snapshot\x18\x8c\x01 \x01(\v2\x1c.blixard.v1.CreateSnapshotOpH\x00R\x0ecreateSnapshot\x12H\n" +
 	"\x0fdelete_snapshot\x18\x8d\x01 \x01(\v2\x1c.blixard.v1.DeleteSnapshotOpH\x00R\x0edeleteSnapshot\x12K\n" +
 	"\x10restore_snapshot\x18\x8e\x01 \x01(\v2\x1d.blixard.v1.RestoreSnapshotOpH\x00R\x0frestoreSnapshot\x12E\n" +
-	"\x0eclone_snapshot\x18\x8f\x01 \x01(\v2\x1b.blixard.v1.CloneSnapshotOpH\x00R\rcloneSnapshot\x121\n" +
+	"\x0eclone_snapshot\x18\x8f\x01 \x01(\v2\x1b.blixard.v1.CloneSnapshotOpH\x00R\rcloneSnapshot\x12?\n" +
+	"\fadd_snapshot\x18\x90\x01 \x01(\v2\x19.blixard.v1.AddSnapshotOpH\x00R\vaddSnapshot\x12E\n" +
+	"\x0esnapshot_added\x18\x91\x01 \x01(\v2\x1b.blixard.v1.SnapshotAddedOpH\x00R\rsnapshotAdded\x121\n" +
 	"\arestore\x18! \x01(\v2\x15.blixard.v1.RestoreOpH\x00R\arestore\x12.\n" +
 	"\x06settle\x18\" \x01(\v2\x14.blixard.v1.SettleOpH\x00R\x06settle\x121\n" +
 	"\areadmit\x18# \x01(\v2\x15.blixard.v1.ReadmitOpH\x00R\areadmit\x128\n" +
@@ -4777,7 +4960,20 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x0fCloneSnapshotOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02vm\x18\x02 \x01(\tR\x02vm\x12\x16\n" +
-	"\x06memory\x18\x03 \x01(\bR\x06memory\":\n" +
+	"\x06memory\x18\x03 \x01(\bR\x06memory\"\xc1\x01\n" +
+	"\rAddSnapshotOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x0e\n" +
+	"\x02vm\x18\x03 \x01(\tR\x02vm\x12&\n" +
+	"\x04spec\x18\x04 \x01(\v2\x12.blixard.v1.VMSpecR\x04spec\x126\n" +
+	"\n" +
+	"hypervisor\x18\x05 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
+	"hypervisor\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\"h\n" +
+	"\x0fSnapshotAddedOp\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\x12/\n" +
+	"\x05image\x18\x03 \x01(\v2\x19.blixard.v1.SnapshotImageR\x05image\":\n" +
 	"\bCordonOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bcordoned\x18\x02 \x01(\bR\bcordoned\"X\n" +
@@ -4996,7 +5192,7 @@ func file_blixard_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_blixard_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_blixard_v1_log_proto_goTypes = []any{
 	(MigrationStep)(0),            // 0: blixard.v1.MigrationStep
 	(ErrorCode)(0),                // 1: blixard.v1.ErrorCode
@@ -5027,145 +5223,154 @@ var file_blixard_v1_log_proto_goTypes = []any{
 	(*DeleteSnapshotOp)(nil),      // 26: blixard.v1.DeleteSnapshotOp
 	(*RestoreSnapshotOp)(nil),     // 27: blixard.v1.RestoreSnapshotOp
 	(*CloneSnapshotOp)(nil),       // 28: blixard.v1.CloneSnapshotOp
-	(*CordonOp)(nil),              // 29: blixard.v1.CordonOp
-	(*DrainOp)(nil),               // 30: blixard.v1.DrainOp
-	(*RestoreNodeOp)(nil),         // 31: blixard.v1.RestoreNodeOp
-	(*AddNodeOp)(nil),             // 32: blixard.v1.AddNodeOp
-	(*RemoveNodeOp)(nil),          // 33: blixard.v1.RemoveNodeOp
-	(*HostBootOp)(nil),            // 34: blixard.v1.HostBootOp
-	(*HostReportOp)(nil),          // 35: blixard.v1.HostReportOp
-	(*Prepared)(nil),              // 36: blixard.v1.Prepared
-	(*Observation)(nil),           // 37: blixard.v1.Observation
-	(*MigrationReport)(nil),       // 38: blixard.v1.MigrationReport
-	(*SuspectOp)(nil),             // 39: blixard.v1.SuspectOp
-	(*CloneOp)(nil),               // 40: blixard.v1.CloneOp
-	(*FenceOp)(nil),               // 41: blixard.v1.FenceOp
-	(*AnnounceOp)(nil),            // 42: blixard.v1.AnnounceOp
-	(*TagOp)(nil),                 // 43: blixard.v1.TagOp
-	(*CollectOp)(nil),             // 44: blixard.v1.CollectOp
-	(*PlaceOp)(nil),               // 45: blixard.v1.PlaceOp
-	(*Error)(nil),                 // 46: blixard.v1.Error
-	(*Response)(nil),              // 47: blixard.v1.Response
-	(*History)(nil),               // 48: blixard.v1.History
-	(*DedupeRecord)(nil),          // 49: blixard.v1.DedupeRecord
-	(*DedupeFloor)(nil),           // 50: blixard.v1.DedupeFloor
-	(*Event)(nil),                 // 51: blixard.v1.Event
-	(*Meta)(nil),                  // 52: blixard.v1.Meta
-	(*BackupHeader)(nil),          // 53: blixard.v1.BackupHeader
-	(*Snapshot)(nil),              // 54: blixard.v1.Snapshot
-	(*Record)(nil),                // 55: blixard.v1.Record
-	(*Settings)(nil),              // 56: blixard.v1.Settings
-	(*VMSpec)(nil),                // 57: blixard.v1.VMSpec
-	(*Pins)(nil),                  // 58: blixard.v1.Pins
-	(*NetworkSpec)(nil),           // 59: blixard.v1.NetworkSpec
-	(*VolumeSpec)(nil),            // 60: blixard.v1.VolumeSpec
-	(*HostFacts)(nil),             // 61: blixard.v1.HostFacts
-	(*VolumeNews)(nil),            // 62: blixard.v1.VolumeNews
-	(*Incarnation)(nil),           // 63: blixard.v1.Incarnation
-	(Phase)(0),                    // 64: blixard.v1.Phase
-	(LeaseClass)(0),               // 65: blixard.v1.LeaseClass
-	(*Runner)(nil),                // 66: blixard.v1.Runner
-	(HealthState)(0),              // 67: blixard.v1.HealthState
-	(*SnapshotResult)(nil),        // 68: blixard.v1.SnapshotResult
-	(*Failure)(nil),               // 69: blixard.v1.Failure
-	(*MigrationProgress)(nil),     // 70: blixard.v1.MigrationProgress
-	(*VM)(nil),                    // 71: blixard.v1.VM
-	(*Node)(nil),                  // 72: blixard.v1.Node
-	(*ArtifactRecord)(nil),        // 73: blixard.v1.ArtifactRecord
-	(*ClusterNetwork)(nil),        // 74: blixard.v1.ClusterNetwork
-	(*ClusterVolume)(nil),         // 75: blixard.v1.ClusterVolume
-	(*VMSnapshot)(nil),            // 76: blixard.v1.VMSnapshot
-	(*Generation)(nil),            // 77: blixard.v1.Generation
-	(*timestamppb.Timestamp)(nil), // 78: google.protobuf.Timestamp
+	(*AddSnapshotOp)(nil),         // 29: blixard.v1.AddSnapshotOp
+	(*SnapshotAddedOp)(nil),       // 30: blixard.v1.SnapshotAddedOp
+	(*CordonOp)(nil),              // 31: blixard.v1.CordonOp
+	(*DrainOp)(nil),               // 32: blixard.v1.DrainOp
+	(*RestoreNodeOp)(nil),         // 33: blixard.v1.RestoreNodeOp
+	(*AddNodeOp)(nil),             // 34: blixard.v1.AddNodeOp
+	(*RemoveNodeOp)(nil),          // 35: blixard.v1.RemoveNodeOp
+	(*HostBootOp)(nil),            // 36: blixard.v1.HostBootOp
+	(*HostReportOp)(nil),          // 37: blixard.v1.HostReportOp
+	(*Prepared)(nil),              // 38: blixard.v1.Prepared
+	(*Observation)(nil),           // 39: blixard.v1.Observation
+	(*MigrationReport)(nil),       // 40: blixard.v1.MigrationReport
+	(*SuspectOp)(nil),             // 41: blixard.v1.SuspectOp
+	(*CloneOp)(nil),               // 42: blixard.v1.CloneOp
+	(*FenceOp)(nil),               // 43: blixard.v1.FenceOp
+	(*AnnounceOp)(nil),            // 44: blixard.v1.AnnounceOp
+	(*TagOp)(nil),                 // 45: blixard.v1.TagOp
+	(*CollectOp)(nil),             // 46: blixard.v1.CollectOp
+	(*PlaceOp)(nil),               // 47: blixard.v1.PlaceOp
+	(*Error)(nil),                 // 48: blixard.v1.Error
+	(*Response)(nil),              // 49: blixard.v1.Response
+	(*History)(nil),               // 50: blixard.v1.History
+	(*DedupeRecord)(nil),          // 51: blixard.v1.DedupeRecord
+	(*DedupeFloor)(nil),           // 52: blixard.v1.DedupeFloor
+	(*Event)(nil),                 // 53: blixard.v1.Event
+	(*Meta)(nil),                  // 54: blixard.v1.Meta
+	(*BackupHeader)(nil),          // 55: blixard.v1.BackupHeader
+	(*Snapshot)(nil),              // 56: blixard.v1.Snapshot
+	(*Record)(nil),                // 57: blixard.v1.Record
+	(*Settings)(nil),              // 58: blixard.v1.Settings
+	(*VMSpec)(nil),                // 59: blixard.v1.VMSpec
+	(*Pins)(nil),                  // 60: blixard.v1.Pins
+	(*NetworkSpec)(nil),           // 61: blixard.v1.NetworkSpec
+	(*VolumeSpec)(nil),            // 62: blixard.v1.VolumeSpec
+	(Hypervisor)(0),               // 63: blixard.v1.Hypervisor
+	(*SnapshotImage)(nil),         // 64: blixard.v1.SnapshotImage
+	(*HostFacts)(nil),             // 65: blixard.v1.HostFacts
+	(*VolumeNews)(nil),            // 66: blixard.v1.VolumeNews
+	(*Incarnation)(nil),           // 67: blixard.v1.Incarnation
+	(Phase)(0),                    // 68: blixard.v1.Phase
+	(LeaseClass)(0),               // 69: blixard.v1.LeaseClass
+	(*Runner)(nil),                // 70: blixard.v1.Runner
+	(HealthState)(0),              // 71: blixard.v1.HealthState
+	(*SnapshotResult)(nil),        // 72: blixard.v1.SnapshotResult
+	(*Failure)(nil),               // 73: blixard.v1.Failure
+	(*MigrationProgress)(nil),     // 74: blixard.v1.MigrationProgress
+	(*VM)(nil),                    // 75: blixard.v1.VM
+	(*Node)(nil),                  // 76: blixard.v1.Node
+	(*ArtifactRecord)(nil),        // 77: blixard.v1.ArtifactRecord
+	(*ClusterNetwork)(nil),        // 78: blixard.v1.ClusterNetwork
+	(*ClusterVolume)(nil),         // 79: blixard.v1.ClusterVolume
+	(*VMSnapshot)(nil),            // 80: blixard.v1.VMSnapshot
+	(*Generation)(nil),            // 81: blixard.v1.Generation
+	(*timestamppb.Timestamp)(nil), // 82: google.protobuf.Timestamp
 }
 var file_blixard_v1_log_proto_depIdxs = []int32{
 	4,  // 0: blixard.v1.Command.init:type_name -> blixard.v1.InitOp
 	5,  // 1: blixard.v1.Command.create_vm:type_name -> blixard.v1.CreateVMOp
 	14, // 2: blixard.v1.Command.delete_vm:type_name -> blixard.v1.DeleteVMOp
 	15, // 3: blixard.v1.Command.power:type_name -> blixard.v1.PowerOp
-	29, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
-	32, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
-	33, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
-	34, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
-	35, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
-	39, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
-	41, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
-	42, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
-	43, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
-	44, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
-	45, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
+	31, // 4: blixard.v1.Command.cordon:type_name -> blixard.v1.CordonOp
+	34, // 5: blixard.v1.Command.add_node:type_name -> blixard.v1.AddNodeOp
+	35, // 6: blixard.v1.Command.remove_node:type_name -> blixard.v1.RemoveNodeOp
+	36, // 7: blixard.v1.Command.host_boot:type_name -> blixard.v1.HostBootOp
+	37, // 8: blixard.v1.Command.host_report:type_name -> blixard.v1.HostReportOp
+	41, // 9: blixard.v1.Command.suspect:type_name -> blixard.v1.SuspectOp
+	43, // 10: blixard.v1.Command.fence:type_name -> blixard.v1.FenceOp
+	44, // 11: blixard.v1.Command.announce:type_name -> blixard.v1.AnnounceOp
+	45, // 12: blixard.v1.Command.tag:type_name -> blixard.v1.TagOp
+	46, // 13: blixard.v1.Command.collect:type_name -> blixard.v1.CollectOp
+	47, // 14: blixard.v1.Command.place:type_name -> blixard.v1.PlaceOp
 	6,  // 15: blixard.v1.Command.update_vm:type_name -> blixard.v1.UpdateVMOp
 	7,  // 16: blixard.v1.Command.rollback_vm:type_name -> blixard.v1.RollbackVMOp
 	8,  // 17: blixard.v1.Command.build_vm:type_name -> blixard.v1.BuildVMOp
 	9,  // 18: blixard.v1.Command.set_pins:type_name -> blixard.v1.SetPinsOp
-	40, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
+	42, // 19: blixard.v1.Command.clone:type_name -> blixard.v1.CloneOp
 	16, // 20: blixard.v1.Command.pause:type_name -> blixard.v1.PauseOp
 	3,  // 21: blixard.v1.Command.level:type_name -> blixard.v1.LevelOp
 	13, // 22: blixard.v1.Command.set_settings:type_name -> blixard.v1.SetSettingsOp
-	30, // 23: blixard.v1.Command.drain:type_name -> blixard.v1.DrainOp
-	31, // 24: blixard.v1.Command.restore_node:type_name -> blixard.v1.RestoreNodeOp
+	32, // 23: blixard.v1.Command.drain:type_name -> blixard.v1.DrainOp
+	33, // 24: blixard.v1.Command.restore_node:type_name -> blixard.v1.RestoreNodeOp
 	20, // 25: blixard.v1.Command.create_network:type_name -> blixard.v1.CreateNetworkOp
 	21, // 26: blixard.v1.Command.delete_network:type_name -> blixard.v1.DeleteNetworkOp
 	25, // 27: blixard.v1.Command.create_snapshot:type_name -> blixard.v1.CreateSnapshotOp
 	26, // 28: blixard.v1.Command.delete_snapshot:type_name -> blixard.v1.DeleteSnapshotOp
 	27, // 29: blixard.v1.Command.restore_snapshot:type_name -> blixard.v1.RestoreSnapshotOp
 	28, // 30: blixard.v1.Command.clone_snapshot:type_name -> blixard.v1.CloneSnapshotOp
-	10, // 31: blixard.v1.Command.restore:type_name -> blixard.v1.RestoreOp
-	11, // 32: blixard.v1.Command.settle:type_name -> blixard.v1.SettleOp
-	12, // 33: blixard.v1.Command.readmit:type_name -> blixard.v1.ReadmitOp
-	17, // 34: blixard.v1.Command.migrate_vm:type_name -> blixard.v1.MigrateVMOp
-	18, // 35: blixard.v1.Command.cancel_migration:type_name -> blixard.v1.CancelMigrationOp
-	19, // 36: blixard.v1.Command.switch:type_name -> blixard.v1.SwitchOp
-	22, // 37: blixard.v1.Command.create_volume:type_name -> blixard.v1.CreateVolumeOp
-	23, // 38: blixard.v1.Command.grow_volume:type_name -> blixard.v1.GrowVolumeOp
-	24, // 39: blixard.v1.Command.delete_volume:type_name -> blixard.v1.DeleteVolumeOp
-	56, // 40: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
-	32, // 41: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
-	57, // 42: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
-	57, // 43: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
-	58, // 44: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
-	32, // 45: blixard.v1.RestoreOp.node:type_name -> blixard.v1.AddNodeOp
-	32, // 46: blixard.v1.ReadmitOp.node:type_name -> blixard.v1.AddNodeOp
-	56, // 47: blixard.v1.SetSettingsOp.settings:type_name -> blixard.v1.Settings
-	59, // 48: blixard.v1.CreateNetworkOp.spec:type_name -> blixard.v1.NetworkSpec
-	60, // 49: blixard.v1.CreateVolumeOp.spec:type_name -> blixard.v1.VolumeSpec
-	57, // 50: blixard.v1.CreateVolumeOp.beside:type_name -> blixard.v1.VMSpec
-	61, // 51: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
-	37, // 52: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
-	61, // 53: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
-	36, // 54: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
-	62, // 55: blixard.v1.HostReportOp.volumes:type_name -> blixard.v1.VolumeNews
-	63, // 56: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
-	64, // 57: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
-	65, // 58: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
-	66, // 59: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
-	67, // 60: blixard.v1.Observation.health:type_name -> blixard.v1.HealthState
-	68, // 61: blixard.v1.Observation.snapshots:type_name -> blixard.v1.SnapshotResult
-	69, // 62: blixard.v1.Observation.last_failure:type_name -> blixard.v1.Failure
-	38, // 63: blixard.v1.Observation.migration:type_name -> blixard.v1.MigrationReport
-	0,  // 64: blixard.v1.MigrationReport.step:type_name -> blixard.v1.MigrationStep
-	70, // 65: blixard.v1.MigrationReport.progress:type_name -> blixard.v1.MigrationProgress
-	1,  // 66: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
-	46, // 67: blixard.v1.Response.error:type_name -> blixard.v1.Error
-	71, // 68: blixard.v1.Response.vm:type_name -> blixard.v1.VM
-	72, // 69: blixard.v1.Response.node:type_name -> blixard.v1.Node
-	73, // 70: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
-	56, // 71: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
-	74, // 72: blixard.v1.Response.network:type_name -> blixard.v1.ClusterNetwork
-	75, // 73: blixard.v1.Response.volume:type_name -> blixard.v1.ClusterVolume
-	76, // 74: blixard.v1.Response.snapshot:type_name -> blixard.v1.VMSnapshot
-	77, // 75: blixard.v1.History.generations:type_name -> blixard.v1.Generation
-	47, // 76: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
-	56, // 77: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
-	58, // 78: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
-	78, // 79: blixard.v1.BackupHeader.create_time:type_name -> google.protobuf.Timestamp
-	72, // 80: blixard.v1.BackupHeader.nodes:type_name -> blixard.v1.Node
-	55, // 81: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
-	82, // [82:82] is the sub-list for method output_type
-	82, // [82:82] is the sub-list for method input_type
-	82, // [82:82] is the sub-list for extension type_name
-	82, // [82:82] is the sub-list for extension extendee
-	0,  // [0:82] is the sub-list for field type_name
+	29, // 31: blixard.v1.Command.add_snapshot:type_name -> blixard.v1.AddSnapshotOp
+	30, // 32: blixard.v1.Command.snapshot_added:type_name -> blixard.v1.SnapshotAddedOp
+	10, // 33: blixard.v1.Command.restore:type_name -> blixard.v1.RestoreOp
+	11, // 34: blixard.v1.Command.settle:type_name -> blixard.v1.SettleOp
+	12, // 35: blixard.v1.Command.readmit:type_name -> blixard.v1.ReadmitOp
+	17, // 36: blixard.v1.Command.migrate_vm:type_name -> blixard.v1.MigrateVMOp
+	18, // 37: blixard.v1.Command.cancel_migration:type_name -> blixard.v1.CancelMigrationOp
+	19, // 38: blixard.v1.Command.switch:type_name -> blixard.v1.SwitchOp
+	22, // 39: blixard.v1.Command.create_volume:type_name -> blixard.v1.CreateVolumeOp
+	23, // 40: blixard.v1.Command.grow_volume:type_name -> blixard.v1.GrowVolumeOp
+	24, // 41: blixard.v1.Command.delete_volume:type_name -> blixard.v1.DeleteVolumeOp
+	58, // 42: blixard.v1.InitOp.settings:type_name -> blixard.v1.Settings
+	34, // 43: blixard.v1.InitOp.node:type_name -> blixard.v1.AddNodeOp
+	59, // 44: blixard.v1.CreateVMOp.spec:type_name -> blixard.v1.VMSpec
+	59, // 45: blixard.v1.UpdateVMOp.spec:type_name -> blixard.v1.VMSpec
+	60, // 46: blixard.v1.SetPinsOp.pins:type_name -> blixard.v1.Pins
+	34, // 47: blixard.v1.RestoreOp.node:type_name -> blixard.v1.AddNodeOp
+	34, // 48: blixard.v1.ReadmitOp.node:type_name -> blixard.v1.AddNodeOp
+	58, // 49: blixard.v1.SetSettingsOp.settings:type_name -> blixard.v1.Settings
+	61, // 50: blixard.v1.CreateNetworkOp.spec:type_name -> blixard.v1.NetworkSpec
+	62, // 51: blixard.v1.CreateVolumeOp.spec:type_name -> blixard.v1.VolumeSpec
+	59, // 52: blixard.v1.CreateVolumeOp.beside:type_name -> blixard.v1.VMSpec
+	59, // 53: blixard.v1.AddSnapshotOp.spec:type_name -> blixard.v1.VMSpec
+	63, // 54: blixard.v1.AddSnapshotOp.hypervisor:type_name -> blixard.v1.Hypervisor
+	64, // 55: blixard.v1.SnapshotAddedOp.image:type_name -> blixard.v1.SnapshotImage
+	65, // 56: blixard.v1.HostBootOp.facts:type_name -> blixard.v1.HostFacts
+	39, // 57: blixard.v1.HostReportOp.observations:type_name -> blixard.v1.Observation
+	65, // 58: blixard.v1.HostReportOp.facts:type_name -> blixard.v1.HostFacts
+	38, // 59: blixard.v1.HostReportOp.prepared:type_name -> blixard.v1.Prepared
+	66, // 60: blixard.v1.HostReportOp.volumes:type_name -> blixard.v1.VolumeNews
+	67, // 61: blixard.v1.Observation.incarnation:type_name -> blixard.v1.Incarnation
+	68, // 62: blixard.v1.Observation.phase:type_name -> blixard.v1.Phase
+	69, // 63: blixard.v1.Observation.lease:type_name -> blixard.v1.LeaseClass
+	70, // 64: blixard.v1.Observation.runner:type_name -> blixard.v1.Runner
+	71, // 65: blixard.v1.Observation.health:type_name -> blixard.v1.HealthState
+	72, // 66: blixard.v1.Observation.snapshots:type_name -> blixard.v1.SnapshotResult
+	73, // 67: blixard.v1.Observation.last_failure:type_name -> blixard.v1.Failure
+	40, // 68: blixard.v1.Observation.migration:type_name -> blixard.v1.MigrationReport
+	0,  // 69: blixard.v1.MigrationReport.step:type_name -> blixard.v1.MigrationStep
+	74, // 70: blixard.v1.MigrationReport.progress:type_name -> blixard.v1.MigrationProgress
+	1,  // 71: blixard.v1.Error.code:type_name -> blixard.v1.ErrorCode
+	48, // 72: blixard.v1.Response.error:type_name -> blixard.v1.Error
+	75, // 73: blixard.v1.Response.vm:type_name -> blixard.v1.VM
+	76, // 74: blixard.v1.Response.node:type_name -> blixard.v1.Node
+	77, // 75: blixard.v1.Response.artifact:type_name -> blixard.v1.ArtifactRecord
+	58, // 76: blixard.v1.Response.settings:type_name -> blixard.v1.Settings
+	78, // 77: blixard.v1.Response.network:type_name -> blixard.v1.ClusterNetwork
+	79, // 78: blixard.v1.Response.volume:type_name -> blixard.v1.ClusterVolume
+	80, // 79: blixard.v1.Response.snapshot:type_name -> blixard.v1.VMSnapshot
+	81, // 80: blixard.v1.History.generations:type_name -> blixard.v1.Generation
+	49, // 81: blixard.v1.DedupeRecord.response:type_name -> blixard.v1.Response
+	58, // 82: blixard.v1.Meta.settings:type_name -> blixard.v1.Settings
+	60, // 83: blixard.v1.Meta.pins:type_name -> blixard.v1.Pins
+	82, // 84: blixard.v1.BackupHeader.create_time:type_name -> google.protobuf.Timestamp
+	76, // 85: blixard.v1.BackupHeader.nodes:type_name -> blixard.v1.Node
+	57, // 86: blixard.v1.Snapshot.records:type_name -> blixard.v1.Record
+	87, // [87:87] is the sub-list for method output_type
+	87, // [87:87] is the sub-list for method input_type
+	87, // [87:87] is the sub-list for extension type_name
+	87, // [87:87] is the sub-list for extension extendee
+	0,  // [0:87] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_log_proto_init() }
@@ -5212,6 +5417,8 @@ func file_blixard_v1_log_proto_init() {
 		(*Command_DeleteSnapshot)(nil),
 		(*Command_RestoreSnapshot)(nil),
 		(*Command_CloneSnapshot)(nil),
+		(*Command_AddSnapshot)(nil),
+		(*Command_SnapshotAdded)(nil),
 		(*Command_Restore)(nil),
 		(*Command_Settle)(nil),
 		(*Command_Readmit)(nil),
@@ -5223,7 +5430,7 @@ func file_blixard_v1_log_proto_init() {
 		(*Command_DeleteVolume)(nil),
 	}
 	file_blixard_v1_log_proto_msgTypes[6].OneofWrappers = []any{}
-	file_blixard_v1_log_proto_msgTypes[45].OneofWrappers = []any{
+	file_blixard_v1_log_proto_msgTypes[47].OneofWrappers = []any{
 		(*Response_Vm)(nil),
 		(*Response_Node)(nil),
 		(*Response_Artifact)(nil),
@@ -5238,7 +5445,7 @@ func file_blixard_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_log_proto_rawDesc), len(file_blixard_v1_log_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   54,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

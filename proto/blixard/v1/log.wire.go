@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-10307) + uint(10307-len(file_blixard_v1_log_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-10745) + uint(10745-len(file_blixard_v1_log_proto_rawDesc))
 
 func (x *Command) sizeWire() (n int) {
 	if x == nil {
@@ -91,6 +91,10 @@ func (x *Command) sizeWire() (n int) {
 		n += 2 + protowire.SizeBytes(o.RestoreSnapshot.sizeWire())
 	case *Command_CloneSnapshot:
 		n += 2 + protowire.SizeBytes(o.CloneSnapshot.sizeWire())
+	case *Command_AddSnapshot:
+		n += 2 + protowire.SizeBytes(o.AddSnapshot.sizeWire())
+	case *Command_SnapshotAdded:
+		n += 2 + protowire.SizeBytes(o.SnapshotAdded.sizeWire())
 	case *Command_Restore:
 		n += 2 + protowire.SizeBytes(o.Restore.sizeWire())
 	case *Command_Settle:
@@ -337,6 +341,20 @@ func (x *Command) writeWire(b []byte, i int) int {
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 1146)
+	case *Command_AddSnapshot:
+		{
+			end := i
+			i = o.AddSnapshot.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1154)
+	case *Command_SnapshotAdded:
+		{
+			end := i
+			i = o.SnapshotAdded.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 1162)
 	case *Command_Restore:
 		{
 			end := i
@@ -1380,6 +1398,109 @@ func (x *CloneSnapshotOp) writeWire(b []byte, i int) int {
 	}
 	if len(x.Vm) > 0 {
 		i = putString(b, i, x.Vm)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *AddSnapshotOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if len(x.Host) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Host))
+	}
+	if len(x.Vm) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Vm))
+	}
+	if x.Spec != nil {
+		n += 1 + protowire.SizeBytes(x.Spec.sizeWire())
+	}
+	if x.Hypervisor != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Hypervisor))
+	}
+	if len(x.Version) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Version))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *AddSnapshotOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if len(x.Version) > 0 {
+		i = putString(b, i, x.Version)
+		i = putVarint(b, i, 50)
+	}
+	if x.Hypervisor != 0 {
+		i = putVarint(b, i, uint64(x.Hypervisor))
+		i = putVarint(b, i, 40)
+	}
+	if x.Spec != nil {
+		{
+			end := i
+			i = x.Spec.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 34)
+	}
+	if len(x.Vm) > 0 {
+		i = putString(b, i, x.Vm)
+		i = putVarint(b, i, 26)
+	}
+	if len(x.Host) > 0 {
+		i = putString(b, i, x.Host)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *SnapshotAddedOp) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if len(x.Uid) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Uid))
+	}
+	if x.Image != nil {
+		n += 1 + protowire.SizeBytes(x.Image.sizeWire())
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *SnapshotAddedOp) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Image != nil {
+		{
+			end := i
+			i = x.Image.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 26)
+	}
+	if len(x.Uid) > 0 {
+		i = putString(b, i, x.Uid)
 		i = putVarint(b, i, 18)
 	}
 	if len(x.Name) > 0 {

@@ -87,8 +87,9 @@ type VMSnapshot struct {
 	// As of a VM's name; one for the whole cluster.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Never used twice: "GENERATION-INDEX" of the entry that ordered it.
-	Uid   string `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
-	Vm    string `protobuf:"bytes,3,opt,name=vm,proto3" json:"vm,omitempty"`
+	Uid string `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	Vm  string `protobuf:"bytes,3,opt,name=vm,proto3" json:"vm,omitempty"`
+	// Empty: it was written, and is of no VM of this cluster.
 	VmUid string `protobuf:"bytes,4,opt,name=vm_uid,json=vmUid,proto3" json:"vm_uid,omitempty"`
 	// What the VM ran with then.
 	Spec           *VMSpec `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -1066,12 +1067,276 @@ func (x *SnapshotServiceCloneResponse) GetVm() *VM {
 	return nil
 }
 
+type SnapshotServiceReadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotServiceReadRequest) Reset() {
+	*x = SnapshotServiceReadRequest{}
+	mi := &file_blixard_v1_snapshot_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotServiceReadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotServiceReadRequest) ProtoMessage() {}
+
+func (x *SnapshotServiceReadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_snapshot_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotServiceReadRequest.ProtoReflect.Descriptor instead.
+func (*SnapshotServiceReadRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_snapshot_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SnapshotServiceReadRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type SnapshotServiceReadResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With the first message alone.
+	Snapshot      *VMSnapshot `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Data          *VolumeData `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotServiceReadResponse) Reset() {
+	*x = SnapshotServiceReadResponse{}
+	mi := &file_blixard_v1_snapshot_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotServiceReadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotServiceReadResponse) ProtoMessage() {}
+
+func (x *SnapshotServiceReadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_snapshot_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotServiceReadResponse.ProtoReflect.Descriptor instead.
+func (*SnapshotServiceReadResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_snapshot_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SnapshotServiceReadResponse) GetSnapshot() *VMSnapshot {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+func (x *SnapshotServiceReadResponse) GetData() *VolumeData {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type SnapshotServiceWriteRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With the first part.
+	Options       *SnapshotServiceWriteOptions `protobuf:"bytes,1,opt,name=options,proto3" json:"options,omitempty"`
+	Data          *VolumeData                  `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotServiceWriteRequest) Reset() {
+	*x = SnapshotServiceWriteRequest{}
+	mi := &file_blixard_v1_snapshot_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotServiceWriteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotServiceWriteRequest) ProtoMessage() {}
+
+func (x *SnapshotServiceWriteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_snapshot_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotServiceWriteRequest.ProtoReflect.Descriptor instead.
+func (*SnapshotServiceWriteRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_snapshot_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SnapshotServiceWriteRequest) GetOptions() *SnapshotServiceWriteOptions {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+func (x *SnapshotServiceWriteRequest) GetData() *VolumeData {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type SnapshotServiceWriteOptions struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Name of a node; empty: one that can go on with it, and has room for it and a VM of it.
+	Host string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	// As Read has sent it: what counts is its vm, its spec, its hypervisor and its image.
+	Snapshot      *VMSnapshot `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotServiceWriteOptions) Reset() {
+	*x = SnapshotServiceWriteOptions{}
+	mi := &file_blixard_v1_snapshot_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotServiceWriteOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotServiceWriteOptions) ProtoMessage() {}
+
+func (x *SnapshotServiceWriteOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_snapshot_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotServiceWriteOptions.ProtoReflect.Descriptor instead.
+func (*SnapshotServiceWriteOptions) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_snapshot_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SnapshotServiceWriteOptions) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *SnapshotServiceWriteOptions) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SnapshotServiceWriteOptions) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *SnapshotServiceWriteOptions) GetSnapshot() *VMSnapshot {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+type SnapshotServiceWriteResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Snapshot      *VMSnapshot            `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotServiceWriteResponse) Reset() {
+	*x = SnapshotServiceWriteResponse{}
+	mi := &file_blixard_v1_snapshot_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotServiceWriteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotServiceWriteResponse) ProtoMessage() {}
+
+func (x *SnapshotServiceWriteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_snapshot_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotServiceWriteResponse.ProtoReflect.Descriptor instead.
+func (*SnapshotServiceWriteResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_snapshot_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SnapshotServiceWriteResponse) GetSnapshot() *VMSnapshot {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
 var File_blixard_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_blixard_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"\x19blixard/v1/snapshot.proto\x12\n" +
-	"blixard.v1\x1a\x13blixard/v1/vm.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x04\n" +
+	"blixard.v1\x1a\x13blixard/v1/vm.proto\x1a\x17blixard/v1/volume.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x04\n" +
 	"\n" +
 	"VMSnapshot\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
@@ -1145,20 +1410,38 @@ const file_blixard_v1_snapshot_proto_rawDesc = "" +
 	"\x02vm\x18\x03 \x01(\tR\x02vm\x12\x16\n" +
 	"\x06memory\x18\x04 \x01(\bR\x06memory\">\n" +
 	"\x1cSnapshotServiceCloneResponse\x12\x1e\n" +
-	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm*\x9e\x01\n" +
+	"\x02vm\x18\x01 \x01(\v2\x0e.blixard.v1.VMR\x02vm\"0\n" +
+	"\x1aSnapshotServiceReadRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"}\n" +
+	"\x1bSnapshotServiceReadResponse\x122\n" +
+	"\bsnapshot\x18\x01 \x01(\v2\x16.blixard.v1.VMSnapshotR\bsnapshot\x12*\n" +
+	"\x04data\x18\x02 \x01(\v2\x16.blixard.v1.VolumeDataR\x04data\"\x8c\x01\n" +
+	"\x1bSnapshotServiceWriteRequest\x12A\n" +
+	"\aoptions\x18\x01 \x01(\v2'.blixard.v1.SnapshotServiceWriteOptionsR\aoptions\x12*\n" +
+	"\x04data\x18\x02 \x01(\v2\x16.blixard.v1.VolumeDataR\x04data\"\x98\x01\n" +
+	"\x1bSnapshotServiceWriteOptions\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\x122\n" +
+	"\bsnapshot\x18\x04 \x01(\v2\x16.blixard.v1.VMSnapshotR\bsnapshot\"R\n" +
+	"\x1cSnapshotServiceWriteResponse\x122\n" +
+	"\bsnapshot\x18\x01 \x01(\v2\x16.blixard.v1.VMSnapshotR\bsnapshot*\x9e\x01\n" +
 	"\rSnapshotState\x12\x1e\n" +
 	"\x1aSNAPSHOT_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17SNAPSHOT_STATE_CREATING\x10\x01\x12\x18\n" +
 	"\x14SNAPSHOT_STATE_READY\x10\x02\x12\x19\n" +
 	"\x15SNAPSHOT_STATE_FAILED\x10\x03\x12\x1b\n" +
-	"\x17SNAPSHOT_STATE_DELETING\x10\x042\xc6\x04\n" +
+	"\x17SNAPSHOT_STATE_DELETING\x10\x042\xff\x05\n" +
 	"\x0fSnapshotService\x12]\n" +
 	"\x06Create\x12(.blixard.v1.SnapshotServiceCreateRequest\x1a).blixard.v1.SnapshotServiceCreateResponse\x12Y\n" +
 	"\x03Get\x12%.blixard.v1.SnapshotServiceGetRequest\x1a&.blixard.v1.SnapshotServiceGetResponse\"\x03\x90\x02\x01\x12\\\n" +
 	"\x04List\x12&.blixard.v1.SnapshotServiceListRequest\x1a'.blixard.v1.SnapshotServiceListResponse\"\x03\x90\x02\x01\x12]\n" +
 	"\x06Delete\x12(.blixard.v1.SnapshotServiceDeleteRequest\x1a).blixard.v1.SnapshotServiceDeleteResponse\x12`\n" +
 	"\aRestore\x12).blixard.v1.SnapshotServiceRestoreRequest\x1a*.blixard.v1.SnapshotServiceRestoreResponse\x12Z\n" +
-	"\x05Clone\x12'.blixard.v1.SnapshotServiceCloneRequest\x1a(.blixard.v1.SnapshotServiceCloneResponseB7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
+	"\x05Clone\x12'.blixard.v1.SnapshotServiceCloneRequest\x1a(.blixard.v1.SnapshotServiceCloneResponse\x12Y\n" +
+	"\x04Read\x12&.blixard.v1.SnapshotServiceReadRequest\x1a'.blixard.v1.SnapshotServiceReadResponse0\x01\x12\\\n" +
+	"\x05Write\x12'.blixard.v1.SnapshotServiceWriteRequest\x1a(.blixard.v1.SnapshotServiceWriteResponse(\x01B7Z5github.com/blixard/blixard/proto/blixard/v1;blixardv1b\x06proto3"
 
 var (
 	file_blixard_v1_snapshot_proto_rawDescOnce sync.Once
@@ -1173,7 +1456,7 @@ func file_blixard_v1_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_blixard_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_blixard_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_blixard_v1_snapshot_proto_goTypes = []any{
 	(SnapshotState)(0),                     // 0: blixard.v1.SnapshotState
 	(*VMSnapshot)(nil),                     // 1: blixard.v1.VMSnapshot
@@ -1192,43 +1475,59 @@ var file_blixard_v1_snapshot_proto_goTypes = []any{
 	(*SnapshotServiceRestoreResponse)(nil), // 14: blixard.v1.SnapshotServiceRestoreResponse
 	(*SnapshotServiceCloneRequest)(nil),    // 15: blixard.v1.SnapshotServiceCloneRequest
 	(*SnapshotServiceCloneResponse)(nil),   // 16: blixard.v1.SnapshotServiceCloneResponse
-	(*VMSpec)(nil),                         // 17: blixard.v1.VMSpec
-	(Hypervisor)(0),                        // 18: blixard.v1.Hypervisor
-	(*timestamppb.Timestamp)(nil),          // 19: google.protobuf.Timestamp
-	(*Incarnation)(nil),                    // 20: blixard.v1.Incarnation
-	(*VM)(nil),                             // 21: blixard.v1.VM
+	(*SnapshotServiceReadRequest)(nil),     // 17: blixard.v1.SnapshotServiceReadRequest
+	(*SnapshotServiceReadResponse)(nil),    // 18: blixard.v1.SnapshotServiceReadResponse
+	(*SnapshotServiceWriteRequest)(nil),    // 19: blixard.v1.SnapshotServiceWriteRequest
+	(*SnapshotServiceWriteOptions)(nil),    // 20: blixard.v1.SnapshotServiceWriteOptions
+	(*SnapshotServiceWriteResponse)(nil),   // 21: blixard.v1.SnapshotServiceWriteResponse
+	(*VMSpec)(nil),                         // 22: blixard.v1.VMSpec
+	(Hypervisor)(0),                        // 23: blixard.v1.Hypervisor
+	(*timestamppb.Timestamp)(nil),          // 24: google.protobuf.Timestamp
+	(*Incarnation)(nil),                    // 25: blixard.v1.Incarnation
+	(*VM)(nil),                             // 26: blixard.v1.VM
+	(*VolumeData)(nil),                     // 27: blixard.v1.VolumeData
 }
 var file_blixard_v1_snapshot_proto_depIdxs = []int32{
-	17, // 0: blixard.v1.VMSnapshot.spec:type_name -> blixard.v1.VMSpec
+	22, // 0: blixard.v1.VMSnapshot.spec:type_name -> blixard.v1.VMSpec
 	0,  // 1: blixard.v1.VMSnapshot.state:type_name -> blixard.v1.SnapshotState
-	18, // 2: blixard.v1.VMSnapshot.hypervisor:type_name -> blixard.v1.Hypervisor
+	23, // 2: blixard.v1.VMSnapshot.hypervisor:type_name -> blixard.v1.Hypervisor
 	2,  // 3: blixard.v1.VMSnapshot.image:type_name -> blixard.v1.SnapshotImage
-	19, // 4: blixard.v1.VMSnapshot.create_time:type_name -> google.protobuf.Timestamp
-	20, // 5: blixard.v1.VMSnapshot.incarnation:type_name -> blixard.v1.Incarnation
+	24, // 4: blixard.v1.VMSnapshot.create_time:type_name -> google.protobuf.Timestamp
+	25, // 5: blixard.v1.VMSnapshot.incarnation:type_name -> blixard.v1.Incarnation
 	2,  // 6: blixard.v1.SnapshotResult.image:type_name -> blixard.v1.SnapshotImage
 	1,  // 7: blixard.v1.SnapshotServiceCreateResponse.snapshot:type_name -> blixard.v1.VMSnapshot
 	1,  // 8: blixard.v1.SnapshotServiceGetResponse.snapshot:type_name -> blixard.v1.VMSnapshot
 	1,  // 9: blixard.v1.SnapshotServiceListResponse.snapshots:type_name -> blixard.v1.VMSnapshot
 	1,  // 10: blixard.v1.SnapshotServiceDeleteResponse.snapshot:type_name -> blixard.v1.VMSnapshot
-	21, // 11: blixard.v1.SnapshotServiceRestoreResponse.vm:type_name -> blixard.v1.VM
-	21, // 12: blixard.v1.SnapshotServiceCloneResponse.vm:type_name -> blixard.v1.VM
-	5,  // 13: blixard.v1.SnapshotService.Create:input_type -> blixard.v1.SnapshotServiceCreateRequest
-	7,  // 14: blixard.v1.SnapshotService.Get:input_type -> blixard.v1.SnapshotServiceGetRequest
-	9,  // 15: blixard.v1.SnapshotService.List:input_type -> blixard.v1.SnapshotServiceListRequest
-	11, // 16: blixard.v1.SnapshotService.Delete:input_type -> blixard.v1.SnapshotServiceDeleteRequest
-	13, // 17: blixard.v1.SnapshotService.Restore:input_type -> blixard.v1.SnapshotServiceRestoreRequest
-	15, // 18: blixard.v1.SnapshotService.Clone:input_type -> blixard.v1.SnapshotServiceCloneRequest
-	6,  // 19: blixard.v1.SnapshotService.Create:output_type -> blixard.v1.SnapshotServiceCreateResponse
-	8,  // 20: blixard.v1.SnapshotService.Get:output_type -> blixard.v1.SnapshotServiceGetResponse
-	10, // 21: blixard.v1.SnapshotService.List:output_type -> blixard.v1.SnapshotServiceListResponse
-	12, // 22: blixard.v1.SnapshotService.Delete:output_type -> blixard.v1.SnapshotServiceDeleteResponse
-	14, // 23: blixard.v1.SnapshotService.Restore:output_type -> blixard.v1.SnapshotServiceRestoreResponse
-	16, // 24: blixard.v1.SnapshotService.Clone:output_type -> blixard.v1.SnapshotServiceCloneResponse
-	19, // [19:25] is the sub-list for method output_type
-	13, // [13:19] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	26, // 11: blixard.v1.SnapshotServiceRestoreResponse.vm:type_name -> blixard.v1.VM
+	26, // 12: blixard.v1.SnapshotServiceCloneResponse.vm:type_name -> blixard.v1.VM
+	1,  // 13: blixard.v1.SnapshotServiceReadResponse.snapshot:type_name -> blixard.v1.VMSnapshot
+	27, // 14: blixard.v1.SnapshotServiceReadResponse.data:type_name -> blixard.v1.VolumeData
+	20, // 15: blixard.v1.SnapshotServiceWriteRequest.options:type_name -> blixard.v1.SnapshotServiceWriteOptions
+	27, // 16: blixard.v1.SnapshotServiceWriteRequest.data:type_name -> blixard.v1.VolumeData
+	1,  // 17: blixard.v1.SnapshotServiceWriteOptions.snapshot:type_name -> blixard.v1.VMSnapshot
+	1,  // 18: blixard.v1.SnapshotServiceWriteResponse.snapshot:type_name -> blixard.v1.VMSnapshot
+	5,  // 19: blixard.v1.SnapshotService.Create:input_type -> blixard.v1.SnapshotServiceCreateRequest
+	7,  // 20: blixard.v1.SnapshotService.Get:input_type -> blixard.v1.SnapshotServiceGetRequest
+	9,  // 21: blixard.v1.SnapshotService.List:input_type -> blixard.v1.SnapshotServiceListRequest
+	11, // 22: blixard.v1.SnapshotService.Delete:input_type -> blixard.v1.SnapshotServiceDeleteRequest
+	13, // 23: blixard.v1.SnapshotService.Restore:input_type -> blixard.v1.SnapshotServiceRestoreRequest
+	15, // 24: blixard.v1.SnapshotService.Clone:input_type -> blixard.v1.SnapshotServiceCloneRequest
+	17, // 25: blixard.v1.SnapshotService.Read:input_type -> blixard.v1.SnapshotServiceReadRequest
+	19, // 26: blixard.v1.SnapshotService.Write:input_type -> blixard.v1.SnapshotServiceWriteRequest
+	6,  // 27: blixard.v1.SnapshotService.Create:output_type -> blixard.v1.SnapshotServiceCreateResponse
+	8,  // 28: blixard.v1.SnapshotService.Get:output_type -> blixard.v1.SnapshotServiceGetResponse
+	10, // 29: blixard.v1.SnapshotService.List:output_type -> blixard.v1.SnapshotServiceListResponse
+	12, // 30: blixard.v1.SnapshotService.Delete:output_type -> blixard.v1.SnapshotServiceDeleteResponse
+	14, // 31: blixard.v1.SnapshotService.Restore:output_type -> blixard.v1.SnapshotServiceRestoreResponse
+	16, // 32: blixard.v1.SnapshotService.Clone:output_type -> blixard.v1.SnapshotServiceCloneResponse
+	18, // 33: blixard.v1.SnapshotService.Read:output_type -> blixard.v1.SnapshotServiceReadResponse
+	21, // 34: blixard.v1.SnapshotService.Write:output_type -> blixard.v1.SnapshotServiceWriteResponse
+	27, // [27:35] is the sub-list for method output_type
+	19, // [19:27] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_snapshot_proto_init() }
@@ -1237,13 +1536,14 @@ func file_blixard_v1_snapshot_proto_init() {
 		return
 	}
 	file_blixard_v1_vm_proto_init()
+	file_blixard_v1_volume_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_snapshot_proto_rawDesc), len(file_blixard_v1_snapshot_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

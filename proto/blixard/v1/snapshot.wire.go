@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_snapshot_proto_rawDesc)-2828) + uint(2828-len(file_blixard_v1_snapshot_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_snapshot_proto_rawDesc)-3597) + uint(3597-len(file_blixard_v1_snapshot_proto_rawDesc))
 
 func (x *VMSnapshot) sizeWire() (n int) {
 	if x == nil {
@@ -639,6 +639,180 @@ func (x *SnapshotServiceCloneResponse) writeWire(b []byte, i int) int {
 		{
 			end := i
 			i = x.Vm.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *SnapshotServiceReadRequest) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *SnapshotServiceReadRequest) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *SnapshotServiceReadResponse) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Snapshot != nil {
+		n += 1 + protowire.SizeBytes(x.Snapshot.sizeWire())
+	}
+	if x.Data != nil {
+		n += 1 + protowire.SizeBytes(x.Data.sizeWire())
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *SnapshotServiceReadResponse) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Data != nil {
+		{
+			end := i
+			i = x.Data.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 18)
+	}
+	if x.Snapshot != nil {
+		{
+			end := i
+			i = x.Snapshot.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *SnapshotServiceWriteRequest) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Options != nil {
+		n += 1 + protowire.SizeBytes(x.Options.sizeWire())
+	}
+	if x.Data != nil {
+		n += 1 + protowire.SizeBytes(x.Data.sizeWire())
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *SnapshotServiceWriteRequest) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Data != nil {
+		{
+			end := i
+			i = x.Data.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 18)
+	}
+	if x.Options != nil {
+		{
+			end := i
+			i = x.Options.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *SnapshotServiceWriteOptions) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if len(x.RequestId) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.RequestId))
+	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
+	if len(x.Host) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Host))
+	}
+	if x.Snapshot != nil {
+		n += 1 + protowire.SizeBytes(x.Snapshot.sizeWire())
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *SnapshotServiceWriteOptions) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Snapshot != nil {
+		{
+			end := i
+			i = x.Snapshot.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 34)
+	}
+	if len(x.Host) > 0 {
+		i = putString(b, i, x.Host)
+		i = putVarint(b, i, 26)
+	}
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 18)
+	}
+	if len(x.RequestId) > 0 {
+		i = putString(b, i, x.RequestId)
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *SnapshotServiceWriteResponse) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Snapshot != nil {
+		n += 1 + protowire.SizeBytes(x.Snapshot.sizeWire())
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *SnapshotServiceWriteResponse) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Snapshot != nil {
+		{
+			end := i
+			i = x.Snapshot.writeWire(b, i)
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 10)

@@ -1613,7 +1613,9 @@ type VolumeHeader struct {
 	// As the guest sees it.
 	SizeMib uint64 `protobuf:"varint,2,opt,name=size_mib,json=sizeMib,proto3" json:"size_mib,omitempty"`
 	// Of the file.
-	Bytes         uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Bytes uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Of a snapshot's file: its path in the snapshot.
+	Name          string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1667,6 +1669,13 @@ func (x *VolumeHeader) GetBytes() uint64 {
 		return x.Bytes
 	}
 	return 0
+}
+
+func (x *VolumeHeader) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
 }
 
 type VolumeChunk struct {
@@ -2066,7 +2075,10 @@ type VMBackupHeader struct {
 	// The disks that follow, in their order.
 	Disks []*BackupDisk `protobuf:"bytes,8,rep,name=disks,proto3" json:"disks,omitempty"`
 	// It was paused, not stopped: its disks are as after a loss of power.
-	Paused        bool `protobuf:"varint,9,opt,name=paused,proto3" json:"paused,omitempty"`
+	Paused bool `protobuf:"varint,9,opt,name=paused,proto3" json:"paused,omitempty"`
+	// It goes on with its memory: the disks come as files of the snapshot, whose paths are
+	// disks/NAME.raw.
+	Memory        *BackupMemory `protobuf:"bytes,20,opt,name=memory,proto3" json:"memory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2164,6 +2176,91 @@ func (x *VMBackupHeader) GetPaused() bool {
 	return false
 }
 
+func (x *VMBackupHeader) GetMemory() *BackupMemory {
+	if x != nil {
+		return x.Memory
+	}
+	return nil
+}
+
+type BackupMemory struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What must run it: only the same goes on with it.
+	Hypervisor     Hypervisor `protobuf:"varint,1,opt,name=hypervisor,proto3,enum=blixard.v1.Hypervisor" json:"hypervisor,omitempty"`
+	Version        string     `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Machine        string     `protobuf:"bytes,3,opt,name=machine,proto3" json:"machine,omitempty"`
+	SpecGeneration uint32     `protobuf:"varint,4,opt,name=spec_generation,json=specGeneration,proto3" json:"spec_generation,omitempty"`
+	// Bytes of disk that the snapshot took.
+	SizeBytes     uint64 `protobuf:"varint,5,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupMemory) Reset() {
+	*x = BackupMemory{}
+	mi := &file_blixard_v1_volume_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupMemory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupMemory) ProtoMessage() {}
+
+func (x *BackupMemory) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_volume_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupMemory.ProtoReflect.Descriptor instead.
+func (*BackupMemory) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *BackupMemory) GetHypervisor() Hypervisor {
+	if x != nil {
+		return x.Hypervisor
+	}
+	return Hypervisor_HYPERVISOR_UNSPECIFIED
+}
+
+func (x *BackupMemory) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *BackupMemory) GetMachine() string {
+	if x != nil {
+		return x.Machine
+	}
+	return ""
+}
+
+func (x *BackupMemory) GetSpecGeneration() uint32 {
+	if x != nil {
+		return x.SpecGeneration
+	}
+	return 0
+}
+
+func (x *BackupMemory) GetSizeBytes() uint64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
 type BackupDisk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As the VM sees it.
@@ -2176,7 +2273,7 @@ type BackupDisk struct {
 
 func (x *BackupDisk) Reset() {
 	*x = BackupDisk{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[30]
+	mi := &file_blixard_v1_volume_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2188,7 +2285,7 @@ func (x *BackupDisk) String() string {
 func (*BackupDisk) ProtoMessage() {}
 
 func (x *BackupDisk) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[30]
+	mi := &file_blixard_v1_volume_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2201,7 +2298,7 @@ func (x *BackupDisk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupDisk.ProtoReflect.Descriptor instead.
 func (*BackupDisk) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{30}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *BackupDisk) GetDisk() string {
@@ -2225,6 +2322,7 @@ type VMBackupPart struct {
 	//	*VMBackupPart_Artifact
 	//	*VMBackupPart_Disk
 	//	*VMBackupPart_End
+	//	*VMBackupPart_File
 	Part          isVMBackupPart_Part `protobuf_oneof:"part"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2232,7 +2330,7 @@ type VMBackupPart struct {
 
 func (x *VMBackupPart) Reset() {
 	*x = VMBackupPart{}
-	mi := &file_blixard_v1_volume_proto_msgTypes[31]
+	mi := &file_blixard_v1_volume_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2244,7 +2342,7 @@ func (x *VMBackupPart) String() string {
 func (*VMBackupPart) ProtoMessage() {}
 
 func (x *VMBackupPart) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_volume_proto_msgTypes[31]
+	mi := &file_blixard_v1_volume_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2257,7 +2355,7 @@ func (x *VMBackupPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VMBackupPart.ProtoReflect.Descriptor instead.
 func (*VMBackupPart) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{31}
+	return file_blixard_v1_volume_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *VMBackupPart) GetPart() isVMBackupPart_Part {
@@ -2294,6 +2392,15 @@ func (x *VMBackupPart) GetEnd() bool {
 	return false
 }
 
+func (x *VMBackupPart) GetFile() *VolumeData {
+	if x != nil {
+		if x, ok := x.Part.(*VMBackupPart_File); ok {
+			return x.File
+		}
+	}
+	return nil
+}
+
 type isVMBackupPart_Part interface {
 	isVMBackupPart_Part()
 }
@@ -2313,11 +2420,19 @@ type VMBackupPart_End struct {
 	End bool `protobuf:"varint,3,opt,name=end,proto3,oneof"`
 }
 
+type VMBackupPart_File struct {
+	// Of the next file of the snapshot that has not ended: the manifest, and then what
+	// it names.
+	File *VolumeData `protobuf:"bytes,4,opt,name=file,proto3,oneof"`
+}
+
 func (*VMBackupPart_Artifact) isVMBackupPart_Part() {}
 
 func (*VMBackupPart_Disk) isVMBackupPart_Part() {}
 
 func (*VMBackupPart_End) isVMBackupPart_Part() {}
+
+func (*VMBackupPart_File) isVMBackupPart_Part() {}
 
 var File_blixard_v1_volume_proto protoreflect.FileDescriptor
 
@@ -2433,11 +2548,12 @@ const file_blixard_v1_volume_proto_rawDesc = "" +
 	"\x06header\x18\x01 \x01(\v2\x18.blixard.v1.VolumeHeaderH\x00R\x06header\x12/\n" +
 	"\x05chunk\x18\x02 \x01(\v2\x17.blixard.v1.VolumeChunkH\x00R\x05chunk\x12)\n" +
 	"\x03end\x18\x03 \x01(\v2\x15.blixard.v1.VolumeEndH\x00R\x03endB\x06\n" +
-	"\x04part\"q\n" +
+	"\x04part\"\x85\x01\n" +
 	"\fVolumeHeader\x120\n" +
 	"\x06format\x18\x01 \x01(\x0e2\x18.blixard.v1.VolumeFormatR\x06format\x12\x19\n" +
 	"\bsize_mib\x18\x02 \x01(\x04R\asizeMib\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\"9\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\"9\n" +
 	"\vVolumeChunk\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\";\n" +
@@ -2460,7 +2576,7 @@ const file_blixard_v1_volume_proto_rawDesc = "" +
 	"\x04host\x18\x03 \x01(\tR\x04host\x12*\n" +
 	"\x06beside\x18\x04 \x01(\v2\x12.blixard.v1.VMSpecR\x06beside\"O\n" +
 	"\x1aVolumeServiceWriteResponse\x121\n" +
-	"\x06volume\x18\x01 \x01(\v2\x19.blixard.v1.ClusterVolumeR\x06volume\"\xd4\x02\n" +
+	"\x06volume\x18\x01 \x01(\v2\x19.blixard.v1.ClusterVolumeR\x06volume\"\x80\x03\n" +
 	"\x0eVMBackupHeader\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x1d\n" +
@@ -2472,15 +2588,26 @@ const file_blixard_v1_volume_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x122\n" +
 	"\tartifacts\x18\a \x03(\v2\x14.blixard.v1.ArtifactR\tartifacts\x12,\n" +
 	"\x05disks\x18\b \x03(\v2\x16.blixard.v1.BackupDiskR\x05disks\x12\x16\n" +
-	"\x06paused\x18\t \x01(\bR\x06pausedJ\x04\b\x14\x10\x15\"8\n" +
+	"\x06paused\x18\t \x01(\bR\x06paused\x120\n" +
+	"\x06memory\x18\x14 \x01(\v2\x18.blixard.v1.BackupMemoryR\x06memory\"\xc2\x01\n" +
+	"\fBackupMemory\x126\n" +
+	"\n" +
+	"hypervisor\x18\x01 \x01(\x0e2\x16.blixard.v1.HypervisorR\n" +
+	"hypervisor\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
+	"\amachine\x18\x03 \x01(\tR\amachine\x12'\n" +
+	"\x0fspec_generation\x18\x04 \x01(\rR\x0especGeneration\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x05 \x01(\x04R\tsizeBytes\"8\n" +
 	"\n" +
 	"BackupDisk\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x16\n" +
-	"\x06volume\x18\x02 \x01(\tR\x06volume\"v\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\"\xa4\x01\n" +
 	"\fVMBackupPart\x12\x1c\n" +
 	"\bartifact\x18\x01 \x01(\fH\x00R\bartifact\x12,\n" +
 	"\x04disk\x18\x02 \x01(\v2\x16.blixard.v1.VolumeDataH\x00R\x04disk\x12\x12\n" +
-	"\x03end\x18\x03 \x01(\bH\x00R\x03endB\x06\n" +
+	"\x03end\x18\x03 \x01(\bH\x00R\x03end\x12,\n" +
+	"\x04file\x18\x04 \x01(\v2\x16.blixard.v1.VolumeDataH\x00R\x04fileB\x06\n" +
 	"\x04part*]\n" +
 	"\fVolumeFormat\x12\x1d\n" +
 	"\x19VOLUME_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n" +
@@ -2516,7 +2643,7 @@ func file_blixard_v1_volume_proto_rawDescGZIP() []byte {
 }
 
 var file_blixard_v1_volume_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_blixard_v1_volume_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_blixard_v1_volume_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_blixard_v1_volume_proto_goTypes = []any{
 	(VolumeFormat)(0),                   // 0: blixard.v1.VolumeFormat
 	(VolumePhase)(0),                    // 1: blixard.v1.VolumePhase
@@ -2550,17 +2677,19 @@ var file_blixard_v1_volume_proto_goTypes = []any{
 	(*VolumeServiceWriteOptions)(nil),   // 29: blixard.v1.VolumeServiceWriteOptions
 	(*VolumeServiceWriteResponse)(nil),  // 30: blixard.v1.VolumeServiceWriteResponse
 	(*VMBackupHeader)(nil),              // 31: blixard.v1.VMBackupHeader
-	(*BackupDisk)(nil),                  // 32: blixard.v1.BackupDisk
-	(*VMBackupPart)(nil),                // 33: blixard.v1.VMBackupPart
-	(*timestamppb.Timestamp)(nil),       // 34: google.protobuf.Timestamp
-	(*VMSpec)(nil),                      // 35: blixard.v1.VMSpec
-	(*Artifact)(nil),                    // 36: blixard.v1.Artifact
+	(*BackupMemory)(nil),                // 32: blixard.v1.BackupMemory
+	(*BackupDisk)(nil),                  // 33: blixard.v1.BackupDisk
+	(*VMBackupPart)(nil),                // 34: blixard.v1.VMBackupPart
+	(*timestamppb.Timestamp)(nil),       // 35: google.protobuf.Timestamp
+	(*VMSpec)(nil),                      // 36: blixard.v1.VMSpec
+	(*Artifact)(nil),                    // 37: blixard.v1.Artifact
+	(Hypervisor)(0),                     // 38: blixard.v1.Hypervisor
 }
 var file_blixard_v1_volume_proto_depIdxs = []int32{
 	0,  // 0: blixard.v1.VolumeSpec.format:type_name -> blixard.v1.VolumeFormat
 	2,  // 1: blixard.v1.ClusterVolume.spec:type_name -> blixard.v1.VolumeSpec
 	5,  // 2: blixard.v1.ClusterVolume.status:type_name -> blixard.v1.VolumeStatus
-	34, // 3: blixard.v1.ClusterVolume.create_time:type_name -> google.protobuf.Timestamp
+	35, // 3: blixard.v1.ClusterVolume.create_time:type_name -> google.protobuf.Timestamp
 	4,  // 4: blixard.v1.ClusterVolume.copies:type_name -> blixard.v1.VolumeCopy
 	1,  // 5: blixard.v1.VolumeStatus.phase:type_name -> blixard.v1.VolumePhase
 	0,  // 6: blixard.v1.VolumeReport.format:type_name -> blixard.v1.VolumeFormat
@@ -2584,32 +2713,35 @@ var file_blixard_v1_volume_proto_depIdxs = []int32{
 	22, // 24: blixard.v1.VolumeServiceReadResponse.data:type_name -> blixard.v1.VolumeData
 	29, // 25: blixard.v1.VolumeServiceWriteRequest.options:type_name -> blixard.v1.VolumeServiceWriteOptions
 	22, // 26: blixard.v1.VolumeServiceWriteRequest.data:type_name -> blixard.v1.VolumeData
-	35, // 27: blixard.v1.VolumeServiceWriteOptions.beside:type_name -> blixard.v1.VMSpec
+	36, // 27: blixard.v1.VolumeServiceWriteOptions.beside:type_name -> blixard.v1.VMSpec
 	3,  // 28: blixard.v1.VolumeServiceWriteResponse.volume:type_name -> blixard.v1.ClusterVolume
-	35, // 29: blixard.v1.VMBackupHeader.spec:type_name -> blixard.v1.VMSpec
-	34, // 30: blixard.v1.VMBackupHeader.create_time:type_name -> google.protobuf.Timestamp
-	36, // 31: blixard.v1.VMBackupHeader.artifacts:type_name -> blixard.v1.Artifact
-	32, // 32: blixard.v1.VMBackupHeader.disks:type_name -> blixard.v1.BackupDisk
-	22, // 33: blixard.v1.VMBackupPart.disk:type_name -> blixard.v1.VolumeData
-	10, // 34: blixard.v1.VolumeService.Create:input_type -> blixard.v1.VolumeServiceCreateRequest
-	12, // 35: blixard.v1.VolumeService.Get:input_type -> blixard.v1.VolumeServiceGetRequest
-	15, // 36: blixard.v1.VolumeService.List:input_type -> blixard.v1.VolumeServiceListRequest
-	18, // 37: blixard.v1.VolumeService.Grow:input_type -> blixard.v1.VolumeServiceGrowRequest
-	20, // 38: blixard.v1.VolumeService.Delete:input_type -> blixard.v1.VolumeServiceDeleteRequest
-	26, // 39: blixard.v1.VolumeService.Read:input_type -> blixard.v1.VolumeServiceReadRequest
-	28, // 40: blixard.v1.VolumeService.Write:input_type -> blixard.v1.VolumeServiceWriteRequest
-	11, // 41: blixard.v1.VolumeService.Create:output_type -> blixard.v1.VolumeServiceCreateResponse
-	13, // 42: blixard.v1.VolumeService.Get:output_type -> blixard.v1.VolumeServiceGetResponse
-	16, // 43: blixard.v1.VolumeService.List:output_type -> blixard.v1.VolumeServiceListResponse
-	19, // 44: blixard.v1.VolumeService.Grow:output_type -> blixard.v1.VolumeServiceGrowResponse
-	21, // 45: blixard.v1.VolumeService.Delete:output_type -> blixard.v1.VolumeServiceDeleteResponse
-	27, // 46: blixard.v1.VolumeService.Read:output_type -> blixard.v1.VolumeServiceReadResponse
-	30, // 47: blixard.v1.VolumeService.Write:output_type -> blixard.v1.VolumeServiceWriteResponse
-	41, // [41:48] is the sub-list for method output_type
-	34, // [34:41] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	36, // 29: blixard.v1.VMBackupHeader.spec:type_name -> blixard.v1.VMSpec
+	35, // 30: blixard.v1.VMBackupHeader.create_time:type_name -> google.protobuf.Timestamp
+	37, // 31: blixard.v1.VMBackupHeader.artifacts:type_name -> blixard.v1.Artifact
+	33, // 32: blixard.v1.VMBackupHeader.disks:type_name -> blixard.v1.BackupDisk
+	32, // 33: blixard.v1.VMBackupHeader.memory:type_name -> blixard.v1.BackupMemory
+	38, // 34: blixard.v1.BackupMemory.hypervisor:type_name -> blixard.v1.Hypervisor
+	22, // 35: blixard.v1.VMBackupPart.disk:type_name -> blixard.v1.VolumeData
+	22, // 36: blixard.v1.VMBackupPart.file:type_name -> blixard.v1.VolumeData
+	10, // 37: blixard.v1.VolumeService.Create:input_type -> blixard.v1.VolumeServiceCreateRequest
+	12, // 38: blixard.v1.VolumeService.Get:input_type -> blixard.v1.VolumeServiceGetRequest
+	15, // 39: blixard.v1.VolumeService.List:input_type -> blixard.v1.VolumeServiceListRequest
+	18, // 40: blixard.v1.VolumeService.Grow:input_type -> blixard.v1.VolumeServiceGrowRequest
+	20, // 41: blixard.v1.VolumeService.Delete:input_type -> blixard.v1.VolumeServiceDeleteRequest
+	26, // 42: blixard.v1.VolumeService.Read:input_type -> blixard.v1.VolumeServiceReadRequest
+	28, // 43: blixard.v1.VolumeService.Write:input_type -> blixard.v1.VolumeServiceWriteRequest
+	11, // 44: blixard.v1.VolumeService.Create:output_type -> blixard.v1.VolumeServiceCreateResponse
+	13, // 45: blixard.v1.VolumeService.Get:output_type -> blixard.v1.VolumeServiceGetResponse
+	16, // 46: blixard.v1.VolumeService.List:output_type -> blixard.v1.VolumeServiceListResponse
+	19, // 47: blixard.v1.VolumeService.Grow:output_type -> blixard.v1.VolumeServiceGrowResponse
+	21, // 48: blixard.v1.VolumeService.Delete:output_type -> blixard.v1.VolumeServiceDeleteResponse
+	27, // 49: blixard.v1.VolumeService.Read:output_type -> blixard.v1.VolumeServiceReadResponse
+	30, // 50: blixard.v1.VolumeService.Write:output_type -> blixard.v1.VolumeServiceWriteResponse
+	44, // [44:51] is the sub-list for method output_type
+	37, // [37:44] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_volume_proto_init() }
@@ -2623,10 +2755,11 @@ func file_blixard_v1_volume_proto_init() {
 		(*VolumeData_Chunk)(nil),
 		(*VolumeData_End)(nil),
 	}
-	file_blixard_v1_volume_proto_msgTypes[31].OneofWrappers = []any{
+	file_blixard_v1_volume_proto_msgTypes[32].OneofWrappers = []any{
 		(*VMBackupPart_Artifact)(nil),
 		(*VMBackupPart_Disk)(nil),
 		(*VMBackupPart_End)(nil),
+		(*VMBackupPart_File)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2634,7 +2767,7 @@ func file_blixard_v1_volume_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_volume_proto_rawDesc), len(file_blixard_v1_volume_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_volume_proto_rawDesc)-5337) + uint(5337-len(file_blixard_v1_volume_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_volume_proto_rawDesc)-5646) + uint(5646-len(file_blixard_v1_volume_proto_rawDesc))
 
 func (x *VolumeSpec) sizeWire() (n int) {
 	if x == nil {
@@ -978,6 +978,9 @@ func (x *VolumeHeader) sizeWire() (n int) {
 	if x.Bytes != 0 {
 		n += 1 + protowire.SizeVarint(uint64(x.Bytes))
 	}
+	if len(x.Name) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Name))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -987,6 +990,10 @@ func (x *VolumeHeader) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if len(x.Name) > 0 {
+		i = putString(b, i, x.Name)
+		i = putVarint(b, i, 34)
+	}
 	if x.Bytes != 0 {
 		i = putVarint(b, i, uint64(x.Bytes))
 		i = putVarint(b, i, 24)
@@ -1272,6 +1279,9 @@ func (x *VMBackupHeader) sizeWire() (n int) {
 	if x.Paused {
 		n += 1 + 1
 	}
+	if x.Memory != nil {
+		n += 2 + protowire.SizeBytes(x.Memory.sizeWire())
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1281,6 +1291,14 @@ func (x *VMBackupHeader) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if x.Memory != nil {
+		{
+			end := i
+			i = x.Memory.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 162)
+	}
 	if x.Paused {
 		i = putBool(b, i, x.Paused)
 		i = putVarint(b, i, 72)
@@ -1336,6 +1354,57 @@ func (x *VMBackupHeader) writeWire(b []byte, i int) int {
 	return i
 }
 
+func (x *BackupMemory) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Hypervisor != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.Hypervisor))
+	}
+	if len(x.Version) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Version))
+	}
+	if len(x.Machine) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Machine))
+	}
+	if x.SpecGeneration != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.SpecGeneration))
+	}
+	if x.SizeBytes != 0 {
+		n += 1 + protowire.SizeVarint(uint64(x.SizeBytes))
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *BackupMemory) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.SizeBytes != 0 {
+		i = putVarint(b, i, uint64(x.SizeBytes))
+		i = putVarint(b, i, 40)
+	}
+	if x.SpecGeneration != 0 {
+		i = putVarint(b, i, uint64(x.SpecGeneration))
+		i = putVarint(b, i, 32)
+	}
+	if len(x.Machine) > 0 {
+		i = putString(b, i, x.Machine)
+		i = putVarint(b, i, 26)
+	}
+	if len(x.Version) > 0 {
+		i = putString(b, i, x.Version)
+		i = putVarint(b, i, 18)
+	}
+	if x.Hypervisor != 0 {
+		i = putVarint(b, i, uint64(x.Hypervisor))
+		i = putVarint(b, i, 8)
+	}
+	return i
+}
+
 func (x *BackupDisk) sizeWire() (n int) {
 	if x == nil {
 		return 0
@@ -1377,6 +1446,8 @@ func (x *VMBackupPart) sizeWire() (n int) {
 		n += 1 + protowire.SizeBytes(o.Disk.sizeWire())
 	case *VMBackupPart_End:
 		n += 1 + 1
+	case *VMBackupPart_File:
+		n += 1 + protowire.SizeBytes(o.File.sizeWire())
 	}
 	return n + len(x.unknownFields)
 }
@@ -1402,6 +1473,13 @@ func (x *VMBackupPart) writeWire(b []byte, i int) int {
 	case *VMBackupPart_End:
 		i = putBool(b, i, o.End)
 		i = putVarint(b, i, 24)
+	case *VMBackupPart_File:
+		{
+			end := i
+			i = o.File.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 34)
 	}
 	return i
 }

@@ -45,6 +45,10 @@ const (
 	SnapshotServiceRestoreProcedure = "/blixard.v1.SnapshotService/Restore"
 	// SnapshotServiceCloneProcedure is the fully-qualified name of the SnapshotService's Clone RPC.
 	SnapshotServiceCloneProcedure = "/blixard.v1.SnapshotService/Clone"
+	// SnapshotServiceReadProcedure is the fully-qualified name of the SnapshotService's Read RPC.
+	SnapshotServiceReadProcedure = "/blixard.v1.SnapshotService/Read"
+	// SnapshotServiceWriteProcedure is the fully-qualified name of the SnapshotService's Write RPC.
+	SnapshotServiceWriteProcedure = "/blixard.v1.SnapshotService/Write"
 )
 
 // SnapshotServiceClient is a client for the blixard.v1.SnapshotService service.
@@ -66,6 +70,13 @@ type SnapshotServiceClient interface {
 	// Clone makes a new VM from a snapshot, on the host that has it: with copies of
 	// its disks, and other addresses.
 	Clone(context.Context, *connect.Request[v1.SnapshotServiceCloneRequest]) (*connect.Response[v1.SnapshotServiceCloneResponse], error)
+	// Read streams a snapshot that is READY: its manifest, and then every file that the
+	// manifest names, in its order, each as VolumeService streams a disk.
+	Read(context.Context, *connect.Request[v1.SnapshotServiceReadRequest]) (*connect.ServerStreamForClient[v1.SnapshotServiceReadResponse], error)
+	// Write makes a snapshot of what Read has sent, here or on another cluster: whole, or
+	// not at all. It is of no VM of this cluster, and is for Clone.
+	// FAILED_PRECONDITION: no host, or not the one that is named, can go on with it.
+	Write(context.Context) *connect.ClientStreamForClient[v1.SnapshotServiceWriteRequest, v1.SnapshotServiceWriteResponse]
 }
 
 // NewSnapshotServiceClient constructs a client for the blixard.v1.SnapshotService service. By
@@ -117,6 +128,18 @@ func NewSnapshotServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(snapshotServiceMethods.ByName("Clone")),
 			connect.WithClientOptions(opts...),
 		),
+		read: connect.NewClient[v1.SnapshotServiceReadRequest, v1.SnapshotServiceReadResponse](
+			httpClient,
+			baseURL+SnapshotServiceReadProcedure,
+			connect.WithSchema(snapshotServiceMethods.ByName("Read")),
+			connect.WithClientOptions(opts...),
+		),
+		write: connect.NewClient[v1.SnapshotServiceWriteRequest, v1.SnapshotServiceWriteResponse](
+			httpClient,
+			baseURL+SnapshotServiceWriteProcedure,
+			connect.WithSchema(snapshotServiceMethods.ByName("Write")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -128,6 +151,8 @@ type snapshotServiceClient struct {
 	delete  *connect.Client[v1.SnapshotServiceDeleteRequest, v1.SnapshotServiceDeleteResponse]
 	restore *connect.Client[v1.SnapshotServiceRestoreRequest, v1.SnapshotServiceRestoreResponse]
 	clone   *connect.Client[v1.SnapshotServiceCloneRequest, v1.SnapshotServiceCloneResponse]
+	read    *connect.Client[v1.SnapshotServiceReadRequest, v1.SnapshotServiceReadResponse]
+	write   *connect.Client[v1.SnapshotServiceWriteRequest, v1.SnapshotServiceWriteResponse]
 }
 
 // Create calls blixard.v1.SnapshotService.Create.
@@ -160,6 +185,16 @@ func (c *snapshotServiceClient) Clone(ctx context.Context, req *connect.Request[
 	return c.clone.CallUnary(ctx, req)
 }
 
+// Read calls blixard.v1.SnapshotService.Read.
+func (c *snapshotServiceClient) Read(ctx context.Context, req *connect.Request[v1.SnapshotServiceReadRequest]) (*connect.ServerStreamForClient[v1.SnapshotServiceReadResponse], error) {
+	return c.read.CallServerStream(ctx, req)
+}
+
+// Write calls blixard.v1.SnapshotService.Write.
+func (c *snapshotServiceClient) Write(ctx context.Context) *connect.ClientStreamForClient[v1.SnapshotServiceWriteRequest, v1.SnapshotServiceWriteResponse] {
+	return c.write.CallClientStream(ctx)
+}
+
 // SnapshotServiceHandler is an implementation of the blixard.v1.SnapshotService service.
 type SnapshotServiceHandler interface {
 	// Create takes a snapshot of a running or paused VM. It is accepted at once, and
@@ -179,6 +214,13 @@ type SnapshotServiceHandler interface {
 	// Clone makes a new VM from a snapshot, on the host that has it: with copies of
 	// its disks, and other addresses.
 	Clone(context.Context, *connect.Request[v1.SnapshotServiceCloneRequest]) (*connect.Response[v1.SnapshotServiceCloneResponse], error)
+	// Read streams a snapshot that is READY: its manifest, and then every file that the
+	// manifest names, in its order, each as VolumeService streams a disk.
+	Read(context.Context, *connect.Request[v1.SnapshotServiceReadRequest], *connect.ServerStream[v1.SnapshotServiceReadResponse]) error
+	// Write makes a snapshot of what Read has sent, here or on another cluster: whole, or
+	// not at all. It is of no VM of this cluster, and is for Clone.
+	// FAILED_PRECONDITION: no host, or not the one that is named, can go on with it.
+	Write(context.Context, *connect.ClientStream[v1.SnapshotServiceWriteRequest]) (*connect.Response[v1.SnapshotServiceWriteResponse], error)
 }
 
 // NewSnapshotServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -226,6 +268,18 @@ func NewSnapshotServiceHandler(svc SnapshotServiceHandler, opts ...connect.Handl
 		connect.WithSchema(snapshotServiceMethods.ByName("Clone")),
 		connect.WithHandlerOptions(opts...),
 	)
+	snapshotServiceReadHandler := connect.NewServerStreamHandler(
+		SnapshotServiceReadProcedure,
+		svc.Read,
+		connect.WithSchema(snapshotServiceMethods.ByName("Read")),
+		connect.WithHandlerOptions(opts...),
+	)
+	snapshotServiceWriteHandler := connect.NewClientStreamHandler(
+		SnapshotServiceWriteProcedure,
+		svc.Write,
+		connect.WithSchema(snapshotServiceMethods.ByName("Write")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/blixard.v1.SnapshotService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case SnapshotServiceCreateProcedure:
@@ -240,6 +294,10 @@ func NewSnapshotServiceHandler(svc SnapshotServiceHandler, opts ...connect.Handl
 			snapshotServiceRestoreHandler.ServeHTTP(w, r)
 		case SnapshotServiceCloneProcedure:
 			snapshotServiceCloneHandler.ServeHTTP(w, r)
+		case SnapshotServiceReadProcedure:
+			snapshotServiceReadHandler.ServeHTTP(w, r)
+		case SnapshotServiceWriteProcedure:
+			snapshotServiceWriteHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -271,4 +329,12 @@ func (UnimplementedSnapshotServiceHandler) Restore(context.Context, *connect.Req
 
 func (UnimplementedSnapshotServiceHandler) Clone(context.Context, *connect.Request[v1.SnapshotServiceCloneRequest]) (*connect.Response[v1.SnapshotServiceCloneResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.SnapshotService.Clone is not implemented"))
+}
+
+func (UnimplementedSnapshotServiceHandler) Read(context.Context, *connect.Request[v1.SnapshotServiceReadRequest], *connect.ServerStream[v1.SnapshotServiceReadResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.SnapshotService.Read is not implemented"))
+}
+
+func (UnimplementedSnapshotServiceHandler) Write(context.Context, *connect.ClientStream[v1.SnapshotServiceWriteRequest]) (*connect.Response[v1.SnapshotServiceWriteResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.SnapshotService.Write is not implemented"))
 }

@@ -280,3 +280,44 @@ func TestAJailThatIsNotMade(t *testing.T) {
 		})
 	}
 }
+
+// A snapshot that was taken in a jail goes on without one, and the other way round: to
+// both its disks are in the same place.
+func TestASnapshotGoesIntoAJailAndOut(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can use Firecracker's jailer")
+	}
+	b := jailBench(t, firecrackerKind)
+	jailer := b.cfg.Jailer
+	for _, c := range []struct{ uid, taken, goesOn string }{{"1-5", jailer, noJailer}, {"1-6", noJailer, jailer}} {
+		b.cfg.Jailer = c.taken
+		b.reopen()
+		i, a := instance(c.uid, 1), b.faked(firecrackerKind, c.uid, "blixard.tick=20ms")
+		a.Spec.GetImage().Disks = []*blixardv1.Disk{{Name: "data", SizeMib: 1}}
+		b.must(vmm.Start, i, a)
+		b.ready(i)
+		b.awaitConsole(c.uid, "tick 5 ")
+		if _, err := b.order(vmm.Action{Verb: vmm.Snapshot, Instance: i, Assignment: a, Snapshot: c.uid + "0"}); err != nil {
+			t.Fatal(err)
+		}
+		if left, err := filepath.Glob(filepath.Join(b.h.at.stateOf(c.uid), savedFolder, "*")); err != nil || len(left) != 0 {
+			t.Errorf("%v is left where it was written (%v)", left, err)
+		}
+		b.must(vmm.Kill, i, a)
+		b.exit(i, Killed)
+		b.cfg.Jailer = c.goesOn
+		b.reopen()
+		i.Attempt++
+		mark := len(b.console(c.uid))
+		if _, err := b.order(vmm.Action{Verb: vmm.Start, Instance: i, Assignment: a, Restore: &blixardv1.RestoreFrom{Uid: c.uid + "0", Name: "snap", Index: 60, Memory: true}}); err != nil {
+			t.Fatal(err)
+		}
+		b.awaitConsoleFrom(c.uid, mark, "tick ")
+		if said := b.console(c.uid)[mark:]; strings.Contains(said, "up name=") {
+			t.Errorf("it was started anew: %s", said)
+		}
+		b.must(vmm.Kill, i, nil)
+		b.must(vmm.Remove, i, nil)
+	}
+}

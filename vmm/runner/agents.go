@@ -77,7 +77,7 @@ func (a *agents) line(ctx context.Context, at string) (l *agentLine, fresh bool,
 		return nil, false, errAgentGone
 	}
 	// A local socket: it is there, or is not.
-	c, err := (&net.Dialer{}).DialContext(ctx, "unix", at)
+	c, err := meet(ctx, at)
 	if err != nil {
 		return nil, false, err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"slices"
 	"time"
@@ -171,13 +170,15 @@ func (h *Host) Admit(ctx context.Context, p Passage) (func(context.Context, Stre
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(h.ctx, cancel)()
-		to, err := (&net.Dialer{Timeout: arrivePatience}).DialContext(ctx, "unix", filepath.Join(v.at.run, socket))
+		meeting, met := context.WithTimeout(ctx, arrivePatience)
+		to, err := meet(meeting, filepath.Join(v.at.run, socket))
+		met()
 		if err != nil {
 			from.Close()
 			return fmt.Errorf("its hypervisor takes no guest, or no disk (any more): %w", err)
 		}
 		defer m.look()
-		return relay(ctx, to.(*net.UnixConn), from)
+		return relay(ctx, to, from)
 	}, nil
 }
 

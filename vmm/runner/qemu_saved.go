@@ -122,9 +122,12 @@ func (s *qemuSession) load(ctx context.Context, dir string) error {
 // incoming connects to where a QEMU waits for its guest.
 func (s *qemuSession) incoming(ctx context.Context) (net.Conn, error) {
 	for end := time.Now().Add(stalled); ; {
-		c, err := (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(s.place.run, incomingSocket))
-		if err == nil || time.Now().After(end) {
-			return c, err
+		c, err := meet(ctx, filepath.Join(s.place.run, incomingSocket))
+		if err == nil {
+			return c, nil
+		}
+		if errors.Is(err, errStranger) || time.Now().After(end) {
+			return nil, err
 		}
 		select {
 		case <-ctx.Done():

@@ -64,7 +64,11 @@ func (s *qemuSession) watch(ctx context.Context) {
 func (s *qemuSession) connect(ctx context.Context) (*qmp.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, qmpPatience)
 	defer cancel()
-	return qmp.Dial(ctx, filepath.Join(s.place.run, qmpSocket), s.event)
+	c, err := meet(ctx, filepath.Join(s.place.run, qmpSocket))
+	if err != nil {
+		return nil, err
+	}
+	return qmp.Talk(ctx, c, s.event)
 }
 
 // serve keeps one connection until it ends: it says what the guest does, at

@@ -48,7 +48,11 @@ func (r rest) call(ctx context.Context, method, path string, body, result any) e
 	}
 	req.Header.Set("Accept", "application/json")
 	t := &http.Transport{DisableKeepAlives: true, DisableCompression: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", r.socket)
+		c, err := meet(ctx, r.socket)
+		if err != nil {
+			return nil, err // and no Conn at all
+		}
+		return c, nil
 	}}
 	defer t.CloseIdleConnections()
 	resp, err := t.RoundTrip(req)

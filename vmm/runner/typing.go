@@ -68,7 +68,7 @@ func (t *typing) line(ctx context.Context, at string) (*consoleLine, error) {
 	if t.closed {
 		return nil, net.ErrClosed
 	}
-	c, err := (&net.Dialer{}).DialContext(ctx, "unix", at)
+	c, err := meet(ctx, at)
 	if err != nil {
 		return nil, err
 	}

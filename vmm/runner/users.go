@@ -31,8 +31,9 @@ import (
 // What the hypervisor may write is a folder of its own, because what is in a folder
 // can be replaced by whoever may write that: the shim's files are not its to touch.
 // The daemon, of this build or of one before, finds the sockets where they always
-// were, by links. Whether an instance has a user is in its record; one that was
-// started without is adopted, and ended, as it always was, since root may.
+// were, by links; what is there it does not believe: see meet.go. Whether an instance
+// has a user is in its record; one that was started without is adopted, and ended, as it
+// always was, since root may.
 
 // users are those that hypervisors run as; nil: the daemon's own.
 type users struct {

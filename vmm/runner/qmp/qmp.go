@@ -85,14 +85,19 @@ type command struct {
 	ID        uint64 `json:"id"`
 }
 
-// Dial connects to the socket and is done when QEMU has taken our greeting.
-// Events are handed to event, one after the other, from a goroutine of the
-// client's; event must not wait for the client.
+// Dial connects to the socket, and talks there.
 func Dial(ctx context.Context, path string, event func(Event)) (*Client, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("connect to QEMU: %w", err)
 	}
+	return Talk(ctx, conn, event)
+}
+
+// Talk begins on a connection, which is the client's from then on, and is done when
+// QEMU has taken our greeting. Events are handed to event, one after the other, from a
+// goroutine of the client's; event must not wait for the client.
+func Talk(ctx context.Context, conn net.Conn, event func(Event)) (*Client, error) {
 	c := &Client{conn: conn, event: event, waiting: map[uint64]chan message{}, gone: make(chan struct{})}
 	in := bufio.NewReaderSize(conn, maxLine)
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })

@@ -31,13 +31,20 @@ func Alive(p shim.Process) bool {
 	return err == nil && now.start == p.Start && (now.state != 'Z' && now.state != 'X' || now.threads > 1)
 }
 
+// Parent is the process that has started that one, or has it now.
+func Parent(pid int) (int, error) {
+	s, err := stat(pid)
+	return s.parent, err
+}
+
 type stats struct {
 	start   uint64
+	parent  int
 	threads int
 	state   byte
 }
 
-// stat reads fields 3, 20 and 22 of /proc/PID/stat; field 2 is in parentheses and
+// stat reads fields 3, 4, 20 and 22 of /proc/PID/stat; field 2 is in parentheses and
 // may hold anything.
 func stat(pid int) (s stats, err error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
@@ -49,7 +56,10 @@ func stat(pid int) (s stats, err error) {
 		return s, fmt.Errorf("/proc/%d/stat: %q", pid, b)
 	}
 	s.state = f[0][0]
-	s.threads, err = strconv.Atoi(string(f[17]))
+	s.parent, err = strconv.Atoi(string(f[1]))
+	if err == nil {
+		s.threads, err = strconv.Atoi(string(f[17]))
+	}
 	if err == nil {
 		s.start, err = strconv.ParseUint(string(f[19]), 10, 64)
 	}

@@ -25,7 +25,7 @@ func (s *restSession) save(ctx context.Context, dir string) error {
 		return err
 	}
 	into, called := s.place.saves(folder)
-	if err := errors.Join(empty(into), s.place.lend(into)); err != nil {
+	if err := errors.Join(empty(into), s.place.lendFolder(into)); err != nil {
 		return err
 	}
 	ctx, done := writing(ctx, into)

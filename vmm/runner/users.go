@@ -181,7 +181,13 @@ func (p place) leaves() string {
 }
 
 // lend lets the hypervisor connect to a socket of ours.
-func (p place) lend(socket string) error {
+func (p place) lend(socket string) error { return p.give(socket, unix.S_IFSOCK) }
+
+// lendFolder lets it write into a folder of ours.
+func (p place) lendFolder(dir string) error { return p.give(dir, unix.S_IFDIR) }
+
+// give makes something of a kind the hypervisor's.
+func (p place) give(path string, kind uint32) error {
 	st, err := os.Stat(filepath.Join(p.run, hypervisorDir))
 	if errors.Is(err, os.ErrNotExist) {
 		st, err = os.Stat(filepath.Join(p.run, workLink))
@@ -193,15 +199,15 @@ func (p place) lend(socket string) error {
 		return err
 	}
 	owner := st.Sys().(*syscall.Stat_t)
-	// The folder may be the hypervisor's: what is given away is a socket, and no other file.
-	f, err := unix.Open(socket, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	// It may be in a folder of the hypervisor's: what is given away is that, and nothing else.
+	f, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return &fs.PathError{Op: "open", Path: socket, Err: err}
+		return &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(f)
 	var is unix.Stat_t
-	if err := unix.Fstat(f, &is); err != nil || is.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return fmt.Errorf("%s is no socket (%v)", socket, err)
+	if err := unix.Fstat(f, &is); err != nil || is.Mode&unix.S_IFMT != kind {
+		return fmt.Errorf("%s is not what is to be lent (%v)", path, err)
 	}
 	return unix.Fchownat(f, "", int(owner.Uid), int(owner.Gid), unix.AT_EMPTY_PATH)
 }

@@ -64,7 +64,7 @@ func (v *vm) seenIncoming(s guestState) {
 				v.tell()
 				return
 			}
-			step(v.uid, "synced")
+			step(v.at.run, "synced")
 		}
 		v.incoming = now
 		v.tell()
@@ -90,7 +90,7 @@ func (v *vm) takeOver(ctx context.Context, i shim.Instance) error {
 	if err := v.h.volumes.land(v.rec.Volumes, v.rec.Instance.Index); err != nil {
 		return err
 	}
-	step(v.uid, "unmarked")
+	step(v.at.run, "unmarked")
 	v.rec.Incoming = false
 	if err := v.rec.write(v.at.state); err != nil {
 		v.rec.Incoming = true

@@ -212,7 +212,7 @@ func (c *client) next() {
 		op.Verb = pick(c.snaps, TakeSnapshot, TakeSnapshot, TakeSnapshot, DropSnapshot, Revert, Revert, CloneVM)
 	}
 	if m.Files > 0 && maybe(c.moves, m.Moves) {
-		op.Verb, op.Name = MoveVM, fmt.Sprintf("vm%d", 1+4*c.moves.IntN(2))
+		op.Verb, op.Name = MoveVM, fmt.Sprintf("vm%d", 1+4*c.moves.IntN(2)+c.moves.IntN(3)/2) // a third are Nix's
 		switch c.moves.IntN(8) {
 		case 0:
 			op.Verb = StayVM
@@ -227,6 +227,9 @@ func (c *client) next() {
 		op.Spec = drawSpec(c.choice, c.index, name, c.w.settings.GetLeaseMs(), c.w.mix)
 		if m.Moves > 0 && c.moves.IntN(3) > 0 { // what it has nothing of on its host can go live
 			op.Spec.Devices, op.Spec.Volumes = nil, nil
+		}
+		if m.Moves > 0 {
+			movesNix(op.Spec, name)
 		}
 	}
 	c.w.decided(Ask{c.index, op.Verb, op.Name, op.Spec})
@@ -244,6 +247,24 @@ func drawVerb(r *rand.Rand) Verb {
 		}
 	}
 	return Get
+}
+
+// movesNix has what Nix builds for some VMs be a QEMU, which can be moved live, and
+// write a disk of its own for half of these. It is told by their names, as what boots is.
+func movesNix(s *blixardv1.VMSpec, name string) {
+	n := s.GetNixos()
+	if n == nil || (name[len(name)-1]-'0')%4 != 2 {
+		return
+	}
+	s.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_QEMU
+	if s.MemoryMib == 2048 { // microvm.nix's QEMU hangs at just that
+		s.MemoryMib--
+	}
+	s.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_REPLACE // nothing is on its host that it would wait for
+	if name[len(name)-1] == '2' {
+		s.OnHostLoss = blixardv1.OnHostLoss_ON_HOST_LOSS_WAIT
+		n.Volumes = []*blixardv1.Volume{{Kind: &blixardv1.Volume_Data{Data: &blixardv1.DataVolume{Path: "a.img", SizeMib: 64}}}}
+	}
 }
 
 // theNetwork is there in worlds with files, and images are plugged into it.

@@ -9,8 +9,8 @@ import (
 	"github.com/blixard/blixard/core/cluster"
 )
 
-// What runs has what it was started with in its machine's store, whatever was
-// collected, built or rolled back meanwhile: it is stopped by it.
+// What runs, or waits for its guest, has what it was started with in its machine's store,
+// held, whatever was collected, built, rolled back or moved meanwhile: it is stopped by it.
 func judgeRoots(w *World, m *Machine) {
 	m.dirs.Scan(func(uid string, d *vmDir) bool {
 		if d.guest == nil || d.guest.runner == "" {
@@ -19,6 +19,9 @@ func judgeRoots(w *World, m *Machine) {
 		w.judges.judged["roots"]++
 		if !m.nix.paths[d.guest.runner] {
 			w.fail("what runs keeps its root", "%s: %s of %s was collected", m.Name, d.guest.runner, d.guest.instance)
+		}
+		if !slices.Contains(m.nix.held[uid], d.guest.runner) {
+			w.fail("what runs keeps its root", "%s: nobody holds %s of %s", m.Name, d.guest.runner, d.guest.instance)
 		}
 		return true
 	})

@@ -53,7 +53,7 @@ func (j *judges) reset() {
 	j.snapshots.done = map[string]bool{}
 	j.addresses.of = map[string]string{}
 	j.volumes = judgeVolumes{map[string]uint64{}, map[string]uint64{}}
-	j.migrations = judgeMigrations{map[shim.Instance]bool{}, map[uint64]uint64{}, map[uint64]uint64{}}
+	j.migrations = judgeMigrations{map[shim.Instance]bool{}, map[uint64]string{}, map[uint64]uint64{}, map[uint64]uint64{}}
 	j.policy.over, j.policy.runs = map[string]over{}, map[string]uint32{}
 }
 

@@ -100,7 +100,7 @@ func (g *guest) receive() {
 
 // writes says that a VM has disks that it may write: they go with it.
 func writes(spec *blixardv1.VMSpec) bool {
-	return slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly })
+	return len(spec.GetNixos().GetVolumes()) > 0 || slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly })
 }
 
 // takes has the disks of a guest that comes hold what the one that leaves has written.
@@ -195,6 +195,8 @@ func (g *guest) piece(s *stream) {
 		why = "the stream broke"
 	case full:
 		why = "its disk does not fit there"
+	case to.runner != g.runner:
+		why = "there is another build of it there"
 	}
 	if why != "" {
 		g.broken(s, to, why)
@@ -294,6 +296,10 @@ func (g *guest) handOver(s *stream) {
 		g.m.w.judges.volumes.wrote[v.uid] = g.holds()
 	}
 	g.m.w.say(g.m, fmt.Sprintf("VM %s is handed over, migration %d", g.instance, s.id))
+	if mutant.On("RootLeftEarly") {
+		g.m.nix.hold(g.dir.uid)
+	}
+	judgeRoots(g.m.w, g.m)
 }
 
 // ends ends a Send, if one is under way: the guest goes on.
@@ -394,6 +400,7 @@ func (d *vmDir) adoptMove() {
 // is started anew.
 type judgeMigrations struct {
 	handed map[shim.Instance]bool
+	runner map[uint64]string // what Nix built of that, by the migration's id
 	memory map[uint64]uint64 // of what was handed over, by the migration's id
 	disks  map[uint64]uint64 // and what it had written then; gone once it has run there
 }
@@ -404,7 +411,7 @@ const everyWrite = "the running copy has every acknowledged write"
 // on the way. MoveEndedWhileHandedOver and TargetDiedWhileHandedOver are told, too, and
 // too rare to be asked for.
 var MoveProbes = []string{
-	"MoveBegun", "MoveSending", "MoveHandedOver", "MoveSwitched", "MoveDone", "MoveFailed", "MirrorReady", "MovedWithDisks", "VolumeMirrored", "MovedWithVolume", "LeftBehindRemoved",
+	"MoveBegun", "MoveSending", "MoveHandedOver", "MoveSwitched", "MoveDone", "MoveFailed", "MirrorReady", "MovedWithDisks", "NixMoved", "VolumeMirrored", "MovedWithVolume", "LeftBehindRemoved",
 	"LeavesOffline", "LeftOffline", "MoveEndedWhilePreparing", "MoveEndedWhileSending",
 	"SourceDiedWhilePreparing", "SourceDiedWhileSending", "SourceDiedWhileHandedOver", "SourceDiedWhileSwitched",
 	"TargetDiedWhilePreparing", "TargetDiedWhileSending", "TargetDiedWhileSwitched",
@@ -487,7 +494,7 @@ func (j *judgeMigrations) held(g *guest, vm *blixardv1.VM) bool {
 }
 
 func (j *judgeMigrations) handedOver(g *guest, disks bool) {
-	j.handed[g.instance], j.memory[g.dir.handedOver] = true, g.memory
+	j.handed[g.instance], j.memory[g.dir.handedOver], j.runner[g.dir.handedOver] = true, g.memory, g.runner
 	if disks {
 		j.disks[g.dir.handedOver] = g.holds()
 	}
@@ -505,6 +512,13 @@ func (j *judgeMigrations) takenOver(w *World, g *guest) {
 	w.fired("TakenOver")
 	if memory, ok := j.memory[g.instance.Index]; !ok || memory != g.memory {
 		w.fail("a guest goes on with its memory", "%s: %s has memory %d, and what was handed over had %d (%t)", g.m.Name, g.instance, g.memory, memory, ok)
+	}
+	if runner := j.runner[g.instance.Index]; runner != g.runner {
+		w.fail("a guest goes on with what was built for it", "%s: %s has %q, and was handed over with %q", g.m.Name, g.instance, g.runner, runner)
+	}
+	if g.runner != "" {
+		w.fired("NixMoved")
+		judgeRoots(w, g.m)
 	}
 }
 

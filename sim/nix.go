@@ -11,6 +11,7 @@ import (
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 
 	"github.com/blixard/blixard/core"
+	"github.com/blixard/blixard/core/mutant"
 	"github.com/blixard/blixard/vmm"
 )
 
@@ -155,7 +156,11 @@ func (d *Daemon) nixObtain(a *blixardv1.Assignment) *blixardv1.Runner {
 		m.w.evaluations++
 	}
 	m.nix.paths[path] = true
-	return &blixardv1.Runner{StorePath: path, ClosureBytes: 1 << 20, Hypervisor: a.Spec.GetHypervisor()}
+	r := &blixardv1.Runner{StorePath: path, ClosureBytes: 1 << 20, Hypervisor: a.Spec.GetHypervisor()}
+	if r.Movable = r.Hypervisor == blixardv1.Hypervisor_HYPERVISOR_QEMU; !r.Movable {
+		r.Stays = "it is none that is moved"
+	}
+	return r
 }
 
 // nixDir makes the directory of a VM that was never started here, as a build does.
@@ -194,6 +199,10 @@ func (d *Daemon) nixEnds(a vmm.Action, err string) {
 
 // nixBoot holds what an attempt is about to run with.
 func (d *Daemon) nixBoot(dir *vmDir, a *blixardv1.Assignment) {
+	if mutant.On("WaitsWithoutClosure") && a.GetMigration() != nil {
+		dir.nix = dir.nix.Boot(a.Runner.GetStorePath(), a.GetSpecGeneration())
+		return
+	}
 	r := d.nixObtain(a)
 	dir.nix = dir.nix.Boot(r.StorePath, a.GetSpecGeneration())
 	d.m.nix.hold(dir.uid, dir.nix.Paths()...)

@@ -256,6 +256,13 @@ func NixVM() *blixardv1.VMSpec {
 	return s
 }
 
+// RoamingNixVM is such a VM that can go live, with a disk of its own.
+func RoamingNixVM() *blixardv1.VMSpec {
+	s := NixVM()
+	movesNix(s, "vm2")
+	return s
+}
+
 // Deadline is the furthest that any lease page of the machine goes.
 func (m *Machine) Deadline() (d uint64) {
 	for _, p := range m.pages {

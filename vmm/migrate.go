@@ -108,7 +108,7 @@ func (u *Unit) planReceive(now int64, c Context) *Action {
 	case !u.leased(now, c):
 		u.say(blixardv1.Phase_PHASE_PENDING, "NoLease", "its host has no lease to take it under")
 		return nil
-	case u.built != u.spec():
+	case u.built != u.spec() && !mutant.On("WaitsWithoutClosure"):
 		if u.build != 0 && u.buildOf == u.spec() {
 			return nil
 		}

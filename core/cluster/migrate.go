@@ -424,6 +424,7 @@ func (s *State) releaseOther(e *entry, vm *blixardv1.VM, node *blixardv1.Node, w
 	s.freed()
 	if vm.Deleting && vm.Placement == nil {
 		s.drop(e, vm)
+		node.Host.PrepareRevision = s.Node(node.Id).GetHost().GetPrepareRevision() // it may have held ready what was to run there
 		return
 	}
 	s.put(vmKey(vm.Name), vm)
@@ -531,6 +532,7 @@ func (s *State) switchOver(e *entry, op *blixardv1.SwitchOp) *blixardv1.Response
 	vm.Status = st
 	s.event(e, "VMSwitched", vm.Name, to.Name, "it may run on %s, and on %s no more", to.Name, from.Name)
 	s.tell(e, from.Id, nil)
+	s.prepare(e, vm) // where it runs it is not held ready besides
 	s.assign(e, vm, copyNode(s.Node(to.Id)))
 	s.redrain() // it may have come to a host that is drained
 	return vmResponse(vm)

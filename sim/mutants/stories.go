@@ -633,13 +633,22 @@ func goesLive(s *sim.Story) {
 	s.Runs("a")
 }
 
+// nixMoves has what Nix built moved live.
+func nixMoves(s *sim.Story) {
+	movesOf(s, sim.RoamingNixVM())
+	s.Until("it has moved", time.Minute, func() bool { return s.Move("a").GetState() == blixardv1.MigrationState_MIGRATION_STATE_DONE })
+	s.Runs("a")
+}
+
 // moves begins to move a VM live, between hosts that do not lead: what they say and
 // hear can be held back.
-func moves(s *sim.Story) (from, to *sim.Machine) {
+func moves(s *sim.Story) (from, to *sim.Machine) { return movesOf(s, sim.ImageVM()) }
+
+func movesOf(s *sim.Story, spec *blixardv1.VMSpec) (from, to *sim.Machine) {
 	s.Uploaded()
 	leader := s.Leader()
 	s.Order(sim.Cordon, leader.Name, nil)
-	s.Order(sim.Create, "a", sim.ImageVM())
+	s.Order(sim.Create, "a", spec)
 	s.Runs("a")
 	from = s.Moves("a")
 	s.Until("it has a target", time.Minute, func() bool { to = s.Targeted("a"); return to != nil })

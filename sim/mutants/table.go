@@ -115,6 +115,14 @@ var All = []Mutant{
 		Name: "MirrorUnsynced", What: "a target says that it has a guest before what has come of its volume is on the disk",
 		Caught: []string{hasWrites}, Story: volumeLosesPower,
 	},
+	{
+		Name: "RootLeftEarly", What: "a source lets go of what Nix built once a guest was handed over, and not when it is removed",
+		Caught: []string{roots}, Story: nixMoves,
+	},
+	{
+		Name: "WaitsWithoutClosure", What: "a target is told to wait for a guest before it has what Nix built for it",
+		Caught: []string{roots}, Story: nixMoves,
+	},
 	// What watchers are told.
 	{
 		Name: "WatchSkips", What: "a watch begins one revision too late",

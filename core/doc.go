@@ -36,5 +36,5 @@
 // env.go, input.go and output.go are the words; node.go is Step; disk.go is what
 // the disk holds and log.go how it is written; server.go is Raft and Apply,
 // request.go the clients, round.go proofs of leadership, leader.go the duties of
-// a leader, granter.go its side of the lease, host.go the host's.
+// a leader, granter.go its side of the lease, host.go the host's, and counts.go what they count.
 package core

@@ -356,6 +356,9 @@ func (h *host) grant(from uint64, g *blixardv1.Grant) {
 		return
 	}
 	went := h.complete && g.Epoch == h.epoch
+	if went {
+		h.renewal()
+	}
 	if g.Epoch > h.epoch {
 		h.enter(g.Epoch)
 	}

@@ -82,7 +82,7 @@ func (l *leader) loggedTime() uint64 {
 // propose appends a command to the log, and says whether Raft has taken it. Who
 // waits for one that was dropped proposes again.
 func (l *leader) propose(cmd *blixardv1.Command) bool {
-	return l.raft.Propose(encode(stamped(cmd, l.loggedTime(), l.now.Wall))) == nil
+	return l.proposed(l.raft.Propose(encode(stamped(cmd, l.loggedTime(), l.now.Wall))))
 }
 
 // stamped is the command with the times of its proposal. Its client's adapter may

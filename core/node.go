@@ -70,6 +70,7 @@ type Node struct {
 	host    *host   // nil: no host
 	servers []*blixardv1.Node
 	keeper  writer // of a node that is no server
+	counts  Counts
 
 	// Of the step under way.
 	now  Time
@@ -321,11 +322,13 @@ type Status struct {
 	Granted bool   // its short lease has not passed
 	Removed bool   // the cluster has removed it
 	Refusal string // why the newest answer granted nothing; empty: it did, or none came
+
+	Counts Counts
 }
 
 // Status may be called between two steps.
 func (n *Node) Status() Status {
-	st := Status{Identity: n.id, Servers: n.servers}
+	st := Status{Identity: n.id, Servers: n.servers, Counts: n.counts}
 	if s := n.server; s != nil {
 		b := s.raft.BasicStatus()
 		st.Leader, st.Term, st.Committed, st.Applied = b.Lead, b.GetTerm(), b.GetCommit(), s.state.Revision()

@@ -35,6 +35,7 @@ type server struct {
 	rounds  rounds
 	watches watchers
 	leading *leader // nil: some other node leads, or none
+	known   uint64  // the newest leader that it has learnt of
 	orphan  int     // ticks for which to go on asking for votes after the leader died
 }
 
@@ -360,7 +361,7 @@ func (s *server) lead(st *raft.SoftState) {
 	case s.leading == nil || s.leading.term != term:
 		s.leading = newLeader(s, term)
 	}
-	if st.Lead != 0 {
+	if s.learnt(st.Lead); st.Lead != 0 {
 		s.clients.again(s)
 	}
 }

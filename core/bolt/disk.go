@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/blixard/blixard/core"
 	"go.etcd.io/bbolt"
@@ -78,9 +79,13 @@ func (d *Disk) run() {
 		if group == nil {
 			return
 		}
+		begin := time.Now()
 		if err := d.commit(group); err != nil {
 			d.fail(group, err)
 			return
+		}
+		if d.opts.Took != nil {
+			d.opts.Took(time.Since(begin))
 		}
 		if !d.pass(beforeReport) {
 			d.failed = errGate

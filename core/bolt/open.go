@@ -24,6 +24,9 @@ type Options struct {
 	// The batches that Wrote did not name may or may not be there; nothing is
 	// written any more.
 	Failed func(error)
+	// Took is called by the same goroutine with how long each transaction took that
+	// was written, until it was durable; nil: nobody wants to know.
+	Took func(time.Duration)
 	// LockWait is how long to wait for another process to let go of the file;
 	// 0 means a second, so that a restart can overtake the end of the life before.
 	LockWait time.Duration

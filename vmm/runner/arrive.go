@@ -96,7 +96,7 @@ func (v *vm) takeOver(ctx context.Context, i shim.Instance) error {
 		v.rec.Incoming = true
 		return err
 	}
-	v.incoming, v.ready, v.paused = 0, true, true
+	v.incoming, v.ready, v.paused, v.begun = 0, true, true, time.Time{} // it has booted elsewhere
 	step(v.at.run, "landing")
 	ctx, cancel := context.WithTimeout(ctx, askPatience)
 	defer cancel()

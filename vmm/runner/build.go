@@ -44,9 +44,10 @@ var errOvertaken = errors.New("it is not wanted any more")
 // begin begins a Build. What Nix builds has a directory from then on, with the
 // build's log: so it is removed again, whatever becomes of it.
 func (v *vm) begin(a vmm.Action) {
+	begin := time.Now()
 	if byNix(a.Assignment.GetSpec()) && v.rec == nil {
 		if err := v.settleIn(a.Instance); err != nil {
-			v.answer(a, vmm.Done{}, err)
+			v.answer(a, begin, vmm.Done{}, err)
 			return
 		}
 	}
@@ -67,7 +68,7 @@ func (v *vm) begin(a vmm.Action) {
 		if err != nil && ctx.Err() != nil {
 			err = fmt.Errorf("%w: %w", errOvertaken, err)
 		}
-		v.q.put(func() { v.finish(l, a, runner, err) })
+		v.q.put(func() { v.finish(l, a, begin, runner, err) })
 	})
 }
 
@@ -101,7 +102,7 @@ func (v *vm) settleIn(i shim.Instance) error {
 }
 
 // finish takes the end of a Build.
-func (v *vm) finish(l *lane, a vmm.Action, runner *blixardv1.Runner, err error) {
+func (v *vm) finish(l *lane, a vmm.Action, begin time.Time, runner *blixardv1.Runner, err error) {
 	if v.lane == l {
 		v.lane = nil
 	}
@@ -119,7 +120,7 @@ func (v *vm) finish(l *lane, a vmm.Action, runner *blixardv1.Runner, err error) 
 	if byNix(a.Assignment.GetSpec()) {
 		v.hold()
 	}
-	v.answer(a, vmm.Done{Runner: runner}, err)
+	v.answer(a, begin, vmm.Done{Runner: runner}, err)
 }
 
 // order is what a Build is to build. What was built here for this very spec is

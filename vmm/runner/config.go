@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/blixard/blixard/core"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
+	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/runner/artifact"
 	"github.com/blixard/blixard/vmm/runner/nix"
 	"github.com/blixard/blixard/vmm/runner/shims"
@@ -33,6 +35,12 @@ type Config struct {
 	// Observe takes what was seen, one call after the other. It may block for
 	// a while; nothing is lost meanwhile, and no VM waits.
 	Observe func(core.Observed)
+	// Answered hears of every order of a VM that was answered, how ("ok", "failed",
+	// or "overtaken" by a later one) and how long after it was taken up; nil: nobody
+	// wants to know. Booted hears, likewise, of every guest that was seen to run, how
+	// long after its Start was taken up.
+	Answered func(order vmm.Verb, result string, took time.Duration)
+	Booted   func(h blixardv1.Hypervisor, took time.Duration)
 	// Log takes what is of use to operators only; nil: nowhere.
 	Log *slog.Logger
 

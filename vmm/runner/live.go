@@ -152,12 +152,21 @@ func (v *vm) seen(s guestState) {
 		}
 		v.seen(s)
 	case !v.ready || v.paused != (s != running):
+		v.booted()
 		if v.ready, v.paused = true, s != running; !v.paused {
 			v.inform()
 			v.keepBoot()
 		}
 		v.tell()
 	}
+}
+
+// booted hears that the guest was seen to run.
+func (v *vm) booted() {
+	if !v.begun.IsZero() && v.h.cfg.Booted != nil {
+		v.h.cfg.Booted(v.rec.Hypervisor, time.Since(v.begun))
+	}
+	v.begun = time.Time{}
 }
 
 // counts says who knows what the guest has read and written.

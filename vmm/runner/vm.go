@@ -33,6 +33,7 @@ type vm struct {
 	ready   bool
 	paused  bool
 	killed  bool        // we killed it ourselves, past its shim
+	begun   time.Time   // when its newest start was; zero: by an earlier daemon, or seen to run since
 	shim    *shims.Shim // a connection, if there is one
 	session session     // of a live instance
 	// Of a live instance that is Incoming; and the move away that is under way, if
@@ -78,6 +79,7 @@ func (v *vm) do(a vmm.Action) {
 		v.begin(a)
 		return
 	}
+	begin := time.Now()
 	var image *blixardv1.SnapshotImage
 	var err error
 	if a.Verb == vmm.Snapshot {
@@ -92,15 +94,24 @@ func (v *vm) do(a vmm.Action) {
 	if r.Liveness == vmm.Absent {
 		r.Instance = a.Instance
 	}
-	v.answer(a, vmm.Done{Image: image}, err, r)
+	v.answer(a, begin, vmm.Done{Image: image}, err, r)
 }
 
-// answer says what became of an order.
-func (v *vm) answer(a vmm.Action, done vmm.Done, err error, reports ...vmm.Report) {
+// answer says what became of an order that was taken up at begin.
+func (v *vm) answer(a vmm.Action, begin time.Time, done vmm.Done, err error, reports ...vmm.Report) {
 	done.Action, done.UID = a.ID, v.uid
 	if err != nil {
 		done.Err = err.Error()
 		v.h.cfg.Log.Warn("an order was not carried out", "order", a.Verb, "vm", a.Instance, "err", err)
+	}
+	if v.h.cfg.Answered != nil {
+		result := "ok"
+		if errors.Is(err, errOvertaken) {
+			result = "overtaken"
+		} else if err != nil {
+			result = "failed"
+		}
+		v.h.cfg.Answered(a.Verb, result, time.Since(begin))
 	}
 	v.h.observe(core.Observed{Done: []vmm.Done{done}, Reports: reports})
 	if v.rec == nil && !v.alive && v.lane == nil {
@@ -176,6 +187,7 @@ func (v *vm) start(ctx context.Context, a vmm.Action) error {
 	if v.rec != nil && v.rec.Exit != nil && v.rec.Exit.Reason == Interrupted {
 		v.forgetBoot()
 	}
+	v.begun = time.Now()
 	d, assignment, err := v.obtain(ctx, a.Assignment)
 	if err != nil {
 		return err

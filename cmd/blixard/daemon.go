@@ -39,6 +39,8 @@ type daemon struct {
 	ended bool
 	world atomic.Pointer[world] // nil: in no cluster
 
+	metrics *metrics
+
 	failed chan error // the first reason why this daemon cannot go on
 }
 
@@ -92,6 +94,7 @@ func (c *ServeCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 func newDaemon(cfg *Config, log *slog.Logger) (*daemon, error) {
 	d := &daemon{cfg: cfg, log: log, failed: make(chan error, 1)}
 	d.self = core.Identity{Name: cfg.Name, Server: cfg.is("server"), Host: cfg.is("host")}
+	d.metrics = newMetrics(d)
 	var err error
 	if d.tls, err = rpc.LoadTLS(cfg.TLS.Cert, cfg.TLS.Key, cfg.TLS.CA); err != nil {
 		return nil, usagef("%v", err)
@@ -121,8 +124,7 @@ func (d *daemon) open() (net.Listener, error) {
 	}
 	d.self.Address = or(d.cfg.Advertise, listener.Addr().String())
 	d.peers = rpc.NewPeers(rpc.PeersConfig{TLS: d.tls, Deliver: d.deliver, Log: d.log})
-	m := newMetrics(d)
-	served := rpc.Config{Metrics: m.handler, Answered: m.answered, Backend: d, Blobs: d.store, Logs: d, Guests: daemonGuests{d}, Closures: d, Disks: d, Arrivals: d, Peers: d.peers, TLS: d.tls, Version: versionText(), Log: d.log}
+	served := rpc.Config{Metrics: d.metrics.handler, Answered: d.metrics.answered, Opened: d.metrics.opened, Backend: d, Blobs: d.store, Logs: d, Guests: daemonGuests{d}, Closures: d, Disks: d, Arrivals: d, Peers: d.peers, TLS: d.tls, Version: versionText(), Log: d.log}
 	if p := findParser(d.cfg.Nix.Path, d.log); p != nil {
 		served.CheckVM = p.check
 	}
@@ -145,6 +147,7 @@ func (d *daemon) openDisk() (core.Image, *inbox, error) {
 	disk, image, err := bolt.Open(filepath.Join(d.cfg.DataDir, "blixard.db"), bolt.Options{
 		Wrote:  func(w core.Wrote) { in.put(w) },
 		Failed: d.fail,
+		Took:   d.metrics.wrote,
 	})
 	if err != nil {
 		return image, nil, err

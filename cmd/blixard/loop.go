@@ -17,6 +17,8 @@ type loop struct {
 	env    core.Env
 	inbox  *inbox
 	status atomic.Pointer[core.Status]
+	// stepped, if any, hears of every step.
+	stepped func(core.Output)
 	// removed, if any, is called once when the cluster has removed this node.
 	removed func()
 	done    chan struct{} // closed when run has ended
@@ -55,6 +57,9 @@ func (l *loop) turn(in core.Input) error {
 	out, err := l.node.Step(readTime(l.env.Clock), in)
 	if err != nil {
 		return fmt.Errorf("the node cannot go on after %T: %w", in, err)
+	}
+	if l.stepped != nil {
+		l.stepped(out)
 	}
 	if out.Write != nil {
 		l.env.Disk.Write(*out.Write)

@@ -14,7 +14,6 @@ import (
 
 	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
-	"github.com/blixard/blixard/rpc"
 )
 
 // metrics is what /metrics shows, in Prometheus' text format. What can be looked up
@@ -23,12 +22,12 @@ import (
 // Each server shows the whole cluster as its own copy of the state has it, so take
 // cluster series from one server, or their max; a host shows the VMs that live there.
 type metrics struct {
-	d        *daemon
-	requests *prometheus.HistogramVec
-	handler  http.Handler
+	*counted
+	d       *daemon
+	handler http.Handler
 }
 
-// descriptions are those of all series but the requests'.
+// descriptions are those of all series that are looked up.
 var descriptions []*prometheus.Desc
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -46,6 +45,12 @@ var (
 	descCommit  = describe("raft_commit_index", "Last log entry that is known to be committed.")
 	descApplied = describe("raft_applied_index", "Last log entry that this server has applied.")
 	descLease   = describe("host_lease_granted", "1: this host holds its lease.")
+
+	descLeaders  = describe("raft_leader_changes_total", "Leaders that this server has learnt of, each time another one.")
+	descProposed = describe("raft_proposals_total", "Commands that this server gave to Raft while it led.")
+	descDropped  = describe("raft_proposals_dropped_total", "Those of them that Raft did not take.")
+	descRenewals = describe("host_lease_renewals_total", "Grants that renewed this host's lease.")
+	descLate     = describe("host_lease_late_renewals_total", "Those of them that came when more than half of the lease had gone by.")
 
 	descNodes   = describe("nodes", "Hosts by state, as this server's copy has it.", "state")
 	descVMs     = describe("vms", "VMs by phase, as this server's copy has it.", "phase")
@@ -66,19 +71,11 @@ var (
 )
 
 func newMetrics(d *daemon) *metrics {
-	m := &metrics{d: d, requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "blixard_request_duration_seconds", Help: "Requests of clients that were answered here, but for streams.",
-		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
-	}, []string{"method", "code"})}
+	m := &metrics{counted: newCounted(), d: d}
 	r := prometheus.NewRegistry()
-	r.MustRegister(m, m.requests, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(append(m.all(), m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
 	m.handler = promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn), ErrorHandling: promhttp.ContinueOnError})
 	return m
-}
-
-// answered counts a request.
-func (m *metrics) answered(procedure string, err error, took time.Duration) {
-	m.requests.WithLabelValues(rpc.Method(procedure), codeOf(err)).Observe(took.Seconds())
 }
 
 func codeOf(err error) string {
@@ -96,6 +93,9 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
+	count := func(d *prometheus.Desc, n uint64) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n))
+	}
 	yes := func(b bool) float64 {
 		if b {
 			return 1
@@ -110,6 +110,8 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	}
 	if st.Identity.Host {
 		gauge(descLease, yes(st.Granted))
+		count(descRenewals, st.Counts.Renewals)
+		count(descLate, st.Counts.Late)
 	}
 	var view *cluster.State
 	if st.Identity.Server {
@@ -118,6 +120,9 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		gauge(descTerm, float64(st.Term))
 		gauge(descCommit, float64(st.Committed))
 		gauge(descApplied, float64(st.Applied))
+		count(descLeaders, st.Counts.LeaderChanges)
+		count(descProposed, st.Counts.Proposed)
+		count(descDropped, st.Counts.Dropped)
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		if view, _ = m.d.Read(ctx, true); view != nil {

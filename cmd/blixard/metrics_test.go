@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net/http"
 	"testing"
@@ -103,6 +104,49 @@ func TestMetrics(t *testing.T) {
 			return io.ErrNoProgress
 		}
 		return nil
+	})
+	c.Must("vm", "create", "broken", "--process", "--memory", "64", "--restart", "never", "--wait=false", "--", "/nonexistent")
+	follow := c.Command(ctx(t), "events", "-f")
+	if err := follow.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// What is counted as it happens.
+	grows := func(name string, labels ...string) func() error {
+		return func() error {
+			was, _ := value(first, name, labels...)
+			if now, there := value(n.scrape(), name, labels...); !there || now <= was {
+				return fmt.Errorf("%s%v is %v (there: %t), and was %v", name, labels, now, there, was)
+			}
+			return nil
+		}
+	}
+	for _, want := range []func() error{
+		grows("blixard_streams_open", "method", "Watch.Watch"),
+		grows("blixard_events_total", "type", "VMPlaced"),
+		grows("blixard_events_total", "type", "VMFailed"),
+		grows("blixard_vm_order_duration_seconds", "order", "Start", "result", "failed"),
+		grows("blixard_raft_proposals_total"),
+		grows("blixard_host_lease_renewals_total"),
+		grows("blixard_disk_write_duration_seconds"),
+	} {
+		c.Eventually(30*time.Second, "it is counted", want)
+	}
+	is(first, 1, 1, "blixard_raft_leader_changes_total")
+	is(first, 0, 0, "blixard_raft_proposals_dropped_total")
+	is(first, 0, 0, "blixard_raft_snapshots_sent_total")
+	is(first, 0, 1e6, "blixard_host_lease_late_renewals_total")
+	is(first, 0, 0, "blixard_events_total", "type", "HostFenced")
+	is(first, 1, 1, "blixard_events_total", "type", "VMPlaced")
+	is(first, 1, 1, "blixard_vm_order_duration_seconds", "order", "Build", "result", "ok")
+	is(first, 1, 1, "blixard_vm_order_duration_seconds", "order", "Start", "result", "ok")
+	is(first, 1, 1, "blixard_vm_boot_duration_seconds", "hypervisor", "process")
+	_ = follow.Process.Kill()
+	_ = follow.Wait()
+	c.Eventually(30*time.Second, "a stream that was left is not open", func() error {
+		if open, _ := value(n.scrape(), "blixard_streams_open", "method", "Watch.Watch"); open != 0 {
+			return fmt.Errorf("%v are", open)
+		}
+		return grows("blixard_streams_ended_total", "method", "Watch.Watch", "code", "canceled")()
 	})
 	c.Must("vm", "delete", "-y", "busy")
 	after := n.scrape()

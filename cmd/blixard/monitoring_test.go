@@ -14,6 +14,7 @@ import (
 	"testing"
 	"text/template"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
 	promql "github.com/prometheus/prometheus/promql/parser"
 	"go.yaml.in/yaml/v3"
@@ -23,17 +24,30 @@ import (
 // what it asks for is there to be asked, with the labels that it has, and an alert's
 // words name labels that what it asks for leaves.
 func TestMonitoringAsksForWhatThereIs(t *testing.T) {
-	series := map[string][]string{
-		"blixard_request_duration_seconds_bucket": {"method", "code", "le"},
-		"blixard_request_duration_seconds_count":  {"method", "code"},
-	}
-	for _, d := range descriptions {
+	series := map[string][]string{}
+	read := func(d *prometheus.Desc) (name string, labels []string) {
 		// Desc{fqName: "x", help: "...", constLabels: {}, variableLabels: {a,b}}
 		m := regexp.MustCompile(`fqName: "([^"]*)".*variableLabels: \{([^}]*)\}`).FindStringSubmatch(d.String())
 		if m == nil {
 			t.Fatalf("not understood: %v", d)
 		}
-		series[m[1]] = strings.FieldsFunc(m[2], func(r rune) bool { return r == ',' })
+		return m[1], strings.FieldsFunc(m[2], func(r rune) bool { return r == ',' })
+	}
+	for _, d := range descriptions {
+		name, labels := read(d)
+		series[name] = labels
+	}
+	for _, c := range newCounted().all() {
+		about := make(chan *prometheus.Desc, 1)
+		c.Describe(about)
+		name, labels := read(<-about)
+		if !strings.HasSuffix(name, "_seconds") {
+			series[name] = labels
+			continue
+		}
+		for suffix, more := range map[string][]string{"_bucket": {"le"}, "_count": nil, "_sum": nil} {
+			series[name+suffix] = slices.Concat(labels, more)
+		}
 	}
 	used := map[string]bool{}
 	// check says which labels an expression leaves.
@@ -122,7 +136,7 @@ func TestMonitoringAsksForWhatThereIs(t *testing.T) {
 			t.Errorf("nothing is wrong with %s", wrong)
 		}
 	}
-	if len(used) < 12 {
+	if len(used) < 24 {
 		t.Errorf("only %d series are used", len(used))
 	}
 }

@@ -66,6 +66,7 @@ func newWorld(d *daemon, id core.Identity, image core.Image, in *inbox) (*world,
 		env.Hypervisor = w.host
 	}
 	w.loop = newLoop(node, env, in)
+	w.loop.stepped = d.metrics.stepped
 	w.loop.removed = func() {
 		d.log.Error("this node was removed from the cluster: it ends what it runs, and keeps the files; with an empty data directory it can join as a new node",
 			"node", id.ID, "data", d.cfg.DataDir)
@@ -133,6 +134,8 @@ func (d *daemon) openHost(id core.Identity, in *inbox, f artifact.Fetcher, b *ni
 		Fetcher:   f,
 		Observe:   func(o core.Observed) { in.put(o) },
 		Log:       d.log,
+		Answered:  d.metrics.carriedOut,
+		Booted:    d.metrics.booted,
 		Capacity:  d.cfg.capacity(),
 		Labels:    d.cfg.Labels,
 		Devices:   devices,

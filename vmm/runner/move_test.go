@@ -467,6 +467,35 @@ func TestASourceThatDiesWhileItIsSent(t *testing.T) {
 	}
 }
 
+// On q35, with its disk, a guest moves as on microvm; and goes nowhere where its QEMU
+// gives it another machine.
+func TestAGuestOnQ35Moves(t *testing.T) {
+	t.Parallel()
+	r := newRoad(t, "blixard.tick=50ms", func(a *blixardv1.Assignment) {
+		a.Spec.Machine = blixardv1.Machine_MACHINE_Q35
+		a.Spec.GetImage().Disks = []*blixardv1.Disk{{Name: "data", SizeMib: 8}}
+	})
+	r.a.Spec.Machine = blixardv1.Machine_MACHINE_MICROVM
+	target := r.receive()
+	r.send()
+	if p := r.outcome(); p.HandedOver != 0 || !strings.Contains(p.Outgoing.Message, "machines differ") {
+		t.Fatalf("%+v", p.Outgoing)
+	}
+	goesOn(r.from)
+	r.gone(target)
+	r.a.Spec.Machine = blixardv1.Machine_MACHINE_Q35
+	target = r.receive()
+	r.send()
+	if p := r.outcome(); p.HandedOver == 0 {
+		t.Fatalf("%+v", p)
+	}
+	r.to.report("loaded", target, func(p vmm.Report) bool { return p.Incoming == vmm.Loaded })
+	still(r.to)
+	r.to.must(vmm.TakeOver, target, nil)
+	goesOn(r.to)
+	r.inOrder()
+}
+
 // A guest that its user paused stays paused, wherever it is.
 func TestAPausedGuestMoves(t *testing.T) {
 	t.Parallel()

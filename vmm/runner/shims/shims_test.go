@@ -384,6 +384,63 @@ func TestStoppedShimIsSilent(t *testing.T) {
 	h.dies(s.Dir(), slack)
 }
 
+// A record may be older than the processes that have the numbers in it now. They are
+// strangers: the VM is dead, and they live on.
+func TestARecordThatNamesStrangers(t *testing.T) {
+	h := newHost(t)
+	s := h.spawn(h.program("sleep", "300"))
+	dir := s.Dir()
+	unix.Kill(h.status(s).Shim.PID, unix.SIGKILL)
+	h.dies(dir, slack)
+	stranger := exec.Command("sleep", "300")
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- stranger.Wait() }()
+	is := vmdir.Identify(stranger.Process.Pid)
+	defer stranger.Process.Kill()
+	st, err := readState(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	was := is
+	was.Start--
+	st.Shim, st.VM = was, was
+	if err := vmdir.WriteJSON(dir, vmdir.StateFile, st); err != nil {
+		t.Fatal(err)
+	}
+	if !Dead(dir) {
+		t.Error("a stranger is taken for the VM")
+	}
+	if found, state, err := Adopt(dir); err != nil || found != nil || state.Fate != Vanished {
+		t.Errorf("%v %+v %v", found, state, err)
+	}
+	if err := Sweep(dir); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-ended:
+		t.Fatal("the stranger was killed:", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	// The very process is found, and ended.
+	st.Shim, st.VM = is, is
+	if err := vmdir.WriteJSON(dir, vmdir.StateFile, st); err != nil {
+		t.Fatal(err)
+	}
+	if Dead(dir) {
+		t.Error("what runs is not seen")
+	}
+	if err := Sweep(dir); err != nil {
+		t.Error(err)
+	}
+	<-ended
+	if !Dead(dir) {
+		t.Error("what was swept lives")
+	}
+}
+
 // Where no blixard-shim is installed the daemon's own binary will do.
 func TestOwnExecutableAsShim(t *testing.T) {
 	h := newHost(t)

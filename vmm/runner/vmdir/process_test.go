@@ -65,3 +65,39 @@ func TestAProcessWithoutItsFirstThread(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A process that has the number of one that is gone, and began at another time, is a
+// stranger: it is not taken for it, and not killed in its place.
+func TestAPIDThatIsAnothersNow(t *testing.T) {
+	cmd := exec.Command("sleep", "300")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	is := Identify(cmd.Process.Pid)
+	for _, start := range []uint64{0, is.Start - 1, is.Start + 1} {
+		was := is
+		was.Start = start
+		if Alive(was) {
+			t.Errorf("a process that began at %d is taken for one of %d", is.Start, start)
+		}
+		if err := KillProcess(was); err != nil {
+			t.Error(err)
+		}
+	}
+	select {
+	case err := <-ended:
+		t.Fatal("the stranger was killed:", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if !Alive(is) {
+		t.Fatal("it counts as dead")
+	}
+	if err := KillProcess(is); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err == nil || Alive(is) {
+		t.Error("it lives:", err)
+	}
+}

@@ -34,10 +34,11 @@ func TestSim(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	out, code := run("run", "-seed", "1", "-until", "2s")
-	if code != 0 || !strings.Contains(out, "seed 1") {
+	_, hash, told := strings.Cut(out, "trace hash: ")
+	if code != 0 || !strings.Contains(out, "seed 1: 2s simulated") || !told {
 		t.Fatalf("%d: %s", code, out)
 	}
-	if again, _ := run("run", "-seed", "1", "-until", "2s"); again != out {
+	if again, _ := run("run", "-seed", "1", "-until", "2s"); !strings.HasSuffix(again, hash) {
 		t.Errorf("a seed tells two stories:\n%s\n%s", out, again)
 	}
 	if out, code := run("run", "-seed", "nonsense"); code == 0 || !strings.Contains(out, "nonsense") {

@@ -158,7 +158,7 @@ func q35Rig(t *testing.T) rig {
 		a.Spec.Machine = blixardv1.Machine_MACHINE_Q35
 		return a
 	}
-	maps.DeleteFunc(r.ends, func(behave string, _ vmm.Exit) bool { return behave != "reboot" && behave != "exit" })
+	maps.DeleteFunc(r.ends, func(behave string, _ vmm.Exit) bool { return behave != "reboot" })
 	return r
 }
 

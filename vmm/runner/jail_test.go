@@ -196,6 +196,7 @@ func TestWhyThereIsNoJail(t *testing.T) {
 	if err := errors.Join(os.Link(self, dynamic), os.WriteFile(older, []byte("#!/bin/sh\necho Jailer v1.7.0\n"), 0o755)); err != nil {
 		t.Fatal(err)
 	}
+	base := newBench(t).cfg
 	for _, c := range []struct{ users, program, jailer, why string }{
 		{someUsers, firecracker, noJailer, "not wanted"},
 		{"", firecracker, jailer, "--vm-users"},
@@ -204,7 +205,7 @@ func TestWhyThereIsNoJail(t *testing.T) {
 		{someUsers, dynamic, jailer, "linked dynamically"},
 	} {
 		t.Run(c.why, func(t *testing.T) {
-			cfg := newBench(t).cfg
+			cfg := base
 			cfg.HostID, cfg.Users, cfg.Jailer = "2", c.users, c.jailer
 			cfg.Programs = map[blixardv1.Hypervisor]string{firecrackerKind: c.program}
 			facts := make(chan *blixardv1.HostFacts, 1)

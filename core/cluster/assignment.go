@@ -45,6 +45,11 @@ func (s *State) assignment(vm *blixardv1.VM, node uint64) *blixardv1.Assignment 
 	a.Interfaces, a.Devices = s.interfaces(vm), devicesFor(vm)
 	a.Volumes = s.volumeConfigs(vm, node)
 	a.SpecGeneration, a.RestartWhenBuilt, a.Pins, a.Fresh = vm.SpecGeneration, vm.RestartWhenBuilt, vm.Pins, vm.Fresh
+	if a.Migration.GetRole() == blixardv1.MigrationRole_MIGRATION_ROLE_TARGET {
+		if g := s.sized(vm); g != nil { // the machine that its guest is in
+			a.Spec, a.SpecGeneration = g.Spec, g.SpecGeneration
+		}
+	}
 	a.Fallback = s.fallback(vm)
 	if a.Runner = vm.Runner; a.Runner == nil {
 		a.RunnerAddresses = s.holders(a.Fallback.GetRunner(), node)

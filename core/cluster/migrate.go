@@ -197,7 +197,7 @@ func (s *State) immovable(vm *blixardv1.VM) (why, advice string) {
 		return "it is paused", "'blixard vm resume " + vm.Name + "' first"
 	case st.GetPhase() != blixardv1.Phase_PHASE_RUNNING:
 		return "it does not run now: it is " + phaseText(st.GetPhase()), "wait until it does, or: " + offline
-	case st.SpecGeneration != vm.SpecGeneration:
+	case st.SpecGeneration != vm.SpecGeneration && s.sized(vm) == nil:
 		return "it runs with an older spec than its newest", "'blixard vm restart " + vm.Name + "' first"
 	}
 	return s.volumesStay(vm)

@@ -285,6 +285,56 @@ func TestALiveMigration(t *testing.T) {
 	}
 }
 
+// What was resized goes on as what it was started as, on another host, too; the newest
+// spec is told there when it has the right to run. Any other change is not left behind.
+func TestAResizedVMMoves(t *testing.T) {
+	d, vm := underway(t)
+	d.cancel("web", false)
+	d.removedFrom(d.VM("web"))
+	d.runs("web")
+	update := func(change func(*blixardv1.VMSpec)) {
+		t.Helper()
+		spec := clone(d.VM("web").Spec)
+		change(spec)
+		if r := d.request(&blixardv1.Command{Op: &blixardv1.Command_UpdateVm{UpdateVm: &blixardv1.UpdateVMOp{Name: "web", Spec: spec}}}); r.Error != nil {
+			t.Fatal(r.Error)
+		}
+	}
+	update(func(s *blixardv1.VMSpec) { s.MemoryMib, s.Vcpus = 300, 2 })
+	if r := d.migrate("web", "n2"); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	if a, is := d.assigned("n2"), d.assigned("n1"); a.Spec.MemoryMib != 500 || a.Spec.GetVcpus() == 2 || a.SpecGeneration != 1 || is.Spec.MemoryMib != 300 || is.SpecGeneration != 2 {
+		t.Fatalf("the target is told %v, the source %v", a, is)
+	}
+	if held := d.NodeByName("n2").Host.GetAllocated(); held.GetMemoryMib() != 500 || held.GetVcpus() != 2 {
+		t.Errorf("the target holds %v for it", held)
+	}
+	source := func(step blixardv1.MigrationStep) {
+		vm = d.VM("web")
+		node, o := d.side(vm, true)
+		o.SpecGeneration, o.Migration = 1, &blixardv1.MigrationReport{Id: vm.Migration.Id, Step: step}
+		d.report(node, o)
+	}
+	d.says(d.VM("web"), false, listening)
+	source(handed)
+	d.says(d.VM("web"), false, loaded)
+	vm = d.expect(t, "n1", handedOver)
+	d.gives(vm, vm.Migration.Id, d.term)
+	vm = d.expect(t, "n2", switched)
+	if a := d.assigned("n2"); a.Spec.MemoryMib != 300 || a.SpecGeneration != 2 {
+		t.Fatalf("where it runs %v is told", a)
+	}
+	d.removedFrom(vm)
+	o := seen(d.VM("web"), blixardv1.Phase_PHASE_RUNNING)
+	o.SpecGeneration = 1
+	d.report(d.VM("web").Placement.NodeId, o)
+	update(func(s *blixardv1.VMSpec) { s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_NEVER })
+	if r := d.migrate("web", "n3"); !strings.Contains(r.GetError().GetMessage(), "an older spec than its newest") {
+		t.Errorf("with another policy: %v", r.GetError())
+	}
+}
+
 // Before the hand-over each of these ends the move, and the VM stays; what the
 // target holds is free only when it says so, or is fenced.
 func TestWhatEndsAMigration(t *testing.T) {

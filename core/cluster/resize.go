@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -35,6 +37,26 @@ func Memory(vm *blixardv1.VM) string {
 		text += fmt.Sprintf("; the %d MiB of its spec count from its next start", want)
 	}
 	return text
+}
+
+// sized is the spec that a VM runs with, of another size than its newest and the same in
+// all else; nil for none. A guest goes on with it on another host: what it has of memory
+// and processors is in it.
+func (s *State) sized(vm *blixardv1.VM) *blixardv1.Generation {
+	if vm.RestartWhenBuilt || nixBuilt(vm.Spec) { // it is just to end; or its size is in what was built
+		return nil
+	}
+	for _, g := range s.History(vm.Name) {
+		if g.SpecGeneration != vm.GetStatus().GetSpecGeneration() || g.SpecGeneration == vm.SpecGeneration {
+			continue
+		}
+		as := clone(g.Spec)
+		as.MemoryMib, as.Vcpus = vm.Spec.GetMemoryMib(), vm.Spec.GetVcpus()
+		if proto.Equal(as, vm.Spec) {
+			return g
+		}
+	}
+	return nil
 }
 
 // resized says how what runs differs in size from the newest spec; "" where it does

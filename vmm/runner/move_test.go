@@ -496,10 +496,25 @@ func TestAGuestOnQ35Moves(t *testing.T) {
 	r.inOrder()
 }
 
-// A guest that its user paused stays paused, wherever it is.
+// A guest that its user paused stays paused, wherever it is; and one whose balloon has
+// some of its memory has no more of it there.
 func TestAPausedGuestMoves(t *testing.T) {
 	t.Parallel()
 	r := newRoad(t, "blixard.tick=50ms")
+	less, boot := proto.CloneOf(r.a), r.a.Spec.MemoryMib
+	less.Spec.MemoryMib -= 16
+	has := func(b guestBench, i shim.Instance) {
+		t.Helper()
+		err := b.do(vmm.Balloon, i, less)
+		for n := 0; err != nil && n < 5; n++ { // a guest on a busy machine gives it slowly
+			err = b.do(vmm.Balloon, i, less)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.report("less memory", i, func(v vmm.Report) bool { return v.BootMiB == boot && v.MemoryMiB == boot-16 })
+	}
+	has(r.from, r.source)
 	r.from.must(vmm.Pause, r.source, nil)
 	target := r.receive()
 	r.at("door", r.cut)
@@ -523,6 +538,7 @@ func TestAPausedGuestMoves(t *testing.T) {
 	r.to.must(vmm.TakeOver, target, nil)
 	goesOn(r.to)
 	r.inOrder()
+	has(r.to, target)
 }
 
 func TestOnlyWhatFitsIsAdmitted(t *testing.T) {

@@ -135,10 +135,10 @@ func TestAVolumeThatIsLostWhereItCame(t *testing.T) {
 func TestWhyAVolumeStays(t *testing.T) {
 	d, _ := goingWith(t, "data:ro")
 	refused(t, d.migrate("web", ""), "read-only")
-	d, from := goingWith(t, "data")
+	d, _ = goingWith(t, "data")
 	accepted(t, d.growTo("data", 200))
 	refused(t, d.migrate("web", ""), "still to grow")
-	d, from = goingWith(t, "data")
+	d, from := goingWith(t, "data")
 	for _, id := range d.hostsByID() {
 		if v := d.Volume("data"); id != from.Id {
 			d.tellVolumes(id, &blixardv1.VolumeInventory{Revision: 1, Sequence: 9, Volumes: []*blixardv1.VolumeReport{{Uid: v.Uid, Name: "data", SizeMib: 100}}})

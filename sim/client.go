@@ -209,7 +209,8 @@ func (c *client) next() {
 		op.Name = fmt.Sprintf("vm%d", 1+4*c.choice.IntN(2))
 	}
 	if isImage(name, m.Files) && maybe(c.snaps, m.Snapshots) {
-		op.Verb = pick(c.snaps, TakeSnapshot, TakeSnapshot, TakeSnapshot, DropSnapshot, Revert, Revert, CloneVM)
+		op.Verb = pick(c.snaps, TakeSnapshot, TakeSnapshot, TakeSnapshot, DropSnapshot, DropSnapshot, Revert, Revert, CloneVM)
+		op.Verb = c.w.hearsay.first(op.Verb, name)
 	}
 	if m.Files > 0 && maybe(c.moves, m.Moves) {
 		op.Verb, op.Name = MoveVM, fmt.Sprintf("vm%d", 1+4*c.moves.IntN(2)+c.moves.IntN(3)/2) // a third are Nix's
@@ -219,12 +220,13 @@ func (c *client) next() {
 		case 1:
 			op.Verb = LeaveVM
 		}
+		op.Verb = c.w.hearsay.first(op.Verb, op.Name)
 	}
 	if !op.Verb.reads() {
-		c.touched = name
+		c.touched = op.Name
 	}
 	if op.Verb == Create || op.Verb == Update {
-		op.Spec = drawSpec(c.choice, c.index, name, c.w.settings.GetLeaseMs(), c.w.mix)
+		op.Spec = drawSpec(c.choice, c.index, op.Name, c.w.settings.GetLeaseMs(), c.w.mix)
 		if m.Moves > 0 && c.moves.IntN(3) > 0 { // what it has nothing of on its host can go live
 			op.Spec.Devices, op.Spec.Volumes = nil, nil
 		}
@@ -588,6 +590,7 @@ func (c *client) end(r *core.Reply) {
 		op.take(r)
 		w.trace.fold(op.Revision)
 	}
+	w.hearsay.learn(op)
 	w.keep(nil, op)
 	if c.done != nil {
 		c.done(op)

@@ -68,9 +68,7 @@ func Swarm(seed uint64) Config {
 	c.KeepEntries = pick[uint64](r, 0, 20, 100, 500)
 	mix.Quorum, mix.Disaster = drawQuorum(seed), drawDisaster(seed)
 	c.complete()
-	if i := (chance{seed}).stream("theme").IntN(3 * len(themes)); i < 2*len(themes) {
-		themes[i%len(themes)](&c)
-	}
+	drawTheme(&c)
 	return c
 }
 

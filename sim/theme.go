@@ -11,11 +11,31 @@ import (
 
 // A theme makes one thing go wrong often: what some bugs need is rare in a world
 // where everything does now and then.
-var themes = []func(*Config){
-	Crashes, SlowDisksAndCrashes, ShortLog, Busy, BusyAndCrashes, LossyNetwork, SlowNetwork, DeafNetwork, ShortLives, SoonAtRest, QuorumOnly, Upgrades, Upgrades, Hangs, Deaf,
-	Crowded, Fickle, Renewals, Lagging, Ballooning, Ballooning, Ballooning, Orphans, Orphans, Shims, Shims,
-	// With as many steps at which something may go wrong as all the others together.
-	Moving, Moving, Moving, Moving, Moving, Moving, Moving, Moving, Moving, Saving, Saving, Saving, Saving, Saving, Saving, Saving,
+type theme struct {
+	weight int // how often it is drawn, among the others
+	set    func(*Config)
+}
+
+var themes = []theme{
+	{1, Crashes}, {1, SlowDisksAndCrashes}, {1, ShortLog}, {1, Busy}, {1, BusyAndCrashes}, {1, LossyNetwork}, {1, SlowNetwork}, {1, DeafNetwork},
+	{1, ShortLives}, {1, SoonAtRest}, {1, QuorumOnly}, {1, Hangs}, {1, Deaf}, {1, Crowded}, {1, Fickle}, {1, Renewals}, {1, Lagging},
+	// These have many steps at which something may go wrong, each of which a soak must see.
+	{2, Upgrades}, {2, Orphans}, {2, Shims}, {3, Ballooning}, {7, Moving}, {9, Saving},
+}
+
+// drawTheme gives two of three seeds a theme.
+func drawTheme(c *Config) {
+	all := 0
+	for _, t := range themes {
+		all += t.weight
+	}
+	i := (chance{c.Seed}).stream("theme").IntN(3 * all)
+	for _, t := range themes {
+		if i -= 2 * t.weight; i < 0 {
+			t.set(c)
+			return
+		}
+	}
 }
 
 // Crashes has daemons and machines die every second.

@@ -53,6 +53,7 @@ type World struct {
 	clusterID string
 	net       *network
 	clients   []*client
+	hearsay   hearsay
 	operator  *client // grows the cluster, and asks what the tests ask
 	history   []*Operation
 	drops     []*Operation // those of volumes, of generations before
@@ -99,7 +100,7 @@ func New(cfg Config) *World {
 	w := &World{
 		cfg: cfg, settings: cfg.Settings, mix: cfg.Mix, chance: chance{cfg.Seed},
 		byAddress: map[string]*Machine{}, broken: map[*ended]uint64{}, unpaused: map[int]int64{},
-		known: map[uint64][]*Machine{}, counts: map[string]int{}, running: map[string][]*guest{}, givenUp: map[string]bool{}, record: cfg.Record || cfg.Script != nil, clusterID: "11111111-2222-4333-8444-555555555555",
+		known: map[uint64][]*Machine{}, hearsay: newHearsay(), counts: map[string]int{}, running: map[string][]*guest{}, givenUp: map[string]bool{}, record: cfg.Record || cfg.Script != nil, clusterID: "11111111-2222-4333-8444-555555555555",
 	}
 	w.generation = 1
 	w.trace.log = cfg.Log

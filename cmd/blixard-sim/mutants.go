@@ -69,8 +69,15 @@ func searchMutants(args []string) int {
 		}
 	}
 	fmt.Printf("%d caught, %d missed; %d within 1,000 simulated seconds; %.0f s\n", caught, len(list)-caught, soon, time.Since(start).Seconds())
+	if !*plain && len(list) >= enoughMutants && 10*soon < 9*len(list) {
+		fmt.Println("TOO SLOW: nine of ten should be found within 1,000 simulated seconds")
+		return 1
+	}
 	return min(len(list)-caught, 1)
 }
+
+// enoughMutants are so many that the share that is found soon says something.
+const enoughMutants = 50
 
 // inOrder searches for several at a time, and gives what was found in the order
 // of the list.

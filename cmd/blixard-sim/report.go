@@ -59,6 +59,11 @@ func (t *total) idle() (missing []string) {
 				missing = append(missing, name+" was never met")
 			}
 		}
+		for _, name := range moveJudges {
+			if t.judgedIn[name] == 0 {
+				missing = append(missing, "the judge of "+name+" was never active")
+			}
+		}
 		return missing
 	}
 	look := func(what string, names []string, runs map[string]int) {
@@ -75,6 +80,9 @@ func (t *total) idle() (missing []string) {
 	look("judge of", sim.JudgeNames, t.judgedIn)
 	return missing
 }
+
+// moveJudges are those without whom a soak of moves proves nothing.
+var moveJudges = []string{"migrations", "copies", "placed", "capacity", "states", "witness", "volumes", "addresses"}
 
 func (t *total) share(runs int) string {
 	return fmt.Sprintf("%.1f%%", 100*float64(runs)/float64(max(t.runs, 1)))

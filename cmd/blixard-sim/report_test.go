@@ -55,4 +55,18 @@ func TestIdle(t *testing.T) {
 			t.Errorf("%d of %d seeds are complete: %q is missing, want %d", c.complete, c.runs, missing, c.missing)
 		}
 	}
+
+	moving := newTotal()
+	moving.profile = "moving"
+	for _, name := range sim.MoveProbes {
+		full.Faults[name] = 1
+	}
+	moving.add(without(sim.MoveProbes[0], "volumes"))
+	if missing := moving.idle(); len(missing) != 2 {
+		t.Errorf("a soak of moves lacks %q, want a probe and a judge", missing)
+	}
+	moving.add(full)
+	if missing := moving.idle(); len(missing) != 0 {
+		t.Errorf("a soak of moves lacks %q", missing)
+	}
 }

@@ -167,18 +167,34 @@ func (l *leaks) live(name string, r *rand.Rand, guest bool) {
 	args := []string{"--no-wait", "vm", "create", name, "--process", "--memory", "32", "--env", "LEAK=" + l.mark, "--stop-grace", "500ms", "--", "/bin/sh", "-c", "while :; do sleep 0.2; done"}
 	if guest {
 		args = []string{"--no-wait", "vm", "create", name, "--kernel", "kernel", "--initrd", "guest", "--memory", "128", "--network", "lan", "--disk", "name=data,size=16", "--on-host-loss", "replace", "--stop-grace", "500ms"}
-		if r.IntN(2) == 0 { // one that has a saved boot
+		switch r.IntN(3) {
+		case 0: // one that has a saved boot
 			args = []string{"--no-wait", "vm", "create", name, "--kernel", "kernel", "--initrd", "guest", "--memory", "128", "--network", "lan", "--warm", "--stop-grace", "500ms"}
+		case 1: // one with a volume of the cluster, and a port of its host
+			l.try("create volume", "--no-wait", "volume", "create", "data-"+name, "--size", "16")
+			args = []string{"--no-wait", "vm", "create", name, "--kernel", "kernel", "--initrd", "guest", "--memory", "128", "--volume", "data-" + name, "-p", fmt.Sprintf("127.0.0.1:%d:7", 20000+r.IntN(10000)), "--stop-grace", "500ms"}
 		}
 	}
 	l.try("create", args...)
+	verbs := []string{"stop", "start", "restart", "pause", "resume", "update", "kill", "kill shim", "migrate", "migrate offline"}
+	if guest {
+		verbs = append(verbs, "snapshot", "go back", "clone", "snapshot", "migrate", "migrate")
+	}
 	for range 2 + r.IntN(4) {
 		time.Sleep(time.Duration(r.IntN(1500)) * time.Millisecond)
-		switch what := []string{"stop", "start", "restart", "pause", "resume", "update", "kill", "kill shim"}[r.IntN(8)]; what {
+		switch what := verbs[r.IntN(len(verbs))]; what {
 		case "update":
 			l.try(what, "--no-wait", "vm", "update", name, "--memory", fmt.Sprint(64+r.IntN(64)), "--restart")
 		case "kill", "kill shim":
 			l.kill(name, what)
+		case "migrate offline":
+			l.try(what, "--no-wait", "vm", "migrate", "--offline", name)
+		case "snapshot":
+			l.try(what, "--no-wait", "snapshot", "create", name, "snap-"+name)
+		case "go back":
+			l.try(what, "--no-wait", "snapshot", "restore", "snap-"+name)
+		case "clone":
+			l.try(what, "--no-wait", "vm", "clone", "snap-"+name, name+"-clone")
 		default:
 			l.try(what, "--no-wait", "vm", what, name)
 		}
@@ -272,19 +288,22 @@ func (l *leaks) settle() {
 		n.Await()
 	}
 	l.AwaitReady()
-	l.Eventually(2*time.Minute, "all VMs are gone", func() error {
-		r := l.Run("vm", "list", "-o", "name")
-		if r.code != 0 {
-			return fmt.Errorf("%v", r)
-		}
-		names := strings.Fields(r.out)
-		if len(names) == 0 {
-			return nil
-		}
-		l.Run(append([]string{"--no-wait", "vm", "delete", "-y"}, names...)...)
-		time.Sleep(500 * time.Millisecond)
-		return fmt.Errorf("there is still %s", l.Run("vm", "list", "-o", "wide").out)
-	})
+	// A snapshot goes before its VM does, and a volume after: each is removed in turn.
+	for _, kind := range []string{"snapshot", "vm", "volume"} {
+		l.Eventually(2*time.Minute, "no "+kind+" is left", func() error {
+			r := l.Run(kind, "list", "-o", "name")
+			if r.code != 0 {
+				return fmt.Errorf("%v", r)
+			}
+			names := strings.Fields(r.out)
+			if len(names) == 0 {
+				return nil
+			}
+			gone := l.Run(append([]string{"--no-wait", kind, "delete", "-y"}, names...)...)
+			time.Sleep(500 * time.Millisecond)
+			return fmt.Errorf("%v; there is still %s", gone, l.Run(kind, "list", "-o", "wide").out)
+		})
+	}
 }
 
 // list is everything of ours on this machine, in words.

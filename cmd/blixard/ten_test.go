@@ -22,7 +22,7 @@ func TestTenVMs(t *testing.T) {
 			o.settings = nil
 		}
 	})
-	vm := func(name string) []string { return create(name) }
+	vm := func(name string) []string { return c.watched(name) } // and judged at the end: never two copies
 	if real {
 		guest := pushGuest(c)
 		patience = 5 * time.Minute

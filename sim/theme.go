@@ -20,7 +20,7 @@ var themes = []theme{
 	{1, Crashes}, {1, SlowDisksAndCrashes}, {1, ShortLog}, {1, Busy}, {1, BusyAndCrashes}, {1, LossyNetwork}, {1, SlowNetwork}, {1, DeafNetwork},
 	{1, ShortLives}, {1, SoonAtRest}, {1, QuorumOnly}, {1, Hangs}, {1, Deaf}, {1, Crowded}, {1, Fickle}, {1, Renewals}, {1, Lagging},
 	// These have many steps at which something may go wrong, each of which a soak must see.
-	{2, Upgrades}, {2, Orphans}, {2, Shims}, {3, Ballooning}, {7, Moving}, {9, Saving},
+	{2, Upgrades}, {2, Orphans}, {2, Shims}, {3, Ballooning}, {9, Moving}, {10, Saving},
 }
 
 // drawTheme gives two of three seeds a theme.
@@ -214,7 +214,7 @@ func Saving(c *Config) {
 	c.images()
 	r := chance{c.Seed}.stream("saving")
 	c.Mix.Snapshots, c.Mix.SnapshotFails, c.Mix.Moves, c.Mix.Think = 0.8, 0.4, 0, time.Second
-	c.opens(r, 2, true, pick(r, actPoints[vmm.Snapshot], pointSaved))
+	c.opens(r, 2, true, pick(r, actPoints[vmm.Snapshot], pointSaved, pointSaved))
 }
 
 // opens opens one of so many crash points: always, or for one crash.

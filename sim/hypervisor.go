@@ -235,6 +235,7 @@ func (d *Daemon) carryOut(o *orders, a vmm.Action) {
 			dir.guest.goOn()
 		}
 		if dir != nil && dir.guest != nil && dir.shim != nil && !dir.guest.deaf {
+			dir.told = dir.guest.instance
 			dir.guest.exitIn(between(m.rand, 50*time.Millisecond, 4*time.Second))
 		}
 		d.finish(o.uid, a.ID, "")

@@ -27,6 +27,10 @@ type over struct {
 
 // ended takes a shim's last word.
 func (j *judgePolicy) ended(w *World, d *vmDir) {
+	if d.told == d.exit.Instance { // its host wanted its end, perhaps for a newer spec
+		delete(j.over, d.uid)
+		return
+	}
 	switch d.exit.Reason {
 	case shim.ReasonExited, shim.ReasonSignaled:
 		o := over{instance: d.exit.Instance, run: d.gen, spec: d.spec, asked: j.runs[d.uid]}

@@ -171,6 +171,9 @@ func (j *judgeVolumes) entry(w *World, n *newest) {
 		if m := c.is.GetMigration(); m.GetId() != 0 && is.GetIncarnation().GetIndex() == m.Id { // it has gone live, with its disks
 			continue
 		}
+		if m := c.was.GetMigration(); m.GetOffline() && m.State == blixardv1.MigrationState_MIGRATION_STATE_LEAVING && !keepsSomething(c.was.Spec) {
+			continue // somebody said so, and nothing of it stays behind
+		}
 		if c.is.Run {
 			w.fail("a VM that waits is not taken from its host", "index %d: %s starts without its volumes, on node %d", n.index, c.is.Name, is.GetNodeId())
 		}
@@ -179,6 +182,11 @@ func (j *judgeVolumes) entry(w *World, n *newest) {
 				n.index, c.is.Name, was.NodeId)
 		}
 	}
+}
+
+// keepsSomething says that a VM of these worlds would miss something elsewhere.
+func keepsSomething(s *blixardv1.VMSpec) bool {
+	return len(s.GetVolumes()) > 0 || len(s.GetImage().GetDisks()) > 0 || len(s.GetNixos().GetVolumes()) > 0
 }
 
 // volumesUnrest says what is not as it should be about volumes, once all rests: each

@@ -60,6 +60,7 @@ type vmDir struct {
 	guest  *guest
 	zombie *guest                  // dead, and not yet gone from the process table
 	forks  bool                    // it is a program that may fork
+	told   shim.Instance           // it heard that it is to end
 	policy blixardv1.RestartPolicy // of the spec that it was ordered to start with
 	sick   bool                    // its newest guest was
 }
@@ -365,6 +366,7 @@ func (s *shimProc) signal(n int) {
 	case n == 9:
 		g.kill()
 	case !g.deaf:
+		s.dir.told = g.instance
 		g.exitIn(between(s.m.rand, 10*time.Millisecond, 3*time.Second))
 	}
 }

@@ -229,7 +229,10 @@ func (s *State) switchVolumes(e *entry, vm *blixardv1.VM, to *blixardv1.Node) {
 		v.Copy, c.Copy, c.Arriving = c.Copy, v.Copy, false
 		v.OrderRevision, c.OrderRevision = e.index, e.index
 		v.Status.Message = fmt.Sprintf("it has come from %s, and %s has not said yet that it has all of it", from, to.Name)
-		c.Removing = mutant.On("LeftBehindEarly")
+		c.Removing = false
+		if mutant.On("LeftBehindEarly") {
+			c.Removing = true
+		}
 		s.event(e, "VolumeMoved", "", to.Name, "volume %s, from %s, with the VM %s", v.Name, from, vm.Name)
 	})
 }

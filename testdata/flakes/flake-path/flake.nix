@@ -16,11 +16,19 @@
         if path == [ ] then set
         else if set ? ${builtins.head path} then at (builtins.tail path) set.${builtins.head path}
         else null;
-      runnerOf = found:
-        if found == null then null
-        else if found ? config.microvm.declaredRunner then found.config.microvm.declaredRunner
+      # QEMU takes what the daemon adds, so that its guests can move while they run.
+      adds = { config, lib, options, ... }: {
+        config = lib.optionalAttrs (options ? microvm.extraArgsScript) {
+          microvm.extraArgsScript = lib.mkIf (config.microvm.hypervisor == "qemu")
+            (lib.mkDefault ''printf %s "''${BLIXARD_QEMU_ARGS:-}"'');
+        };
+      };
+      taught = found: if found ? extendModules then found.extendModules { modules = [ adds ]; } else found;
+      runnerIn = found:
+        if found ? config.microvm.declaredRunner then found.config.microvm.declaredRunner
         else if found.type or null == "derivation" then found
         else null;
+      runnerOf = found: if found == null then null else runnerIn (taught found);
       first = list:
         if list == [ ] then null
         else if builtins.head list != null then builtins.head list

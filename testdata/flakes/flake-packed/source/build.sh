@@ -20,4 +20,7 @@ else
     rm "$out/bin/virtiofsd-run"
 fi
 # microvm.nix makes that script where the hypervisor has a socket.
-[ "${boots:-yes}" = yes ] || rm "$out/bin/microvm-shutdown"
+if [ "${boots:-yes}" = no ]; then
+    rm "$out/bin/microvm-shutdown"
+    sed -i 's/\${BLIXARD_QEMU_ARGS:-}//' "$out/bin/microvm-run" # nobody takes it
+fi

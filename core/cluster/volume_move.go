@@ -223,16 +223,14 @@ func (s *State) abandonVolumes(e *entry, vm *blixardv1.VM) {
 // switchVolumes has a VM's volumes be where it may run from now on. What each host has
 // takes its room as before.
 func (s *State) switchVolumes(e *entry, vm *blixardv1.VM, to *blixardv1.Node) {
+	early := mutant.On("LeftBehindEarly") // in the closure it would stay in production's programs
 	s.moved(vm, func(v *blixardv1.ClusterVolume, c *blixardv1.VolumeCopy) {
 		from := v.Node
 		v.NodeId, c.NodeId, v.Node = c.NodeId, v.NodeId, to.Name
 		v.Copy, c.Copy, c.Arriving = c.Copy, v.Copy, false
 		v.OrderRevision, c.OrderRevision = e.index, e.index
 		v.Status.Message = fmt.Sprintf("it has come from %s, and %s has not said yet that it has all of it", from, to.Name)
-		c.Removing = false
-		if mutant.On("LeftBehindEarly") {
-			c.Removing = true
-		}
+		c.Removing = early
 		s.event(e, "VolumeMoved", "", to.Name, "volume %s, from %s, with the VM %s", v.Name, from, vm.Name)
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 
@@ -26,17 +27,20 @@ var errStranger = errors.New("it is not this VM's hypervisor that listens there"
 // looked at, and who listens there must be that user, and a process of this VM.
 func meet(ctx context.Context, at string) (*net.UnixConn, error) {
 	run, name := filepath.Split(at)
-	folder, err := unix.Open(filepath.Join(run, hypervisorDir), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) { // it is the daemon's own user
+	folder, err := openSockets(run)
+	if errors.Is(err, fs.ErrNotExist) {
 		return dialUnix(ctx, at, at)
 	}
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: filepath.Join(run, hypervisorDir), Err: err}
+		return nil, err
 	}
 	defer unix.Close(folder)
 	var owner, st unix.Stat_t
 	if err := unix.Fstat(folder, &owner); err != nil {
 		return nil, err
+	}
+	if int(owner.Uid) == os.Geteuid() {
+		return dialUnix(ctx, at, at)
 	}
 	socket, err := unix.Openat(folder, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -58,6 +62,21 @@ func meet(ctx context.Context, at string) (*net.UnixConn, error) {
 		return nil, fmt.Errorf("%s: %w", at, err)
 	}
 	return c, nil
+}
+
+// openSockets opens the folder in which a hypervisor has its sockets where that is not
+// the run directory: one of its own there, or the one that Nix's work in, to which a link
+// of ours leads.
+func openSockets(run string) (int, error) {
+	dir := filepath.Join(run, hypervisorDir)
+	if to, err := os.Readlink(filepath.Join(run, workLink)); err == nil {
+		dir = to
+	}
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	return fd, nil
 }
 
 // dialUnix connects to a path, which people know by another name.

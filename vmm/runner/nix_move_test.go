@@ -3,6 +3,7 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -138,6 +139,28 @@ exec qemu-system-x86_64 -M microvm,acpi=on,pit=off,pic=off -global virtio-mmio.f
 	if st, err := os.Lstat(filepath.Join(r.from.h.newVM(roamer).at.run, workLink)); err != nil || st.Mode()&os.ModeSymlink == 0 {
 		t.Error(st, err)
 	}
+	// Nor is whoever it lets listen in its place taken for it.
+	run := r.to.h.newVM(roamer).at.run
+	own := filepath.Join(run, workLink, qmpSocket)
+	if err := os.Rename(own, own+"-kept"); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := meet(t.Context(), filepath.Join(run, qmpSocket)); !errors.Is(err, errStranger) {
+		t.Errorf("a socket of root's: %v", err)
+	}
+	l.Close()
+	if err := os.Rename(own+"-kept", own); err != nil {
+		t.Fatal(err)
+	}
+	c, err := meet(t.Context(), filepath.Join(run, qmpSocket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
 	r.to.must(vmm.Stop, i, nil)
 	r.to.down(i)
 }

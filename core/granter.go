@@ -219,7 +219,8 @@ func (l *leader) push() {
 		}
 		g := &blixardv1.Grant{NodeId: id, BootId: h.BootId, Epoch: h.Epoch, Sequence: h.Sequence, From: v.revision, LeaderId: l.id.ID, SnapshotRevision: h.SnapshotRevision}
 		g.To, g.Assignments = l.state.Assignments(id, v.revision)
-		l.order(v, g, v.volumes)
+		g.VolumeRevision = l.state.VolumeRevision(id)
+		v.volumes = max(v.volumes, g.VolumeRevision)
 		v.revision = g.To
 		l.sendGrant(id, l.address(id), g)
 	}

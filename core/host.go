@@ -334,9 +334,10 @@ func (h *host) grant(from uint64, g *blixardv1.Grant) {
 	}
 	if g.Nonce == 0 {
 		if g.Epoch == h.epoch && h.epoch != 0 {
-			h.order(g)
 			h.take(g)
-			h.urgent = h.urgent || g.SnapshotRevision > h.keeps // to hear which
+			// To hear which: what was pushed to the daemon before this one may come after
+			// all of it was done, undone and forgotten.
+			h.urgent = h.urgent || g.SnapshotRevision > h.keeps || g.VolumeRevision > h.keep
 		}
 		return
 	}
@@ -446,7 +447,8 @@ func (h *host) ready(g *blixardv1.Grant) {
 	})
 }
 
-// order takes the orders for this host's volumes, when they are newer.
+// order takes the orders for this host's volumes, when they are newer. They are those
+// of an answer: see grant.
 func (h *host) order(g *blixardv1.Grant) {
 	if g.VolumeRevision <= h.keep {
 		return

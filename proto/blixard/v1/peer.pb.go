@@ -468,7 +468,8 @@ type Grant struct {
 	Preparations    []*Preparation `protobuf:"bytes,15,rep,name=preparations,proto3" json:"preparations,omitempty"`
 	// The node was removed from the cluster, for good: it must end what it runs.
 	Removed bool `protobuf:"varint,16,opt,name=removed,proto3" json:"removed,omitempty"`
-	// When it is later than the host's: the orders for all its volumes.
+	// When it is later than the host's: the orders for all its volumes. A push has the
+	// revision alone, for the host to ask.
 	VolumeRevision uint64         `protobuf:"varint,120,opt,name=volume_revision,json=volumeRevision,proto3" json:"volume_revision,omitempty"`
 	Volumes        []*VolumeOrder `protobuf:"bytes,121,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	// When it is not the host's: all the snapshots to keep. What was ordered at or

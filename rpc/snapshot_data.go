@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"time"
 
@@ -52,8 +51,8 @@ func (s snapshots) stream(ctx context.Context, name string, send func(*blixardv1
 
 func (s snapshots) Write(ctx context.Context, stream *connect.ClientStream[blixardv1.SnapshotServiceWriteRequest]) (*connect.Response[blixardv1.SnapshotServiceWriteResponse], error) {
 	p, err := s.write(ctx, stream)
-	for n := 0; err != nil && n < maxDrain && ctx.Err() == nil && s.stopping.Err() == nil && stream.Receive(); { // as Upload
-		n += len(stream.Msg().GetData().GetChunk().GetData()) + 1
+	if err != nil {
+		drain(ctx, s.Server, stream)
 	}
 	return answer(&blixardv1.SnapshotServiceWriteResponse{Snapshot: p}, "", err)
 }
@@ -83,19 +82,7 @@ func (s snapshots) write(ctx context.Context, stream *connect.ClientStream[blixa
 		return nil, err
 	}
 	p := resp.GetSnapshot()
-	image, err := s.bring(ctx, p, func() (*blixardv1.VolumeData, error) {
-		if d := first; d != nil {
-			first = nil
-			return d, nil
-		}
-		if !stream.Receive() {
-			if err := stream.Err(); err != nil {
-				return nil, err
-			}
-			return nil, io.EOF
-		}
-		return proto.CloneOf(stream.Msg().GetData()), nil
-	})
+	image, err := s.bring(ctx, p, following(first, stream))
 	if err == nil {
 		resp, _, err = s.mutate(ctx, "", &blixardv1.Command{Op: &blixardv1.Command_SnapshotAdded{SnapshotAdded: &blixardv1.SnapshotAddedOp{Name: p.Name, Uid: p.Uid, Image: image}}})
 	}

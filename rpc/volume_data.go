@@ -210,10 +210,40 @@ func (s *Server) askDisk(ctx context.Context, method string, host *blixardv1.Nod
 
 func (s volumes) Write(ctx context.Context, stream *connect.ClientStream[blixardv1.VolumeServiceWriteRequest]) (*connect.Response[blixardv1.VolumeServiceWriteResponse], error) {
 	v, err := s.write(ctx, stream)
-	for n := 0; err != nil && n < maxDrain && ctx.Err() == nil && s.stopping.Err() == nil && stream.Receive(); { // as Upload
-		n += len(stream.Msg().GetData().GetChunk().GetData()) + 1
+	if err != nil {
+		drain(ctx, s.Server, stream)
 	}
 	return answer(&blixardv1.VolumeServiceWriteResponse{Volume: v}, "", err)
+}
+
+// parts are a stream of a disk's, or a snapshot's.
+type parts[T any] interface {
+	*T
+	GetData() *blixardv1.VolumeData
+}
+
+// following gives a stream's parts, of which the first has come: io.EOF after the last.
+func following[T any, P parts[T]](first *blixardv1.VolumeData, stream *connect.ClientStream[T]) func() (*blixardv1.VolumeData, error) {
+	return func() (*blixardv1.VolumeData, error) {
+		if p := first; p != nil {
+			first = nil
+			return p, nil
+		}
+		if !stream.Receive() {
+			if err := stream.Err(); err != nil {
+				return nil, err
+			}
+			return nil, io.EOF
+		}
+		return proto.CloneOf(P(stream.Msg()).GetData()), nil
+	}
+}
+
+// drain reads some of what follows a refusal, as Upload does.
+func drain[T any, P parts[T]](ctx context.Context, s *Server, stream *connect.ClientStream[T]) {
+	for n := 0; n < maxDrain && ctx.Err() == nil && s.stopping.Err() == nil && stream.Receive(); {
+		n += len(P(stream.Msg()).GetData().GetChunk().GetData()) + 1
+	}
 }
 
 // volumeMade is how long a host may take to say that it has what it was sent.
@@ -241,20 +271,7 @@ func (s volumes) write(ctx context.Context, stream *connect.ClientStream[blixard
 		return nil, err
 	}
 	v := resp.GetVolume()
-	next := func() (*blixardv1.VolumeData, error) {
-		if p := first; p != nil {
-			first = nil
-			return p, nil
-		}
-		if !stream.Receive() {
-			if err := stream.Err(); err != nil {
-				return nil, err
-			}
-			return nil, io.EOF
-		}
-		return proto.CloneOf(stream.Msg().GetData()), nil
-	}
-	if err = s.send(ctx, v, next); err == nil {
+	if err = s.send(ctx, v, following(first, stream)); err == nil {
 		if v, err = s.made(ctx, v); err == nil {
 			return v, nil
 		}

@@ -22,6 +22,8 @@ import (
 // point is an effect, with the names of the crashes before and after it.
 type point struct{ before, after string }
 
+func (p point) names() []string { return []string{p.before, p.after} }
+
 func daemonPoint(effect string) point { return point{"CrashBefore" + effect, "CrashAfter" + effect} }
 func shimPoint(effect string) point {
 	return point{"ShimCrashBefore" + effect, "ShimCrashAfter" + effect}

@@ -199,12 +199,7 @@ func Moving(c *Config) {
 		points = leavePoints
 		c.Mix.StreamBreaks, c.Mix.StreamEnds = pick(r, 0, 0.2), pick(r, 0, 0.4)
 	}
-	c.Mix.Points = map[string]bool{}
-	for _, name := range points {
-		if r.IntN(2) == 0 {
-			c.Mix.Points[name] = true
-		}
-	}
+	c.opens(r, 2, true, points...)
 	c.Mix.Volumes = r.IntN(2) == 0
 }
 
@@ -214,17 +209,15 @@ func Saving(c *Config) {
 	c.images()
 	r := chance{c.Seed}.stream("saving")
 	c.Mix.Snapshots, c.Mix.SnapshotFails, c.Mix.Moves, c.Mix.Think = 0.8, 0.4, 0, time.Second
-	c.opens(r, 2, true, pick(r, actPoints[vmm.Snapshot], pointSaved, pointSaved))
+	c.opens(r, 2, true, pick(r, actPoints[vmm.Snapshot], pointSaved, pointSaved).names()...)
 }
 
 // opens opens one of so many crash points: always, or for one crash.
-func (c *Config) opens(r *rand.Rand, of int, always bool, points ...point) {
+func (c *Config) opens(r *rand.Rand, of int, always bool, names ...string) {
 	c.Mix.Points = map[string]bool{}
-	for _, p := range points {
-		for _, name := range []string{p.before, p.after} {
-			if r.IntN(of) == 0 {
-				c.Mix.Points[name] = always
-			}
+	for _, name := range names {
+		if r.IntN(of) == 0 {
+			c.Mix.Points[name] = always
 		}
 	}
 }
@@ -232,11 +225,11 @@ func (c *Config) opens(r *rand.Rand, of int, always bool, points ...point) {
 // Shims has shims die at some of the steps of a start and of an end.
 func Shims(c *Config) {
 	r := chance{c.Seed}.stream("shims")
-	var points []point
+	var names []string
 	for _, k := range slices.Sorted(maps.Keys(shimPoints)) {
-		points = append(points, shimPoints[k])
+		names = append(names, shimPoints[k].names()...)
 	}
-	c.opens(r, 3, false, points...)
+	c.opens(r, 3, false, names...)
 }
 
 // Orphans has programs fork where nothing holds them, and their shims die.
@@ -251,7 +244,7 @@ func Orphans(c *Config) {
 func Ballooning(c *Config) {
 	c.images()
 	c.Mix.Names, c.Mix.Renews, c.Mix.Snapshots, c.Mix.Moves, c.Mix.Greedy = 2, 0.6, 0, 0.1, 0.1
-	c.opens(chance{c.Seed}.stream("ballooning"), 2, true, actPoints[vmm.Balloon])
+	c.opens(chance{c.Seed}.stream("ballooning"), 2, true, actPoints[vmm.Balloon].names()...)
 }
 
 // images has people leave the few VMs of images alone that there are, but for what the

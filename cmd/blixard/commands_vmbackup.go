@@ -203,14 +203,23 @@ func (s *session) readDisk(r *blixardv1.VolumeServiceReadRequest, w *backupWrite
 		return err
 	}
 	defer stream.Close()
+	return allParts(stream, w.disk)
+}
+
+// allParts writes down what a stream of a disk's, or a snapshot's, brings, and fails when
+// its end does not come.
+func allParts[T any, P interface {
+	*T
+	GetData() *blixardv1.VolumeData
+}](stream *connect.ServerStreamForClient[T], write func(*blixardv1.VolumeData) error) error {
 	ended := false
 	for stream.Receive() {
-		p := stream.Msg().GetData()
+		p := P(stream.Msg()).GetData()
 		if p.GetPart() == nil {
 			continue
 		}
 		ended = p.GetEnd() != nil
-		if err := w.disk(p); err != nil {
+		if err := write(p); err != nil {
 			return err
 		}
 	}

@@ -145,22 +145,8 @@ func (s *session) backupSnapshot(name, vm string, to *os.File) error {
 			return err
 		}
 	}
-	ended := false
-	for stream.Receive() {
-		d := stream.Msg().GetData()
-		if d.GetPart() == nil {
-			continue
-		}
-		ended = d.GetEnd() != nil
-		if err := w.file(d); err != nil {
-			return err
-		}
-	}
-	if err := stream.Err(); err != nil {
+	if err := allParts(stream, w.file); err != nil {
 		return err
-	}
-	if !ended {
-		return errors.New("it was cut off")
 	}
 	return w.end()
 }

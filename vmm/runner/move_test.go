@@ -486,8 +486,14 @@ func TestAGuestOnQ35Moves(t *testing.T) {
 	r.a.Spec.Machine = blixardv1.Machine_MACHINE_Q35
 	target = r.receive()
 	r.send()
+	r.lands(target)
+}
+
+// lands waits until a guest that is sent has left, and has it go on at the target.
+func (r *road) lands(target shim.Instance) {
+	r.t.Helper()
 	if p := r.outcome(); p.HandedOver == 0 {
-		t.Fatalf("%+v", p)
+		r.t.Fatalf("%+v", p)
 	}
 	r.to.report("loaded", target, func(p vmm.Report) bool { return p.Incoming == vmm.Loaded })
 	still(r.to)
@@ -530,14 +536,7 @@ func TestAPausedGuestMoves(t *testing.T) {
 	r.from.must(vmm.Pause, r.source, nil)
 	target = r.receive()
 	r.send()
-	if p := r.outcome(); p.HandedOver == 0 {
-		t.Fatalf("%+v", p)
-	}
-	r.to.report("loaded", target, func(p vmm.Report) bool { return p.Incoming == vmm.Loaded })
-	still(r.to)
-	r.to.must(vmm.TakeOver, target, nil)
-	goesOn(r.to)
-	r.inOrder()
+	r.lands(target)
 	has(r.to, target)
 }
 

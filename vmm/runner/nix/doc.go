@@ -21,7 +21,7 @@
 // # Files
 //
 //	DIR/lock                      one builder a directory, and what it left running
-//	DIR/work/*/                   a build under way; swept by the next Open
+//	DIR/work                      a folder for each build under way; swept by the next Open
 //	DIR/runners/N/root            link to the store path, registered with Nix as a root
 //	DIR/runners/N/runner.json     what it is, the keys that it answers, who holds it
 //

@@ -54,6 +54,12 @@ func (s *Server) forward(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
+		// An answer that begins while the transport still looks for the end of the
+		// request would otherwise close that under it, and the transport would take
+		// the server's connection for broken. (HTTP/2 is always so, and says no error.)
+		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+			s.cfg.Log.Debug("an answer may overtake its request", "why", err)
+		}
 		proxy.ServeHTTP(w, r)
 	})
 }

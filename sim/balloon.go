@@ -76,7 +76,8 @@ const accounted = "what runs is accounted"
 
 // forked looks at a guest that begins.
 func (j judgeMemory) forked(w *World, g *guest) {
-	if n := &w.judges.newest; n.vms != nil && n.vm(g.instance.UID) != nil {
+	n := &w.judges.newest
+	if n.vms != nil && !n.meta.GetUnsettled() && n.vm(g.instance.UID) != nil { // or its host may have heard of a change that the backup has not
 		j.look(w, g, n.vm(g.instance.UID))
 	}
 }

@@ -77,7 +77,7 @@ func (w *World) disaster(draw uint64) {
 			m.powerOff()
 			m.wipe()
 			m.boot()
-		case w.unbound(m): // whoever restores sees to it that what nothing binds has ended
+		case w.outlives(m): // whoever restores has given his word on it
 			m.powerOff()
 			m.boot()
 		}
@@ -111,9 +111,15 @@ func (w *World) quiet() bool {
 	return w.chores == 0 && w.settled() && !slices.ContainsFunc(w.clients, func(c *client) bool { return c.op != nil })
 }
 
-// unbound says that something lives on a machine that no lease ends.
-func (w *World) unbound(m *Machine) bool {
-	return slices.ContainsFunc(m.guests, func(g *guest) bool { return g.dir.looser().class == blixardv1.LeaseClass_LEASE_CLASS_NONE })
+// outlives says that something lives on a machine that no lease ends, or only one that
+// was made longer after the backup: no waiting shows that it has ended.
+func (w *World) outlives(m *Machine) bool {
+	binds := func(b bound) bool {
+		return b.class != blixardv1.LeaseClass_LEASE_CLASS_NONE && cluster.Window(w.backup.Meta().Settings, b.ms) <= w.backup.SettledAfter()
+	}
+	return slices.ContainsFunc(m.guests, func(g *guest) bool {
+		return !binds(g.dir.bound) || g.dir.next != nil && !binds(*g.dir.next)
+	})
 }
 
 // loseAll gives up one node after another.

@@ -231,8 +231,9 @@ func (d *Daemon) carryOut(o *orders, a vmm.Action) {
 		if dir != nil {
 			dir.endSend()
 		}
-		if dir != nil && dir.guest != nil {
+		if dir != nil && dir.guest != nil && dir.guest.paused {
 			dir.guest.goOn()
+			m.notice(dir)
 		}
 		if dir != nil && dir.guest != nil && dir.shim != nil && !dir.guest.deaf {
 			dir.told = dir.guest.instance

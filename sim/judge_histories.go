@@ -199,6 +199,8 @@ func (s modelVM) answers(op *Operation, vm *blixardv1.VM) (bool, modelVM) {
 		return !s.there || s.deleting, modelVM{}
 	case blixardv1.ErrorCode_ERROR_CODE_ALREADY_EXISTS:
 		return op.Verb == Create && s.there, s
+	case blixardv1.ErrorCode_ERROR_CODE_INVALID: // the cluster's leases have changed
+		return (op.Verb == Create || op.Verb == Update) && strings.Contains(op.Error.Message, "is too short for a cluster that renews"), s
 	case blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION:
 		// A host may have no room for the new spec; a first one has none before it.
 		// What is stopped cannot be paused.

@@ -503,6 +503,19 @@ func tellPausedStop(t *testing.T, r rig) {
 		t.Error(e)
 	}
 	r.must(vmm.Remove, i, nil)
+	// One that does not heed it runs, and is said to.
+	i, a = instance("c-pdeaf", 1), r.vm("c-pdeaf", "deaf")
+	r.must(vmm.Start, i, a)
+	r.ready(i)
+	r.awaitConsole(i.UID, "tick 1 ")
+	r.must(vmm.Pause, i, a)
+	r.report("paused", i, func(v vmm.Report) bool { return v.Ready && v.Paused })
+	r.forget()
+	r.must(vmm.Stop, i, a)
+	r.report("going on", i, func(v vmm.Report) bool { return v.Ready && !v.Paused })
+	r.must(vmm.Kill, i, nil)
+	r.exit(i, Killed)
+	r.must(vmm.Remove, i, nil)
 }
 
 // What a VM takes of its host is there for whoever asks, grows as it works, and is gone

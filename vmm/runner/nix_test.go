@@ -730,3 +730,25 @@ func TestNoNix(t *testing.T) {
 	b.h.Do(vmm.Action{Verb: vmm.Prepare})
 	b.must(vmm.Remove, instance("1-1", 1), nil)
 }
+
+// A paused guest hears its power button running, and is known to run if it does not
+// heed it.
+func TestAPausedRunnerThatIsDeaf(t *testing.T) {
+	t.Parallel()
+	b, s := nixBench(t)
+	s.usual(filepath.Join(t.TempDir(), "tap"))
+	s.script["microvm-shutdown"] = "exec sleep 300"
+	i := instance("1-7", 1)
+	b.build(i, flake("1-7", 1))
+	b.must(vmm.Start, i, flake("1-7", 1))
+	b.ready(i)
+	b.must(vmm.Pause, i, nil)
+	b.report("paused", i, func(r vmm.Report) bool { return r.Paused })
+	b.mu.Lock()
+	b.seen = nil
+	b.mu.Unlock()
+	b.must(vmm.Stop, i, nil)
+	b.report("going on", i, func(r vmm.Report) bool { return r.Ready && !r.Paused })
+	b.must(vmm.Kill, i, nil)
+	b.down(i)
+}

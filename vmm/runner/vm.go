@@ -335,7 +335,12 @@ func (v *vm) press(ctx context.Context, i shim.Instance) error {
 	if err := v.goesOn(); err != nil { // it hears it running
 		return err
 	}
-	return v.ask(ctx, func(ctx context.Context, s *shims.Shim) error { return v.session.stop(ctx, s) })
+	err := v.ask(ctx, func(ctx context.Context, s *shims.Shim) error { return v.session.stop(ctx, s) })
+	if err == nil && v.paused { // it runs, and may not heed the button
+		v.paused = false
+		v.tell()
+	}
+	return err
 }
 
 // pause stops the guest where it is, or lets it go on.

@@ -61,8 +61,8 @@ func monitor(socket string, commands ...string) string {
 	defer c.Close()
 	text := ""
 	for _, line := range commands {
-		var answer string
-		if err := c.Execute(ctx, "human-monitor-command", map[string]string{"command-line": line}, &answer); err != nil {
+		answer, err := c.Monitor(ctx, line)
+		if err != nil {
 			return text + fmt.Sprintf("%s: %v\n", line, err)
 		}
 		text += fmt.Sprintf("(%s)\n%s", line, answer)

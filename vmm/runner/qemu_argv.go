@@ -96,8 +96,8 @@ func drive(i int) string { return fmt.Sprintf("d%d", i) }
 // own or stands in QEMU's comma syntax with its commas doubled.
 //
 // pit and pic are off, and the guest is told its counter's frequency and to
-// trust it: an idle guest then takes a tenth of what it would, and none hangs in
-// the calibration of its timers on a busy host.
+// trust it: an idle guest then takes a tenth of what it would, and hardly one hangs in
+// the calibration of its timers on a busy host (bootWatch finds that one).
 func (m machine) argv(b boot) ([]string, error) {
 	cmdline, err := m.cmdline(b)
 	if err != nil {

@@ -92,6 +92,7 @@ func (s *qemuSession) serve(ctx context.Context, c *qmp.Client) {
 	defer look.Stop()
 	tick := time.NewTicker(again)
 	defer tick.Stop()
+	boot := bootWatch{s: s}
 	for ask, known := true, false; ; {
 		if ask {
 			ctx, cancel := context.WithTimeout(ctx, qmpPatience)
@@ -102,6 +103,9 @@ func (s *qemuSession) serve(ctx context.Context, c *qmp.Client) {
 			}
 			if state != notYet {
 				s.tell(state)
+			}
+			if !known && state != notYet {
+				boot.begins(state)
 			}
 			// A QEMU whose guest has come says nothing.
 			if known = known || state != notYet && state != waiting; known {
@@ -118,6 +122,7 @@ func (s *qemuSession) serve(ctx context.Context, c *qmp.Client) {
 		case <-s.moved:
 		case <-tick.C:
 			s.goOn(ctx, c)
+			boot.look(ctx, c)
 			ask = !known
 		}
 	}

@@ -236,5 +236,29 @@ func (c *Client) Powerdown(ctx context.Context) error {
 	return c.Execute(ctx, "system_powerdown", nil, nil)
 }
 
+// Get reads a property of an object of QEMU's, by its path in the tree of them.
+func (c *Client) Get(ctx context.Context, path, property string, result any) error {
+	return c.Execute(ctx, "qom-get", map[string]string{"path": path, "property": property}, result)
+}
+
+// Monitor asks what only QEMU's monitor for people can tell.
+func (c *Client) Monitor(ctx context.Context, command string) (string, error) {
+	var said string
+	err := c.Execute(ctx, "human-monitor-command", map[string]string{"command-line": command}, &said)
+	return said, err
+}
+
+// Reset has the machine begin anew, also where a guest that does so itself is ended.
+func (c *Client) Reset(ctx context.Context) error {
+	action := func(word string) error {
+		return c.Execute(ctx, "set-action", map[string]string{"reboot": word}, nil)
+	}
+	if err := action("reset"); err != nil {
+		return err
+	}
+	err := c.Execute(ctx, "system_reset", nil, nil)
+	return errors.Join(err, action("shutdown"))
+}
+
 // Quit ends QEMU at once, flushing its disks.
 func (c *Client) Quit(ctx context.Context) error { return c.Execute(ctx, "quit", nil, nil) }

@@ -112,7 +112,7 @@ func (u *Unit) planReceive(now int64, c Context) *Action {
 		if u.build != 0 && u.buildOf == u.spec() {
 			return nil
 		}
-		u.say(blixardv1.Phase_PHASE_BUILDING, "Building", "its host builds or fetches what it needs")
+		u.say(blixardv1.Phase_PHASE_BUILDING, "Building", needsBuild)
 		return u.orderBuild(c)
 	}
 	w := u.Want

@@ -410,12 +410,15 @@ func (u *Unit) planStart(now int64, c Context) *Action {
 	}
 	if u.built != u.spec() {
 		if (u.build == 0 || u.buildOf != u.spec()) && !u.early(now, u.buildAgain) {
-			if w.Fallback == nil {
-				u.say(blixardv1.Phase_PHASE_BUILDING, "Building", "its host builds or fetches what it needs")
+			if u.standIn() == nil {
+				u.say(blixardv1.Phase_PHASE_BUILDING, "Building", needsBuild)
 			}
 			return u.orderBuild(c)
 		}
-		if w.Fallback == nil {
+		if u.standIn() == nil {
+			if u.build != 0 {
+				u.say(blixardv1.Phase_PHASE_BUILDING, "Building", needsBuild)
+			}
 			return nil
 		}
 		// A spec that stands in for one that is not built runs once for each start
@@ -439,6 +442,19 @@ func (u *Unit) planStart(now int64, c Context) *Action {
 		a.Restore = w.Restore
 	}
 	return a
+}
+
+const needsBuild = "its host builds or fetches what it needs"
+
+// standIn is the spec that a start which cannot wait may have instead of one that is
+// not built. It is none older than what has run here: for that the cluster keeps no
+// room any more.
+func (u *Unit) standIn() *blixardv1.Generation {
+	f := u.Want.GetFallback()
+	if u.incarnation == u.Want.GetIncarnation().GetIndex() && f.GetSpecGeneration() < u.specGeneration {
+		return nil
+	}
+	return f
 }
 
 // fallback is the assignment with the newest spec that was built before, for a

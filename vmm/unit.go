@@ -220,7 +220,7 @@ func (u *Unit) finishBuild(now int64, d Done) {
 	case d.Err == "":
 		u.built, u.runner = u.buildOf, d.Runner
 		u.buildMessage, u.buildFailures, u.buildAgain = "", 0, 0
-	case u.Seen.Liveness == Alive || u.Want.GetFallback() != nil:
+	case u.Seen.Liveness == Alive || u.standIn() != nil:
 		u.buildFailures++
 		u.buildMessage, u.buildAgain = sayable(d.Err), now+backoff(u.UID, u.buildFailures)
 	default:

@@ -323,9 +323,9 @@ func (s *State) setHistory(e *entry, name string, list []*blixardv1.Generation) 
 }
 
 // fallback is the newest spec before this one that was built, while this one is
-// not.
+// not. One that has run where it is placed was, even if nobody has said so yet.
 func (s *State) fallback(vm *blixardv1.VM) *blixardv1.Generation {
-	if vm.Runner != nil || !nixBuilt(vm.Spec) {
+	if vm.Runner != nil || !nixBuilt(vm.Spec) || vm.Placement != nil && vm.GetStatus().GetSpecGeneration() == vm.SpecGeneration {
 		return nil
 	}
 	for _, g := range slices.Backward(s.History(vm.Name)) {

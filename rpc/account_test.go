@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"log/slog"
 	"strings"
@@ -137,5 +138,21 @@ func TestRequestsAreInTheLog(t *testing.T) {
 	has(log.lines(t, "Watch.Watch", 1)[0], map[string]any{"level": "DEBUG", "code": connect.CodeOf(err).String()})
 	if got, _ := open.Load("/blixard.v1.WatchService/Watch"); got != connect.CodeOf(err).String() {
 		t.Errorf("whoever counts streams has heard %v of the end of it, and the client %v", got, err)
+	}
+}
+
+// A handler that panics is heard of; what net/http says of its peers is not.
+func TestPanicsAreSaid(t *testing.T) {
+	log := &book{}
+	n := &node{log: slog.New(slog.NewTextHandler(log, nil)), checkVM: func(context.Context, *blixardv1.VMSpec) error { panic("oops") }}
+	serve(t, noTLS, n)
+	one, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := dial(t, nil, n).VM.Create(one, connect.NewRequest(&blixardv1.CreateRequest{Name: "web", Spec: processSpec()}))
+	n.server.http.ErrorLog.Print("http: TLS handshake error from 127.0.0.1:1: EOF")
+	log.mu.Lock()
+	defer log.mu.Unlock()
+	if got := log.b.String(); err == nil || !strings.Contains(got, "level=ERROR") || !strings.Contains(got, "oops") || strings.Contains(got, "handshake") {
+		t.Errorf("%v: %s", err, got)
 	}
 }

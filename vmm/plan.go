@@ -491,6 +491,7 @@ func (u *Unit) restarts() bool {
 
 // act orders something that needs no answer.
 func (u *Unit) act(c Context, v Verb) *Action {
+	u.removed = u.removed && v != Build && v != Start && v != Receive // which leave files, even if they fail
 	return &Action{ID: c.NextID(), Verb: v, Instance: u.Instance(), Assignment: u.Want, Host: c.Host}
 }
 

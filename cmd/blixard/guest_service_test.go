@@ -59,7 +59,7 @@ func TestTop(t *testing.T) {
 		t.Errorf("one host is stopped:\n%s", out)
 	}
 	// A program has no agent, and no keyboard.
-	c.Fails(exitConflict, []string{"the VM idle: no agent answers in it", "only images under QEMU"}, "vm", "exec", "idle", "--", "true")
+	c.Fails(exitConflict, []string{"the VM idle: no agent answers in it", "process runs a program, which has no agent"}, "vm", "exec", "idle", "--", "true")
 	r := c.RunInput("x", "vm", "console", "idle")
 	if r.code != exitConflict || !strings.Contains(r.err, "its console cannot be typed on") {
 		t.Errorf("console: %v", r)

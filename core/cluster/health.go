@@ -46,9 +46,8 @@ func checkHealth(s *blixardv1.VMSpec) *blixardv1.Error {
 	case nil:
 		return invalid("spec.health", "it says nothing to ask", "give one of process, agent, tcp and http")
 	case *blixardv1.Health_Agent:
-		h := s.GetHypervisor()
-		if s.GetImage() == nil || h != blixardv1.Hypervisor_HYPERVISOR_UNSPECIFIED && h != blixardv1.Hypervisor_HYPERVISOR_QEMU {
-			return invalid("spec.health.agent", "the agent can be asked in images under QEMU only", "say hypervisor: qemu or none, or use tcp or http")
+		if s.GetImage() == nil {
+			return invalid("spec.health.agent", "only images have Blixard's agent", "use tcp or http, or leave it out")
 		}
 	case *blixardv1.Health_Tcp:
 		return checkProbeAddress(s, "spec.health.tcp", p.Tcp.GetHost(), p.Tcp.GetPort())
@@ -113,9 +112,6 @@ func completeHealth(s *blixardv1.VMSpec) {
 	h := s.GetHealth()
 	if h == nil {
 		return
-	}
-	if h.GetAgent() != nil && s.Hypervisor == blixardv1.Hypervisor_HYPERVISOR_UNSPECIFIED {
-		s.Hypervisor = blixardv1.Hypervisor_HYPERVISOR_QEMU
 	}
 	h.StartPeriodMs = cmp.Or(h.StartPeriodMs, 30_000)
 	h.IntervalMs = cmp.Or(h.IntervalMs, 10_000)

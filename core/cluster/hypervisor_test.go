@@ -52,6 +52,7 @@ func TestAHostMustHaveWhatCanRunTheVM(t *testing.T) {
 		Hypervisor:   blixardv1.Hypervisor_HYPERVISOR_QEMU,
 		Capabilities: []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE},
 	}
+	firecracker := &blixardv1.HypervisorFact{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER}
 	process := &blixardv1.HypervisorFact{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS}
 	const art = `"kernel":{"digest":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":"1000"}`
 	for _, c := range []struct {
@@ -62,6 +63,7 @@ func TestAHostMustHaveWhatCanRunTheVM(t *testing.T) {
 		{"fits", `{"hypervisor":"HYPERVISOR_QEMU","image":{` + art + `}}`, "", false, []*blixardv1.HypervisorFact{qemu}},
 		{"none", `{"hypervisor":"HYPERVISOR_QEMU","image":{` + art + `}}`, "has no QEMU", true, []*blixardv1.HypervisorFact{process}},
 		{"less", `{"hypervisor":"HYPERVISOR_QEMU","image":{` + art + `,"disks":[{"name":"a","sizeMib":"1"}]}}`, "its QEMU has no volumes", true, []*blixardv1.HypervisorFact{old}},
+		{"agent", `{"health":{"agent":{}},"image":{` + art + `}}`, "has no QEMU", true, []*blixardv1.HypervisorFact{firecracker}},
 		{"program", `{"process":{"argv":["/bin/true"]}}`, "has no process", true, []*blixardv1.HypervisorFact{qemu}},
 		// What Nix builds brings its own, but no KVM.
 		{"nixos", `{"nixos":{}}`, "has no usable KVM, which cloud-hypervisor needs", false, []*blixardv1.HypervisorFact{qemu}},

@@ -46,6 +46,9 @@ func wantsOf(s *blixardv1.VMSpec) (list []want) {
 	if s.GetWarm() {
 		add(blixardv1.Capability_CAPABILITY_WARM_START, "spec.warm")
 	}
+	if s.GetHealth().GetAgent() != nil {
+		add(blixardv1.Capability_CAPABILITY_AGENT, "spec.health.agent")
+	}
 	if len(s.GetDevices()) > 0 {
 		add(blixardv1.Capability_CAPABILITY_DEVICES, "spec.devices")
 	}

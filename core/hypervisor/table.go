@@ -21,6 +21,8 @@ const (
 	qcow2       = blixardv1.Capability_CAPABILITY_QCOW2
 	machines    = blixardv1.Capability_CAPABILITY_MACHINE_TYPES
 	warm        = blixardv1.Capability_CAPABILITY_WARM_START
+	agent       = blixardv1.Capability_CAPABILITY_AGENT
+	console     = blixardv1.Capability_CAPABILITY_CONSOLE
 )
 
 // Table has every kind, the preferred first: QEMU is the one whose driver has met
@@ -33,6 +35,7 @@ var Table = complete([]Kind{
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, emulation: Yes, powerButton: Yes, pause: Yes, snapshot: Yes, migrate: Yes,
 			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, userNetwork: Yes, hotplug: NotYet, balloon: Yes, devices: Yes, machines: Yes, warm: Yes,
+			agent: Yes, console: Yes,
 		},
 		why: map[blixardv1.Capability]string{
 			program: "cannot run spec.process",
@@ -44,6 +47,7 @@ var Table = complete([]Kind{
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: Yes,
 			volumes: Yes, qcow2: Yes, shares: Yes, networks: Yes, hotplug: NotYet, balloon: Yes, devices: Yes, warm: NotYet,
+			agent: NotYet, console: NotYet,
 		},
 		why: map[blixardv1.Capability]string{
 			emulation: "needs KVM",
@@ -59,7 +63,7 @@ var Table = complete([]Kind{
 		Met: "none: only our fake of it, made after v1.16",
 		answers: map[blixardv1.Capability]Answer{
 			image: Yes, nixos: Yes, powerButton: Yes, pause: Yes, snapshot: Yes,
-			volumes: Yes, networks: Yes, balloon: Yes, warm: NotYet,
+			volumes: Yes, networks: Yes, balloon: Yes, warm: NotYet, agent: NotYet, console: NotYet,
 		},
 		why: map[blixardv1.Capability]string{
 			emulation:   "needs KVM",
@@ -83,6 +87,8 @@ var Table = complete([]Kind{
 			balloon:  "runs a program, which has no memory of its own to give back",
 			machines: "runs a program, and shows it no machine",
 			warm:     "runs a program, which has no boot to save",
+			agent:    "runs a program, which has no agent",
+			console:  "runs a program, which nobody can type to",
 			image:    "runs a program, and the spec has an image",
 			nixos:    "runs a program, and the spec has what Nix builds",
 		},

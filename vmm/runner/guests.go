@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/blixard/blixard/core/hypervisor"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/guest/agent"
 )
@@ -30,6 +32,23 @@ func (h *Host) runs(uid string) error {
 	return nil
 }
 
+// lacks says why a guest cannot be reached in a way; "" when it can.
+func (h *Host) lacks(uid string, c blixardv1.Capability) string {
+	rec, err := readRecord(h.at.stateOf(uid))
+	switch {
+	case err != nil:
+		return err.Error()
+	case rec == nil:
+		return ErrNotRunning.Error()
+	case rec.Nix != nil:
+		return "only images have Blixard's " + hypervisor.Name(c)
+	}
+	if k := hypervisor.Get(rec.Hypervisor); k != nil {
+		return k.Why(c)
+	}
+	return "this Blixard knows no hypervisor " + rec.Hypervisor.String()
+}
+
 // agent asks the agent in a guest.
 func (h *Host) agent(ctx context.Context, uid string, r agent.Request) (agent.Response, error) {
 	if err := h.runs(uid); err != nil {
@@ -38,7 +57,7 @@ func (h *Host) agent(ctx context.Context, uid string, r agent.Request) (agent.Re
 	answer, err := h.agents.call(ctx, filepath.Join(h.at.runOf(uid), agentSocket), r)
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return answer, fmt.Errorf("%w: only images under QEMU have one", ErrNoAgent)
+		return answer, fmt.Errorf("%w: %s", ErrNoAgent, cmp.Or(h.lacks(uid, blixardv1.Capability_CAPABILITY_AGENT), "its hypervisor has just begun, or ended"))
 	case err != nil && answer.Error == "":
 		return answer, fmt.Errorf("%w: %w", ErrNoAgent, err)
 	}

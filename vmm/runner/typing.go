@@ -115,12 +115,8 @@ func (h *Host) WriteConsole(ctx context.Context, uid string, data []byte) error 
 	if err := h.runs(uid); err != nil {
 		return err
 	}
-	rec, err := readRecord(h.at.stateOf(uid))
-	if err != nil {
-		return err
-	}
-	if rec == nil || rec.Nix != nil || rec.Hypervisor != blixardv1.Hypervisor_HYPERVISOR_QEMU {
-		return fmt.Errorf("%w: only those of images under QEMU can", ErrNoConsole)
+	if why := h.lacks(uid, blixardv1.Capability_CAPABILITY_CONSOLE); why != "" {
+		return fmt.Errorf("%w: %s", ErrNoConsole, why)
 	}
 	return h.typing.write(ctx, filepath.Join(h.at.runOf(uid), consoleSocket), data)
 }

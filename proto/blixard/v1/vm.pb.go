@@ -122,6 +122,10 @@ const (
 	Capability_CAPABILITY_MACHINE_TYPES Capability = 17
 	// Starts a VM from its saved boot (VMSpec.warm).
 	Capability_CAPABILITY_WARM_START Capability = 18
+	// Reaches Blixard's agent in the guest of an image: exec, copy, its health.
+	Capability_CAPABILITY_AGENT Capability = 19
+	// Lets people type on the console of an image's guest.
+	Capability_CAPABILITY_CONSOLE Capability = 20
 )
 
 // Enum value maps for Capability.
@@ -146,6 +150,8 @@ var (
 		16: "CAPABILITY_QCOW2",
 		17: "CAPABILITY_MACHINE_TYPES",
 		18: "CAPABILITY_WARM_START",
+		19: "CAPABILITY_AGENT",
+		20: "CAPABILITY_CONSOLE",
 	}
 	Capability_value = map[string]int32{
 		"CAPABILITY_UNSPECIFIED":   0,
@@ -167,6 +173,8 @@ var (
 		"CAPABILITY_QCOW2":         16,
 		"CAPABILITY_MACHINE_TYPES": 17,
 		"CAPABILITY_WARM_START":    18,
+		"CAPABILITY_AGENT":         19,
+		"CAPABILITY_CONSOLE":       20,
 	}
 )
 
@@ -6982,7 +6990,7 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x0fHYPERVISOR_QEMU\x10\x01\x12\x1f\n" +
 	"\x1bHYPERVISOR_CLOUD_HYPERVISOR\x10\x02\x12\x1a\n" +
 	"\x16HYPERVISOR_FIRECRACKER\x10\x03\x12\x16\n" +
-	"\x12HYPERVISOR_PROCESS\x10\x04*\xe6\x03\n" +
+	"\x12HYPERVISOR_PROCESS\x10\x04*\x94\x04\n" +
 	"\n" +
 	"Capability\x12\x1a\n" +
 	"\x16CAPABILITY_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -7004,7 +7012,9 @@ const file_blixard_v1_vm_proto_rawDesc = "" +
 	"\x12CAPABILITY_DEVICES\x10\x0f\x12\x14\n" +
 	"\x10CAPABILITY_QCOW2\x10\x10\x12\x1c\n" +
 	"\x18CAPABILITY_MACHINE_TYPES\x10\x11\x12\x19\n" +
-	"\x15CAPABILITY_WARM_START\x10\x12*H\n" +
+	"\x15CAPABILITY_WARM_START\x10\x12\x12\x14\n" +
+	"\x10CAPABILITY_AGENT\x10\x13\x12\x16\n" +
+	"\x12CAPABILITY_CONSOLE\x10\x14*H\n" +
 	"\aMachine\x12\x17\n" +
 	"\x13MACHINE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fMACHINE_MICROVM\x10\x01\x12\x0f\n" +

@@ -88,6 +88,13 @@ func (s *nixSession) runner() string {
 	return runner
 }
 
+// hypervisorOf is what a runner says that it is for; unspecified for one of those that we
+// have no driver for.
+func hypervisorOf(runner string) blixardv1.Hypervisor {
+	name, _ := nix.Fact(runner, "hypervisor")
+	return blixardv1.Hypervisor(blixardv1.Hypervisor_value["HYPERVISOR_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))])
+}
+
 // with asks the hypervisor something over its socket: the first on which it says
 // a word. It says whether there is a socket at all.
 func (s *nixSession) with(ctx context.Context, runner string, ask func(context.Context, control) error) (there bool, err error) {
@@ -96,8 +103,7 @@ func (s *nixSession) with(ctx context.Context, runner string, ask func(context.C
 		return false, err
 	}
 	defer dir.Close()
-	name, _ := nix.Fact(runner, "hypervisor")
-	kind := blixardv1.Hypervisor(blixardv1.Hypervisor_value["HYPERVISOR_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))])
+	kind := hypervisorOf(runner)
 	shares := map[string]bool{}
 	for _, tag := range shareTags(runner) {
 		if s, err := nix.Fact(runner, "virtiofs", tag, "socket"); err == nil {
@@ -196,6 +202,8 @@ func (s *nixSession) ended(e shim.Exit, ready bool) *vmm.Exit {
 		return &vmm.Exit{Code: int32(128 + e.Signal), Reason: Crashed, Message: "the hypervisor was ended by signal " + strconv.Itoa(e.Signal) + ". " + words}
 	case panicLine != "":
 		return &vmm.Exit{Code: 1, Reason: Panicked, Message: "the guest's kernel panicked: " + lastLines(panicLine, 1, 300)}
+	case e.Code != 0 && firecrackerCodes[e.Code] != "" && hypervisorOf(s.runner()) == blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER:
+		return firecrackerEnd(e, ready, last, "")
 	case e.Code != 0 && !ready:
 		return &vmm.Exit{Code: int32(e.Code), Reason: BootFailed, Message: fmt.Sprintf("the runner ended with exit code %d: %s", e.Code, words)}
 	case e.Code != 0:

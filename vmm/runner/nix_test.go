@@ -523,6 +523,8 @@ func TestARunnerThatCannotStart(t *testing.T) {
 	for words, script := range map[string]map[string]string{
 		"tap-up failed: it ended with exit code 3": {"tap-up": "echo no such bridge; exit 3", "microvm-run": "echo never"},
 		"no such kernel": {"microvm-run": "echo no such kernel; exit 1"},
+		"(seccomp)":      {"microvm-run": "exit 148", "share/microvm/hypervisor": "firecracker\n"},
+		"exit code 148:": {"microvm-run": "exit 148", "share/microvm/hypervisor": "qemu\n"},
 		"fs.sock":        {"virtiofsd-run": "sleep 1", "share/microvm/virtiofs/a/socket": "fs.sock", "microvm-run": "echo never"},
 	} {
 		b, s := nixBench(t)

@@ -349,6 +349,7 @@ func drawSpec(r *rand.Rand, client int, name string, lease uint32, mix *Mix) *bl
 	mark := r.Uint64()
 	s.Labels["revision"] = fmt.Sprint(mark) // no two specs are equal
 	drawVolumes(s, mark, mix.Volumes)
+	drawShares(s, mark, mix.Shares)
 	switch r.IntN(10) {
 	case 0, 1:
 		s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_NEVER

@@ -42,6 +42,7 @@ func (f Clone) strike(w *World) bool {
 	c.member, c.of, c.called, c.clones = true, m.of, m.called, m
 	c.goesBy(m.id)
 	c.capacity = m.capacity // it is as big: what runs is not looked at again
+	c.programs = m.made()
 	c.dirs = btree.NewMap[string, *vmDir](0)
 	c.volumes = maps.Clone(m.volumes)
 	// any order: each alike

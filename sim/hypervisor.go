@@ -289,6 +289,10 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 		d.finish(a.Instance.UID, a.ID, err)
 		return
 	}
+	if dir.shares = len(a.Assignment.GetSpec().GetShares()) > 0; dir.shares && !m.serves() {
+		d.finish(a.Instance.UID, a.ID, "nothing here can share a folder")
+		return
+	}
 	if nixBuilt(a.Assignment) {
 		d.nixBoot(dir, a.Assignment)
 	}
@@ -298,7 +302,7 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 		return
 	}
 	dir.bound, dir.next = boundBy(a), nil
-	dir.exit, dir.state, dir.gen = nil, nil, a.Assignment.GetRunGeneration()
+	dir.exit, dir.state, dir.reason, dir.gen = nil, nil, "", a.Assignment.GetRunGeneration()
 	dir.policy = a.Assignment.GetSpec().GetRestart()
 	dir.nets, dir.devices = a.Assignment.GetInterfaces(), a.Assignment.GetDevices()
 	dir.incoming, dir.handedOver = a.Verb == vmm.Receive, 0
@@ -655,6 +659,9 @@ func (m *Machine) report(dir *vmDir) vmm.Report {
 	switch {
 	case dir.exit != nil:
 		r.Exit = exitReport(*dir.exit)
+		if dir.reason != "" && dir.exit.Code == shim.StepFailed {
+			r.Exit.Reason = dir.reason
+		}
 	case m.lapsed(dir):
 		r.Exit = &vmm.Exit{Code: 137, Reason: "Lapsed", Message: "the lease of its host passed"}
 	}

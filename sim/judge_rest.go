@@ -242,6 +242,9 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 		if h := unwell(vm, d.guest); h != "" {
 			return h
 		}
+		if d.guest.adrift {
+			return "waits for folders that nothing serves"
+		}
 		if (vm.Spec.GetNixos() != nil) != (vm.Runner != nil) {
 			return fmt.Sprintf("its runner is %v", vm.Runner)
 		}
@@ -282,7 +285,8 @@ func (w *World) explained(v *cluster.State, vm *blixardv1.VM, now bool) bool {
 		}
 		fits := uint64(a.GetVcpus()+vcpus)*1000 <= uint64(c.GetVcpus())*uint64(v.Settings().GetVcpuOvercommitMilli()) &&
 			a.GetMemoryMib()+memory <= c.GetMemoryMib() && a.GetDiskMib()+disk <= c.GetDiskMib() &&
-			!slices.ContainsFunc(only, func(id uint64) bool { return id != n.Id }) && spares(v, n, vm)
+			!slices.ContainsFunc(only, func(id uint64) bool { return id != n.Id }) && spares(v, n, vm) &&
+			(len(vm.Spec.Shares) == 0 || w.byID(n.Id).serves())
 		ok = ok && !fits
 		return true
 	})

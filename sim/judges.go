@@ -21,6 +21,7 @@ type judges struct {
 	levels      judgeLevels
 	logs        judgeLogs
 	placed      judgePlaced
+	shares      judgeShares
 	snapshots   judgeSnapshots
 	specs       judgeSpecs
 	memory      judgeMemory
@@ -37,7 +38,7 @@ type judges struct {
 
 // JudgeNames are all judges there are.
 var JudgeNames = []string{
-	"acknowledged", "addresses", "artifacts", "capacity", "copies", "devices", "drains", "histories", "leaders", "leases", "levels", "logs", "memory", "migrations", "placed", "policy", "quorum", "rest", "roots", "snapshots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
+	"acknowledged", "addresses", "artifacts", "capacity", "copies", "devices", "drains", "histories", "leaders", "leases", "levels", "logs", "memory", "migrations", "placed", "policy", "quorum", "rest", "roots", "shares", "snapshots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
 }
 
 func (j *judges) reset() {

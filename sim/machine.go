@@ -51,6 +51,8 @@ type Machine struct {
 
 	volumes map[string]*simVolume // by uid
 
+	programs int // the number of the machine that this is a copy of; 0: of none
+
 	spared int64 // no crash at a point before this time
 
 	rand    *rand.Rand // processes and their delays
@@ -149,11 +151,11 @@ func (m *Machine) facts() *blixardv1.HostFacts {
 	return &blixardv1.HostFacts{
 		Capacity: m.capacity, Devices: devices,
 		Hypervisors: []*blixardv1.HypervisorFact{
-			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Version: "sim", Kvm: true},
+			m.qemu(),
 			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Version: "sim"},
 		},
 		Labels: m.labels, Version: "sim", Machine: "machine-" + m.Name, HoldsForks: m.holdsForks(),
-		Nix: true, Bridges: true, Shares: true, Kvm: &blixardv1.KVM{Usable: true, Why: "sim"},
+		Nix: true, Bridges: true, Shares: m.hasVirtiofsd(), Kvm: &blixardv1.KVM{Usable: true, Why: "sim"},
 	}
 }
 

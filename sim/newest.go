@@ -205,6 +205,7 @@ func (j *judges) follow(w *World, v *cluster.State, changes []cluster.Change) {
 			j.levels.entry(w, n)
 			j.capacity.entry(w, n, v)
 			j.placed.entry(w, n)
+			j.shares.entry(w, n)
 			j.migrations.entry(w, n)
 			j.volumes.entry(w, n)
 			j.drains.entry(w, n)

@@ -63,6 +63,8 @@ type vmDir struct {
 	told   shim.Instance           // it heard that it is to end
 	policy blixardv1.RestartPolicy // of the spec that it was ordered to start with
 	sick   bool                    // its newest guest was
+	shares bool                    // it is started with folders of its host
+	reason string                  // why its newest guest ended, where its host can tell
 }
 
 func newDir(i shim.Instance) *vmDir {
@@ -121,6 +123,8 @@ type guest struct {
 
 	boot, has uint64 // MiB: what it was started with, and what its balloon leaves it
 	greedy    bool   // it gives nothing back
+
+	shares, adrift bool // it has folders of its host; and nothing serves them any more
 
 	// Of a live migration: see migrate.go.
 	memory   uint64 // which boot it is of
@@ -308,7 +312,7 @@ func (s *shimProc) fork() {
 		s.happened(shim.Input{Kind: shim.Forked, Err: "exec format error"})
 		return
 	}
-	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, nets: s.dir.nets, devices: s.dir.devices, mounts: s.dir.mounts, boot: s.dir.boot, has: s.dir.boot, forked: w.now}
+	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, nets: s.dir.nets, devices: s.dir.devices, mounts: s.dir.mounts, boot: s.dir.boot, has: s.dir.boot, shares: s.dir.shares, forked: w.now}
 	s.dir.guest, s.dir.sick = g, false
 	m.guests = append(m.guests, g)
 	if s.dir.incoming {
@@ -329,7 +333,9 @@ func (s *shimProc) fork() {
 	if s.dir.balloon {
 		_, g.greedy = w.mishap("Greedy", here, w.mix.Greedy, 0, 0)
 	}
-	if _, hangs := w.mishap("BootHangs", here, w.mix.BootHangs, 0, 0); s.dir.from != nil {
+	if _, hangs := w.mishap("BootHangs", here, w.mix.BootHangs, 0, 0); g.shares && !g.isServed() {
+		// It waits for what never comes up.
+	} else if s.dir.from != nil {
 		g.loads()
 	} else if !hangs {
 		g.boots()
@@ -432,6 +438,10 @@ func (g *guest) goOn() {
 
 // exits: the guest ends by itself, unless it is paused.
 func (g *guest) exits(code int) {
+	if code == shim.StepFailed { // it has no part in that
+		g.unserved()
+		return
+	}
 	if g.paused || g.halted {
 		g.overdue = func() { g.exitIn(between(g.m.rand, time.Millisecond, time.Second)) }
 		return

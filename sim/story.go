@@ -176,6 +176,14 @@ func ImageVM() *blixardv1.VMSpec {
 	return s
 }
 
+// SharingVM is an ImageVM that sees a folder of its host.
+func SharingVM() *blixardv1.VMSpec {
+	s := ImageVM()
+	s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS
+	s.Shares = []*blixardv1.Share{{Tag: "data", Source: "/srv/data", ReadOnly: true}}
+	return s
+}
+
 // VolumeVM is an ImageVM with a volume, beside its own disk.
 func VolumeVM() *blixardv1.VMSpec {
 	s := ImageVM()
@@ -227,7 +235,12 @@ func (w *World) Move(name string) *blixardv1.Migration {
 func (w *World) Targeted(name string) *Machine { return w.byID(w.Move(name).GetOther().GetNodeId()) }
 
 // Befalls has a mishap happen to the next thing of its kind on a machine.
-func (s *Story) Befalls(m *Machine, name string) { s.Strike(Mishap{Name: name, At: m.place()}) }
+func (s *Story) Befalls(m *Machine, name string) { s.BefallsIn(m, name, 0) }
+
+// BefallsIn is the same of one that has a length.
+func (s *Story) BefallsIn(m *Machine, name string, d time.Duration) {
+	s.Strike(Mishap{Name: name, At: m.place(), For: d})
+}
 
 // HandedOver says that a machine has handed a VM over.
 func (m *Machine) HandedOver(name string) (handed bool) {

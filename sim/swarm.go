@@ -180,6 +180,9 @@ type Mix struct {
 	VolumeFull                                                                                    float64
 	SnapshotFails                                                                                 float64 // and restores, and loading them
 	Greedy                                                                                        float64 // a guest's balloon gets nothing
+	// Shares: an image sees a folder of its host, in a world where not every host can serve
+	// one; ShareFails: what serves it does not come up, or dies alone.
+	Shares, ShareFails float64
 	// Snapshots: a client's next wish is about one, where there are VMs of which some
 	// can be taken.
 	Snapshots float64
@@ -274,6 +277,7 @@ func drawMix(r *rand.Rand) Mix {
 	m.Snapshots, m.SnapshotFails = rate(weights.stream("snapshots"), 0.4), rate(weights.stream("snapshots fail"), 0.3)
 	m.Moves = rate(weights.stream("moves"), 0.6)
 	m.Greedy = rate(weights.stream("greedy"), 0.3)
+	m.Shares, m.ShareFails = rate(weights.stream("virtiofs"), 1), 0.1+0.4*weights.stream("shares fail").Float64()
 	return m
 }
 

@@ -212,6 +212,13 @@ func Saving(c *Config) {
 	c.opens(r, 2, true, pick(r, actPoints[vmm.Snapshot], pointSaved, pointSaved).names()...)
 }
 
+// Sharing has most images see a folder of their host, which not every host can serve.
+func Sharing(c *Config) {
+	c.images()
+	c.Servers = max(c.Servers, 3)
+	c.Mix.Shares, c.Mix.ShareFails, c.Mix.Snapshots, c.Mix.Moves = 0.8, 0.3, 0, 0
+}
+
 // opens opens one of so many crash points: always, or for one crash.
 func (c *Config) opens(r *rand.Rand, of int, always bool, names ...string) {
 	c.Mix.Points = map[string]bool{}
@@ -252,6 +259,6 @@ func Ballooning(c *Config) {
 func (c *Config) images() {
 	SoonAtRest(c)
 	quiet(c)
-	c.Mix.Files, c.Mix.Names, c.Mix.Small = 1, 6, false
+	c.Mix.Files, c.Mix.Names, c.Mix.Small, c.Mix.Shares = 1, 6, false, 0
 	c.Mix.BuildFails, c.Mix.ForkFails, c.Mix.EarlyExit, c.Mix.LateExit, c.Mix.BootHangs = 0, 0, 0, 0, 0
 }

@@ -399,6 +399,7 @@ func (w *World) forked(g *guest) {
 	w.judges.specs.forked(w, g)
 	w.judges.addresses.forked(w, g)
 	w.judges.devices.forked(w, g)
+	w.judges.shares.forked(w, g)
 	w.judges.migrations.forked(w, g)
 	w.judges.memory.forked(w, g)
 }

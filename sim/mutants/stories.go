@@ -826,3 +826,29 @@ func devices(s *sim.Story) {
 	s.Order(sim.Restart, "a", nil)
 	s.Runs("b")
 }
+
+// What serves a VM's shares dies alone, while it runs and while it is paused: it is
+// started anew each time.
+func losesShares(s *sim.Story) {
+	s.Uploaded()
+	for _, m := range s.Machines() {
+		s.BefallsIn(m, "ShareLost", 10*time.Second)
+		s.BefallsIn(m, "ShareLost", 10*time.Second)
+	}
+	s.Order(sim.Create, "a", sim.SharingVM())
+	for _, paused := range []bool{false, true} {
+		_, host := s.Runs("a")
+		boot := s.Memory("a")
+		if paused {
+			s.Order(sim.PauseVM, "a", nil)
+		}
+		s.Pass(11 * time.Second)
+		if s.Memory("a") == boot {
+			s.Fail(served, "what served the shares of a on %s has died (paused: %t), and it lives on", host.Name, paused)
+		}
+		if paused {
+			s.Order(sim.ResumeVM, "a", nil)
+		}
+	}
+	s.Runs("a")
+}

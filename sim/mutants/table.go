@@ -50,6 +50,7 @@ const (
 	drains      = "a drain keeps to its bound"
 	drainsMay   = "a drain moves what it may"
 	oneMoment   = "a snapshot is of one moment"
+	hasShares   = "a VM has its shares where it runs"
 	isThere     = "what is ready is there"
 	isGone      = "what is forgotten is gone"
 	restoreOnce = "a restore is done once"
@@ -65,6 +66,7 @@ const (
 	adopted = "what runs is taken over by a restarted daemon"
 	unwell  = "a VM is restarted for its own sickness, and no other"
 	emptied = "a drained host is emptied, and restored"
+	served  = "a VM ends with what serves its shares"
 	stopped = "a stopped VM is stopped within its grace"
 )
 
@@ -252,6 +254,15 @@ var All = []Mutant{
 	{
 		Name: "PriorityIgnored", What: "what waits for a host is placed oldest first, whatever its priority",
 		Caught: []string{inTurn}, Story: hostLostOfTwo,
+	},
+	// Shares.
+	{
+		Name: "SharesIgnored", What: "placement does not look at who can serve a folder",
+		Caught: []string{hasShares}, Harder: sim.Sharing,
+	},
+	{
+		Name: "ShareLossUnseen", What: "a guest lives on whose folders nothing serves any more",
+		Caught: []string{served}, Story: losesShares,
 	},
 	// Health.
 	{

@@ -123,6 +123,7 @@ type client struct {
 	choice   *rand.Rand // what it wants, and when
 	snaps    *rand.Rand // of snapshots
 	moves    *rand.Rand // of live moves
+	warms    *rand.Rand // of warm starts
 	luck     rand.PCG   // of the operation under way, so that leaving one out changes no other
 	rand     *rand.Rand // draws from luck
 	touched  string     // the VM of which it last wanted something else
@@ -170,6 +171,7 @@ func (w *World) person(index int, name string) *client {
 	c := &client{index: index, w: w}
 	c.choice, c.rand = w.chance.stream(name), rand.New(&c.luck)
 	c.snaps, c.moves = w.chance.stream(name+" snapshots"), w.chance.stream(name+" moves")
+	c.warms = w.chance.stream(name + " warm starts")
 	c.skew = between(c.choice, -time.Hour, time.Hour)
 	return c
 }
@@ -211,6 +213,9 @@ func (c *client) next() {
 	if isImage(name, m.Files) && maybe(c.snaps, m.Snapshots) {
 		op.Verb = pick(c.snaps, TakeSnapshot, TakeSnapshot, TakeSnapshot, DropSnapshot, DropSnapshot, Revert, Revert, CloneVM)
 		op.Verb = c.w.hearsay.first(op.Verb, name)
+	}
+	if startsWarm(name, m) && maybe(c.warms, 0.6) {
+		op.Verb = c.w.hearsay.first(Restart, name)
 	}
 	if m.Files > 0 && maybe(c.moves, m.Moves) {
 		op.Verb, op.Name = MoveVM, fmt.Sprintf("vm%d", 1+4*c.moves.IntN(2)+c.moves.IntN(3)/2) // a third are Nix's
@@ -350,6 +355,7 @@ func drawSpec(r *rand.Rand, client int, name string, lease uint32, mix *Mix) *bl
 	s.Labels["revision"] = fmt.Sprint(mark) // no two specs are equal
 	drawVolumes(s, mark, mix.Volumes)
 	drawShares(s, mark, mix.Shares)
+	drawWarm(s, name, mark, mix)
 	switch r.IntN(10) {
 	case 0, 1:
 		s.Restart = blixardv1.RestartPolicy_RESTART_POLICY_NEVER

@@ -260,6 +260,7 @@ func (d *Daemon) carryOut(o *orders, a vmm.Action) {
 			d.finish(o.uid, a.ID, "")
 		default:
 			m.dirs.Delete(o.uid)
+			delete(m.booted, o.uid)
 			m.nix.hold(o.uid)
 			w.say(m, "files of VM "+o.uid+" are removed")
 			d.finish(o.uid, a.ID, m.lost())
@@ -309,6 +310,7 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 	dir.mounts = a.Assignment.GetVolumes()
 	dir.boots(a)
 	dir.spec, dir.forks = a.Assignment.GetSpecGeneration(), a.Assignment.GetSpec().GetProcess() != nil
+	d.warms(dir, a)
 	dir.start = &shim.Start{
 		Version: shim.StartVersion, Instance: a.Instance, Host: a.Host, Page: dir.bound.page, Argv: []string{"/bin/vm"},
 	}
@@ -595,6 +597,7 @@ func (d *Daemon) inventory() {
 	in := core.Observed{Inventory: true, Facts: d.m.w.mutateFacts(d.m.facts())}
 	d.m.dirs.Scan(func(_ string, dir *vmDir) bool {
 		dir.adopt()
+		d.adoptWarm(dir)
 		if !mutant.On("BlindInventory") || !dir.alive() {
 			in.Reports = append(in.Reports, d.m.report(dir))
 		}
@@ -648,6 +651,7 @@ func (m *Machine) report(dir *vmDir) vmm.Report {
 			}
 		}
 		r.Paused = r.Ready && dir.guest.paused
+		r.Warm = r.Ready && dir.guest.warm
 		if dir.balloon {
 			r.BootMiB, r.MemoryMiB = dir.boot, dir.has
 		}
@@ -657,9 +661,11 @@ func (m *Machine) report(dir *vmDir) vmm.Report {
 	}
 	r.Liveness, r.HandedOver = vmm.Down, dir.handedOver
 	switch {
+	case dir.exit == nil && dir.reason == interrupted:
+		r.Exit = &vmm.Exit{Code: 1, Reason: interrupted, Message: "its daemon ended while it was started from its saved boot"}
 	case dir.exit != nil:
 		r.Exit = exitReport(*dir.exit)
-		if dir.reason != "" && dir.exit.Code == shim.StepFailed {
+		if dir.reason != "" {
 			r.Exit.Reason = dir.reason
 		}
 	case m.lapsed(dir):

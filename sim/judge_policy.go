@@ -27,7 +27,7 @@ type over struct {
 
 // ended takes a shim's last word.
 func (j *judgePolicy) ended(w *World, d *vmDir) {
-	if d.told == d.exit.Instance { // its host wanted its end, perhaps for a newer spec
+	if d.told == d.exit.Instance || d.reason == interrupted { // its host wanted its end, perhaps for a newer spec
 		delete(j.over, d.uid)
 		return
 	}

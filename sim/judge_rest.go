@@ -211,7 +211,7 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 	case n == 0 && vm.Restore.GetClone() && st.GetPhase() == blixardv1.Phase_PHASE_FAILED &&
 		v.Snapshot(vm.Restore.Name).GetState() != blixardv1.SnapshotState_SNAPSHOT_STATE_READY: // its snapshot went
 	case vm.Spec.Restart != blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS && n == 0:
-		if p := st.GetPhase(); p != blixardv1.Phase_PHASE_STOPPED && p != blixardv1.Phase_PHASE_FAILED {
+		if p := st.GetPhase(); p != blixardv1.Phase_PHASE_STOPPED && p != blixardv1.Phase_PHASE_FAILED || st.GetReason() == interrupted {
 			return at("has ended")
 		}
 	default:
@@ -241,6 +241,9 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 		}
 		if h := unwell(vm, d.guest); h != "" {
 			return h
+		}
+		if why := lukewarm(vm, d.guest); why != "" {
+			return why
 		}
 		if d.guest.adrift {
 			return "waits for folders that nothing serves"

@@ -22,6 +22,7 @@ type judges struct {
 	logs        judgeLogs
 	placed      judgePlaced
 	shares      judgeShares
+	warm        judgeWarm
 	snapshots   judgeSnapshots
 	specs       judgeSpecs
 	memory      judgeMemory
@@ -38,7 +39,7 @@ type judges struct {
 
 // JudgeNames are all judges there are.
 var JudgeNames = []string{
-	"acknowledged", "addresses", "artifacts", "capacity", "copies", "devices", "drains", "histories", "leaders", "leases", "levels", "logs", "memory", "migrations", "placed", "policy", "quorum", "rest", "roots", "shares", "snapshots", "specs", "states", "undisturbed", "volumes", "watch", "witness",
+	"acknowledged", "addresses", "artifacts", "capacity", "copies", "devices", "drains", "histories", "leaders", "leases", "levels", "logs", "memory", "migrations", "placed", "policy", "quorum", "rest", "roots", "shares", "snapshots", "specs", "states", "undisturbed", "volumes", "warm", "watch", "witness",
 }
 
 func (j *judges) reset() {

@@ -51,6 +51,8 @@ type Machine struct {
 
 	volumes map[string]*simVolume // by uid
 
+	booted map[string]*savedBoot // by uid; gone with the machine's boot
+
 	programs int // the number of the machine that this is a copy of; 0: of none
 
 	spared int64 // no crash at a point before this time
@@ -67,6 +69,7 @@ func (w *World) newMachine(index int, server, host bool) *Machine {
 		Index: index, Name: fmt.Sprintf("n%d", index), Server: server, Host: host, w: w,
 		dirs: btree.NewMap[string, *vmDir](0), pages: map[string]*shim.Page{},
 		nix: newNixStore(), saved: map[string]*savedVM{}, level: cluster.Level, volumes: map[string]*simVolume{},
+		booted: map[string]*savedBoot{},
 	}
 	m.rand = w.chance.stream(m.Name + "/process")
 	m.entropy = w.chance.stream(m.Name + "/entropy")
@@ -133,6 +136,7 @@ func (m *Machine) powerOff() {
 		v.data = v.durable
 	}
 	clear(m.pages)
+	clear(m.booted)
 	m.on, m.asleep = false, 0
 }
 

@@ -158,6 +158,7 @@ func (m *Machine) wipe() {
 	m.w.say(m, "disk is empty")
 	m.setDisk(newDisk(m.disk.rand))
 	m.dirs, m.nix, m.volumes, m.saved = btree.NewMap[string, *vmDir](0), newNixStore(), map[string]*simVolume{}, map[string]*savedVM{}
+	clear(m.booted)
 	m.member, m.id = false, 0
 }
 

@@ -46,7 +46,7 @@ var pointHandOver = daemonPoint("HandOver")
 
 // runs says that a guest's code may run: it is not on its way here, and has not
 // been stopped to leave.
-func (g *guest) runs() bool { return g.incoming == 0 && !g.halted }
+func (g *guest) runs() bool { return g.incoming == 0 && !g.halted && !g.waits }
 
 // halt stops a guest for its move: none of its code runs until goesOn.
 func (g *guest) halt() {

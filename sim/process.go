@@ -63,8 +63,9 @@ type vmDir struct {
 	told   shim.Instance           // it heard that it is to end
 	policy blixardv1.RestartPolicy // of the spec that it was ordered to start with
 	sick   bool                    // its newest guest was
-	shares bool                    // it is started with folders of its host
-	reason string                  // why its newest guest ended, where its host can tell
+	warm   warmStart
+	shares bool   // it is started with folders of its host
+	reason string // why its newest guest ended, where its host can tell
 }
 
 func newDir(i shim.Instance) *vmDir {
@@ -123,6 +124,8 @@ type guest struct {
 
 	boot, has uint64 // MiB: what it was started with, and what its balloon leaves it
 	greedy    bool   // it gives nothing back
+
+	waits, warm, untold bool // for its saved boot; it has gone on from that, and does not know who it is
 
 	shares, adrift bool // it has folders of its host; and nothing serves them any more
 
@@ -213,14 +216,19 @@ func (s *shimProc) do(out shim.Output) {
 	case shim.Publish:
 		st := s.machine.State()
 		d.state = &st
-		s.tell("")
+		if d.guest == nil || !d.guest.waits {
+			s.tell("")
+		}
 		m.notice(d)
 	case shim.Signal:
 		s.signal(out.Signal)
 	case shim.Sweep:
 		s.happened(shim.Input{Kind: shim.Swept, Status: s.machine.Status})
 	case shim.Record:
-		d.exit = out.Exit
+		if d.exit = out.Exit; d.warm.waits != nil && (d.exit.Reason == shim.ReasonExited || d.exit.Reason == shim.ReasonSignaled) {
+			d.reason = interrupted // its guest has not run
+			delete(m.booted, d.uid)
+		}
 		w.judges.policy.ended(w, d)
 	case shim.Reply:
 		m.shimReply(s, out)
@@ -315,6 +323,11 @@ func (s *shimProc) fork() {
 	g := &guest{dir: s.dir, m: m, life: m.life(), instance: s.dir.start.Instance, runner: s.dir.nix.Booted, nets: s.dir.nets, devices: s.dir.devices, mounts: s.dir.mounts, boot: s.dir.boot, has: s.dir.boot, shares: s.dir.shares, forked: w.now}
 	s.dir.guest, s.dir.sick = g, false
 	m.guests = append(m.guests, g)
+	if s.dir.warm.waits != nil {
+		g.waitsForBoot()
+		s.happened(shim.Input{Kind: shim.Forked, PID: int(g.life)})
+		return
+	}
 	if s.dir.incoming {
 		w.say(m, fmt.Sprintf("VM %s waits for its guest", g.instance))
 		g.came = true

@@ -53,7 +53,7 @@ func (g *guest) holds() uint64 {
 
 // leaves has the disks hold what the guest that ends has written.
 func (g *guest) leaves() {
-	if g.frozen || g.incoming != 0 {
+	if g.frozen || g.incoming != 0 || g.waits {
 		return
 	}
 	g.dir.data = g.holds()
@@ -237,6 +237,10 @@ func (g *guest) loads() {
 }
 
 func (g *guest) loaded() {
+	if g.waits {
+		g.hasBoot()
+		return
+	}
 	m, w := g.m, g.m.w
 	_, fails := w.mishap("LoadFails", m.place(), w.mix.SnapshotFails, 0, 0)
 	switch d := m.daemon; {

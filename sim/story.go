@@ -184,6 +184,20 @@ func SharingVM() *blixardv1.VMSpec {
 	return s
 }
 
+// WarmVM is an image that starts from its saved boot, and once only.
+func WarmVM() *blixardv1.VMSpec {
+	s := ImageVM()
+	s.GetImage().Disks = nil
+	s.Restart, s.Warm = blixardv1.RestartPolicy_RESTART_POLICY_NEVER, true
+	return s
+}
+
+// Booted says that a machine has the saved boot of a VM.
+func (m *Machine) Booted(name string) bool {
+	v := m.w.View()
+	return v != nil && m.booted[v.VM(name).GetUid()] != nil
+}
+
 // VolumeVM is an ImageVM with a volume, beside its own disk.
 func VolumeVM() *blixardv1.VMSpec {
 	s := ImageVM()

@@ -183,6 +183,8 @@ type Mix struct {
 	// Shares: an image sees a folder of its host, in a world where not every host can serve
 	// one; ShareFails: what serves it does not come up, or dies alone.
 	Shares, ShareFails float64
+	// Warm: some images start from their saved boots; WarmFails: that goes wrong.
+	Warm, WarmFails float64
 	// Snapshots: a client's next wish is about one, where there are VMs of which some
 	// can be taken.
 	Snapshots float64
@@ -278,6 +280,7 @@ func drawMix(r *rand.Rand) Mix {
 	m.Moves = rate(weights.stream("moves"), 0.6)
 	m.Greedy = rate(weights.stream("greedy"), 0.3)
 	m.Shares, m.ShareFails = rate(weights.stream("virtiofs"), 1), 0.1+0.4*weights.stream("shares fail").Float64()
+	m.Warm, m.WarmFails = rate(weights.stream("warm"), 2), 0.2+0.4*weights.stream("warm fails").Float64()
 	return m
 }
 

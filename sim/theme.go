@@ -219,6 +219,13 @@ func Sharing(c *Config) {
 	c.Mix.Shares, c.Mix.ShareFails, c.Mix.Snapshots, c.Mix.Moves = 0.8, 0.3, 0, 0
 }
 
+// Warming has a few images started again and again, and most from their saved boots.
+func Warming(c *Config) {
+	c.images()
+	c.Mix.Names, c.Mix.Clients, c.Mix.Think = 4, 4, time.Second
+	c.Mix.Warm, c.Mix.WarmFails, c.Mix.LateExit, c.Mix.Snapshots, c.Mix.Moves = 1, 0.3, 0.5, 0, 0
+}
+
 // opens opens one of so many crash points: always, or for one crash.
 func (c *Config) opens(r *rand.Rand, of int, always bool, names ...string) {
 	c.Mix.Points = map[string]bool{}
@@ -259,6 +266,6 @@ func Ballooning(c *Config) {
 func (c *Config) images() {
 	SoonAtRest(c)
 	quiet(c)
-	c.Mix.Files, c.Mix.Names, c.Mix.Small, c.Mix.Shares = 1, 6, false, 0
+	c.Mix.Files, c.Mix.Names, c.Mix.Small, c.Mix.Shares, c.Mix.Warm = 1, 6, false, 0, 0
 	c.Mix.BuildFails, c.Mix.ForkFails, c.Mix.EarlyExit, c.Mix.LateExit, c.Mix.BootHangs = 0, 0, 0, 0, 0
 }

@@ -326,6 +326,7 @@ func (w *World) happen(e event) {
 		e.ref.(*shimProc).rang(e.n)
 	case evReady:
 		e.ref.(*guest).ready = true
+		e.ref.(*guest).savesBoot()
 		m.notice(e.ref.(*guest).dir)
 	case evLoaded:
 		e.ref.(*guest).loaded()

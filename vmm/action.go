@@ -3,6 +3,7 @@ package vmm
 import (
 	"fmt"
 
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/shim"
 )
@@ -250,7 +251,9 @@ type Exit struct {
 
 // noFault says that an end was this host's doing: it is no failure of the VM, which is
 // started again whatever its policy.
-func (e *Exit) noFault() bool { return e.Reason == "Lapsed" || e.Reason == "Interrupted" }
+func (e *Exit) noFault() bool {
+	return e.Reason == "Lapsed" || e.Reason == "Interrupted" && !mutant.On("InterruptedIsFault")
+}
 
 // Done says that an action ended. Err is empty when it succeeded; a failed
 // Build or Start says what and why in words that reach the user.

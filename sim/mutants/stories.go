@@ -852,3 +852,19 @@ func losesShares(s *sim.Story) {
 	}
 	s.Runs("a")
 }
+
+// A daemon dies while it has a VM go on from its saved boot: the VM is started again,
+// though its policy is never to be.
+func diesWarming(s *sim.Story) {
+	s.Uploaded()
+	s.Order(sim.Create, "a", sim.WarmVM())
+	_, host := s.Runs("a")
+	s.Until("its boot is saved", time.Minute, func() bool { return host.Booted("a") })
+	s.BefallsIn(host, "WarmCrash", 2*time.Second)
+	s.Order(sim.Restart, "a", nil)
+	s.Until("the daemon has died of it", time.Minute, func() bool { return !host.Booted("a") })
+	s.Pass(40 * time.Second)
+	if uid, _ := s.Running("a"); uid == "" {
+		s.Fail(resumed, "a does not run on %s, whose daemon has died in its warm start", host.Name)
+	}
+}

@@ -51,6 +51,7 @@ const (
 	drainsMay   = "a drain moves what it may"
 	oneMoment   = "a snapshot is of one moment"
 	hasShares   = "a VM has its shares where it runs"
+	ownBoot     = "a guest goes on from its own boot"
 	isThere     = "what is ready is there"
 	isGone      = "what is forgotten is gone"
 	restoreOnce = "a restore is done once"
@@ -66,6 +67,7 @@ const (
 	adopted = "what runs is taken over by a restarted daemon"
 	unwell  = "a VM is restarted for its own sickness, and no other"
 	emptied = "a drained host is emptied, and restored"
+	resumed = "what its host has ended is started again"
 	served  = "a VM ends with what serves its shares"
 	stopped = "a stopped VM is stopped within its grace"
 )
@@ -263,6 +265,15 @@ var All = []Mutant{
 	{
 		Name: "ShareLossUnseen", What: "a guest lives on whose folders nothing serves any more",
 		Caught: []string{served}, Story: losesShares,
+	},
+	// Warm starts.
+	{
+		Name: "BootOfAnotherSpec", What: "a guest goes on from a boot that was saved with another spec",
+		Caught: []string{ownBoot}, Harder: sim.Warming,
+	},
+	{
+		Name: "InterruptedIsFault", What: "a VM whose warm start its daemon's end has interrupted counts as failed",
+		Caught: []string{resumed}, Story: diesWarming,
 	},
 	// Health.
 	{

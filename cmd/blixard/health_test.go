@@ -84,7 +84,7 @@ health:
 	}
 	c.Fails(exitUsage, []string{"spec.health.tcp.host"}, create("x", "--health", "tcp://web:80")...)
 	c.Fails(exitUsage, []string{"want agent, tcp://"}, create("x", "--health", "ftp://127.0.0.1")...)
-	c.Fails(exitUsage, []string{"under QEMU only"}, create("x", "--health", "agent")...)
+	c.Fails(exitUsage, []string{"spec.health.agent", "process runs a program, which has no agent"}, create("x", "--health", "agent")...)
 }
 
 // The agent in a real guest is asked; a guest that hangs is restarted.

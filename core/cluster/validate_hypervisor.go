@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/blixard/blixard/core/hypervisor"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
@@ -129,18 +131,26 @@ func checkHypervisor(s *blixardv1.VMSpec) *blixardv1.Error {
 	if n := s.GetVcpus(); k != nil && n > k.MaxVCPUs {
 		return invalid("spec.vcpus", fmt.Sprintf("%s takes at most %d, not %d", k.Name, k.MaxVCPUs, n), "use fewer, or another hypervisor")
 	}
+	advice := "there is none that does all that this spec wants: leave something out"
+	if len(able) > 0 {
+		advice = "use " + hypervisor.Names(able) + ", or leave it out"
+	}
+	left := hypervisor.Able(0) // who does what it wants up to here
+	if k != nil {
+		left = []*hypervisor.Kind{k}
+	}
 	for _, w := range wantsOf(s) {
-		if k == nil && len(able) > 0 || k != nil && k.Answer(w.capability) == hypervisor.Yes {
-			continue
+		var why []string
+		left = slices.DeleteFunc(left, func(k *hypervisor.Kind) bool {
+			no := k.Why(w.capability)
+			if no != "" {
+				why = append(why, no)
+			}
+			return no != ""
+		})
+		if len(left) == 0 {
+			return invalid(w.field, strings.Join(why, ", and "), advice)
 		}
-		advice := "there is none that does all that this spec wants: leave something out"
-		if len(able) > 0 {
-			advice = "use " + hypervisor.Names(able) + ", or leave it out"
-		}
-		if k == nil {
-			return invalid(w.field, "no hypervisor does all that this spec wants", advice)
-		}
-		return invalid(w.field, k.Why(w.capability), advice)
 	}
 	return nil
 }

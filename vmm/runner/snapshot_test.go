@@ -452,6 +452,7 @@ func TestASnapshotHasTheDisksThatRun(t *testing.T) {
 	i, a := instance("1-1", 1), r.vm("1-1", "")
 	a.Spec.GetImage().Disks = disks("data", "old")
 	r.must(vmm.Start, i, a)
+	r.ready(i)
 	r.awaitConsole(i.UID, "tick 1 ")
 	r.scratch(i.UID, "kept")
 	b := r.vm("1-1", "")

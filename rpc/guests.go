@@ -63,6 +63,9 @@ func (s guests) Exec(ctx context.Context, req *connect.Request[blixardv1.ExecReq
 	case m.TimeoutMs > maxExec:
 		return nil, wire(refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "timeout_ms", fmt.Sprintf("%d is too long", m.TimeoutMs), "give at most 3600000"), "")
 	}
+	if err := s.awake(ctx, req.Header(), m.Name); err != nil {
+		return nil, err
+	}
 	return guestCall(ctx, s, m.Name, req, blixardv1connect.GuestServiceClient.Exec, func(uid string) (*blixardv1.ExecResponse, error) {
 		return s.cfg.Guests.Exec(ctx, uid, m)
 	})
@@ -70,6 +73,9 @@ func (s guests) Exec(ctx context.Context, req *connect.Request[blixardv1.ExecReq
 
 func (s guests) ReadFile(ctx context.Context, req *connect.Request[blixardv1.ReadFileRequest]) (*connect.Response[blixardv1.ReadFileResponse], error) {
 	if err := guestPath(req.Msg.Path); err != nil {
+		return nil, err
+	}
+	if err := s.awake(ctx, req.Header(), req.Msg.Name); err != nil {
 		return nil, err
 	}
 	return guestCall(ctx, s, req.Msg.Name, req, blixardv1connect.GuestServiceClient.ReadFile, func(uid string) (*blixardv1.ReadFileResponse, error) {
@@ -83,6 +89,9 @@ func (s guests) WriteFile(ctx context.Context, req *connect.Request[blixardv1.Wr
 	}
 	if n := len(req.Msg.Data); n > maxPiece {
 		return nil, wire(refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "data", fmt.Sprintf("%d bytes are too many", n), "give at most 262144 at a time"), "")
+	}
+	if err := s.awake(ctx, req.Header(), req.Msg.Name); err != nil {
+		return nil, err
 	}
 	return guestCall(ctx, s, req.Msg.Name, req, blixardv1connect.GuestServiceClient.WriteFile, func(uid string) (*blixardv1.WriteFileResponse, error) {
 		return &blixardv1.WriteFileResponse{}, s.cfg.Guests.WriteFile(ctx, uid, req.Msg)
@@ -103,6 +112,22 @@ func guestPath(path string) error {
 		return wire(refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "path", fmt.Sprintf("%.100q is no absolute path", path), "begin it with /"), "")
 	}
 	return nil
+}
+
+// awake refuses a VM that is paused: no agent answers in it, and whoever asks would wait
+// for the whole of his time to hear less than this. The node that passes a request on
+// has looked; our own copy may lag, and is not believed when it says so.
+func (s guests) awake(ctx context.Context, h http.Header, name string) error {
+	if hereOnly(ctx, h) != "" {
+		return nil
+	}
+	for _, stale := range []bool{true, false} {
+		one, err := vms(s).find(ctx, name, stale)
+		if err != nil || !one.VM.GetPaused() || one.VM.GetStatus().GetPhase() != blixardv1.Phase_PHASE_PAUSED {
+			return nil // what is wrong is said by who goes on
+		}
+	}
+	return wire(refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "", fmt.Sprintf("the VM %s is paused, so nothing in it answers", name), "'blixard vm resume "+name+"' first"), "")
 }
 
 // guestCall does something with a VM on its host: here, or there.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,9 @@ func TestPauseAndResume(t *testing.T) {
 		t.Errorf("pause says:\n%s", out)
 	}
 	c.Must("vm", "pause", "web") // which it is
+	for _, verb := range [][]string{{"exec", "web", "--", "true"}, {"copy", "web:/x", filepath.Join(t.TempDir(), "x")}} {
+		c.Fails(exitConflict, []string{"the VM web is paused", "blixard vm resume web"}, append([]string{"vm"}, verb...)...)
+	}
 	if out := c.Must("vm", "explain", "web"); !strings.Contains(out, "paused, until 'blixard vm resume web'") {
 		t.Errorf("explain: %s", out)
 	}

@@ -63,7 +63,7 @@ func (c *VMBackupCmd) Run(g *Globals, t *terminal, ctx *runContext) (err error) 
 	if g.Output == "json" || g.Output == "yaml" {
 		return s.show(g, head, nil)
 	}
-	fmt.Fprintf(t.out, "%s is VM %s with %d disks.\n", c.File, head.GetName(), len(head.GetDisks()))
+	fmt.Fprintf(t.out, "%s is VM %s with %s.\n", c.File, head.GetName(), howMany(len(head.GetDisks()), "disk"))
 	if head.GetPaused() {
 		fmt.Fprintln(t.out, "It was paused: its disks are as after a loss of power.")
 	}

@@ -55,7 +55,7 @@ func (c *VMBackupCmd) withMemory(g *Globals, t *terminal, s *session) (err error
 		return s.show(g, head, nil)
 	}
 	m := head.GetMemory()
-	fmt.Fprintf(t.out, "%s is VM %s with its memory and %d disks.\n", c.File, head.GetName(), len(head.GetDisks()))
+	fmt.Fprintf(t.out, "%s is VM %s with its memory and %s.\n", c.File, head.GetName(), howMany(len(head.GetDisks()), "disk"))
 	fmt.Fprintf(t.out, "Only %s %s goes on with it, on %s.\n", hypervisor.NameOf(m.GetHypervisor()), m.GetVersion(), m.GetMachine())
 	return nil
 }

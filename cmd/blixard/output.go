@@ -170,8 +170,8 @@ func statusNotes(v *blixardv1.VM) []string {
 		notes = append(notes, "Unhealthy: "+firstLine(st.GetHealthMessage()))
 	}
 	if crashLoops(v) {
-		notes = append(notes, fmt.Sprintf("CrashLoop: it has failed %d times in a row, the last time with exit code %d, and is tried again, later each time (blixard vm logs %s)",
-			st.GetFailures(), st.GetExitCode(), v.GetName()))
+		notes = append(notes, fmt.Sprintf("CrashLoop: it has failed %d times in a row, the last time %s, and is tried again, later each time (blixard vm logs %s)",
+			st.GetFailures(), cluster.LastEnd(st), v.GetName()))
 	}
 	if f := st.GetLastFailure(); f != nil && st.GetAttempt() > f.GetAttempt() {
 		notes = append(notes, fmt.Sprintf("Restarted %s ago, after attempt %d: %s: %s",
@@ -356,6 +356,14 @@ func mib(n uint64) string {
 		return fmt.Sprintf("%.0fGi", float64(n)/(1<<10))
 	}
 	return fmt.Sprintf("%dMi", n)
+}
+
+// howMany is 1 disk, 2 disks.
+func howMany(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 func bytesText(n uint64) string {

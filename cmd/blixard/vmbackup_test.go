@@ -114,7 +114,7 @@ func TestVMBackupWithMemory(t *testing.T) {
 	c.Await("web", 90*time.Second, "ticks", func(*blixardv1.VM, string) bool { return c.lastTick("web") >= 3 })
 	vm, _ := c.VM("web")
 	file := filepath.Join(t.TempDir(), "web.backup")
-	if out := c.Must("--timeout", "120s", "vm", "backup", "--memory", "web", file); !strings.Contains(out, "with its memory and 1 disks") || !strings.Contains(out, "Only QEMU ") {
+	if out := c.Must("--timeout", "120s", "vm", "backup", "--memory", "web", file); !strings.Contains(out, "with its memory and 1 disk.") || !strings.Contains(out, "Only QEMU ") {
 		t.Fatal(out)
 	}
 	taken := c.lastTick("web")

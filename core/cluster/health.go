@@ -186,6 +186,20 @@ func looping(vm *blixardv1.VM) string {
 	if st.GetFailures() < CrashLoops || !vm.Run {
 		return ""
 	}
-	return fmt.Sprintf("it is in a crash loop: it has failed %d times in a row without a minute's run between them, and is tried again later each time, at most 5 minutes later; the last time with exit code %d: 'blixard vm get %s' says how, 'blixard vm logs %s' has its last words",
-		st.GetFailures(), st.GetExitCode(), vm.Name, vm.Name)
+	return fmt.Sprintf("it is in a crash loop: it has failed %d times in a row without a minute's run between them, and is tried again later each time, at most 5 minutes later; the last time %s: 'blixard vm get %s' says how, 'blixard vm logs %s' has its last words",
+		st.GetFailures(), LastEnd(st), vm.Name, vm.Name)
+}
+
+// LastEnd is how a VM that fails again and again ended last, in words that go after
+// "the last time". What never came to run (its build failed, a port was taken) has no
+// exit code.
+func LastEnd(st *blixardv1.VMStatus) string {
+	reason := st.GetLastFailure().GetReason()
+	if st.GetPhase() == blixardv1.Phase_PHASE_FAILED {
+		reason = st.GetReason()
+	}
+	if st.GetExitCode() == 0 && reason != "" {
+		return "by " + reason
+	}
+	return fmt.Sprintf("with exit code %d", st.GetExitCode())
 }

@@ -172,3 +172,22 @@ func TestFailuresAreTold(t *testing.T) {
 		t.Error("a restart of the daemon forgot why the VM was restarted")
 	}
 }
+
+// What never came to run is not said to have ended with exit code 0.
+func TestHowItEndedLast(t *testing.T) {
+	const failed, runs = blixardv1.Phase_PHASE_FAILED, blixardv1.Phase_PHASE_RUNNING
+	for want, st := range map[string]*blixardv1.VMStatus{
+		"by BuildFailed":   {Phase: failed, Reason: "BuildFailed"},
+		"by Unhealthy":     {Phase: runs, Reason: "Running", LastFailure: &blixardv1.Failure{Reason: "Unhealthy"}},
+		"with exit code 3": {Phase: failed, Reason: "Exited", ExitCode: 3},
+		"with exit code 0": {Phase: runs, Reason: "Running"},
+	} {
+		if got := LastEnd(st); got != want {
+			t.Errorf("%v: %q, want %q", st, got, want)
+		}
+	}
+	vm := &blixardv1.VM{Name: "a", Run: true, Status: &blixardv1.VMStatus{Phase: failed, Reason: "BuildFailed", Failures: CrashLoops}}
+	if text := looping(vm); strings.Contains(text, "exit code") || !strings.Contains(text, "BuildFailed") {
+		t.Error(text)
+	}
+}

@@ -103,7 +103,11 @@ func (s *session) settings() (*blixardv1.Settings, error) {
 		return nil, err
 	}
 	if r.Msg.GetSettings() == nil {
-		return nil, &failure{code: exitError, what: "the asked node has no settings to show", why: "it is in no cluster, or it is a host and no server", next: "ask a server: --server ADDRESS"}
+		f := &failure{code: exitError, what: "the asked node has no settings to show", why: "it is in no cluster", next: "ask a server: --server ADDRESS"}
+		if servers := r.Msg.GetNodes(); len(servers) > 0 {
+			f.why, f.next = "it is a host and no server", "ask a server: --server "+servers[0].GetAddress()
+		}
+		return nil, f
 	}
 	return proto.CloneOf(r.Msg.GetSettings()), nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -315,6 +316,7 @@ func (c *VMExplainCmd) Run(g *Globals, t *terminal, ctx *runContext) error {
 	if g.Output == "table" || g.Output == "wide" {
 		fmt.Fprintf(t.out, "%s\n", oneLine(r.Msg.GetSummary()))
 		for _, n := range statusNotes(r.Msg.GetVm()) {
+			n = strings.TrimSuffix(n, "; 'blixard vm explain "+c.Name+"' says why") // which this is
 			fmt.Fprintf(t.out, "%s: %s\n", phaseText(r.Msg.GetVm()), oneLine(n))
 		}
 		fmt.Fprintln(t.out)

@@ -234,7 +234,7 @@ type VMCmd struct {
 	Pause    VMPauseCmd    `cmd:"" help:"Stop VMs where they are, until they are resumed, stopped or restarted."`
 	Resume   VMResumeCmd   `cmd:"" help:"Let paused VMs go on."`
 	Resize   VMResizeCmd   `cmd:"" help:"Give a VM more or less: memory at once where its balloon can, all else from its next start."`
-	Migrate  VMMigrateCmd  `cmd:"" help:"Move VMs to another host while they run, or stopped here and started there."`
+	Migrate  VMMigrateCmd  `cmd:"" aliases:"move" help:"Move VMs to another host while they run, or stopped here and started there."`
 	Update   VMUpdateCmd   `cmd:"" help:"Give a VM another spec; it is built while the VM runs, and counts from its next start."`
 	Rollback VMRollbackCmd `cmd:"" help:"Give a VM one of its earlier specs again, with what was built for it."`
 	Build    VMBuildCmd    `cmd:"" help:"Wait until what Nix makes of a VM is built; build it anew, or hold it ready on more hosts."`

@@ -585,6 +585,9 @@ func (d *Daemon) look(dir *vmDir) {
 		d.m.w.push(event{at: d.m.w.now + between(d.m.rand, 0, 5*time.Second), kind: evObserved, m: d.m, life: d.life, ref: in})
 		return
 	}
+	if o := d.work[dir.uid]; d.betweenBoots(dir) && o != nil && !o.killing {
+		return
+	}
 	d.observe(core.Observed{Reports: []vmm.Report{d.m.report(dir)}})
 	if o := d.work[dir.uid]; o != nil && o.killing && !dir.alive() {
 		d.finish(o.uid, o.queue[0].ID, "")

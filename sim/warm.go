@@ -32,6 +32,7 @@ type warmStart struct {
 	waits   *savedBoot        // that it is to go on from, and has not
 	fresh   *savedBoot        // that is to be saved once the guest is up
 	starter uint64            // the daemon's life that does all this
+	again   bool              // that has ended one which was refused, and boots it by the same order
 }
 
 const interrupted = "Interrupted"
@@ -164,18 +165,28 @@ func (d *Daemon) bootsAsEver(dir *vmDir) {
 	}
 	a := o.queue[0]
 	dir.shim.starting = 0
+	dir.warm.again = true
 	dir.sweep()
 	var again func()
 	again = func() {
 		switch {
-		case m.daemon != d || !o.busy || o.queue[0].ID != a.ID:
+		case m.daemon != d:
+		case !o.busy || o.queue[0].ID != a.ID:
+			dir.warm.again = false
+			m.notice(dir)
 		case dir.alive() || d.paused || m.asleep > w.now:
 			w.later(int64(100*time.Millisecond), again)
 		default:
+			dir.warm.again = false
 			d.startVM(a, dir)
 		}
 	}
 	w.later(int64(10*time.Millisecond), again)
+}
+
+// betweenBoots says that nothing of a VM is told: it is being started still.
+func (d *Daemon) betweenBoots(dir *vmDir) bool {
+	return dir.warm.again && dir.warm.starter == d.life && !dir.alive()
 }
 
 // informs has a guest told who it is that has gone on from a saved boot, once it runs.

@@ -868,3 +868,26 @@ func diesWarming(s *sim.Story) {
 		s.Fail(resumed, "a does not run on %s, whose daemon has died in its warm start", host.Name)
 	}
 }
+
+// A VM crashes that has gone on from its snapshot, while nobody hears its host: what was
+// ordered stands, and was done.
+func crashesRestored(s *sim.Story) {
+	s.Uploaded()
+	name, host := "", s.Leader()
+	for _, name = range []string{"a", "b", "c"} {
+		s.Order(sim.Create, name, sim.ImageVM())
+		if _, host = s.Runs(name); host != s.Leader() {
+			break
+		}
+	}
+	s.Order(sim.TakeSnapshot, name, nil)
+	s.Pass(10 * time.Second)
+	boot := s.Memory(name)
+	s.Order(sim.Revert, name, nil)
+	mute(s, host, 8*time.Second)
+	s.Until("it has begun", 4*time.Second, func() bool { return s.Memory(name) != 0 && s.Memory(name) != boot })
+	s.Pass(3 * time.Second) // and gone on
+	host.KillVM(name)
+	s.Pass(20 * time.Second)
+	s.Runs(name)
+}

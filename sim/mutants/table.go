@@ -601,7 +601,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "RestoredAgain", What: "what was restored, and has crashed since, is restored once more",
-		Caught: []string{restoreOnce}, Harder: sim.Snapshots,
+		Caught: []string{restoreOnce}, Story: crashesRestored,
 	},
 	{
 		Name: "EpochWithoutList", What: "with a new epoch comes a list of snapshots to keep that has none",

@@ -63,10 +63,7 @@ func (s guests) Exec(ctx context.Context, req *connect.Request[blixardv1.ExecReq
 	case m.TimeoutMs > maxExec:
 		return nil, wire(refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "timeout_ms", fmt.Sprintf("%d is too long", m.TimeoutMs), "give at most 3600000"), "")
 	}
-	if err := s.awake(ctx, req.Header(), m.Name); err != nil {
-		return nil, err
-	}
-	return guestCall(ctx, s, m.Name, req, blixardv1connect.GuestServiceClient.Exec, func(uid string) (*blixardv1.ExecResponse, error) {
+	return guestCall(ctx, s, m.Name, req, s.awake, blixardv1connect.GuestServiceClient.Exec, func(uid string) (*blixardv1.ExecResponse, error) {
 		return s.cfg.Guests.Exec(ctx, uid, m)
 	})
 }
@@ -75,10 +72,7 @@ func (s guests) ReadFile(ctx context.Context, req *connect.Request[blixardv1.Rea
 	if err := guestPath(req.Msg.Path); err != nil {
 		return nil, err
 	}
-	if err := s.awake(ctx, req.Header(), req.Msg.Name); err != nil {
-		return nil, err
-	}
-	return guestCall(ctx, s, req.Msg.Name, req, blixardv1connect.GuestServiceClient.ReadFile, func(uid string) (*blixardv1.ReadFileResponse, error) {
+	return guestCall(ctx, s, req.Msg.Name, req, s.awake, blixardv1connect.GuestServiceClient.ReadFile, func(uid string) (*blixardv1.ReadFileResponse, error) {
 		return s.cfg.Guests.ReadFile(ctx, uid, req.Msg)
 	})
 }
@@ -90,10 +84,7 @@ func (s guests) WriteFile(ctx context.Context, req *connect.Request[blixardv1.Wr
 	if n := len(req.Msg.Data); n > maxPiece {
 		return nil, wire(refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "data", fmt.Sprintf("%d bytes are too many", n), "give at most 262144 at a time"), "")
 	}
-	if err := s.awake(ctx, req.Header(), req.Msg.Name); err != nil {
-		return nil, err
-	}
-	return guestCall(ctx, s, req.Msg.Name, req, blixardv1connect.GuestServiceClient.WriteFile, func(uid string) (*blixardv1.WriteFileResponse, error) {
+	return guestCall(ctx, s, req.Msg.Name, req, s.awake, blixardv1connect.GuestServiceClient.WriteFile, func(uid string) (*blixardv1.WriteFileResponse, error) {
 		return &blixardv1.WriteFileResponse{}, s.cfg.Guests.WriteFile(ctx, uid, req.Msg)
 	})
 }
@@ -102,7 +93,7 @@ func (s guests) WriteConsole(ctx context.Context, req *connect.Request[blixardv1
 	if n := len(req.Msg.Data); n > maxTyped {
 		return nil, wire(refuse(blixardv1.ErrorCode_ERROR_CODE_INVALID, "data", fmt.Sprintf("%d bytes are too many", n), "give at most 65536 at a time"), "")
 	}
-	return guestCall(ctx, s, req.Msg.Name, req, blixardv1connect.GuestServiceClient.WriteConsole, func(uid string) (*blixardv1.WriteConsoleResponse, error) {
+	return guestCall(ctx, s, req.Msg.Name, req, s.whatever, blixardv1connect.GuestServiceClient.WriteConsole, func(uid string) (*blixardv1.WriteConsoleResponse, error) {
 		return &blixardv1.WriteConsoleResponse{}, s.cfg.Guests.WriteConsole(ctx, uid, req.Msg.Data)
 	})
 }
@@ -115,23 +106,30 @@ func guestPath(path string) error {
 }
 
 // awake refuses a VM that is paused: no agent answers in it, and whoever asks would wait
-// for the whole of his time to hear less than this. The node that passes a request on
-// has looked; our own copy may lag, and is not believed when it says so.
-func (s guests) awake(ctx context.Context, h http.Header, name string) error {
-	if hereOnly(ctx, h) != "" {
+// for the whole of his time to hear less than this. Our own copy of it may lag, and is
+// not believed when it says so.
+func (s guests) awake(ctx context.Context, vm *blixardv1.VM) error {
+	if !asleep(vm) {
 		return nil
 	}
-	for _, stale := range []bool{true, false} {
-		one, err := vms(s).find(ctx, name, stale)
-		if err != nil || !one.VM.GetPaused() || one.VM.GetStatus().GetPhase() != blixardv1.Phase_PHASE_PAUSED {
-			return nil // what is wrong is said by who goes on
-		}
+	if now, err := vms(s).find(ctx, vm.Name, false); err != nil || !asleep(now.VM) {
+		return nil // what is wrong is said by who goes on
 	}
-	return wire(refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "", fmt.Sprintf("the VM %s is paused, so nothing in it answers", name), "'blixard vm resume "+name+"' first"), "")
+	return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "", fmt.Sprintf("the VM %s is paused, so nothing in it answers", vm.Name), "'blixard vm resume "+vm.Name+"' first")
 }
 
-// guestCall does something with a VM on its host: here, or there.
+func asleep(vm *blixardv1.VM) bool {
+	return vm.GetPaused() && vm.GetStatus().GetPhase() == blixardv1.Phase_PHASE_PAUSED
+}
+
+// whatever refuses nothing: a console is its hypervisor's, and hears what is typed once
+// its guest goes on.
+func (s guests) whatever(context.Context, *blixardv1.VM) error { return nil }
+
+// guestCall does something with a VM on its host: here, or there. The first node that
+// hears of it asks whether it may.
 func guestCall[Req, Resp any](ctx context.Context, s guests, name string, req *connect.Request[Req],
+	may func(context.Context, *blixardv1.VM) error,
 	there func(blixardv1connect.GuestServiceClient, context.Context, *connect.Request[Req]) (*connect.Response[Resp], error),
 	here func(uid string) (*Resp, error),
 ) (*connect.Response[Resp], error) {
@@ -139,6 +137,9 @@ func guestCall[Req, Resp any](ctx context.Context, s guests, name string, req *c
 	if uid == "" {
 		vm, host, err := s.guest(ctx, name)
 		if err != nil {
+			return nil, wire(err, "")
+		}
+		if err := may(ctx, vm); err != nil {
 			return nil, wire(err, "")
 		}
 		if host.Id != s.cfg.Backend.Status().Identity.ID {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/blixard/blixard/core/hypervisor"
 	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/shim"
@@ -41,12 +42,8 @@ func (m *Machine) made() int {
 // QEMU does.
 func (m *Machine) qemu() *blixardv1.HypervisorFact {
 	f := &blixardv1.HypervisorFact{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_QEMU, Version: "sim", Kvm: true}
-	for n := int32(1); n < int32(len(blixardv1.Capability_name)) && !m.qemuShares(); n++ {
-		switch c := blixardv1.Capability(n); c {
-		case blixardv1.Capability_CAPABILITY_SHARES, blixardv1.Capability_CAPABILITY_PROGRAM, blixardv1.Capability_CAPABILITY_HOTPLUG:
-		default:
-			f.Capabilities = append(f.Capabilities, c)
-		}
+	if !m.qemuShares() {
+		f.Capabilities = (hypervisor.Get(f.Hypervisor).Can() &^ hypervisor.Of(blixardv1.Capability_CAPABILITY_SHARES)).List()
 	}
 	return f
 }

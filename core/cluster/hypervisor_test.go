@@ -28,6 +28,7 @@ func TestASpecIsRefusedByWhatItsHypervisorDoesNotDo(t *testing.T) {
 		`{"hypervisor":"HYPERVISOR_FIRECRACKER","nixos":{"networks":[{"user":{}}],` + share + `}}`: {"Firecracker cannot share a folder of its host", "use QEMU, or leave it out"},
 		`{"hypervisor":"HYPERVISOR_QEMU","process":{"argv":["/bin/true"]}}`:                        {"QEMU cannot run spec.process", "use process, or leave it out"},
 		`{"health":{"agent":{}},"process":{"argv":["/bin/true"]}}`:                                 {"process runs a program, which has no agent", "there is none that does all that this spec wants: leave something out"},
+		`{"hypervisor":"HYPERVISOR_FIRECRACKER","nixos":{},"health":{"agent":{}}}`:                 {"only images have Blixard's agent", "use tcp or http, or leave it out"},
 		`{"hypervisor":"HYPERVISOR_PROCESS","flake":{"ref":"github:a/b"}}`:                         {"process runs a program, and the spec has what Nix builds", "use QEMU, cloud-hypervisor or Firecracker, or leave it out"},
 	} {
 		err := ValidateVM("web", specOf(t, spec))

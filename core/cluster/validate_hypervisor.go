@@ -48,7 +48,7 @@ func wantsOf(s *blixardv1.VMSpec) (list []want) {
 	if s.GetWarm() {
 		add(blixardv1.Capability_CAPABILITY_WARM_START, "spec.warm")
 	}
-	if s.GetHealth().GetAgent() != nil {
+	if s.GetHealth().GetAgent() != nil && !nixBuilt(s) { // what Nix builds has none, whoever runs it
 		add(blixardv1.Capability_CAPABILITY_AGENT, "spec.health.agent")
 	}
 	if len(s.GetDevices()) > 0 {

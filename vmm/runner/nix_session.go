@@ -202,7 +202,7 @@ func (s *nixSession) ended(e shim.Exit, ready bool) *vmm.Exit {
 		return &vmm.Exit{Code: int32(128 + e.Signal), Reason: Crashed, Message: "the hypervisor was ended by signal " + strconv.Itoa(e.Signal) + ". " + words}
 	case panicLine != "":
 		return &vmm.Exit{Code: 1, Reason: Panicked, Message: "the guest's kernel panicked: " + lastLines(panicLine, 1, 300)}
-	case e.Code != 0 && firecrackerCodes[e.Code] != "" && hypervisorOf(s.runner()) == blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER:
+	case firecrackerCodes[e.Code] != "" && hypervisorOf(s.runner()) == blixardv1.Hypervisor_HYPERVISOR_FIRECRACKER:
 		return firecrackerEnd(e, ready, last, "")
 	case e.Code != 0 && !ready:
 		return &vmm.Exit{Code: int32(e.Code), Reason: BootFailed, Message: fmt.Sprintf("the runner ended with exit code %d: %s", e.Code, words)}

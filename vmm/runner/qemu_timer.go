@@ -17,7 +17,8 @@ import (
 // long, Linux finds the timer "too slow" and switches it off (calibrate_APIC_clock in
 // arch/x86/kernel/apic/apic.c): nothing in the guest that waits ever goes on. No option of
 // Linux or QEMU prevents it, and booting again helps. So a guest that is found like that
-// twice, in its first minute, is reset: it has hardly come further than its kernel.
+// twice, in its first minute, is reset: it has come to its first programs at the most,
+// and what those have written is as after a loss of power.
 type bootWatch struct {
 	s     *qemuSession
 	until time.Time // zero: it was not seen to boot

@@ -257,6 +257,11 @@ func (c *Client) Reset(ctx context.Context) error {
 		return err
 	}
 	err := c.Execute(ctx, "system_reset", nil, nil)
+	if ctx.Err() != nil { // what comes next must not be left out
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+	}
 	return errors.Join(err, action("shutdown"))
 }
 

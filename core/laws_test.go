@@ -30,7 +30,7 @@ var may = map[string][]string{
 	"core":            {"core/mutant", "core/cluster", "core/schedule", "vmm", "vmm/shim", "proto/blixard/v1"},
 	// The simulated world, and the disk's contract.
 	"core/disktest": {"core"},
-	"sim":           {"core", "core/cluster", "core/disktest", "core/mutant", "vmm", "vmm/shim", "proto/blixard/v1"},
+	"sim":           {"core", "core/cluster", "core/disktest", "core/hypervisor", "core/mutant", "vmm", "vmm/shim", "proto/blixard/v1"},
 	"sim/mutants":   {"core", "core/cluster", "core/mutant", "sim", "vmm", "vmm/shim", "proto/blixard/v1"},
 	// The real world.
 	"core/bolt":           {"core"},

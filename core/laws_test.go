@@ -40,7 +40,7 @@ var may = map[string][]string{
 	"vmm/guest/tsc":       {},
 	"vmm/runner/*":        {"core", "vmm", "vmm/shim", "vmm/guest/*", "vmm/runner/*", "proto/blixard/v1"},
 	"vmm/runner/nix":      {"nixflake", "proto/blixard/v1"},
-	"vmm/runner":          {"core", "core/cluster", "core/hypervisor", "vmm", "vmm/shim", "vmm/guest", "vmm/guest/*", "vmm/runner/*", "nixflake", "proto/blixard/v1"},
+	"vmm/runner":          {"core", "core/cluster", "core/hypervisor", "core/schedule", "vmm", "vmm/shim", "vmm/guest", "vmm/guest/*", "vmm/runner/*", "nixflake", "proto/blixard/v1"},
 	"nixflake":            {"proto/blixard/v1"},
 	"rpc":                 {"core", "core/cluster", "proto/blixard/v1", "proto/blixard/v1/blixardv1connect"},
 	"cmd/blixard":         {"core", "core/bolt", "core/cluster", "core/hypervisor", "rpc", "vmm", "vmm/shim", "vmm/guest/*", "vmm/runner", "vmm/runner/*", "nixflake", "proto/blixard/v1", "proto/blixard/v1/blixardv1connect"},

@@ -159,7 +159,7 @@ func (m *Machine) facts() *blixardv1.HostFacts {
 			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Version: "sim"},
 		},
 		Labels: m.labels, Version: "sim", Machine: "machine-" + m.Name, HoldsForks: m.holdsForks(),
-		Nix: true, Bridges: true, Shares: m.hasVirtiofsd(), Kvm: &blixardv1.KVM{Usable: true, Why: "sim"},
+		Nix: true, Bridges: true, Shares: m.hasVirtiofsd(), AllowPaths: []string{"/srv"}, Kvm: &blixardv1.KVM{Usable: true, Why: "sim"},
 	}
 }
 

@@ -96,6 +96,11 @@ func hostNotes(f *blixardv1.HostFacts) (notes []string) {
 	if why := f.GetSharesWhy(); why != "" {
 		notes = append(notes, "folders cannot be shared with VMs of images here: "+why)
 	}
+	if list := f.GetAllowPaths(); len(list) > 0 {
+		notes = append(notes, "folders that shares of VMs may be in: "+strings.Join(list, ", "))
+	} else if f.GetShares() {
+		notes = append(notes, "no folder may be shared with VMs here (serve --allow-path)")
+	}
 	if i := f.GetIsolation(); i != nil {
 		note := "cgroups bound what a VM takes: " + strings.Join(i.GetBounds(), ", ")
 		if len(i.GetBounds()) == 0 {

@@ -42,6 +42,7 @@ type ServeCmd struct {
 	VMUsers   string            `name:"vm-users" env:"BLIXARD_VM_USERS" placeholder:"FIRST-LAST" help:"Users that the hypervisors of images run as, one a VM, or the name of one for all (the daemon's own)."`
 	Jailer    string            `env:"BLIXARD_JAILER" placeholder:"FILE" help:"Firecracker's jailer (the one in PATH, when the daemon is root and has --vm-users); none for none."`
 	Nix       string            `env:"BLIXARD_NIX" placeholder:"FILE" help:"The nix program that builds NixOS VMs (the one in PATH, if any)."`
+	AllowPath []string          `env:"BLIXARD_ALLOW_PATHS" placeholder:"DIR" help:"A folder of this host in which VMs' shares may be (none). May be repeated."`
 	LogLevel  string            `env:"BLIXARD_LOG_LEVEL" placeholder:"LEVEL" help:"debug, info, warn or error (info)."`
 	LogFormat string            `env:"BLIXARD_LOG_FORMAT" placeholder:"FORMAT" help:"text or json (text)."`
 }
@@ -170,6 +171,11 @@ func (c *ServeCmd) config(g *Globals) (*Config, error) {
 		}
 		if !slices.Contains(cfg.Devices[kind], address) {
 			cfg.Devices[kind] = append(cfg.Devices[kind], address)
+		}
+	}
+	for _, p := range c.AllowPath {
+		if !slices.Contains(cfg.Nix.AllowPaths, p) {
+			cfg.Nix.AllowPaths = append(cfg.Nix.AllowPaths, p)
 		}
 	}
 	if err := cfg.defaults(); err != nil {
@@ -304,6 +310,9 @@ func (c *Config) devices() (list []*blixardv1.Device, err error) {
 	return list, nil
 }
 
+// maxAllowPaths bounds what the cluster knows of a host's folders.
+const maxAllowPaths = 64
+
 func (c *NixConfig) validate() error {
 	if c.Path != "" && findParser(c.Path, nil) == nil {
 		return usagef("nix.path %s: there is no nix-instantiate beside it; name the nix program of an installed Nix, or leave it out for the one in PATH", c.Path)
@@ -311,9 +320,12 @@ func (c *NixConfig) validate() error {
 	if _, err := c.timeout(); err != nil || c.Jobs < 0 {
 		return usagef("nix.timeout %q, nix.jobs %d: want a time such as 30m, and a number above 0", c.Timeout, c.Jobs)
 	}
+	if n := len(c.AllowPaths); n > maxAllowPaths {
+		return usagef("nix.allow_paths: %d folders are too many; want at most %d", n, maxAllowPaths)
+	}
 	for _, p := range c.AllowPaths {
 		if !filepath.IsAbs(p) {
-			return usagef("nix.allow_paths: %q is no absolute path", p)
+			return usagef("--allow-path (nix.allow_paths): %q is no absolute path", p)
 		}
 	}
 	return nil

@@ -155,7 +155,7 @@ func collectState(view *cluster.State, gauge func(*prometheus.Desc, float64, ...
 	for state, n := range states {
 		gauge(descNodes, float64(n), state)
 	}
-	phases, waiting := map[string]int{}, map[string]int{"NoHostFits": 0, "Unsettled": 0}
+	phases, waiting := map[string]int{}, map[string]int{"NoHostFits": 0, cluster.NoHostCan: 0, "Unsettled": 0}
 	for _, name := range blixardv1.Phase_name {
 		if name != "PHASE_UNSPECIFIED" {
 			phases[phaseLabel(name)] = 0

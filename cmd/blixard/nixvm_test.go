@@ -585,7 +585,7 @@ func TestForbiddenShare(t *testing.T) {
 	if err := os.WriteFile(spec, []byte("name: web\nhypervisor: qemu\nnixos: {shares: [{tag: etc, source: /etc, mount_point: /mnt}]}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.Fails(exitError, []string{"/etc", "nix.allow_paths"}, "--timeout", "60s", "vm", "create", "-f", spec)
+	c.Fails(exitConflict, []string{"/etc", "--allow-path"}, "--timeout", "60s", "vm", "create", "-f", spec)
 	if calls := c.calls(c.Node(1)); evaluating(calls) {
 		t.Errorf("it was built: %q", calls)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,5 +33,41 @@ func TestShareFlag(t *testing.T) {
 	notes := strings.Join(hostNotes(&blixardv1.HostFacts{SharesWhy: "there is no virtiofsd"}), "\n")
 	if !strings.Contains(notes, "folders cannot be shared with VMs of images here: there is no virtiofsd") {
 		t.Error(notes)
+	}
+	if notes := strings.Join(hostNotes(&blixardv1.HostFacts{Shares: true, AllowPaths: []string{"/srv", "/data"}}), "\n"); !strings.Contains(notes, "shares of VMs may be in: /srv, /data") {
+		t.Error(notes)
+	}
+}
+
+// A folder that no host allows is told at once, with the flag that allows it; the VM
+// starts where a host begins to allow it.
+func TestAFolderThatNoHostAllowsIsToldAtOnce(t *testing.T) {
+	t.Parallel()
+	c := up(t, 1)
+	kernel, initrd := guestFiles(t)
+	folder := t.TempDir()
+	r := c.Fails(exitConflict, []string{"no host can run it: n1 ", "--allow-path " + folder, "blixard vm delete web"},
+		"vm", "create", "web", "--kernel", kernel, "--initrd", initrd, "--share", "data="+folder)
+	if strings.Contains(r.err, "not done within") {
+		t.Error("it waits for its time to be up:", r.err)
+	}
+	if out := c.Must("vm", "explain", "web"); !strings.Contains(out, "0 of 1 fit") || !strings.Contains(out, "--allow-path "+folder) {
+		t.Error(out)
+	}
+	for _, command := range []string{"up", "serve"} {
+		if out := c.Must(command, "--help"); !strings.Contains(out, "--allow-path") {
+			t.Error(out)
+		}
+	}
+}
+
+func TestAllowPathFlag(t *testing.T) {
+	c := &ServeCmd{Name: "n1", DataDir: t.TempDir(), AllowPath: []string{"/srv", "/data", "/srv"}}
+	if cfg, err := c.config(&Globals{}); err != nil || !slices.Equal(cfg.Nix.AllowPaths, []string{"/srv", "/data"}) {
+		t.Error(cfg, err)
+	}
+	c.AllowPath = []string{"srv"}
+	if _, err := c.config(&Globals{}); err == nil || !strings.Contains(err.Error(), "--allow-path") {
+		t.Error(err)
 	}
 }

@@ -31,6 +31,7 @@ type UpCmd struct {
 	Dir       string        `placeholder:"DIR" help:"Where everything is kept (a temporary folder). One that was kept is brought up again."`
 	Keep      bool          `help:"Leave the folder there at the end."`
 	Lease     time.Duration `placeholder:"15s" help:"The lease; shorter: lost VMs come back sooner (3s is the least of use)."`
+	AllowPath []string      `placeholder:"DIR" help:"A folder of this machine in which VMs' shares may be (none): vm create --share. May be repeated."`
 	ServeFlag []string      `name:"serve-flag" sep:"none" hidden:"" help:"Given to every serve as it is."`
 }
 
@@ -68,6 +69,12 @@ type upCluster struct {
 func (c *UpCmd) Run(g *Globals, t *terminal, ctx *runContext) (err error) {
 	if c.Nodes < 1 || c.Nodes > 32 {
 		return usagef("--nodes %d: want 1 to 32", c.Nodes)
+	}
+	for i, p := range c.AllowPath {
+		var err error
+		if c.AllowPath[i], err = filepath.Abs(p); err != nil {
+			return err
+		}
 	}
 	if c.Lease != 0 && (c.Lease < time.Second || c.Lease > time.Hour) {
 		return usagef("--lease %s: want 1s to 1h", c.Lease)
@@ -258,6 +265,9 @@ func (u *upCluster) spawn(n *upNode, share []string) error {
 		return err
 	}
 	args := append([]string{"serve", "--name", n.Name, "--data-dir", n.Data, "--run-dir", n.Run, "--listen", n.Address}, share...)
+	for _, p := range u.AllowPath {
+		args = append(args, "--allow-path", p)
+	}
 	n.cmd = exec.Command(self, append(args, u.ServeFlag...)...)
 	n.cmd.Env = slices.DeleteFunc(os.Environ(), func(e string) bool {
 		// What is meant for us or for another serve must not reach these.

@@ -8,6 +8,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/blixard/blixard/core/cluster"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -119,6 +120,11 @@ func running(from *blixardv1.VM, later func(from, v *blixardv1.VM) bool) func(*b
 			return later, nil
 		case blixardv1.Phase_PHASE_PAUSED: // as its user wants it
 			return later && v.GetPaused(), nil
+		case blixardv1.Phase_PHASE_PENDING:
+			if st.GetReason() == cluster.NoHostCan {
+				return false, &failure{code: exitConflict, what: "VM " + v.GetName() + " is accepted, and starts nowhere as the hosts are", why: st.GetMessage(),
+					next: fmt.Sprintf("it starts once a host can run it; 'blixard vm explain %s' says what each lacks, 'blixard vm delete %s' gives it up", v.GetName(), v.GetName())}
+			}
 		case blixardv1.Phase_PHASE_STOPPED:
 			if st.GetReason() == "HostDrained" {
 				return false, &failure{code: exitConflict, what: fmt.Sprintf("VM %s does not start", v.GetName()), why: st.GetMessage(),

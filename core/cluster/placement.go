@@ -3,8 +3,10 @@ package cluster
 import (
 	"cmp"
 	"encoding/binary"
+	"fmt"
 	"iter"
 	"slices"
+	"strings"
 
 	"github.com/blixard/blixard/core/hypervisor"
 	"github.com/blixard/blixard/core/mutant"
@@ -21,7 +23,7 @@ func scheduleHost(n *blixardv1.Node, overcommitMilli uint64) *schedule.Host {
 	host.Cordoned, host.Suspect = n.Cordoned, h.GetSuspect()
 	host.Away = h.GetEpochState() != blixardv1.EpochState_EPOCH_STATE_ACTIVE || f == nil
 	host.NoKVM = f.GetKvm() != nil && !f.Kvm.Usable
-	host.Bridges, host.Shares = f.GetBridges(), f.GetShares()
+	host.Bridges, host.Shares, host.SharesWhy, host.Folders = f.GetBridges(), f.GetShares(), f.GetSharesWhy(), f.GetAllowPaths()
 	for _, hv := range f.GetHypervisors() {
 		host.Hypervisors = append(host.Hypervisors, schedule.Hypervisor{ID: int32(hv.Hypervisor), Can: uint64(doneBy(hv))})
 	}
@@ -87,7 +89,7 @@ func need(spec *blixardv1.VMSpec) schedule.Need {
 	for _, w := range spec.GetNetworks() {
 		n.Bridges = n.Bridges || w.GetNetwork() != ""
 	}
-	n.Shares = len(spec.GetShares()) > 0
+	n.Shares, n.Folders = len(spec.GetShares()) > 0, folders(spec)
 	wants := wanted(spec)
 	for _, c := range wants.List() {
 		n.Wants = append(n.Wants, schedule.Want{Bit: uint64(hypervisor.Of(c)), Name: hypervisor.Name(c)})
@@ -223,6 +225,9 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 			Phase: blixardv1.Phase_PHASE_PENDING, Reason: "NoHostFits", ChangeTime: e.time(),
 			Message: "no host has room for it now; 'blixard vm explain " + vm.Name + "' says why",
 		}
+		if why := s.nobodyCan(n); why != "" {
+			vm.Status.Reason, vm.Status.Message = NoHostCan, why
+		}
 		if from := s.Node(vm.Restore.GetNodeId()); from != nil && silent(from) {
 			vm.Status.Message = "it starts from the snapshot " + vm.Restore.Name + ", which is on " + from.Name + " only, and that is not heard of" + silentSince(from)
 		}
@@ -254,6 +259,61 @@ func (s *State) place(e *entry, vm *blixardv1.VM) bool {
 	s.put(vmKey(vm.Name), vm)
 	s.event(e, "VMPlaced", vm.Name, node.Name, "placed on %s", node.Name)
 	return true
+}
+
+// NoHostCan is the reason of a VM that waits in vain for as long as the hosts are
+// what they are.
+const NoHostCan = "NoHostCan"
+
+// nobodyCan says what keeps a VM off every host and will not pass by waiting; "" when
+// some host may take it one day, or has not yet said what it is.
+func (s *State) nobodyCan(n schedule.Need) string {
+	var words []string // each once, as the hosts come
+	names := map[string][]string{}
+	some := false
+	s.Nodes(func(node *blixardv1.Node) bool {
+		if node.Host == nil {
+			return true
+		}
+		var why []string
+		for _, o := range schedule.Obstacles(nil, scheduleHost(node, s.overcommit()), n) {
+			if o.Forever() {
+				why = append(why, o.String())
+			}
+		}
+		if some = node.Host.Facts == nil || len(why) == 0; some {
+			return false
+		}
+		text := strings.Join(why, " and ")
+		if names[text] == nil {
+			words = append(words, text)
+		}
+		names[text] = append(names[text], node.Name)
+		return true
+	})
+	if some || len(words) == 0 {
+		return ""
+	}
+	text := "no host can run it"
+	for i, w := range words {
+		if i == 3 {
+			return text + "; and others"
+		}
+		text += map[bool]string{true: ": ", false: "; "}[i == 0] + someOf(names[w]) + " " + w
+	}
+	return text
+}
+
+// someOf names the first of many.
+func someOf(names []string) string {
+	switch n := len(names); {
+	case n == 1:
+		return names[0]
+	case n <= 3:
+		return "each of " + strings.Join(names[:n-1], ", ") + " and " + names[n-1]
+	default:
+		return fmt.Sprintf("each of %s, %s and %d more", names[0], names[1], n-2)
+	}
 }
 
 // hold accounts a placement's resources to its host, or takes them back.
@@ -448,7 +508,8 @@ func (s *State) placeWaiting(e *entry, vm *blixardv1.VM, none []schedule.Need) [
 			none = append(none, n)
 		}
 	}
-	if ok || vm.GetStatus().GetReason() != "NoHostFits" { // or there is nothing new to say
+	st := vm.GetStatus()
+	if ok || st.GetReason() != "NoHostFits" && !(st.GetReason() == NoHostCan && st.GetMessage() == s.nobodyCan(n)) { // or there is nothing new to say
 		s.place(e, copyVM(vm))
 	}
 	return none

@@ -2,13 +2,14 @@ package cluster
 
 import (
 	"fmt"
+	"path"
 	"slices"
 
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
 // Shares are folders of a host that a guest sees live. Which folders a guest may
-// have is for the host to say, which knows them; see the runner.
+// have is for the host to say, in its facts; where a link leads, only the runner sees.
 
 const (
 	maxImageShares = 8
@@ -56,6 +57,19 @@ func checkShare(at string, sh *blixardv1.Share, tags map[string]bool) *blixardv1
 	}
 	tags[tag] = true
 	return checkPath(at+".source", sh.GetSource())
+}
+
+// folders are those of its host that a spec names.
+func folders(spec *blixardv1.VMSpec) (list []string) {
+	for _, s := range slices.Concat(spec.GetShares(), spec.GetNixos().GetShares()) {
+		list = append(list, s.Source)
+	}
+	for _, v := range spec.GetNixos().GetVolumes() {
+		if p := v.GetData().GetPath(); path.IsAbs(p) {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 // writesShares says whether a guest leaves something in a folder of its host that a

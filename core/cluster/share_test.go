@@ -29,9 +29,32 @@ func TestSharesArePlaced(t *testing.T) {
 	if x, _ := d.Explain("web"); !strings.Contains(x.Verdicts[0].Reasons[0], "cannot share its folders") || d.VM("web").Placement != nil {
 		t.Error(x.Verdicts[0].Reasons)
 	}
+	says := func(f *blixardv1.HostFacts) {
+		d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{NodeId: 1, BootId: d.Node(1).Host.BootId, Epoch: d.Node(1).Host.Epoch, Facts: f}}})
+	}
+	refuses := func(want string) {
+		t.Helper()
+		x, _ := d.Explain("web")
+		st := d.VM("web").Status
+		if text := x.Verdicts[0].Reasons[0]; !strings.Contains(text, want) || st.Reason != NoHostCan || !strings.Contains(st.Message, "no host can run it: n1 "+text) {
+			t.Errorf("%q, %s %q; want %q", text, st.Reason, st.Message, want)
+		}
+	}
 	f := clone(d.Node(1).Host.Facts)
-	f.Shares = true
-	d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{NodeId: 1, BootId: d.Node(1).Host.BootId, Epoch: d.Node(1).Host.Epoch, Facts: f}}})
+	f.SharesWhy = "there is no virtiofsd"
+	says(f)
+	refuses("cannot share its folders with VMs: there is no virtiofsd")
+	f = clone(f)
+	f.Shares, f.SharesWhy = true, ""
+	says(f)
+	refuses("lets VMs have none of its folders, and not /srv/www ('--allow-path /srv/www' of its 'blixard serve', or of 'blixard up', allows that)")
+	f = clone(f)
+	f.AllowPaths = []string{"/srv/w", "/data"}
+	says(f)
+	refuses("lets VMs have only /srv/w, /data of its folders, and not /srv/www")
+	f = clone(f)
+	f.AllowPaths = []string{"/srv/"}
+	says(f)
 	vm := d.VM("web")
 	if vm.Placement == nil {
 		t.Fatal("it is not placed where its folder can be shared")
@@ -41,7 +64,7 @@ func TestSharesArePlaced(t *testing.T) {
 	}
 	f = clone(f)
 	f.Hypervisors = []*blixardv1.HypervisorFact{{Hypervisor: vm.Placement.Hypervisor, Version: "7.2"}}
-	d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{NodeId: 1, BootId: d.Node(1).Host.BootId, Epoch: d.Node(1).Host.Epoch, Facts: f}}})
+	says(f)
 	if why, _ := d.immovable(d.VM("web")); !strings.Contains(why, "it shares folders of") {
 		t.Errorf("it goes live: %q", why)
 	}

@@ -3,6 +3,7 @@ package schedule
 import (
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -30,6 +31,7 @@ const (
 	Disk
 	Snapshot
 	Shares
+	Folder
 )
 
 // Obstacle is one reason why a VM cannot go to a host.
@@ -40,6 +42,8 @@ type Obstacle struct {
 	Need, Free uint64
 	// Of Ports: Want is the port, and Have the VM that has it.
 	// Of Elsewhere: Want is what the VM needs, and Have the host that has it.
+	// Of Shares: Have is why. Of Folder: Want is the folder, and Have those that may be
+	// had.
 	// Of Label: the label, what it must be and what it is. Of Hypervisors, KVM and
 	// Lacks: Have is the kind of hypervisor, or the kinds, and Want what that does
 	// not do there.
@@ -71,7 +75,16 @@ func (o Obstacle) String() string {
 	case Bridges:
 		return "cannot plug VMs into networks (it may not make bridges and taps)"
 	case Shares:
-		return "cannot share its folders with VMs ('blixard node get' says why)"
+		if o.Have == "" {
+			return "cannot share its folders with VMs ('blixard node get' says why)"
+		}
+		return "cannot share its folders with VMs: " + o.Have
+	case Folder:
+		have := "none"
+		if o.Have != "" {
+			have = "only " + o.Have
+		}
+		return fmt.Sprintf("lets VMs have %s of its folders, and not %s ('--allow-path %s' of its 'blixard serve', or of 'blixard up', allows that)", have, o.Want, o.Want)
 	case Elsewhere:
 		return fmt.Sprintf("the VM's %s is on %s", o.Want, o.Have)
 	case Ports:
@@ -125,7 +138,12 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 		to = append(to, Obstacle{Kind: Bridges})
 	}
 	if need.Shares && !h.Shares && !mutant.On("SharesIgnored") {
-		to = append(to, Obstacle{Kind: Shares})
+		to = append(to, Obstacle{Kind: Shares, Have: h.SharesWhy})
+	}
+	for _, f := range need.Folders {
+		if !Within(f, h.Folders) && !mutant.On("SharesIgnored") {
+			to = append(to, Obstacle{Kind: Folder, Want: f, Have: strings.Join(h.Folders, ", ")})
+		}
 	}
 	for _, l := range need.Local {
 		if l.Host != h.ID {
@@ -145,6 +163,24 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 		to = short(to, Memory, need.MemoryMiB, h.Capacity.MemoryMiB, h.Used.MemoryMiB)
 	}
 	return short(to, Disk, need.DiskMiB, h.Capacity.DiskMiB, h.Used.DiskMiB)
+}
+
+// Forever says that no waiting takes the obstacle away: the host must become another.
+func (o Obstacle) Forever() bool {
+	switch o.Kind {
+	case Hypervisors, KVM, Lacks, Nix, Bridges, Shares, Folder:
+		return true
+	}
+	return false
+}
+
+// Within says whether a path is one of those folders, or in one.
+func Within(name string, folders []string) bool {
+	name = path.Clean(name)
+	return slices.ContainsFunc(folders, func(f string) bool {
+		f = path.Clean(f)
+		return name == f || strings.HasPrefix(name, strings.TrimSuffix(f, "/")+"/")
+	})
 }
 
 // unable says, of a host on which no kind that is accepted can run the VM, why

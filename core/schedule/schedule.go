@@ -37,6 +37,10 @@ type Host struct {
 	Bridges bool
 	// Shares: it can share its folders with VMs.
 	Shares bool
+	// SharesWhy: why not; empty: nobody has said.
+	SharesWhy string
+	// Folders of it that VMs may have.
+	Folders []string
 	// Taken are the ports that the VM needs and another VM has there.
 	Taken []Taken
 	// Devices: how many of each kind nobody has, of the kinds that the VM needs.
@@ -104,6 +108,8 @@ type Need struct {
 	Bridges bool
 	// Shares: it has shares that its host must serve.
 	Shares bool
+	// Folders of its host that it sees.
+	Folders []string
 	// Ports of the host that lead to it.
 	Ports []Port
 	// Local are things of its own that some host has: it can go nowhere else.
@@ -131,6 +137,7 @@ func (n *Need) AtLeast(m *Need) bool {
 		n.Nix == m.Nix && n.Only == m.Only && (n.Bridges || !m.Bridges) && (n.Shares || !m.Shares) &&
 		!slices.ContainsFunc(m.Ports, func(p Port) bool { return !slices.Contains(n.Ports, p) }) &&
 		!slices.ContainsFunc(m.Devices, func(d Devices) bool { return n.devices(d.Kind) < d.Count }) &&
+		!slices.ContainsFunc(m.Folders, func(f string) bool { return !slices.Contains(n.Folders, f) }) &&
 		slices.Equal(n.Accept, m.Accept) && slices.Equal(n.Wants, m.Wants) && maps.Equal(n.Require, m.Require) &&
 		(len(m.Local) == 0 || slices.Equal(n.Local, m.Local))
 }

@@ -108,12 +108,13 @@ func TestAtLeast(t *testing.T) {
 				Nix:       rapid.Bool().Draw(t, name+" nix"),
 				Bridges:   rapid.Bool().Draw(t, name+" bridges"),
 				Shares:    rapid.Bool().Draw(t, name+" shares"),
+				Folders:   rapid.SliceOfN(rapid.SampledFrom([]string{"/a", "/a/b", "/c"}), 0, 2).Draw(t, name+" folders"),
 				Ports:     ports(name + " needs"),
 				Require:   rapid.MapOfN(rapid.Just("zone"), rapid.SampledFrom([]string{"a", "b"}), 0, 1).Draw(t, name+" require"),
 			}
 		}
 		m, n, h := need("m"), need("n"), genHost(t, 1)
-		h.Capacity, h.Used = Resources{2, 2, 2}, Resources{}
+		h.Capacity, h.Used, h.Folders = Resources{2, 2, 2}, Resources{}, []string{"/a/"}
 		taken := ports("taken")
 		fits := func(n Need) bool { // as the caller does: a host tells what is taken of the ports that are needed
 			h.Taken = nil
@@ -228,5 +229,16 @@ func BenchmarkChoose(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+func TestWithin(t *testing.T) {
+	for name, want := range map[string]bool{"/srv": true, "/srv/": true, "/srv/a": true, "/srv/../srv/a": true, "/srv/../etc": false, "/srva": false, "/": false} {
+		if got := Within(name, []string{"/data", "/srv/"}); got != want {
+			t.Errorf("%s is within: %v", name, got)
+		}
+	}
+	if !Within("/x", []string{"/"}) || Within("/x", nil) {
+		t.Error("everything is within /, and nothing is within nothing")
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/blixard/blixard/core"
+	"github.com/blixard/blixard/core/schedule"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/runner/artifact"
@@ -137,13 +138,7 @@ func (c *Config) allows(h blixardv1.Hypervisor) bool {
 
 // allowsPath says whether a guest may have what is at a path of the host.
 func (c *Config) allowsPath(path string) bool {
-	path = filepath.Clean(path)
-	for _, a := range c.AllowPaths {
-		if a = filepath.Clean(a); path == a || strings.HasPrefix(path, strings.TrimSuffix(a, "/")+"/") {
-			return true
-		}
-	}
-	return false
+	return schedule.Within(path, c.AllowPaths)
 }
 
 func (c *Config) forbidden(what, path string) error {
@@ -151,5 +146,5 @@ func (c *Config) forbidden(what, path string) error {
 	if len(c.AllowPaths) > 0 {
 		may = "this host allows " + strings.Join(c.AllowPaths, ", ")
 	}
-	return fmt.Errorf("%s is %s on the host, which its guests may not have: %s. Its operator adds folders by nix.allow_paths in the daemon's configuration", what, path, may)
+	return fmt.Errorf("%s is %s on the host, which its guests may not have: %s. Its operator adds folders by --allow-path, or nix.allow_paths in the daemon's configuration", what, path, may)
 }

@@ -35,7 +35,7 @@ func (h *Host) discover() (*blixardv1.HostFacts, error) {
 	h.drivers, h.versions = map[blixardv1.Hypervisor]driver{}, map[blixardv1.Hypervisor]string{}
 	facts := &blixardv1.HostFacts{
 		Capacity: capacity, Labels: h.cfg.Labels, Version: h.cfg.Version, Machine: machineID(),
-		HoldsForks: h.holds, Kvm: h.kvm(),
+		HoldsForks: h.holds, Kvm: h.kvm(), AllowPaths: h.cfg.AllowPaths,
 	}
 	h.accelerates = facts.Kvm.Usable
 	if facts.Isolation, err = h.isolate(); err != nil {

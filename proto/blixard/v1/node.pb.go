@@ -293,7 +293,9 @@ type HostFacts struct {
 	// It can share its folders with VMs of images.
 	Shares bool `protobuf:"varint,180,opt,name=shares,proto3" json:"shares,omitempty"`
 	// Why not; empty: it can, or nobody has looked.
-	SharesWhy     string `protobuf:"bytes,181,opt,name=shares_why,json=sharesWhy,proto3" json:"shares_why,omitempty"`
+	SharesWhy string `protobuf:"bytes,181,opt,name=shares_why,json=sharesWhy,proto3" json:"shares_why,omitempty"`
+	// Folders of its own in which shares of VMs, and absolute volumes, may be; at most 64.
+	AllowPaths    []string `protobuf:"bytes,182,rep,name=allow_paths,json=allowPaths,proto3" json:"allow_paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -424,6 +426,13 @@ func (x *HostFacts) GetSharesWhy() string {
 		return x.SharesWhy
 	}
 	return ""
+}
+
+func (x *HostFacts) GetAllowPaths() []string {
+	if x != nil {
+		return x.AllowPaths
+	}
+	return nil
 }
 
 // Isolation is what a host does, besides virtualisation, to keep a VM's hypervisor
@@ -1764,7 +1773,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12\x1d\n" +
 	"\n" +
 	"memory_mib\x18\x02 \x01(\x04R\tmemoryMib\x12\x19\n" +
-	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\xd3\x04\n" +
+	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\xf5\x04\n" +
 	"\tHostFacts\x121\n" +
 	"\bcapacity\x18\x01 \x01(\v2\x15.blixard.v1.ResourcesR\bcapacity\x12<\n" +
 	"\vhypervisors\x18\x02 \x03(\v2\x1a.blixard.v1.HypervisorFactR\vhypervisors\x129\n" +
@@ -1781,7 +1790,9 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\tisolation\x18\x96\x01 \x01(\v2\x15.blixard.v1.IsolationR\tisolation\x12\x17\n" +
 	"\x06shares\x18\xb4\x01 \x01(\bR\x06shares\x12\x1e\n" +
 	"\n" +
-	"shares_why\x18\xb5\x01 \x01(\tR\tsharesWhy\x1a9\n" +
+	"shares_why\x18\xb5\x01 \x01(\tR\tsharesWhy\x12 \n" +
+	"\vallow_paths\x18\xb6\x01 \x03(\tR\n" +
+	"allowPaths\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\a\x10\b\"\xac\x01\n" +

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4600) + uint(4600-len(file_blixard_v1_node_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4634) + uint(4634-len(file_blixard_v1_node_proto_rawDesc))
 
 func (x *Resources) sizeWire() (n int) {
 	if x == nil {
@@ -93,6 +93,9 @@ func (x *HostFacts) sizeWire() (n int) {
 	if len(x.SharesWhy) > 0 {
 		n += 2 + protowire.SizeBytes(len(x.SharesWhy))
 	}
+	for _, v := range x.AllowPaths {
+		n += 2 + protowire.SizeBytes(len(v))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -102,6 +105,10 @@ func (x *HostFacts) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	for k := len(x.AllowPaths) - 1; k >= 0; k-- {
+		i = putString(b, i, x.AllowPaths[k])
+		i = putVarint(b, i, 1458)
+	}
 	if len(x.SharesWhy) > 0 {
 		i = putString(b, i, x.SharesWhy)
 		i = putVarint(b, i, 1450)

@@ -203,7 +203,7 @@ func (s modelVM) answers(op *Operation, vm *blixardv1.VM) (bool, modelVM) {
 		return (op.Verb == Create || op.Verb == Update) && strings.Contains(op.Error.Message, "is too short for a cluster that renews"), s
 	case blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION:
 		// A host may have no room for the new spec; a first one has none before it.
-		// What is stopped cannot be paused.
+		// What is stopped can neither be paused nor resumed.
 		// What is being moved live cannot be changed or paused meanwhile.
 		if strings.Contains(op.Error.Message, "is being moved") && op.Verb != Create && op.Verb != Delete {
 			return s.there, s
@@ -214,7 +214,7 @@ func (s modelVM) answers(op *Operation, vm *blixardv1.VM) (bool, modelVM) {
 		if op.Verb == Create && len(op.Spec.GetVolumes()) > 0 { // somebody else has one of them
 			return !s.there || s.deleting, modelVM{}
 		}
-		return s.deleting || s.there && (op.Verb == Update || op.Verb == Rollback || op.Verb == PauseVM && !s.run), s
+		return s.deleting || s.there && (op.Verb == Update || op.Verb == Rollback || (op.Verb == PauseVM || op.Verb == ResumeVM) && !s.run), s
 	default:
 		return false, s
 	}
@@ -229,7 +229,7 @@ func (s modelVM) answers(op *Operation, vm *blixardv1.VM) (bool, modelVM) {
 		s.uid, s.deleting, s.run = vm.Uid, true, false
 		return true, s
 	}
-	if !s.there || s.deleting {
+	if !s.there || s.deleting || (op.Verb == PauseVM || op.Verb == ResumeVM) && !s.run {
 		return false, s
 	}
 	// A VM that is meant to run may have ended by itself: then Start is another

@@ -59,6 +59,12 @@ func TestPauseAndResume(t *testing.T) {
 		t.Error("stop returned while the VM runs")
 	}
 	c.Fails(exitConflict, []string{"web", "is stopped", "vm start web"}, "vm", "pause", "web")
+	c.Fails(exitConflict, []string{"web", "is stopped", "nothing to resume", "vm start web"}, "vm", "resume", "web")
+	for _, kind := range []string{"VMPauseOrdered", "VMResumeOrdered", "VMRestartOrdered", "VMStopOrdered"} {
+		if out := c.Must("events", "--vm", "web"); !strings.Contains(out, kind) {
+			t.Errorf("no %s among the events:\n%s", kind, out)
+		}
+	}
 	c.Fails(exitNotFound, []string{"none"}, "vm", "pause", "none")
 	if vm, _ := c.VM("web"); vm.GetPaused() {
 		t.Error("a stopped VM is paused")

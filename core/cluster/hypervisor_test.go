@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -129,6 +130,19 @@ func TestPause(t *testing.T) {
 		_, list := d.Assignments(1, 0)
 		return list[0]
 	}
+	told := func(want ...string) { // each once, also where it was asked for twice
+		t.Helper()
+		var got []string
+		d.Events(0, func(e *blixardv1.Event) bool {
+			if strings.HasSuffix(e.Type, "Ordered") {
+				got = append(got, e.Type+" "+e.Vm+" "+e.Node)
+			}
+			return true
+		})
+		if !slices.Equal(got, want) {
+			t.Errorf("events %q, want %q", got, want)
+		}
+	}
 	before := d.VM("a").AssignmentRevision
 	if err := pause("a", true); err != nil || !d.VM("a").Paused || !assigned().Paused || d.VM("a").AssignmentRevision == before {
 		t.Fatal(err, d.VM("a"))
@@ -155,9 +169,14 @@ func TestPause(t *testing.T) {
 	if err := pause("a", true); err.GetCode() != blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION || d.VM("a").Paused {
 		t.Error(err)
 	}
+	if err := pause("a", false); err.GetMessage() != "the VM a is stopped, so there is nothing to resume" || err.GetAdvice() != "'blixard vm start a' first" {
+		t.Error("what is stopped was resumed:", err)
+	}
 	if err := pause("b", true); err.GetCode() != blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND {
 		t.Error(err)
 	}
+	power(false, false)
+	told("VMPauseOrdered a n1", "VMRestartOrdered a n1", "VMPauseOrdered a n1", "VMResumeOrdered a n1", "VMPauseOrdered a n1", "VMStopOrdered a n1")
 	// What its host's hypervisor does not do is refused.
 	power(true, false)
 	d.has(true, &blixardv1.HypervisorFact{

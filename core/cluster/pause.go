@@ -17,18 +17,24 @@ func (s *State) pause(e *entry, op *blixardv1.PauseOp) *blixardv1.Response {
 		return noVM(op.Name)
 	case vm.Deleting:
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+op.Name+" is being deleted", "")
+	case !vm.Run:
+		verb := map[bool]string{true: "pause", false: "resume"}[op.Paused]
+		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+op.Name+" is stopped, so there is nothing to "+verb, "'blixard vm start "+op.Name+"' first")
 	case vm.Paused == op.Paused:
 		return vmResponse(vm)
 	case moving(vm):
 		return s.busyMoving(vm, "paused")
-	case !vm.Run:
-		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+op.Name+" is stopped, so there is nothing to pause", "'blixard vm start "+op.Name+"' first")
 	}
 	if why := s.unpausable(vm); op.Paused && why != "" {
 		return refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the VM "+op.Name+" cannot be paused: "+why, "'blixard vm stop "+op.Name+"' ends it instead")
 	}
 	vm = copyVM(vm)
 	vm.Paused = op.Paused
+	if op.Paused {
+		s.event(e, "VMPauseOrdered", vm.Name, vm.GetPlacement().GetNode(), "its guest is kept where it is")
+	} else {
+		s.event(e, "VMResumeOrdered", vm.Name, vm.GetPlacement().GetNode(), "its guest goes on")
+	}
 	if vm.Placement == nil {
 		s.put(vmKey(vm.Name), vm)
 		return vmResponse(vm)

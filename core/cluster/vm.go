@@ -179,6 +179,14 @@ func (s *State) power(e *entry, op *blixardv1.PowerOp) *blixardv1.Response {
 	}
 	vm = copyVM(vm)
 	vm.Run = op.Run
+	kind, what := "VMStopOrdered", "it is ended, and stays so"
+	switch {
+	case op.Restart:
+		kind, what = "VMRestartOrdered", "it is ended, and started"
+	case op.Run:
+		kind, what = "VMStartOrdered", "it is started"
+	}
+	s.event(e, kind, vm.Name, vm.GetPlacement().GetNode(), "%s", what)
 	if !op.Run || op.Restart {
 		vm.Paused = false
 		if !vm.Restore.GetClone() { // which has nothing else to start from

@@ -82,38 +82,44 @@ func (s snapshots) write(ctx context.Context, stream *connect.ClientStream[blixa
 		return nil, err
 	}
 	p := resp.GetSnapshot()
-	image, err := s.bring(ctx, p, following(first, stream))
-	if err == nil {
-		resp, _, err = s.mutate(ctx, "", &blixardv1.Command{Op: &blixardv1.Command_SnapshotAdded{SnapshotAdded: &blixardv1.SnapshotAddedOp{Name: p.Name, Uid: p.Uid, Image: image}}})
-	}
-	if err == nil {
-		return resp.GetSnapshot(), nil
-	}
-	// Where it cannot be given up now it is listed as one that is being taken, and can be
-	// deleted by its name.
-	undo, end := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer end()
-	_, _, _ = s.mutate(undo, "", &blixardv1.Command{Op: &blixardv1.Command_DeleteSnapshot{DeleteSnapshot: &blixardv1.DeleteSnapshotOp{Name: p.Name}}})
-	var r *Refusal
-	if errors.As(err, &r) {
-		return nil, err
-	}
-	return nil, refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "", fmt.Sprintf("%s cannot go on with that memory: %v", p.Node, err), "see what is wrong, and send all of it again, or name another host")
-}
-
-// bring takes a snapshot's files to its host.
-func (s snapshots) bring(ctx context.Context, p *blixardv1.VMSnapshot, next func() (*blixardv1.VolumeData, error)) (*blixardv1.SnapshotImage, error) {
 	view, err := s.read(ctx, true)
 	if err != nil {
-		return nil, err
+		return s.giveUp(ctx, p, err)
 	}
-	host := view.Node(p.NodeId)
-	if host == nil {
-		return nil, errors.New("its host is gone")
+	host, ready := view.Bringing(p)
+	switch {
+	case ready != nil: // who asks again has not heard the answer
+		drain(ctx, s.Server, stream)
+		return ready, nil
+	case host == nil:
+		return nil, refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "", "nobody waits for the snapshot "+p.Name+" any more", "send all of it again, as a new request")
 	}
-	image, err := s.writeAt(ctx, host, url.Values{"snapshot": {p.Uid}}, next)
+	image, err := s.writeAt(ctx, host, url.Values{"snapshot": {p.Uid}}, following(first, stream))
 	if err == nil && image == nil {
 		err = errors.New("its host has not said what it has made")
 	}
-	return image, err
+	if err == nil {
+		resp, _, err = s.mutate(ctx, "", &blixardv1.Command{Op: &blixardv1.Command_SnapshotAdded{SnapshotAdded: &blixardv1.SnapshotAddedOp{Name: p.Name, Uid: p.Uid, Image: image}}})
+	}
+	if err != nil {
+		return s.giveUp(ctx, p, err)
+	}
+	return resp.GetSnapshot(), nil
+}
+
+// giveUp takes back a snapshot that cannot be brought, unless it is ready already. Where
+// that cannot be done now it is listed as one that is being taken, and can be deleted by
+// its name.
+func (s snapshots) giveUp(ctx context.Context, p *blixardv1.VMSnapshot, why error) (*blixardv1.VMSnapshot, error) {
+	ctx, end := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer end()
+	resp, _, err := s.mutate(ctx, "", &blixardv1.Command{Op: &blixardv1.Command_DeleteSnapshot{DeleteSnapshot: &blixardv1.DeleteSnapshotOp{Name: p.Name, Uid: p.Uid}}})
+	if now := resp.GetSnapshot(); err == nil && now.GetState() == blixardv1.SnapshotState_SNAPSHOT_STATE_READY {
+		return now, nil
+	}
+	var r *Refusal
+	if errors.As(why, &r) {
+		return nil, why
+	}
+	return nil, refuse(blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "", fmt.Sprintf("%s cannot go on with that memory: %v", p.Node, why), "see what is wrong, and send all of it again, or name another host")
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/blixard/blixard/core/hypervisor"
+	"github.com/blixard/blixard/core/mutant"
 	"github.com/blixard/blixard/core/schedule"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
@@ -12,8 +13,9 @@ import (
 // A snapshot need not be of a VM of this cluster: a backup brings one along. Its record
 // is made first, on a host that can go on with it, so that its room is accounted and its
 // bytes are on the list of what the host keeps. It is CREATING until who brings the
-// bytes says that the host has all of them, and gives it up by deleting it. It is of no
-// VM, so nothing goes back to it: VMs are made of it.
+// bytes says that the host has all of them, and gives it up by deleting it, with its uid: then
+// one that is ready already stays, and so does another of its name. It is of no VM, so
+// nothing goes back to it: VMs are made of it.
 
 func (s *State) addSnapshot(e *entry, op *blixardv1.AddSnapshotOp) *blixardv1.Response {
 	if err := ValidateName(op.Name); err != nil {
@@ -93,6 +95,21 @@ func (s *State) revives(spec *blixardv1.VMSpec, op *blixardv1.AddSnapshotOp) (*b
 			"make room; 'blixard node list -o wide' shows what hosts have left")
 	}
 	return nil, refuse(no, "the memory is of "+what+", and no host has that one", "'blixard node get' shows what a host has")
+}
+
+// Bringing says what is left to do of a snapshot that addSnapshot has answered, perhaps
+// not for the first time: its files are to be taken to a host, or it is ready, or, with
+// neither, nobody waits for it any more.
+func (s *State) Bringing(p *blixardv1.VMSnapshot) (to *blixardv1.Node, ready *blixardv1.VMSnapshot) {
+	now := s.Snapshot(p.GetName())
+	switch {
+	case now == nil || now.Uid != p.Uid:
+	case now.State == blixardv1.SnapshotState_SNAPSHOT_STATE_READY && !mutant.On("RetryRefused"):
+		return nil, now
+	case now.State == blixardv1.SnapshotState_SNAPSHOT_STATE_CREATING:
+		return s.Node(now.NodeId), nil
+	}
+	return nil, nil
 }
 
 func (s *State) snapshotAdded(e *entry, op *blixardv1.SnapshotAddedOp) *blixardv1.Response {

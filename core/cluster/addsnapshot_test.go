@@ -79,6 +79,42 @@ func TestASnapshotThatDoesNotCome(t *testing.T) {
 	}
 }
 
+// Who cannot bring one gives just that one up: not what is ready, nor what has its name
+// by then. A retry learns from the state what is left to do.
+func TestASnapshotIsGivenUp(t *testing.T) {
+	b := newSnapshotBench(t)
+	giveUp := func(uid string) *blixardv1.Response {
+		return b.request(&blixardv1.Command{Op: &blixardv1.Command_DeleteSnapshot{DeleteSnapshot: &blixardv1.DeleteSnapshotOp{Name: "s", Uid: uid}}})
+	}
+	first := b.bring(func(*blixardv1.AddSnapshotOp) {}).GetSnapshot()
+	if to, ready := b.Bringing(first); to.GetId() != first.NodeId || ready != nil {
+		t.Fatal(to, ready)
+	}
+	if r := giveUp(first.Uid); r.Error != nil || b.Snapshot("s").State != blixardv1.SnapshotState_SNAPSHOT_STATE_DELETING {
+		t.Fatal(r.Error)
+	}
+	b.kept(b.Node(1).Host.SnapshotRevision)
+	if to, ready := b.Bringing(first); to != nil || ready != nil {
+		t.Fatal(to, ready)
+	}
+	second := b.bring(func(*blixardv1.AddSnapshotOp) {}).GetSnapshot()
+	if to, ready := b.Bringing(first); to != nil || ready != nil {
+		t.Fatal(to, ready)
+	}
+	if r := giveUp(first.Uid); r.Error.GetCode() != blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND || b.Snapshot("s").State != snapCreating {
+		t.Fatal("another one is given up")
+	}
+	if r := b.brought(second); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	if r := giveUp(second.Uid); r.Error != nil || r.GetSnapshot().State != snapReady || b.Snapshot("s").State != snapReady {
+		t.Fatal("what is ready is given up", r)
+	}
+	if to, ready := b.Bringing(second); to != nil || ready.GetState() != snapReady {
+		t.Fatal(to, ready)
+	}
+}
+
 func TestASnapshotThatNoHostTakes(t *testing.T) {
 	b := newSnapshotBench(t)
 	before := b.disk()

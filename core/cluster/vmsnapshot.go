@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/blixard/blixard/core/hypervisor"
+	"github.com/blixard/blixard/core/mutant"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 )
 
@@ -276,10 +277,13 @@ func (s *State) lostTo(e *entry, vm *blixardv1.VM, node *blixardv1.Node, why str
 
 func (s *State) deleteSnapshot(e *entry, op *blixardv1.DeleteSnapshotOp) *blixardv1.Response {
 	old := s.Snapshot(op.Name)
-	if old == nil {
+	if old == nil || op.Uid != "" && op.Uid != old.Uid && !mutant.On("GivenUpByName") {
 		return noSnapshot(op.Name)
 	}
 	if old.State == blixardv1.SnapshotState_SNAPSHOT_STATE_DELETING {
+		return snapshotResponse(old)
+	}
+	if op.Uid != "" && old.State == blixardv1.SnapshotState_SNAPSHOT_STATE_READY {
 		return snapshotResponse(old)
 	}
 	if list := s.startsFrom(old.Uid); len(list) > 0 {

@@ -2319,8 +2319,11 @@ func (x *CreateSnapshotOp) GetVm() string {
 }
 
 type DeleteSnapshotOp struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// If given, only that one is given up, and only while its files are brought: one that
+	// is ready by then stays, and is the answer.
+	Uid           string `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2358,6 +2361,13 @@ func (*DeleteSnapshotOp) Descriptor() ([]byte, []int) {
 func (x *DeleteSnapshotOp) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteSnapshotOp) GetUid() string {
+	if x != nil {
+		return x.Uid
 	}
 	return ""
 }
@@ -4952,9 +4962,10 @@ const file_blixard_v1_log_proto_rawDesc = "" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\"6\n" +
 	"\x10CreateSnapshotOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02vm\x18\x02 \x01(\tR\x02vm\"&\n" +
+	"\x02vm\x18\x02 \x01(\tR\x02vm\"8\n" +
 	"\x10DeleteSnapshotOp\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"'\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\"'\n" +
 	"\x11RestoreSnapshotOp\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"M\n" +
 	"\x0fCloneSnapshotOp\x12\x12\n" +

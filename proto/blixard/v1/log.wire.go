@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-10745) + uint(10745-len(file_blixard_v1_log_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_log_proto_rawDesc)-10763) + uint(10763-len(file_blixard_v1_log_proto_rawDesc))
 
 func (x *Command) sizeWire() (n int) {
 	if x == nil {
@@ -1331,6 +1331,9 @@ func (x *DeleteSnapshotOp) sizeWire() (n int) {
 	if len(x.Name) > 0 {
 		n += 1 + protowire.SizeBytes(len(x.Name))
 	}
+	if len(x.Uid) > 0 {
+		n += 1 + protowire.SizeBytes(len(x.Uid))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -1340,6 +1343,10 @@ func (x *DeleteSnapshotOp) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if len(x.Uid) > 0 {
+		i = putString(b, i, x.Uid)
+		i = putVarint(b, i, 18)
+	}
 	if len(x.Name) > 0 {
 		i = putString(b, i, x.Name)
 		i = putVarint(b, i, 10)

@@ -57,11 +57,13 @@ const (
 	DropVolume
 	TakeSnapshot // of a VM
 	DropSnapshot
+	BackUp    // of the VM's snapshot, with memory
+	BringBack // what was backed up of that VM
 )
 
 var verbNames = [...]string{
 	"?", "Create", "Get", "List", "StaleGet", "Start", "Stop", "Restart", "Delete", "Update", "Rollback", "PauseVM", "ResumeVM", "MoveVM", "StayVM", "LeaveVM", "Revert", "CloneVM", "Restored", "AddMember", "Cordon", "Uncordon",
-	"Drain", "Restore", "RemoveMember", "LoseMember", "SetSettings", "Readmit", "Announce", "AddNetwork", "AddVolume", "GrowVolume", "DropVolume", "TakeSnapshot", "DropSnapshot",
+	"Drain", "Restore", "RemoveMember", "LoseMember", "SetSettings", "Readmit", "Announce", "AddNetwork", "AddVolume", "GrowVolume", "DropVolume", "TakeSnapshot", "DropSnapshot", "BackUp", "BringBack",
 }
 
 func (v Verb) String() string { return verbNames[v] }
@@ -83,12 +85,15 @@ type Operation struct {
 	Unknown bool
 	machine *Machine // of AddMember
 	drain   *blixardv1.DrainOp
-	key     string // principal and request id of a mutation
+	archive *archive // of BringBack
+	brought string   // the uid under which that is brought
+	key     string   // principal and request id of a mutation
 
 	// What came of it.
 	Error    *blixardv1.Error
 	VM       *blixardv1.VM // of a VM's operation; nil when there is none
 	Node     *blixardv1.Node
+	Snapshot *blixardv1.VMSnapshot
 	VMs      []*blixardv1.VM // of a List
 	Revision uint64
 }
@@ -124,6 +129,7 @@ type client struct {
 	snaps    *rand.Rand // of snapshots
 	moves    *rand.Rand // of live moves
 	warms    *rand.Rand // of warm starts
+	backs    *rand.Rand // of backups
 	luck     rand.PCG   // of the operation under way, so that leaving one out changes no other
 	rand     *rand.Rand // draws from luck
 	touched  string     // the VM of which it last wanted something else
@@ -148,11 +154,14 @@ type ask struct {
 	server  *Machine
 	request core.Request
 	list    bool
+	brings  *archive       // goes on with it once the request is answered
+	ready   bool           // what it brings was ready before it was asked
 	heard   func(*outcome) // of one that is no operation
 }
 
 const (
 	attemptPatience = 4 * time.Second
+	bytesPatience   = 20 * time.Second // where bytes come, too
 	mostAttempts    = 6
 	// remembered is the shortest time for which an answer is kept: the shortest
 	// window that settings may have, on the fastest clock.
@@ -171,7 +180,7 @@ func (w *World) person(index int, name string) *client {
 	c := &client{index: index, w: w}
 	c.choice, c.rand = w.chance.stream(name), rand.New(&c.luck)
 	c.snaps, c.moves = w.chance.stream(name+" snapshots"), w.chance.stream(name+" moves")
-	c.warms = w.chance.stream(name + " warm starts")
+	c.warms, c.backs = w.chance.stream(name+" warm starts"), w.chance.stream(name+" backups")
 	c.skew = between(c.choice, -time.Hour, time.Hour)
 	return c
 }
@@ -212,6 +221,9 @@ func (c *client) next() {
 	}
 	if isImage(name, m.Files) && maybe(c.snaps, m.Snapshots) {
 		op.Verb = pick(c.snaps, TakeSnapshot, TakeSnapshot, TakeSnapshot, DropSnapshot, DropSnapshot, Revert, Revert, CloneVM)
+		if maybe(c.backs, m.Backups) {
+			op.Verb = pick(c.backs, BackUp, BringBack, BringBack, CloneVM)
+		}
 		op.Verb = c.w.hearsay.first(op.Verb, name)
 	}
 	if startsWarm(name, m) && maybe(c.warms, 0.6) {
@@ -234,6 +246,9 @@ func (c *client) next() {
 		op.Spec = drawSpec(c.choice, c.index, op.Name, c.w.settings.GetLeaseMs(), c.w.mix)
 		if m.Moves > 0 && c.moves.IntN(3) > 0 { // what it has nothing of on its host can go live
 			op.Spec.Devices, op.Spec.Volumes = nil, nil
+		}
+		if m.Backups > 0 && c.backs.IntN(4) > 0 { // nor are there snapshots of another
+			op.Spec.Devices, op.Spec.Volumes, op.Spec.Shares = nil, nil, nil
 		}
 		if m.Moves > 0 {
 			movesNix(op.Spec, name)
@@ -389,7 +404,10 @@ func (c *client) begin(op *Operation, done func(*Operation)) {
 	c.op, c.done, c.attempts, c.delivery = op, done, 0, false
 	c.w.history = append(c.w.history, op)
 	c.w.keep(nil, begun{op})
-	c.asking = &ask{client: c, request: c.request(op), list: op.Verb == List}
+	if op.Verb == BringBack && op.archive == nil {
+		op.archive = c.w.hearsay.archives[op.Name]
+	}
+	c.asking = &ask{client: c, request: c.request(op), list: op.Verb == List, brings: op.archive}
 	c.try()
 }
 
@@ -403,7 +421,7 @@ func (c *client) request(op *Operation) core.Request {
 	case Get:
 		in.VM = op.Name
 		return in
-	case List:
+	case List, BackUp:
 		return in
 	case Create:
 		cmd.Op = &blixardv1.Command_CreateVm{CreateVm: &blixardv1.CreateVMOp{Name: op.Name, Spec: op.Spec}}
@@ -427,6 +445,8 @@ func (c *client) request(op *Operation) core.Request {
 		cmd.Op = &blixardv1.Command_CreateSnapshot{CreateSnapshot: &blixardv1.CreateSnapshotOp{Name: snapshotName(op.Name), Vm: op.Name}}
 	case DropSnapshot:
 		cmd.Op = &blixardv1.Command_DeleteSnapshot{DeleteSnapshot: &blixardv1.DeleteSnapshotOp{Name: snapshotName(op.Name)}}
+	case BringBack:
+		cmd = op.archive.command(op.Name)
 	case Revert:
 		cmd.Op = &blixardv1.Command_RestoreSnapshot{RestoreSnapshot: &blixardv1.RestoreSnapshotOp{Name: snapshotName(op.Name)}}
 	case CloneVM:
@@ -470,11 +490,16 @@ func (c *client) request(op *Operation) core.Request {
 			Name: op.Name, Address: m.address(), Server: m.Server, Host: m.Host, Level: m.level,
 		}}
 	}
-	sum := sha256.Sum256(blixardv1.Encode(cmd))
-	cmd.PayloadHash, cmd.RequestId, cmd.Principal = sum[:], c.uuid(), fmt.Sprintf("client-%d", c.index)
+	c.seal(cmd)
 	in.Command = cmd
 	op.key = cmd.Principal + "\x00" + cmd.RequestId
 	return in
+}
+
+// seal makes a command a new request of the client.
+func (c *client) seal(cmd *blixardv1.Command) {
+	sum := sha256.Sum256(blixardv1.Encode(cmd))
+	cmd.PayloadHash, cmd.RequestId, cmd.Principal = sum[:], c.uuid(), fmt.Sprintf("client-%d", c.index)
 }
 
 // uuid is a UUIDv7 by the client's own clock.
@@ -500,7 +525,7 @@ func (c *client) try() {
 	w.attempts++
 	c.attempt = w.attempts
 	a := *c.asking
-	a.attempt = c.attempt
+	a.attempt, a.ready = c.attempt, w.judges.snapshots.ready(w, c.op)
 	servers := w.voters()
 	if c.attempts == 1 {
 		c.server = c.rand.IntN(len(servers))
@@ -511,7 +536,11 @@ func (c *client) try() {
 	if hangs, ok := w.mishap("Disconnect", a.server.place(), w.mix.Disconnect, 0, time.Second); ok {
 		w.push(event{at: w.now + int64(hangs), kind: evGiveUp, n: c.attempt, ref: c})
 	}
-	w.push(event{at: w.now + int64(attemptPatience) + between(c.rand, 0, time.Second), kind: evGiveUp, n: c.attempt, ref: c})
+	patience := attemptPatience
+	if c.op.Verb == BackUp || c.op.Verb == BringBack {
+		patience = bytesPatience
+	}
+	w.push(event{at: w.now + int64(patience) + between(c.rand, 0, time.Second), kind: evGiveUp, n: c.attempt, ref: c})
 }
 
 // asked: the request is at the server's door.
@@ -545,6 +574,10 @@ func (w *World) answered(a *ask, r *core.Reply) {
 }
 
 func (w *World) answer(m *Machine, q *request, r core.Reply) {
+	if up := r.Response.GetSnapshot(); q.ask.brings != nil && up != nil && m.daemon != nil {
+		m.daemon.brings(q.ask, up)
+		return
+	}
 	switch {
 	case r.View != nil:
 		w.judges.states.seen(w, m, r.View)
@@ -570,6 +603,14 @@ func (c *client) heard(o *outcome) {
 		c.attempt = 0
 		c.w.push(event{at: c.w.now + between(c.rand, 50*time.Millisecond, time.Second), kind: evGiveUp, n: 0, ref: c})
 		return
+	}
+	if c.op.Verb == BackUp {
+		c.fetches(o)
+		return
+	}
+	w, op := c.w, c.op
+	if o.ask.ready && r.Response.GetError() != nil && w.judges.snapshots.ready(w, op) {
+		w.fail("a retry gets the first answer", "%v: it was brought as %s, which is ready, and is answered: %v", op, op.brought, r.Response.Error)
 	}
 	c.end(r)
 }
@@ -615,11 +656,13 @@ func (op *Operation) take(r *core.Reply) {
 			op.VMs = append(op.VMs, vm)
 			return true
 		})
+	case r.View != nil:
+		op.Revision = r.View.Revision()
 	case r.One != nil:
 		op.Revision, op.VM = r.One.Revision, r.One.VM
 	default:
 		op.Error, op.Revision = r.Response.GetError(), r.Response.GetRevision()
-		op.VM, op.Node = r.Response.GetVm(), r.Response.GetNode()
+		op.VM, op.Node, op.Snapshot = r.Response.GetVm(), r.Response.GetNode(), r.Response.GetSnapshot()
 	}
 	if op.VM != nil {
 		op.VM = proto.CloneOf(op.VM)

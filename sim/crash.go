@@ -35,9 +35,11 @@ var (
 	pointSend    = daemonPoint("Send")
 	pointOrder   = daemonPoint("Order") // the adapter is told what to do
 	pointReply   = daemonPoint("Reply")
-	pointExtend  = daemonPoint("Extend") // the lease pages are written
-	pointKeep    = daemonPoint("Keep")   // a volume is made, grown or removed
-	pointSaved   = daemonPoint("Saved")  // a snapshot gets its name
+	pointExtend  = daemonPoint("Extend")  // the lease pages are written
+	pointKeep    = daemonPoint("Keep")    // a volume is made, grown or removed
+	pointSaved   = daemonPoint("Saved")   // a snapshot gets its name
+	pointBrought = daemonPoint("Brought") // one that has come gets its name
+	pointAdded   = daemonPoint("Added")   // whose server says so
 
 	// What the adapter does, and what shims do.
 	actPoints  = map[vmm.Verb]point{}
@@ -91,6 +93,10 @@ func init() {
 	}
 	add(pointSaved)
 	rarePoints[pointSaved.before], rarePoints[pointSaved.after] = true, true
+	for _, p := range []point{pointBrought, pointAdded} {
+		add(p)
+		rarePoints[p.before], rarePoints[p.after] = true, true
+	}
 	actPoints[vmm.Balloon] = add(daemonPoint(vmm.Balloon.String()))
 	rarePoints[actPoints[vmm.Balloon].before], rarePoints[actPoints[vmm.Balloon].after] = true, true
 	for _, v := range []vmm.Verb{vmm.Receive, vmm.Send} {

@@ -27,6 +27,7 @@ type Daemon struct {
 	work    map[string]*orders // the hypervisor's adapter, by uid
 	builds  map[string]vmm.Action
 	keeping vmm.Action               // the newest orders for volumes
+	uploads []*upload                // of its clients
 	saving  map[string]*saving       // the Snapshots under way, by the VM's uid
 	keeps   *vmm.KeepList            // the newest list of snapshots to keep
 	image   *blixardv1.SnapshotImage // for the answer to a Snapshot
@@ -94,6 +95,9 @@ func (m *Machine) stopDaemon(hangUp bool) {
 	m.disk.broken = false
 	for _, r := range sorted(d.waiting) {
 		m.w.clientLost(r)
+	}
+	for _, u := range d.uploads {
+		m.w.answered(u.ask, nil)
 	}
 	if hangUp {
 		m.w.hangUp(m)

@@ -144,6 +144,7 @@ func (w *World) nextGeneration() {
 	kept := *j
 	j.reset()
 	j.judged, j.copies, j.leases, j.levels = kept.judged, kept.copies, kept.leases, kept.levels
+	j.snapshots.holds = kept.snapshots.holds
 	j.levels.level, j.copies.forks = 0, map[shim.Instance]bool{}
 	w.watcher.begin()
 }

@@ -11,10 +11,12 @@ import (
 type hearsay struct {
 	vms       map[string]*blixardv1.VM
 	snapshots map[string]bool // by the VM's name
+	brought   map[string]bool // of those: they were brought, and nothing goes back to them
+	archives  map[string]*archive
 }
 
 func newHearsay() hearsay {
-	return hearsay{map[string]*blixardv1.VM{}, map[string]bool{}}
+	return hearsay{map[string]*blixardv1.VM{}, map[string]bool{}, map[string]bool{}, map[string]*archive{}}
 }
 
 // learn takes in what an answer says of what was asked for.
@@ -24,7 +26,7 @@ func (h hearsay) learn(op *Operation) {
 	}
 	none := op.Error.GetCode() == blixardv1.ErrorCode_ERROR_CODE_NOT_FOUND
 	switch op.Verb {
-	case DropSnapshot, Revert:
+	case DropSnapshot, Revert, BackUp:
 		if none || op.Verb == DropSnapshot && op.Error == nil {
 			delete(h.snapshots, op.Name)
 		}
@@ -34,10 +36,14 @@ func (h hearsay) learn(op *Operation) {
 			delete(h.snapshots, originOf(op.Name))
 		}
 		none = false
-	case TakeSnapshot:
+	case TakeSnapshot, BringBack:
 		if op.Error == nil || op.Error.GetCode() == blixardv1.ErrorCode_ERROR_CODE_ALREADY_EXISTS {
 			h.snapshots[op.Name] = true
 		}
+		if op.Error == nil {
+			h.brought[op.Name] = op.Verb == BringBack
+		}
+		none = none && op.Verb == TakeSnapshot
 	case Delete:
 		none = none || op.Error == nil
 	case Get:
@@ -56,6 +62,12 @@ func (h hearsay) learn(op *Operation) {
 func (h hearsay) first(verb Verb, name string) Verb {
 	vm := h.vms[name]
 	switch {
+	case verb == BringBack && h.archives[name] == nil:
+		return h.first(BackUp, name)
+	case verb == BringBack && h.snapshots[name], verb == Revert && h.snapshots[name] && h.brought[name]:
+		return DropSnapshot
+	case verb == BringBack, verb == BackUp && h.snapshots[name]:
+		return verb
 	case verb == CloneVM && h.snapshots[originOf(name)]:
 		return CloneVM
 	case vm == nil || verb == CloneVM:
@@ -64,7 +76,7 @@ func (h hearsay) first(verb Verb, name string) Verb {
 		return DropSnapshot
 	case !vm.Run:
 		return Start
-	case verb == Revert && !h.snapshots[name], verb == DropSnapshot:
+	case verb == Revert && !h.snapshots[name], verb == DropSnapshot, verb == BackUp:
 		return TakeSnapshot
 	case verb == MoveVM && vm.Paused:
 		return ResumeVM

@@ -11,8 +11,13 @@ import (
 // whole, until the state gives it up, and what the state has forgotten is there no
 // more; a VM goes on from it with just that, and once for each time that it was asked.
 type judgeSnapshots struct {
-	done map[string]bool // restores of which the guest has gone on, by uid and index
+	done  map[string]bool    // restores of which the guest has gone on, by uid and index
+	holds map[string]content // what each was taken with, or brought, by uid
 }
+
+type content struct{ memory, disk uint64 }
+
+const backedUp = "what is brought back is what was backed up"
 
 // taken looks at a snapshot that was just made.
 func (j *judgeSnapshots) taken(w *World, m *Machine, s *savedVM) {
@@ -20,6 +25,24 @@ func (j *judgeSnapshots) taken(w *World, m *Machine, s *savedVM) {
 	if s.memory != s.disk {
 		w.fail("a snapshot is of one moment", "%s: the disks of %s are not of the moment of its memory", m.Name, s.uid)
 	}
+	j.holds[s.uid] = content{s.memory, s.disk}
+}
+
+// backedUp looks at an archive that was just made.
+func (j *judgeSnapshots) backedUp(w *World, m *Machine, a *archive) { j.same(w, m, &a.savedVM) }
+
+// same looks whether bytes are what their snapshot was taken with, or brought.
+func (j *judgeSnapshots) same(w *World, m *Machine, s *savedVM) {
+	w.judges.judged["snapshots"]++
+	if is := (content{s.memory, s.disk}); is != j.holds[s.uid] {
+		w.fail(backedUp, "%s: the snapshot %s holds %x, and was to hold %x", m.Name, s.uid, is, j.holds[s.uid])
+	}
+}
+
+// ready says that what a client brings is.
+func (j *judgeSnapshots) ready(w *World, op *Operation) bool {
+	p := w.judges.newest.snapshots[snapshotName(op.Name)]
+	return op.brought != "" && p.GetUid() == op.brought && p.State == blixardv1.SnapshotState_SNAPSHOT_STATE_READY
 }
 
 // removed looks at bytes that are about to go.
@@ -41,6 +64,9 @@ func (j *judgeSnapshots) wentOn(w *World, m *Machine, d *vmDir) {
 		w.fail("a restore is done once", "%s: VM %s goes on again by the restore of entry %d", m.Name, d.uid, d.restoring)
 	}
 	j.done[key] = true
+	if d.from != nil {
+		j.same(w, m, d.from)
+	}
 	if d.from != nil && d.data != d.from.memory {
 		w.fail("a snapshot is of one moment", "%s: VM %s goes on with the memory of %s, and other disks", m.Name, d.uid, d.from.uid)
 	}
@@ -61,6 +87,8 @@ func (j *judgeSnapshots) entry(w *World, n *newest) {
 			w.judges.judged["snapshots"]++
 			if m := w.byID(c.is.NodeId); m != nil && (m.saved[c.is.Uid] == nil || !m.saved[c.is.Uid].whole) {
 				w.fail("what is ready is there", "index %d: the snapshot %s is ready, and %s does not have it", n.index, c.is.Uid, m.Name)
+			} else if m != nil {
+				j.same(w, m, m.saved[c.is.Uid])
 			}
 		}
 	}

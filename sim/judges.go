@@ -52,7 +52,7 @@ func (j *judges) reset() {
 	j.leaders.of = map[uint64]string{}
 	j.copies.forks = map[shim.Instance]bool{}
 	j.specs = newJudgeSpecs()
-	j.snapshots.done = map[string]bool{}
+	j.snapshots = judgeSnapshots{map[string]bool{}, map[string]content{}}
 	j.addresses.of = map[string]string{}
 	j.volumes = judgeVolumes{map[string]uint64{}, map[string]uint64{}}
 	j.migrations = judgeMigrations{map[shim.Instance]bool{}, map[uint64]string{}, map[uint64]uint64{}, map[uint64]uint64{}}

@@ -38,7 +38,7 @@ func (p place) String() string {
 // mishapNames are all of them.
 var mishapNames = []string{
 	"Drop", "Duplicate", "Late", "ShimSlow", "ForkFails", "Deaf", "BootHangs", "BootSlow", "EarlyExit", "LateExit",
-	"SlowKill", "Zombie", "Orphan", "Disconnect", "BuildFails", "BuildSlow", "NixKilled", "NixFull", "NixHangs", "PauseFails", "NixCollects", "ApiHangs", "ReplyLost", "VolumeFull", "StreamSlow", "StreamBreaks", "LastPieceLost", "MirrorFull", "SnapshotFails", "RestoreFails", "LoadFails", "Greedy", "ShareFails", "ShareLost", "BootDamaged", "BootRefused", "WarmCrash",
+	"SlowKill", "Zombie", "Orphan", "Disconnect", "BuildFails", "BuildSlow", "NixKilled", "NixFull", "NixHangs", "PauseFails", "NixCollects", "ApiHangs", "ReplyLost", "VolumeFull", "StreamSlow", "StreamBreaks", "LastPieceLost", "MirrorFull", "SnapshotFails", "RestoreFails", "LoadFails", "DownloadBreaks", "UploadFull", "UploadBreaks", "AnswerLost", "Greedy", "ShareFails", "ShareLost", "BootDamaged", "BootRefused", "WarmCrash",
 }
 
 func (f Mishap) String() string {

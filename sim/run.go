@@ -105,6 +105,7 @@ func (w *World) run() {
 	w.Heal()
 	if w.mix.Disaster != 0 {
 		w.disaster(w.mix.Disaster)
+		w.bringsBack()
 	}
 	w.Rest()
 }

@@ -136,10 +136,14 @@ func (d *Daemon) saved(s *saving, err string) {
 // snapshotEnds answers a Snapshot.
 func (d *Daemon) snapshotEnds(o *orders, a vmm.Action, s *savedVM, err string) {
 	if err == "" {
-		d.image = &blixardv1.SnapshotImage{SizeBytes: 1 << 20, Sha256: fmt.Sprintf("%x", s.memory), Version: "sim", Machine: "sim"}
+		d.image = s.image()
 	}
 	d.finish(o.uid, a.ID, err)
 	d.image = nil
+}
+
+func (s *savedVM) image() *blixardv1.SnapshotImage {
+	return &blixardv1.SnapshotImage{SizeBytes: 1 << 20, Sha256: fmt.Sprintf("%x", s.memory), Version: "sim", Machine: "sim"}
 }
 
 // keepSnapshots takes a list of what to keep, and carries it out after a while.
@@ -166,7 +170,13 @@ func (d *Daemon) snapshotsKept(a vmm.Action) {
 		}
 	}
 	for _, s := range sorted(m.saved) {
-		if !s.whole || a.Keep.Wants(s.uid) || mutant.On("SnapshotStays") {
+		switch {
+		case a.Keep.Wants(s.uid) || mutant.On("SnapshotStays"):
+			continue
+		case !s.whole: // it is just coming
+			if !mutant.On("UploadStays") {
+				delete(m.saved, s.uid)
+			}
 			continue
 		}
 		w.judges.snapshots.removed(w, m, s)
@@ -186,7 +196,7 @@ func (d *Daemon) snapshotsKept(a vmm.Action) {
 // clearSaved removes what an earlier daemon did not finish.
 func (m *Machine) clearSaved() {
 	for _, s := range sorted(m.saved) {
-		if !s.whole {
+		if !s.whole && !mutant.On("UploadStays") {
 			delete(m.saved, s.uid)
 		}
 	}

@@ -78,7 +78,7 @@ func Base(seed uint64) Config {
 		Latency: time.Millisecond, Drop: 0.01, Duplicate: 0.01, Late: 0.005, Lateness: 10 * time.Second,
 		ShimSlow: 0.005, ForkFails: 0.02, Deaf: 0.1, BootHangs: 0.02, BootSlow: 0.05, EarlyExit: 0.05, LateExit: 0.05,
 		SlowKill: 0.1, Zombie: 0.02, Disconnect: 0.02, BuildFails: 0.05, BuildSlow: 0.05, ApiHangs: 0.05, ReplyLost: 0.05, StreamSlow: 0.05, StreamBreaks: 0.03, StreamEnds: 0.03, Collects: 0.1, VolumeFull: 0.1, Fickle: 0.1, Clients: 4, Names: 8, Think: time.Second,
-		Snapshots: 0.1, SnapshotFails: 0.1, Greedy: 0.1,
+		Snapshots: 0.1, Backups: 0.2, SnapshotFails: 0.1, Greedy: 0.1,
 		Files: 2, Every: 6 * time.Second, Longest: 30 * time.Second, Safety: time.Minute, Weights: map[string]int{},
 	}
 	mix.Quorum = drawQuorum(seed)
@@ -188,6 +188,8 @@ type Mix struct {
 	// Snapshots: a client's next wish is about one, where there are VMs of which some
 	// can be taken.
 	Snapshots float64
+	// Backups: that is about a backup of one.
+	Backups float64
 	// Moves: it is about a live move, there.
 	Moves float64
 	// Volumes: most VMs of images write one.
@@ -277,6 +279,7 @@ func drawMix(r *rand.Rand) Mix {
 	m.Files = pick(weights.stream("files"), 0, 1, 3)
 	m.VolumeFull = rate(weights.stream("volumes"), 0.3)
 	m.Snapshots, m.SnapshotFails = rate(weights.stream("snapshots"), 0.4), rate(weights.stream("snapshots fail"), 0.3)
+	m.Backups = rate(weights.stream("backups"), 0.5)
 	m.Moves = rate(weights.stream("moves"), 0.6)
 	m.Greedy = rate(weights.stream("greedy"), 0.3)
 	m.Shares, m.ShareFails = rate(weights.stream("virtiofs"), 1), 0.1+0.4*weights.stream("shares fail").Float64()

@@ -20,7 +20,7 @@ var themes = []theme{
 	{1, Crashes}, {1, SlowDisksAndCrashes}, {1, ShortLog}, {1, Busy}, {1, BusyAndCrashes}, {1, LossyNetwork}, {1, SlowNetwork}, {1, DeafNetwork},
 	{1, ShortLives}, {1, SoonAtRest}, {1, QuorumOnly}, {1, Hangs}, {1, Deaf}, {1, Crowded}, {1, Fickle}, {1, Renewals}, {1, Lagging},
 	// These have many steps at which something may go wrong, each of which a soak must see.
-	{2, Upgrades}, {2, Orphans}, {2, Shims}, {3, Ballooning}, {9, Moving}, {10, Saving},
+	{2, Upgrades}, {2, Orphans}, {2, Shims}, {3, Ballooning}, {12, Moving}, {10, Saving}, {8, BackingUp},
 }
 
 // drawTheme gives two of three seeds a theme.
@@ -210,6 +210,16 @@ func Saving(c *Config) {
 	r := chance{c.Seed}.stream("saving")
 	c.Mix.Snapshots, c.Mix.SnapshotFails, c.Mix.Moves, c.Mix.Think = 0.8, 0.4, 0, time.Second
 	c.opens(r, 2, true, pick(r, actPoints[vmm.Snapshot], pointSaved, pointSaved).names()...)
+}
+
+// BackingUp has what was saved taken out of the cluster and brought back, where that may
+// break off, and a host die when all has come.
+func BackingUp(c *Config) {
+	c.images()
+	r := chance{c.Seed}.stream("backing up")
+	c.Servers, c.Mix.Clients = max(c.Servers, 3), 4
+	c.Mix.Snapshots, c.Mix.Backups, c.Mix.SnapshotFails, c.Mix.Moves, c.Mix.Think = 0.9, 0.6, 0.2, 0, time.Second
+	c.opens(r, 2, true, slices.Concat(pointBrought.names(), pointAdded.names(), actPoints[vmm.Snapshot].names())...)
 }
 
 // Sharing has most images see a folder of their host, which not every host can serve.

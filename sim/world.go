@@ -54,6 +54,7 @@ type World struct {
 	net       *network
 	clients   []*client
 	hearsay   hearsay
+	tidier    *client // deletes what was abandoned
 	operator  *client // grows the cluster, and asks what the tests ask
 	history   []*Operation
 	drops     []*Operation // those of volumes, of generations before
@@ -123,6 +124,7 @@ func New(cfg Config) *World {
 	for _, m := range w.machines {
 		m.keeper = &keeper{client: w.person(-m.Index, m.Name+"/keeper"), m: m}
 	}
+	w.tidier = w.person(-cfg.Servers-cfg.Hosts-cfg.Spares-1000, "tidier")
 	takeEntropy(w)
 	mutant.Plant(cfg.Mutant)
 	return w
@@ -447,6 +449,9 @@ func (w *World) Heal() {
 }
 
 func (w *World) heal(what string) {
+	if w.phase != healed {
+		w.later(int64(5*time.Second), w.tidies)
+	}
 	w.phase, w.healedAt = healed, w.now
 	w.say(nil, what)
 	for _, e := range slices.SortedFunc(maps.Keys(w.broken), func(a, b *ended) int {

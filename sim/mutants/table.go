@@ -54,6 +54,7 @@ const (
 	ownBoot     = "a guest goes on from its own boot"
 	isThere     = "what is ready is there"
 	isGone      = "what is forgotten is gone"
+	backedUp    = "what is brought back is what was backed up"
 	restoreOnce = "a restore is done once"
 	accounted   = "what runs is accounted"
 	asked       = "what is accounted is what was asked"
@@ -610,6 +611,23 @@ var All = []Mutant{
 	{
 		Name: "SnapshotStays", What: "a host says that a snapshot is removed, and keeps its bytes",
 		Caught: []string{isGone, atRest}, Harder: sim.Snapshots,
+	},
+	// Backups.
+	{
+		Name: "UploadCutShort", What: "an archive that breaks off is taken as whole",
+		Caught: []string{backedUp}, Harder: sim.BackingUp,
+	},
+	{
+		Name: "UploadStays", What: "what has come of an archive that broke off is not collected",
+		Caught: []string{isGone, atRest}, Harder: sim.BackingUp,
+	},
+	{
+		Name: "RetryRefused", What: "who has brought an archive, and has not heard so, is refused when he asks again",
+		Caught: []string{firstAnswer}, Harder: sim.BackingUp,
+	},
+	{
+		Name: "GivenUpByName", What: "with an archive that does not come another snapshot is given up that has its name by then",
+		Caught: []string{lost}, Harder: sim.BackingUp,
 	},
 	// Balloons.
 	{

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/runner/links"
 )
 
@@ -72,7 +73,7 @@ func TestNetworks(t *testing.T) {
 	}
 	// Its port is taken, and so is its address.
 	c.Must(create("c", "-p", fmt.Sprintf("%d:7", port), "--no-wait")...)
-	if out := c.Must("vm", "explain", "c"); !strings.Contains(out, fmt.Sprintf("its port %d/tcp leads to the VM b", port)) || strings.Contains(out, "vm explain c") {
+	if out := c.Must("vm", "explain", "c"); !strings.Contains(out, fmt.Sprintf("leads its port %d/tcp to the VM b", port)) || strings.Contains(out, "vm explain c") {
 		t.Errorf("explain says\n%s", out)
 	}
 	c.Must("vm", "delete", "-y", "c")
@@ -166,4 +167,17 @@ func echoes(address string) error {
 		return fmt.Errorf("heard %q: %w", b, err)
 	}
 	return nil
+}
+
+// The nodes of one machine have its ports in common: a second VM with a port is told
+// who has it, at once, and starts when that is gone.
+func TestAPortOfThisMachineIsOneVMs(t *testing.T) {
+	t.Parallel()
+	c := up(t, 2)
+	create := pushGuest(c)
+	port := fmt.Sprint(freePort(t))
+	c.Must(create("web", "-p", port+":7", "--no-wait")...)
+	c.Fails(exitConflict, []string{"no host can run it", "leads its port " + port + "/tcp to the VM web", "has its ports in common with"}, create("again", "-p", port+":7")...)
+	c.Must("vm", "delete", "-y", "web")
+	c.Await("again", 20*time.Second, "is placed", func(v *blixardv1.VM, _ string) bool { return v.GetPlacement() != nil })
 }

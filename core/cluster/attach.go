@@ -191,6 +191,38 @@ func portKey(node uint64, p *blixardv1.HostPort) string {
 	return be(node) + be(uint64(portNumber(p)))[4:]
 }
 
+// portsInCommon are a node and those whose ports are the same: who has one of it there
+// has it here.
+func (s *State) portsInCommon(id uint64) []uint64 {
+	nodes := []uint64{id}
+	if space := s.Node(id).GetHost().GetFacts().GetPortSpace(); space != "" {
+		s.spaces.Ascend(space+"/", func(k string, other uint64) bool {
+			if !strings.HasPrefix(k, space+"/") {
+				return false
+			}
+			if other != id {
+				nodes = append(nodes, other)
+			}
+			return true
+		})
+	}
+	return nodes
+}
+
+// reindexSpaces follows which nodes have their ports in common.
+func (s *State) reindexSpaces(o, n *blixardv1.Node) {
+	was, is := o.GetHost().GetFacts().GetPortSpace(), n.GetHost().GetFacts().GetPortSpace()
+	if was == is {
+		return
+	}
+	if was != "" {
+		s.spaces.Delete(was + "/" + be(o.Id))
+	}
+	if is != "" {
+		s.spaces.Set(is+"/"+be(n.Id), n.Id)
+	}
+}
+
 // bothPorts are those of two lists, each once.
 func bothPorts(a, b []*blixardv1.HostPort) []*blixardv1.HostPort {
 	all := slices.Clone(a)

@@ -387,9 +387,13 @@ func (r *room) look(need schedule.Need, uid string) {
 	for _, h := range r.hosts {
 		h.Taken = nil
 		r.s.lookAt(h, need, uid)
-		for _, t := range r.ports[h.ID] {
-			if slices.Contains(need.Ports, t.Port) {
-				h.Taken = append(h.Taken, t)
+		if len(need.Ports) > 0 {
+			for _, id := range r.s.portsInCommon(h.ID) {
+				for _, t := range r.ports[id] {
+					if slices.Contains(need.Ports, t.Port) {
+						h.Taken = append(h.Taken, t)
+					}
+				}
 			}
 		}
 		for _, d := range need.Devices {

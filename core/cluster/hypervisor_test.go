@@ -65,7 +65,7 @@ func TestAHostMustHaveWhatCanRunTheVM(t *testing.T) {
 	}{
 		{"fits", `{"hypervisor":"HYPERVISOR_QEMU","image":{` + art + `}}`, "", false, []*blixardv1.HypervisorFact{qemu}},
 		{"none", `{"hypervisor":"HYPERVISOR_QEMU","image":{` + art + `}}`, "has no QEMU", true, []*blixardv1.HypervisorFact{process}},
-		{"less", `{"hypervisor":"HYPERVISOR_QEMU","image":{` + art + `,"disks":[{"name":"a","sizeMib":"1"}]}}`, "its QEMU has no volumes", true, []*blixardv1.HypervisorFact{old}},
+		{"less", `{"hypervisor":"HYPERVISOR_QEMU","image":{` + art + `,"disks":[{"name":"a","sizeMib":"1"}]}}`, "has no volumes in its QEMU", true, []*blixardv1.HypervisorFact{old}},
 		{"agent", `{"health":{"agent":{}},"image":{` + art + `}}`, "has no QEMU", true, []*blixardv1.HypervisorFact{firecracker}},
 		{"program", `{"process":{"argv":["/bin/true"]}}`, "has no process", true, []*blixardv1.HypervisorFact{qemu}},
 		// What Nix builds brings its own, but no KVM.

@@ -31,6 +31,7 @@ func (s *State) reindex(old, now proto.Message) {
 		o, _ := old.(*blixardv1.Node)
 		n, _ := now.(*blixardv1.Node)
 		s.reindexNode(o, n)
+		s.reindexSpaces(o, n)
 		s.revise(nodeKey(cmp.Or(n.GetId(), o.GetId())), o != nil, n != nil, o.GetRevision(), n.GetRevision())
 	case *blixardv1.ClusterNetwork:
 		o, _ := old.(*blixardv1.ClusterNetwork)

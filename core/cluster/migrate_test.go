@@ -463,7 +463,7 @@ func TestWhyNotLive(t *testing.T) {
 			f.Hypervisors[1].Version = "8"
 			d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{NodeId: n.Id, BootId: n.Host.BootId, Epoch: n.Host.Epoch, Facts: f}}})
 		},
-		"its QEMU has no migrate": func(d *driver) {
+		"has no migrate in its QEMU": func(d *driver) {
 			n, f := d.NodeByName("n2"), d.facts()
 			f.Hypervisors[1].Capabilities = []blixardv1.Capability{blixardv1.Capability_CAPABILITY_IMAGE}
 			d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{NodeId: n.Id, BootId: n.Host.BootId, Epoch: n.Host.Epoch, Facts: f}}})

@@ -294,7 +294,7 @@ func TestPortsArePlaced(t *testing.T) {
 	if where("a") != 1 || where("udp") != 1 || where("b") != 0 {
 		t.Fatal(where("a"), where("udp"), where("b"))
 	}
-	if x, _ := d.Explain("b"); x.Verdicts[0].Reasons[0] != "its port 8081/tcp leads to the VM a" {
+	if x, _ := d.Explain("b"); x.Verdicts[0].Reasons[0] != "leads its port 8081/tcp to the VM a" {
 		t.Error(x.Verdicts[0].Reasons)
 	}
 	if x, _ := d.Explain("a"); !x.Verdicts[0].Fits {
@@ -304,7 +304,7 @@ func TestPortsArePlaced(t *testing.T) {
 		return d.request(&blixardv1.Command{Op: &blixardv1.Command_UpdateVm{UpdateVm: &blixardv1.UpdateVMOp{Name: vm, Spec: imageSpec(user(ports...))}}}).GetError()
 	}
 	d.vm("c", user(9000))
-	if err := update("c", 8081); err == nil || !strings.Contains(err.Message, "its port 8081/tcp leads to the VM a") {
+	if err := update("c", 8081); err == nil || !strings.Contains(err.Message, "leads its port 8081/tcp to the VM a") {
 		t.Error(err)
 	}
 	if err := update("a", 8080); err != nil {
@@ -324,6 +324,43 @@ func TestPortsArePlaced(t *testing.T) {
 	}
 	if d.ports.Len() != 0 {
 		t.Errorf("%d ports are left", d.ports.Len())
+	}
+}
+
+// Nodes of one machine have one set of ports.
+func TestPortsOfOneMachineArePlacedOnce(t *testing.T) {
+	d := plugged("10.1.0.0/24")
+	second := func(space string) {
+		n := d.NodeByName("n2")
+		f := clone(d.Node(1).Host.Facts)
+		f.PortSpace = space
+		d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostBoot{HostBoot: &blixardv1.HostBootOp{NodeId: n.Id, BootId: "b", Epoch: n.Host.Epoch, Facts: f}}})
+		d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{NodeId: n.Id, BootId: "b", Epoch: d.Node(n.Id).Host.Epoch, Facts: f}}})
+	}
+	f := clone(d.Node(1).Host.Facts)
+	f.PortSpace = "here"
+	d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{NodeId: 1, BootId: "b", Epoch: d.Node(1).Host.Epoch, Facts: f}}})
+	d.request(&blixardv1.Command{Op: &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{Name: "n2", Address: "n2:1", Host: true, Level: Level}}})
+	d.vm("a", user(8080))
+	second("here")
+	d.vm("b", user(8080))
+	const why = "no host can run it: n1 leads its port 8080/tcp to the VM a; n2 has its ports in common with n1, which leads port 8080/tcp to the VM a"
+	if st := d.VM("b").Status; d.VM("b").Placement != nil || st.Reason != NoHostCan || st.Message != why {
+		t.Fatal(d.VM("b").Placement, st)
+	}
+	d.vm("other", user(8081))
+	if d.VM("other").GetPlacement() == nil {
+		t.Error("another port is taken, too")
+	}
+	// What is being deleted gives its port up by itself.
+	d.request(&blixardv1.Command{Op: &blixardv1.Command_DeleteVm{DeleteVm: &blixardv1.DeleteVMOp{Name: "a"}}})
+	d.vm("c", user(8080))
+	if st := d.VM("c").Status; d.VM("c").Placement != nil || st.Reason != "NoHostFits" {
+		t.Error(st)
+	}
+	second("there")
+	if d.VM("b").GetPlacement().GetNode() != "n2" {
+		t.Error("it does not go where the port is another one:", d.VM("b").Status)
 	}
 }
 

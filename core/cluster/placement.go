@@ -151,13 +151,26 @@ func schedulePort(p *blixardv1.HostPort) schedule.Port {
 
 // portsTaken tells a host which of the ports that a VM needs another VM has there.
 func (s *State) portsTaken(h *schedule.Host, n schedule.Need, uid string) {
+	if len(n.Ports) == 0 {
+		return
+	}
+	nodes := s.portsInCommon(h.ID)
 	for _, p := range n.Ports {
 		key := &blixardv1.HostPort{Port: uint32(p.Number), Protocol: blixardv1.Protocol_PROTOCOL_TCP}
 		if p.UDP {
 			key.Protocol = blixardv1.Protocol_PROTOCOL_UDP
 		}
-		if by, taken := s.ports.Get(portKey(h.ID, key)); taken && by != uid && !mutant.On("PortsIgnored") {
-			h.Taken = append(h.Taken, schedule.Taken{Port: p, By: s.VMByUID(by).GetName()})
+		for i, id := range nodes {
+			by, taken := s.ports.Get(portKey(id, key))
+			if !taken || by == uid || mutant.On("PortsIgnored") {
+				continue
+			}
+			t := schedule.Taken{Port: p, By: s.VMByUID(by).GetName()}
+			if i > 0 {
+				t.Where = s.Node(id).GetName()
+			}
+			h.Taken = append(h.Taken, t)
+			break
 		}
 	}
 }
@@ -276,8 +289,10 @@ func (s *State) nobodyCan(n schedule.Need) string {
 			return true
 		}
 		var why []string
-		for _, o := range schedule.Obstacles(nil, scheduleHost(node, s.overcommit()), n) {
-			if o.Forever() {
+		h := scheduleHost(node, s.overcommit())
+		s.portsTaken(h, n, "")
+		for _, o := range schedule.Obstacles(nil, h, n) {
+			if o.Forever() && !(o.Kind == schedule.Ports && s.VM(o.Have).GetDeleting()) {
 				why = append(why, o.String())
 			}
 		}

@@ -43,6 +43,7 @@ type State struct {
 	addresses *btree.Map[string, string] // network, address -> uid that has it
 	macs      *btree.Map[string, string] // mac -> uid that has it
 	ports     *btree.Map[string, string] // node, port -> uid that has it
+	spaces    *btree.Map[string, uint64] // port space, node -> that node
 	devices   *btree.Map[string, string] // node, address of a device -> uid that has it
 
 	volumes   *btree.Map[string, string] // volume's uid -> its name
@@ -126,7 +127,7 @@ func New() *State {
 		drained: btree.NewMap[uint64, struct{}](0),
 		leaving: btree.NewMap[string, string](0), migrating: btree.NewMap[string, struct{}](0),
 		free: btree.NewMap[string, uint32](0), addresses: btree.NewMap[string, string](0),
-		macs: btree.NewMap[string, string](0), ports: btree.NewMap[string, string](0), devices: btree.NewMap[string, string](0),
+		macs: btree.NewMap[string, string](0), ports: btree.NewMap[string, string](0), spaces: btree.NewMap[string, uint64](0), devices: btree.NewMap[string, string](0),
 		volumes: btree.NewMap[string, string](0), kept: btree.NewMap[string, string](0), copies: btree.NewMap[string, string](0), users: btree.NewMap[string, bool](0),
 		snapshots: btree.NewMap[string, string](0), ordered: btree.NewMap[string, string](0), restores: btree.NewMap[string, string](0),
 		track: true,
@@ -143,7 +144,7 @@ func (s *State) Freeze() *State {
 	c.old, c.idle, c.ready = s.old.Copy(), s.idle.Copy(), s.ready.Copy()
 	c.revised, c.drained, c.leaving = s.revised.Copy(), s.drained.Copy(), s.leaving.Copy()
 	c.migrating = s.migrating.Copy()
-	c.free, c.addresses, c.macs, c.ports, c.devices = s.free.Copy(), s.addresses.Copy(), s.macs.Copy(), s.ports.Copy(), s.devices.Copy()
+	c.free, c.addresses, c.macs, c.ports, c.spaces, c.devices = s.free.Copy(), s.addresses.Copy(), s.macs.Copy(), s.ports.Copy(), s.spaces.Copy(), s.devices.Copy()
 	c.volumes, c.kept, c.copies, c.users = s.volumes.Copy(), s.kept.Copy(), s.copies.Copy(), s.users.Copy()
 	c.snapshots, c.ordered, c.restores = s.snapshots.Copy(), s.ordered.Copy(), s.restores.Copy()
 	c.dirty, c.track = nil, false

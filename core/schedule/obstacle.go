@@ -40,14 +40,15 @@ type Obstacle struct {
 	// Of CPU (thousandths), Memory, Disk (MiB) and Device: what is needed and what is
 	// free. Of Device: Want is its kind.
 	Need, Free uint64
-	// Of Ports: Want is the port, and Have the VM that has it.
+	// Of Ports: Want is the port, Have the VM that has it, and Where the host of that,
+	// when it is another one.
 	// Of Elsewhere: Want is what the VM needs, and Have the host that has it.
 	// Of Shares: Have is why. Of Folder: Want is the folder, and Have those that may be
 	// had.
 	// Of Label: the label, what it must be and what it is. Of Hypervisors, KVM and
 	// Lacks: Have is the kind of hypervisor, or the kinds, and Want what that does
 	// not do there.
-	Label, Want, Have string
+	Label, Want, Have, Where string
 }
 
 // String says it in one clause.
@@ -64,7 +65,7 @@ func (o Obstacle) String() string {
 	case KVM:
 		return "has no usable KVM, which " + o.Have + " needs"
 	case Lacks:
-		return "its " + o.Have + " has no " + o.Want
+		return "has no " + o.Want + " in its " + o.Have
 	case Nix:
 		return "cannot build NixOS systems"
 	case Label:
@@ -88,7 +89,10 @@ func (o Obstacle) String() string {
 	case Elsewhere:
 		return fmt.Sprintf("the VM's %s is on %s", o.Want, o.Have)
 	case Ports:
-		return fmt.Sprintf("its port %s leads to the VM %s", o.Want, o.Have)
+		if o.Where != "" {
+			return fmt.Sprintf("has its ports in common with %s, which leads port %s to the VM %s", o.Where, o.Want, o.Have)
+		}
+		return fmt.Sprintf("leads its port %s to the VM %s", o.Want, o.Have)
 	case Device:
 		return fmt.Sprintf("has %d devices %s free of the %d needed", o.Free, o.Want, o.Need)
 	case CPU:
@@ -151,7 +155,7 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 		}
 	}
 	for _, t := range h.Taken {
-		to = append(to, Obstacle{Kind: Ports, Want: t.Port.String(), Have: t.By})
+		to = append(to, Obstacle{Kind: Ports, Want: t.Port.String(), Have: t.By, Where: t.Where})
 	}
 	for _, d := range need.Devices {
 		if free := h.Devices[d.Kind]; free < d.Count {
@@ -165,10 +169,11 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 	return short(to, Disk, need.DiskMiB, h.Capacity.DiskMiB, h.Used.DiskMiB)
 }
 
-// Forever says that no waiting takes the obstacle away: the host must become another.
+// Forever says that no waiting takes the obstacle away: the host must become another,
+// or somebody must give a port up.
 func (o Obstacle) Forever() bool {
 	switch o.Kind {
-	case Hypervisors, KVM, Lacks, Nix, Bridges, Shares, Folder:
+	case Hypervisors, KVM, Lacks, Nix, Bridges, Shares, Folder, Ports:
 		return true
 	}
 	return false

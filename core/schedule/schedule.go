@@ -63,6 +63,8 @@ type Port struct {
 type Taken struct {
 	Port
 	By string
+	// Where: the host that it has it of, when the ports of that are this host's, too.
+	Where string
 }
 
 // Devices are some of a kind.

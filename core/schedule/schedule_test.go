@@ -163,10 +163,10 @@ func TestAHypervisorThatIsThereSaysWhyNot(t *testing.T) {
 	}
 	for want, h := range map[string]*Host{
 		"": {Hypervisors: []Hypervisor{{1, 3}}},
-		"has no usable KVM, which cloud-hypervisor needs":                         {NoKVM: true, Hypervisors: []Hypervisor{{1, 3}}},
-		"has no usable KVM, which cloud-hypervisor needs; its qemu has no shares": {NoKVM: true, Hypervisors: []Hypervisor{{1, 3}, {2, 1}}},
-		"its qemu has no pause":                  {Hypervisors: []Hypervisor{{2, 2}}},
-		"has no cloud-hypervisor, qemu or other": {Hypervisors: []Hypervisor{{7, 3}}},
+		"has no usable KVM, which cloud-hypervisor needs":                            {NoKVM: true, Hypervisors: []Hypervisor{{1, 3}}},
+		"has no usable KVM, which cloud-hypervisor needs; has no shares in its qemu": {NoKVM: true, Hypervisors: []Hypervisor{{1, 3}, {2, 1}}},
+		"has no pause in its qemu":                                                   {Hypervisors: []Hypervisor{{2, 2}}},
+		"has no cloud-hypervisor, qemu or other":                                     {Hypervisors: []Hypervisor{{7, 3}}},
 	} {
 		var got []string
 		for _, o := range Obstacles(nil, h, need) {

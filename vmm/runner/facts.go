@@ -35,7 +35,7 @@ func (h *Host) discover() (*blixardv1.HostFacts, error) {
 	h.drivers, h.versions = map[blixardv1.Hypervisor]driver{}, map[blixardv1.Hypervisor]string{}
 	facts := &blixardv1.HostFacts{
 		Capacity: capacity, Labels: h.cfg.Labels, Version: h.cfg.Version, Machine: machineID(),
-		HoldsForks: h.holds, Kvm: h.kvm(), AllowPaths: h.cfg.AllowPaths,
+		HoldsForks: h.holds, Kvm: h.kvm(), AllowPaths: h.cfg.AllowPaths, PortSpace: portSpace(h.boot),
 	}
 	h.accelerates = facts.Kvm.Usable
 	if facts.Isolation, err = h.isolate(); err != nil {
@@ -168,6 +168,15 @@ func machineID() string {
 		return ""
 	}
 	return hashed(32, "blixard machine", id)
+}
+
+// portSpace tells apart the ports that daemons have: one network namespace of one boot.
+func portSpace(boot string) string {
+	ns, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return ""
+	}
+	return hashed(32, "blixard ports", boot, ns)
 }
 
 // pidNamespaces says whether we may make a PID namespace: by making one.

@@ -295,7 +295,10 @@ type HostFacts struct {
 	// Why not; empty: it can, or nobody has looked.
 	SharesWhy string `protobuf:"bytes,181,opt,name=shares_why,json=sharesWhy,proto3" json:"shares_why,omitempty"`
 	// Folders of its own in which shares of VMs, and absolute volumes, may be; at most 64.
-	AllowPaths    []string `protobuf:"bytes,182,rep,name=allow_paths,json=allowPaths,proto3" json:"allow_paths,omitempty"`
+	AllowPaths []string `protobuf:"bytes,182,rep,name=allow_paths,json=allowPaths,proto3" json:"allow_paths,omitempty"`
+	// Hosts that say the same have their ports in common: nodes of one machine, and of
+	// one network namespace. Empty: nobody has looked.
+	PortSpace     string `protobuf:"bytes,183,opt,name=port_space,json=portSpace,proto3" json:"port_space,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -433,6 +436,13 @@ func (x *HostFacts) GetAllowPaths() []string {
 		return x.AllowPaths
 	}
 	return nil
+}
+
+func (x *HostFacts) GetPortSpace() string {
+	if x != nil {
+		return x.PortSpace
+	}
+	return ""
 }
 
 // Isolation is what a host does, besides virtualisation, to keep a VM's hypervisor
@@ -1773,7 +1783,7 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\x05vcpus\x18\x01 \x01(\rR\x05vcpus\x12\x1d\n" +
 	"\n" +
 	"memory_mib\x18\x02 \x01(\x04R\tmemoryMib\x12\x19\n" +
-	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\xf5\x04\n" +
+	"\bdisk_mib\x18\x03 \x01(\x04R\adiskMib\"\x95\x05\n" +
 	"\tHostFacts\x121\n" +
 	"\bcapacity\x18\x01 \x01(\v2\x15.blixard.v1.ResourcesR\bcapacity\x12<\n" +
 	"\vhypervisors\x18\x02 \x03(\v2\x1a.blixard.v1.HypervisorFactR\vhypervisors\x129\n" +
@@ -1792,7 +1802,9 @@ const file_blixard_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"shares_why\x18\xb5\x01 \x01(\tR\tsharesWhy\x12 \n" +
 	"\vallow_paths\x18\xb6\x01 \x03(\tR\n" +
-	"allowPaths\x1a9\n" +
+	"allowPaths\x12\x1e\n" +
+	"\n" +
+	"port_space\x18\xb7\x01 \x01(\tR\tportSpace\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\a\x10\b\"\xac\x01\n" +

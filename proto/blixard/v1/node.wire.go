@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4634) + uint(4634-len(file_blixard_v1_node_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_node_proto_rawDesc)-4666) + uint(4666-len(file_blixard_v1_node_proto_rawDesc))
 
 func (x *Resources) sizeWire() (n int) {
 	if x == nil {
@@ -96,6 +96,9 @@ func (x *HostFacts) sizeWire() (n int) {
 	for _, v := range x.AllowPaths {
 		n += 2 + protowire.SizeBytes(len(v))
 	}
+	if len(x.PortSpace) > 0 {
+		n += 2 + protowire.SizeBytes(len(x.PortSpace))
+	}
 	return n + len(x.unknownFields)
 }
 
@@ -105,6 +108,10 @@ func (x *HostFacts) writeWire(b []byte, i int) int {
 		return i
 	}
 	i = putBytes(b, i, x.unknownFields)
+	if len(x.PortSpace) > 0 {
+		i = putString(b, i, x.PortSpace)
+		i = putVarint(b, i, 1466)
+	}
 	for k := len(x.AllowPaths) - 1; k >= 0; k-- {
 		i = putString(b, i, x.AllowPaths[k])
 		i = putVarint(b, i, 1458)

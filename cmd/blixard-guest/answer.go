@@ -8,8 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -158,6 +161,9 @@ func run(req agent.ExecRequest) (*agent.ExecResponse, error) {
 
 	err := cmd.Run()
 	var exit *exec.ExitError
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) && cmd.Process == nil {
+		return nil, fmt.Errorf("run %s: there is no such program in this guest; its own are %s", req.Argv[0], strings.Join(slices.Sorted(maps.Keys(applets)), ", "))
+	}
 	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
 		return nil, fmt.Errorf("run %s: %w", req.Argv[0], err)
 	}

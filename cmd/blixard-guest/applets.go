@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -117,13 +116,35 @@ func uname(args []string) error {
 	if err := unix.Uname(&u); err != nil {
 		return err
 	}
-	words := []string{unix.ByteSliceToString(u.Sysname[:])}
-	if slices.Contains(args, "-a") {
-		words = append(words, unix.ByteSliceToString(u.Nodename[:]), unix.ByteSliceToString(u.Release[:]),
-			unix.ByteSliceToString(u.Version[:]), unix.ByteSliceToString(u.Machine[:]))
-	} else if slices.Contains(args, "-r") {
-		words = []string{unix.ByteSliceToString(u.Release[:])}
+	line, err := unameLine(&u, args)
+	if err == nil {
+		fmt.Println(line)
 	}
-	fmt.Println(strings.Join(words, " "))
-	return nil
+	return err
+}
+
+// unameLine has what the flags ask for, in the order that uname has.
+func unameLine(u *unix.Utsname, args []string) (string, error) {
+	const order = "snrvm"
+	asked := ""
+	for _, a := range args {
+		flags, ok := strings.CutPrefix(a, "-")
+		if flags == "a" {
+			flags = order
+		}
+		if !ok || flags == "" || strings.Trim(flags, order) != "" {
+			return "", fmt.Errorf("%s: want -a, or some of -s -n -r -v -m", a)
+		}
+		asked += flags
+	}
+	if asked == "" {
+		asked = "s"
+	}
+	var words []string
+	for i, field := range [][]byte{u.Sysname[:], u.Nodename[:], u.Release[:], u.Version[:], u.Machine[:]} {
+		if strings.Contains(asked, order[i:i+1]) {
+			words = append(words, unix.ByteSliceToString(field))
+		}
+	}
+	return strings.Join(words, " "), nil
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/blixard/blixard/vmm/guest/agent"
 )
 
@@ -178,6 +180,36 @@ func TestTooManyProgramsAreRefused(t *testing.T) {
 	s.running.leave()
 	if r := ask(t, s, line); strings.Contains(r.Error, "busy") {
 		t.Errorf("once one has ended: %+v", r)
+	}
+}
+
+func TestUname(t *testing.T) {
+	u := &unix.Utsname{}
+	copy(u.Sysname[:], "Linux")
+	copy(u.Nodename[:], "web")
+	copy(u.Release[:], "6.1")
+	copy(u.Version[:], "#1 SMP")
+	copy(u.Machine[:], "x86_64")
+	for args, want := range map[string]string{
+		"": "Linux", "-n": "web", "-r": "6.1", "-m -n": "web x86_64", "-sr": "Linux 6.1", "-a": "Linux web 6.1 #1 SMP x86_64",
+	} {
+		if got, err := unameLine(u, strings.Fields(args)); got != want || err != nil {
+			t.Errorf("uname %s: %q %v, want %q", args, got, err, want)
+		}
+	}
+	for _, bad := range []string{"-x", "n", "-"} {
+		if got, err := unameLine(u, []string{bad}); err == nil {
+			t.Errorf("uname %s: %q", bad, got)
+		}
+	}
+}
+
+// What is not there is named, with what is.
+func TestRunNothing(t *testing.T) {
+	for _, name := range []string{"no-such-program", "/none"} {
+		if _, err := run(agent.ExecRequest{Argv: []string{name}}); err == nil || !strings.Contains(err.Error(), "run "+name+": there is no such program in this guest; its own are cat, date, echo") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

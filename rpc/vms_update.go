@@ -59,6 +59,14 @@ func (s members) SetPins(ctx context.Context, req *connect.Request[blixardv1.Set
 	return answer(&blixardv1.SetPinsResponse{Pins: m.Pins}, id, err)
 }
 
+func (s members) GetSettings(ctx context.Context, _ *connect.Request[blixardv1.GetSettingsRequest]) (*connect.Response[blixardv1.GetSettingsResponse], error) {
+	view, err := s.read(ctx, true) // also where there is no quorum
+	if err != nil {
+		return answer[blixardv1.GetSettingsResponse](nil, "", err)
+	}
+	return answer(&blixardv1.GetSettingsResponse{Settings: view.Settings()}, "", nil)
+}
+
 func (s members) UpdateSettings(ctx context.Context, req *connect.Request[blixardv1.UpdateSettingsRequest]) (*connect.Response[blixardv1.UpdateSettingsResponse], error) {
 	resp, id, err := s.mutate(ctx, req.Msg.RequestId, &blixardv1.Command{Op: &blixardv1.Command_SetSettings{
 		SetSettings: &blixardv1.SetSettingsOp{Settings: req.Msg.Settings}}})

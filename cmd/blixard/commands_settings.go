@@ -96,18 +96,11 @@ func (c *ClusterSettingsSetCmd) Run(g *Globals, t *terminal, ctx *runContext) er
 	})
 }
 
-// settings are those that the asked server has applied.
+// settings are those of the cluster.
 func (s *session) settings() (*blixardv1.Settings, error) {
-	r, err := s.Cluster.Status(s.ctx, connect.NewRequest(&blixardv1.StatusRequest{}))
+	r, err := s.Cluster.GetSettings(s.ctx, connect.NewRequest(&blixardv1.GetSettingsRequest{}))
 	if err != nil {
 		return nil, err
-	}
-	if r.Msg.GetSettings() == nil {
-		f := &failure{code: exitError, what: "the asked node has no settings to show", why: "it is in no cluster", next: "ask a server: --server ADDRESS"}
-		if servers := r.Msg.GetNodes(); len(servers) > 0 {
-			f.why, f.next = "it is a host and no server", "ask a server: --server "+servers[0].GetAddress()
-		}
-		return nil, f
 	}
 	return proto.CloneOf(r.Msg.GetSettings()), nil
 }

@@ -26,6 +26,12 @@ func TestHostThatIsNoServer(t *testing.T) {
 	c.Add("--role", "host", "--label", "zone=b").Start().Join(c.Node(1))
 	c.AwaitReady()
 	c.Must("--server", c.Node(2).Addr, "vm", "list")
+	// Its settings are asked of a server for us.
+	if one, other := c.Must("cluster", "settings"), c.Must("--server", c.Node(2).Addr, "cluster", "settings"); one != other || !strings.Contains(one, "lease") {
+		t.Errorf("a server says\n%s, and a host\n%s", one, other)
+	}
+	c.Must("--server", c.Node(2).Addr, "cluster", "settings", "set", "--lease", "4s")
+	c.Must("cluster", "settings", "set", "--lease", "3s")
 	if out := c.Must("--server", c.Node(2).Addr, "cluster", "status"); !strings.Contains(out, "SERVER   ADDRESS") || strings.Contains(out, "VCPUS") || strings.Contains(out, "Applied") {
 		t.Errorf("a host says:\n%s", out)
 	}

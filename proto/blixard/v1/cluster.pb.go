@@ -961,6 +961,86 @@ func (x *SetPinsResponse) GetPins() *Pins {
 	return nil
 }
 
+type GetSettingsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSettingsRequest) Reset() {
+	*x = GetSettingsRequest{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSettingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSettingsRequest) ProtoMessage() {}
+
+func (x *GetSettingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSettingsRequest.ProtoReflect.Descriptor instead.
+func (*GetSettingsRequest) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{15}
+}
+
+type GetSettingsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Settings      *Settings              `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSettingsResponse) Reset() {
+	*x = GetSettingsResponse{}
+	mi := &file_blixard_v1_cluster_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSettingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSettingsResponse) ProtoMessage() {}
+
+func (x *GetSettingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blixard_v1_cluster_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSettingsResponse.ProtoReflect.Descriptor instead.
+func (*GetSettingsResponse) Descriptor() ([]byte, []int) {
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *GetSettingsResponse) GetSettings() *Settings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
 type UpdateSettingsRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -972,7 +1052,7 @@ type UpdateSettingsRequest struct {
 
 func (x *UpdateSettingsRequest) Reset() {
 	*x = UpdateSettingsRequest{}
-	mi := &file_blixard_v1_cluster_proto_msgTypes[15]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1064,7 @@ func (x *UpdateSettingsRequest) String() string {
 func (*UpdateSettingsRequest) ProtoMessage() {}
 
 func (x *UpdateSettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_cluster_proto_msgTypes[15]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1077,7 @@ func (x *UpdateSettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSettingsRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSettingsRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UpdateSettingsRequest) GetRequestId() string {
@@ -1023,7 +1103,7 @@ type UpdateSettingsResponse struct {
 
 func (x *UpdateSettingsResponse) Reset() {
 	*x = UpdateSettingsResponse{}
-	mi := &file_blixard_v1_cluster_proto_msgTypes[16]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1115,7 @@ func (x *UpdateSettingsResponse) String() string {
 func (*UpdateSettingsResponse) ProtoMessage() {}
 
 func (x *UpdateSettingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_cluster_proto_msgTypes[16]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +1128,7 @@ func (x *UpdateSettingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSettingsResponse.ProtoReflect.Descriptor instead.
 func (*UpdateSettingsResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UpdateSettingsResponse) GetSettings() *Settings {
@@ -1068,7 +1148,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_blixard_v1_cluster_proto_msgTypes[17]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1160,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_cluster_proto_msgTypes[17]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1173,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BackupRequest) GetStale() bool {
@@ -1112,7 +1192,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_blixard_v1_cluster_proto_msgTypes[18]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1124,7 +1204,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_cluster_proto_msgTypes[18]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +1217,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BackupResponse) GetData() []byte {
@@ -1158,7 +1238,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_blixard_v1_cluster_proto_msgTypes[19]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1250,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_cluster_proto_msgTypes[19]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1263,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RestoreRequest) GetOptions() *RestoreOptions {
@@ -1211,7 +1291,7 @@ type RestoreOptions struct {
 
 func (x *RestoreOptions) Reset() {
 	*x = RestoreOptions{}
-	mi := &file_blixard_v1_cluster_proto_msgTypes[20]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1303,7 @@ func (x *RestoreOptions) String() string {
 func (*RestoreOptions) ProtoMessage() {}
 
 func (x *RestoreOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_cluster_proto_msgTypes[20]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1316,7 @@ func (x *RestoreOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreOptions.ProtoReflect.Descriptor instead.
 func (*RestoreOptions) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RestoreOptions) GetHostsOff() bool {
@@ -1260,7 +1340,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_blixard_v1_cluster_proto_msgTypes[21]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1352,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_cluster_proto_msgTypes[21]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1365,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{21}
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RestoreResponse) GetClusterId() string {
@@ -1333,7 +1413,7 @@ type RejoinRequest struct {
 
 func (x *RejoinRequest) Reset() {
 	*x = RejoinRequest{}
-	mi := &file_blixard_v1_cluster_proto_msgTypes[22]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1425,7 @@ func (x *RejoinRequest) String() string {
 func (*RejoinRequest) ProtoMessage() {}
 
 func (x *RejoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_cluster_proto_msgTypes[22]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1438,7 @@ func (x *RejoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejoinRequest.ProtoReflect.Descriptor instead.
 func (*RejoinRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{22}
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RejoinRequest) GetServer() string {
@@ -1381,7 +1461,7 @@ type RejoinResponse struct {
 
 func (x *RejoinResponse) Reset() {
 	*x = RejoinResponse{}
-	mi := &file_blixard_v1_cluster_proto_msgTypes[23]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1473,7 @@ func (x *RejoinResponse) String() string {
 func (*RejoinResponse) ProtoMessage() {}
 
 func (x *RejoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_cluster_proto_msgTypes[23]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1486,7 @@ func (x *RejoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejoinResponse.ProtoReflect.Descriptor instead.
 func (*RejoinResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{23}
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RejoinResponse) GetClusterId() string {
@@ -1450,7 +1530,7 @@ type ReadmitRequest struct {
 
 func (x *ReadmitRequest) Reset() {
 	*x = ReadmitRequest{}
-	mi := &file_blixard_v1_cluster_proto_msgTypes[24]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1462,7 +1542,7 @@ func (x *ReadmitRequest) String() string {
 func (*ReadmitRequest) ProtoMessage() {}
 
 func (x *ReadmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_cluster_proto_msgTypes[24]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1475,7 +1555,7 @@ func (x *ReadmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadmitRequest.ProtoReflect.Descriptor instead.
 func (*ReadmitRequest) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{24}
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReadmitRequest) GetRequestId() string {
@@ -1522,7 +1602,7 @@ type ReadmitResponse struct {
 
 func (x *ReadmitResponse) Reset() {
 	*x = ReadmitResponse{}
-	mi := &file_blixard_v1_cluster_proto_msgTypes[25]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1534,7 +1614,7 @@ func (x *ReadmitResponse) String() string {
 func (*ReadmitResponse) ProtoMessage() {}
 
 func (x *ReadmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blixard_v1_cluster_proto_msgTypes[25]
+	mi := &file_blixard_v1_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1547,7 +1627,7 @@ func (x *ReadmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadmitResponse.ProtoReflect.Descriptor instead.
 func (*ReadmitResponse) Descriptor() ([]byte, []int) {
-	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{25}
+	return file_blixard_v1_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReadmitResponse) GetMember() *AddMemberResponse {
@@ -1637,7 +1717,10 @@ const file_blixard_v1_cluster_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12$\n" +
 	"\x04pins\x18\x02 \x01(\v2\x10.blixard.v1.PinsR\x04pins\"7\n" +
 	"\x0fSetPinsResponse\x12$\n" +
-	"\x04pins\x18\x01 \x01(\v2\x10.blixard.v1.PinsR\x04pins\"h\n" +
+	"\x04pins\x18\x01 \x01(\v2\x10.blixard.v1.PinsR\x04pins\"\x14\n" +
+	"\x12GetSettingsRequest\"G\n" +
+	"\x13GetSettingsResponse\x120\n" +
+	"\bsettings\x18\x01 \x01(\v2\x14.blixard.v1.SettingsR\bsettings\"h\n" +
 	"\x15UpdateSettingsRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x120\n" +
@@ -1683,7 +1766,7 @@ const file_blixard_v1_cluster_proto_rawDesc = "" +
 	"generation\x124\n" +
 	"\x06member\x18\x05 \x01(\v2\x1c.blixard.v1.AddMemberRequestR\x06member\"H\n" +
 	"\x0fReadmitResponse\x125\n" +
-	"\x06member\x18\x01 \x01(\v2\x1d.blixard.v1.AddMemberResponseR\x06member2\xe2\x06\n" +
+	"\x06member\x18\x01 \x01(\v2\x1d.blixard.v1.AddMemberResponseR\x06member2\xb2\a\n" +
 	"\x0eClusterService\x12D\n" +
 	"\x06Status\x12\x19.blixard.v1.StatusRequest\x1a\x1a.blixard.v1.StatusResponse\"\x03\x90\x02\x01\x129\n" +
 	"\x04Init\x12\x17.blixard.v1.InitRequest\x1a\x18.blixard.v1.InitResponse\x129\n" +
@@ -1691,7 +1774,8 @@ const file_blixard_v1_cluster_proto_rawDesc = "" +
 	"\tAddMember\x12\x1c.blixard.v1.AddMemberRequest\x1a\x1d.blixard.v1.AddMemberResponse\x12Q\n" +
 	"\fRemoveMember\x12\x1f.blixard.v1.RemoveMemberRequest\x1a .blixard.v1.RemoveMemberResponse\x12G\n" +
 	"\aGetPins\x12\x1a.blixard.v1.GetPinsRequest\x1a\x1b.blixard.v1.GetPinsResponse\"\x03\x90\x02\x01\x12B\n" +
-	"\aSetPins\x12\x1a.blixard.v1.SetPinsRequest\x1a\x1b.blixard.v1.SetPinsResponse\x12W\n" +
+	"\aSetPins\x12\x1a.blixard.v1.SetPinsRequest\x1a\x1b.blixard.v1.SetPinsResponse\x12N\n" +
+	"\vGetSettings\x12\x1e.blixard.v1.GetSettingsRequest\x1a\x1f.blixard.v1.GetSettingsResponse\x12W\n" +
 	"\x0eUpdateSettings\x12!.blixard.v1.UpdateSettingsRequest\x1a\".blixard.v1.UpdateSettingsResponse\x12F\n" +
 	"\x06Backup\x12\x19.blixard.v1.BackupRequest\x1a\x1a.blixard.v1.BackupResponse\"\x03\x90\x02\x010\x01\x12D\n" +
 	"\aRestore\x12\x1a.blixard.v1.RestoreRequest\x1a\x1b.blixard.v1.RestoreResponse(\x01\x12?\n" +
@@ -1710,7 +1794,7 @@ func file_blixard_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_blixard_v1_cluster_proto_rawDescData
 }
 
-var file_blixard_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_blixard_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_blixard_v1_cluster_proto_goTypes = []any{
 	(*Settings)(nil),               // 0: blixard.v1.Settings
 	(*StatusRequest)(nil),          // 1: blixard.v1.StatusRequest
@@ -1727,63 +1811,68 @@ var file_blixard_v1_cluster_proto_goTypes = []any{
 	(*GetPinsResponse)(nil),        // 12: blixard.v1.GetPinsResponse
 	(*SetPinsRequest)(nil),         // 13: blixard.v1.SetPinsRequest
 	(*SetPinsResponse)(nil),        // 14: blixard.v1.SetPinsResponse
-	(*UpdateSettingsRequest)(nil),  // 15: blixard.v1.UpdateSettingsRequest
-	(*UpdateSettingsResponse)(nil), // 16: blixard.v1.UpdateSettingsResponse
-	(*BackupRequest)(nil),          // 17: blixard.v1.BackupRequest
-	(*BackupResponse)(nil),         // 18: blixard.v1.BackupResponse
-	(*RestoreRequest)(nil),         // 19: blixard.v1.RestoreRequest
-	(*RestoreOptions)(nil),         // 20: blixard.v1.RestoreOptions
-	(*RestoreResponse)(nil),        // 21: blixard.v1.RestoreResponse
-	(*RejoinRequest)(nil),          // 22: blixard.v1.RejoinRequest
-	(*RejoinResponse)(nil),         // 23: blixard.v1.RejoinResponse
-	(*ReadmitRequest)(nil),         // 24: blixard.v1.ReadmitRequest
-	(*ReadmitResponse)(nil),        // 25: blixard.v1.ReadmitResponse
-	(*Node)(nil),                   // 26: blixard.v1.Node
-	(*Pins)(nil),                   // 27: blixard.v1.Pins
+	(*GetSettingsRequest)(nil),     // 15: blixard.v1.GetSettingsRequest
+	(*GetSettingsResponse)(nil),    // 16: blixard.v1.GetSettingsResponse
+	(*UpdateSettingsRequest)(nil),  // 17: blixard.v1.UpdateSettingsRequest
+	(*UpdateSettingsResponse)(nil), // 18: blixard.v1.UpdateSettingsResponse
+	(*BackupRequest)(nil),          // 19: blixard.v1.BackupRequest
+	(*BackupResponse)(nil),         // 20: blixard.v1.BackupResponse
+	(*RestoreRequest)(nil),         // 21: blixard.v1.RestoreRequest
+	(*RestoreOptions)(nil),         // 22: blixard.v1.RestoreOptions
+	(*RestoreResponse)(nil),        // 23: blixard.v1.RestoreResponse
+	(*RejoinRequest)(nil),          // 24: blixard.v1.RejoinRequest
+	(*RejoinResponse)(nil),         // 25: blixard.v1.RejoinResponse
+	(*ReadmitRequest)(nil),         // 26: blixard.v1.ReadmitRequest
+	(*ReadmitResponse)(nil),        // 27: blixard.v1.ReadmitResponse
+	(*Node)(nil),                   // 28: blixard.v1.Node
+	(*Pins)(nil),                   // 29: blixard.v1.Pins
 }
 var file_blixard_v1_cluster_proto_depIdxs = []int32{
-	26, // 0: blixard.v1.StatusResponse.nodes:type_name -> blixard.v1.Node
+	28, // 0: blixard.v1.StatusResponse.nodes:type_name -> blixard.v1.Node
 	0,  // 1: blixard.v1.StatusResponse.settings:type_name -> blixard.v1.Settings
 	0,  // 2: blixard.v1.InitRequest.settings:type_name -> blixard.v1.Settings
-	26, // 3: blixard.v1.AddMemberResponse.servers:type_name -> blixard.v1.Node
-	26, // 4: blixard.v1.RemoveMemberResponse.node:type_name -> blixard.v1.Node
-	27, // 5: blixard.v1.GetPinsResponse.pins:type_name -> blixard.v1.Pins
-	27, // 6: blixard.v1.SetPinsRequest.pins:type_name -> blixard.v1.Pins
-	27, // 7: blixard.v1.SetPinsResponse.pins:type_name -> blixard.v1.Pins
-	0,  // 8: blixard.v1.UpdateSettingsRequest.settings:type_name -> blixard.v1.Settings
-	0,  // 9: blixard.v1.UpdateSettingsResponse.settings:type_name -> blixard.v1.Settings
-	20, // 10: blixard.v1.RestoreRequest.options:type_name -> blixard.v1.RestoreOptions
-	7,  // 11: blixard.v1.ReadmitRequest.member:type_name -> blixard.v1.AddMemberRequest
-	8,  // 12: blixard.v1.ReadmitResponse.member:type_name -> blixard.v1.AddMemberResponse
-	1,  // 13: blixard.v1.ClusterService.Status:input_type -> blixard.v1.StatusRequest
-	3,  // 14: blixard.v1.ClusterService.Init:input_type -> blixard.v1.InitRequest
-	5,  // 15: blixard.v1.ClusterService.Join:input_type -> blixard.v1.JoinRequest
-	7,  // 16: blixard.v1.ClusterService.AddMember:input_type -> blixard.v1.AddMemberRequest
-	9,  // 17: blixard.v1.ClusterService.RemoveMember:input_type -> blixard.v1.RemoveMemberRequest
-	11, // 18: blixard.v1.ClusterService.GetPins:input_type -> blixard.v1.GetPinsRequest
-	13, // 19: blixard.v1.ClusterService.SetPins:input_type -> blixard.v1.SetPinsRequest
-	15, // 20: blixard.v1.ClusterService.UpdateSettings:input_type -> blixard.v1.UpdateSettingsRequest
-	17, // 21: blixard.v1.ClusterService.Backup:input_type -> blixard.v1.BackupRequest
-	19, // 22: blixard.v1.ClusterService.Restore:input_type -> blixard.v1.RestoreRequest
-	22, // 23: blixard.v1.ClusterService.Rejoin:input_type -> blixard.v1.RejoinRequest
-	24, // 24: blixard.v1.ClusterService.Readmit:input_type -> blixard.v1.ReadmitRequest
-	2,  // 25: blixard.v1.ClusterService.Status:output_type -> blixard.v1.StatusResponse
-	4,  // 26: blixard.v1.ClusterService.Init:output_type -> blixard.v1.InitResponse
-	6,  // 27: blixard.v1.ClusterService.Join:output_type -> blixard.v1.JoinResponse
-	8,  // 28: blixard.v1.ClusterService.AddMember:output_type -> blixard.v1.AddMemberResponse
-	10, // 29: blixard.v1.ClusterService.RemoveMember:output_type -> blixard.v1.RemoveMemberResponse
-	12, // 30: blixard.v1.ClusterService.GetPins:output_type -> blixard.v1.GetPinsResponse
-	14, // 31: blixard.v1.ClusterService.SetPins:output_type -> blixard.v1.SetPinsResponse
-	16, // 32: blixard.v1.ClusterService.UpdateSettings:output_type -> blixard.v1.UpdateSettingsResponse
-	18, // 33: blixard.v1.ClusterService.Backup:output_type -> blixard.v1.BackupResponse
-	21, // 34: blixard.v1.ClusterService.Restore:output_type -> blixard.v1.RestoreResponse
-	23, // 35: blixard.v1.ClusterService.Rejoin:output_type -> blixard.v1.RejoinResponse
-	25, // 36: blixard.v1.ClusterService.Readmit:output_type -> blixard.v1.ReadmitResponse
-	25, // [25:37] is the sub-list for method output_type
-	13, // [13:25] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	28, // 3: blixard.v1.AddMemberResponse.servers:type_name -> blixard.v1.Node
+	28, // 4: blixard.v1.RemoveMemberResponse.node:type_name -> blixard.v1.Node
+	29, // 5: blixard.v1.GetPinsResponse.pins:type_name -> blixard.v1.Pins
+	29, // 6: blixard.v1.SetPinsRequest.pins:type_name -> blixard.v1.Pins
+	29, // 7: blixard.v1.SetPinsResponse.pins:type_name -> blixard.v1.Pins
+	0,  // 8: blixard.v1.GetSettingsResponse.settings:type_name -> blixard.v1.Settings
+	0,  // 9: blixard.v1.UpdateSettingsRequest.settings:type_name -> blixard.v1.Settings
+	0,  // 10: blixard.v1.UpdateSettingsResponse.settings:type_name -> blixard.v1.Settings
+	22, // 11: blixard.v1.RestoreRequest.options:type_name -> blixard.v1.RestoreOptions
+	7,  // 12: blixard.v1.ReadmitRequest.member:type_name -> blixard.v1.AddMemberRequest
+	8,  // 13: blixard.v1.ReadmitResponse.member:type_name -> blixard.v1.AddMemberResponse
+	1,  // 14: blixard.v1.ClusterService.Status:input_type -> blixard.v1.StatusRequest
+	3,  // 15: blixard.v1.ClusterService.Init:input_type -> blixard.v1.InitRequest
+	5,  // 16: blixard.v1.ClusterService.Join:input_type -> blixard.v1.JoinRequest
+	7,  // 17: blixard.v1.ClusterService.AddMember:input_type -> blixard.v1.AddMemberRequest
+	9,  // 18: blixard.v1.ClusterService.RemoveMember:input_type -> blixard.v1.RemoveMemberRequest
+	11, // 19: blixard.v1.ClusterService.GetPins:input_type -> blixard.v1.GetPinsRequest
+	13, // 20: blixard.v1.ClusterService.SetPins:input_type -> blixard.v1.SetPinsRequest
+	15, // 21: blixard.v1.ClusterService.GetSettings:input_type -> blixard.v1.GetSettingsRequest
+	17, // 22: blixard.v1.ClusterService.UpdateSettings:input_type -> blixard.v1.UpdateSettingsRequest
+	19, // 23: blixard.v1.ClusterService.Backup:input_type -> blixard.v1.BackupRequest
+	21, // 24: blixard.v1.ClusterService.Restore:input_type -> blixard.v1.RestoreRequest
+	24, // 25: blixard.v1.ClusterService.Rejoin:input_type -> blixard.v1.RejoinRequest
+	26, // 26: blixard.v1.ClusterService.Readmit:input_type -> blixard.v1.ReadmitRequest
+	2,  // 27: blixard.v1.ClusterService.Status:output_type -> blixard.v1.StatusResponse
+	4,  // 28: blixard.v1.ClusterService.Init:output_type -> blixard.v1.InitResponse
+	6,  // 29: blixard.v1.ClusterService.Join:output_type -> blixard.v1.JoinResponse
+	8,  // 30: blixard.v1.ClusterService.AddMember:output_type -> blixard.v1.AddMemberResponse
+	10, // 31: blixard.v1.ClusterService.RemoveMember:output_type -> blixard.v1.RemoveMemberResponse
+	12, // 32: blixard.v1.ClusterService.GetPins:output_type -> blixard.v1.GetPinsResponse
+	14, // 33: blixard.v1.ClusterService.SetPins:output_type -> blixard.v1.SetPinsResponse
+	16, // 34: blixard.v1.ClusterService.GetSettings:output_type -> blixard.v1.GetSettingsResponse
+	18, // 35: blixard.v1.ClusterService.UpdateSettings:output_type -> blixard.v1.UpdateSettingsResponse
+	20, // 36: blixard.v1.ClusterService.Backup:output_type -> blixard.v1.BackupResponse
+	23, // 37: blixard.v1.ClusterService.Restore:output_type -> blixard.v1.RestoreResponse
+	25, // 38: blixard.v1.ClusterService.Rejoin:output_type -> blixard.v1.RejoinResponse
+	27, // 39: blixard.v1.ClusterService.Readmit:output_type -> blixard.v1.ReadmitResponse
+	27, // [27:40] is the sub-list for method output_type
+	14, // [14:27] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_blixard_v1_cluster_proto_init() }
@@ -1799,7 +1888,7 @@ func file_blixard_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blixard_v1_cluster_proto_rawDesc), len(file_blixard_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -7,7 +7,7 @@ import (
 )
 
 // Run scripts/generate, if this does not compile.
-const _ = uint(len(file_blixard_v1_cluster_proto_rawDesc)-3683) + uint(3683-len(file_blixard_v1_cluster_proto_rawDesc))
+const _ = uint(len(file_blixard_v1_cluster_proto_rawDesc)-3858) + uint(3858-len(file_blixard_v1_cluster_proto_rawDesc))
 
 func (x *Settings) sizeWire() (n int) {
 	if x == nil {
@@ -603,6 +603,49 @@ func (x *SetPinsResponse) writeWire(b []byte, i int) int {
 		{
 			end := i
 			i = x.Pins.writeWire(b, i)
+			i = putVarint(b, i, uint64(end-i))
+		}
+		i = putVarint(b, i, 10)
+	}
+	return i
+}
+
+func (x *GetSettingsRequest) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *GetSettingsRequest) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	return i
+}
+
+func (x *GetSettingsResponse) sizeWire() (n int) {
+	if x == nil {
+		return 0
+	}
+	if x.Settings != nil {
+		n += 1 + protowire.SizeBytes(x.Settings.sizeWire())
+	}
+	return n + len(x.unknownFields)
+}
+
+// writeWire writes from b[i-1] to the front, and returns where it has come to.
+func (x *GetSettingsResponse) writeWire(b []byte, i int) int {
+	if x == nil {
+		return i
+	}
+	i = putBytes(b, i, x.unknownFields)
+	if x.Settings != nil {
+		{
+			end := i
+			i = x.Settings.writeWire(b, i)
 			i = putVarint(b, i, uint64(end-i))
 		}
 		i = putVarint(b, i, 10)

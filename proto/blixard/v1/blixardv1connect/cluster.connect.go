@@ -49,6 +49,9 @@ const (
 	ClusterServiceGetPinsProcedure = "/blixard.v1.ClusterService/GetPins"
 	// ClusterServiceSetPinsProcedure is the fully-qualified name of the ClusterService's SetPins RPC.
 	ClusterServiceSetPinsProcedure = "/blixard.v1.ClusterService/SetPins"
+	// ClusterServiceGetSettingsProcedure is the fully-qualified name of the ClusterService's
+	// GetSettings RPC.
+	ClusterServiceGetSettingsProcedure = "/blixard.v1.ClusterService/GetSettings"
 	// ClusterServiceUpdateSettingsProcedure is the fully-qualified name of the ClusterService's
 	// UpdateSettings RPC.
 	ClusterServiceUpdateSettingsProcedure = "/blixard.v1.ClusterService/UpdateSettings"
@@ -80,6 +83,9 @@ type ClusterServiceClient interface {
 	// SetPins changes that. VMs that exist keep theirs until they are updated, or
 	// built with refresh.
 	SetPins(context.Context, *connect.Request[v1.SetPinsRequest]) (*connect.Response[v1.SetPinsResponse], error)
+	// GetSettings returns the constants that all nodes agree on, as the asked server has
+	// applied them: also where there is no quorum.
+	GetSettings(context.Context, *connect.Request[v1.GetSettingsRequest]) (*connect.Response[v1.GetSettingsResponse], error)
 	// UpdateSettings changes the constants of a cluster that runs. What is shortened
 	// counts for a VM's host once it has acknowledged it, what is made longer at
 	// once. FAILED_PRECONDITION: a VM, or what is placed on a host, is in the way.
@@ -154,6 +160,12 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(clusterServiceMethods.ByName("SetPins")),
 			connect.WithClientOptions(opts...),
 		),
+		getSettings: connect.NewClient[v1.GetSettingsRequest, v1.GetSettingsResponse](
+			httpClient,
+			baseURL+ClusterServiceGetSettingsProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("GetSettings")),
+			connect.WithClientOptions(opts...),
+		),
 		updateSettings: connect.NewClient[v1.UpdateSettingsRequest, v1.UpdateSettingsResponse](
 			httpClient,
 			baseURL+ClusterServiceUpdateSettingsProcedure,
@@ -197,6 +209,7 @@ type clusterServiceClient struct {
 	removeMember   *connect.Client[v1.RemoveMemberRequest, v1.RemoveMemberResponse]
 	getPins        *connect.Client[v1.GetPinsRequest, v1.GetPinsResponse]
 	setPins        *connect.Client[v1.SetPinsRequest, v1.SetPinsResponse]
+	getSettings    *connect.Client[v1.GetSettingsRequest, v1.GetSettingsResponse]
 	updateSettings *connect.Client[v1.UpdateSettingsRequest, v1.UpdateSettingsResponse]
 	backup         *connect.Client[v1.BackupRequest, v1.BackupResponse]
 	restore        *connect.Client[v1.RestoreRequest, v1.RestoreResponse]
@@ -237,6 +250,11 @@ func (c *clusterServiceClient) GetPins(ctx context.Context, req *connect.Request
 // SetPins calls blixard.v1.ClusterService.SetPins.
 func (c *clusterServiceClient) SetPins(ctx context.Context, req *connect.Request[v1.SetPinsRequest]) (*connect.Response[v1.SetPinsResponse], error) {
 	return c.setPins.CallUnary(ctx, req)
+}
+
+// GetSettings calls blixard.v1.ClusterService.GetSettings.
+func (c *clusterServiceClient) GetSettings(ctx context.Context, req *connect.Request[v1.GetSettingsRequest]) (*connect.Response[v1.GetSettingsResponse], error) {
+	return c.getSettings.CallUnary(ctx, req)
 }
 
 // UpdateSettings calls blixard.v1.ClusterService.UpdateSettings.
@@ -282,6 +300,9 @@ type ClusterServiceHandler interface {
 	// SetPins changes that. VMs that exist keep theirs until they are updated, or
 	// built with refresh.
 	SetPins(context.Context, *connect.Request[v1.SetPinsRequest]) (*connect.Response[v1.SetPinsResponse], error)
+	// GetSettings returns the constants that all nodes agree on, as the asked server has
+	// applied them: also where there is no quorum.
+	GetSettings(context.Context, *connect.Request[v1.GetSettingsRequest]) (*connect.Response[v1.GetSettingsResponse], error)
 	// UpdateSettings changes the constants of a cluster that runs. What is shortened
 	// counts for a VM's host once it has acknowledged it, what is made longer at
 	// once. FAILED_PRECONDITION: a VM, or what is placed on a host, is in the way.
@@ -352,6 +373,12 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(clusterServiceMethods.ByName("SetPins")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceGetSettingsHandler := connect.NewUnaryHandler(
+		ClusterServiceGetSettingsProcedure,
+		svc.GetSettings,
+		connect.WithSchema(clusterServiceMethods.ByName("GetSettings")),
+		connect.WithHandlerOptions(opts...),
+	)
 	clusterServiceUpdateSettingsHandler := connect.NewUnaryHandler(
 		ClusterServiceUpdateSettingsProcedure,
 		svc.UpdateSettings,
@@ -399,6 +426,8 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 			clusterServiceGetPinsHandler.ServeHTTP(w, r)
 		case ClusterServiceSetPinsProcedure:
 			clusterServiceSetPinsHandler.ServeHTTP(w, r)
+		case ClusterServiceGetSettingsProcedure:
+			clusterServiceGetSettingsHandler.ServeHTTP(w, r)
 		case ClusterServiceUpdateSettingsProcedure:
 			clusterServiceUpdateSettingsHandler.ServeHTTP(w, r)
 		case ClusterServiceBackupProcedure:
@@ -444,6 +473,10 @@ func (UnimplementedClusterServiceHandler) GetPins(context.Context, *connect.Requ
 
 func (UnimplementedClusterServiceHandler) SetPins(context.Context, *connect.Request[v1.SetPinsRequest]) (*connect.Response[v1.SetPinsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.ClusterService.SetPins is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) GetSettings(context.Context, *connect.Request[v1.GetSettingsRequest]) (*connect.Response[v1.GetSettingsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blixard.v1.ClusterService.GetSettings is not implemented"))
 }
 
 func (UnimplementedClusterServiceHandler) UpdateSettings(context.Context, *connect.Request[v1.UpdateSettingsRequest]) (*connect.Response[v1.UpdateSettingsResponse], error) {

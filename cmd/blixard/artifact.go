@@ -99,6 +99,9 @@ func push(ctx context.Context, c *rpc.Client, t *terminal, f *os.File, name stri
 	if err != nil {
 		return nil, false, err
 	}
+	if st.Mode().IsRegular() && st.Size() == 0 {
+		return nil, false, &failure{code: exitUsage, what: f.Name() + " is empty", why: "it has 0 bytes, and no VM starts from nothing", next: "make it again, or name another file; what made it may have failed"}
+	}
 	r := &meter{r: f, total: st.Size(), p: p, what: "reading " + filepath.Base(f.Name())}
 	h := sha256.New()
 	size, err := io.Copy(h, r)

@@ -34,7 +34,7 @@ func (c *VMBackupCmd) withMemory(g *Globals, t *terminal, s *session) (err error
 	if name == "" {
 		name = stamped("backup", c.Name)
 		if err := s.takeSnapshot(name, c.Name); err != nil {
-			return err
+			return c.orPause(s, err)
 		}
 		defer func() { err = errors.Join(err, s.dropSnapshot(name)) }()
 	}
@@ -58,6 +58,20 @@ func (c *VMBackupCmd) withMemory(g *Globals, t *terminal, s *session) (err error
 	fmt.Fprintf(t.out, "%s is VM %s with its memory and %s.\n", c.File, head.GetName(), howMany(len(head.GetDisks()), "disk"))
 	fmt.Fprintf(t.out, "Only %s %s goes on with it, on %s.\n", hypervisor.NameOf(m.GetHypervisor()), m.GetVersion(), m.GetMachine())
 	return nil
+}
+
+// orPause offers the backup that can be had of an image of which no snapshot can be taken.
+func (c *VMBackupCmd) orPause(s *session, err error) error {
+	f := *asFailure(err)
+	if connect.CodeOf(err) != connect.CodeFailedPrecondition || f.next != "" {
+		return err
+	}
+	r, gone := s.VM.Get(s.ctx, connect.NewRequest(&blixardv1.GetRequest{Name: c.Name}))
+	if gone != nil || r.Msg.GetVm().GetSpec().GetImage() == nil || r.Msg.GetVm().GetDeleting() {
+		return err
+	}
+	f.next = fmt.Sprintf("'blixard vm backup --pause %s %s' takes its disks and volumes, without the memory", c.Name, c.File)
+	return &f
 }
 
 func (s *session) takeSnapshot(name, vm string) error {

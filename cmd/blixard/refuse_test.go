@@ -170,3 +170,16 @@ func postJSON(t *testing.T, url, body string) string {
 	}
 	return string(b)
 }
+
+// What is empty is no kernel, initrd or disk: it is said of which file.
+func TestAnEmptyFileIsNamed(t *testing.T) {
+	t.Parallel()
+	c := up(t, 1)
+	kernel, _ := guestFiles(t)
+	empty := filepath.Join(t.TempDir(), "initrd")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.Fails(exitUsage, []string{empty + " is empty", "next:"}, "vm", "create", "web", "--kernel", kernel, "--initrd", empty)
+	c.Fails(exitUsage, []string{empty + " is empty", "next:"}, "image", "push", empty, "initrd")
+}

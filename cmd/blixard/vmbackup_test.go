@@ -69,7 +69,7 @@ func TestVMBackupAndRestore(t *testing.T) {
 	}
 	n := c.ticks("web")
 	c.awaitTick("web", n+1) // it goes on
-	c.Fails(exitConflict, []string{"it uses volumes"}, "vm", "backup", "--memory", "web", file+".none")
+	c.Fails(exitConflict, []string{"it uses volumes", "vm backup --pause web"}, "vm", "backup", "--memory", "web", file+".none")
 
 	bad := filepath.Join(t.TempDir(), "bad")
 	b, err := os.ReadFile(file)

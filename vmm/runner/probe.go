@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -20,14 +21,15 @@ import (
 // A probe asks once how a guest is, beside whatever else is done for its VM. What
 // comes of it says something of the guest only if this host was there to hear it:
 // a probe that we could not even begin, or during which we stood still for a good
-// part of its timeout, is answered as unknown.
+// part of its timeout, is answered as unknown. So is one during which we had the guest
+// stand still.
 
 // probe carries out a Probe.
 func (h *Host) probe(a vmm.Action) {
 	timeout := time.Duration(a.Health.GetTimeoutMs()) * time.Millisecond
 	ctx, cancel := context.WithTimeout(h.ctx, timeout)
 	defer cancel()
-	pulse := newPulse()
+	pulse, begun := newPulse(), time.Now()
 	err := h.agents.ask(ctx, a.Health, filepath.Join(h.at.runOf(a.Instance.UID), agentSocket))
 	stood := pulse.stop()
 	if h.ctx.Err() != nil {
@@ -38,9 +40,37 @@ func (h *Host) probe(a vmm.Action) {
 		if d.Err = err.Error(); errors.Is(err, context.DeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT) {
 			d.Err = fmt.Sprintf("no answer within %s", timeout)
 		}
-		d.Unknown = ours(err) || stood > timeout/4
+		d.Unknown = ours(err) || stood > timeout/4 || h.hadStill(a.Instance.UID, begun)
 	}
 	h.observe(core.Observed{Done: []vmm.Done{d}})
+}
+
+// hadStill says that a VM's guest stood still, by our doing, at some time since.
+func (h *Host) hadStill(uid string, since time.Time) bool {
+	h.mu.Lock()
+	v := h.vms[uid]
+	h.mu.Unlock()
+	return v != nil && v.still.since(since)
+}
+
+// standstill is when a guest stood still while it was written down, of which nobody else is
+// told.
+type standstill struct {
+	mu   sync.Mutex
+	now  bool
+	last time.Time
+}
+
+func (s *standstill) stand(now bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now, s.last = now, time.Now()
+}
+
+func (s *standstill) since(t time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now || s.last.After(t)
 }
 
 // ask says what is wrong with a guest, as far as its probe can tell.

@@ -142,6 +142,26 @@ func TestProbesOfAnAgent(t *testing.T) {
 var agentProbe = &blixardv1.Health{Probe: &blixardv1.Health_Agent{Agent: &blixardv1.AgentProbe{}}}
 
 // The pulse counts what it missed, and nothing else.
+// What a probe finds while we have the guest stand still says nothing of the guest.
+func TestAProbeOfWhoStandsStill(t *testing.T) {
+	v := &vm{uid: "a"}
+	h := &Host{vms: map[string]*vm{"a": v}}
+	begun := time.Now()
+	look := func(what string, uid string, since time.Time, want bool) {
+		t.Helper()
+		if got := h.hadStill(uid, since); got != want {
+			t.Errorf("%s: stood still %t, want %t", what, got, want)
+		}
+	}
+	look("never", "a", begun, false)
+	look("another VM", "b", begun, false)
+	v.still.stand(true)
+	look("now", "a", time.Now(), true)
+	v.still.stand(false)
+	look("meanwhile", "a", begun, true)
+	look("before", "a", time.Now(), false)
+}
+
 func TestPulse(t *testing.T) {
 	t.Parallel()
 	p := newPulse()

@@ -232,6 +232,8 @@ func (v *vm) freezeInto(ctx context.Context, s saver, spec *blixardv1.VMSpec, tm
 	was := v.paused
 	begin := time.Now()
 	if !was {
+		v.still.stand(true)
+		defer v.still.stand(false)
 		if err := v.whether(ctx, v.session.pause); err != nil {
 			return fmt.Errorf("pause it: %w", err)
 		}

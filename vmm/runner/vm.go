@@ -48,6 +48,8 @@ type vm struct {
 	unwatch  context.CancelFunc
 	watched  uint64 // counts what was watched
 
+	still standstill
+
 	lane *lane // the Build under way, if there is one
 
 	mu        sync.Mutex                                              // guards these

@@ -39,6 +39,7 @@ var (
 	pointKeep    = daemonPoint("Keep")    // a volume is made, grown or removed
 	pointSaved   = daemonPoint("Saved")   // a snapshot gets its name
 	pointBrought = daemonPoint("Brought") // one that has come gets its name
+	pointBooted  = daemonPoint("Booted")  // a boot is saved
 	pointAdded   = daemonPoint("Added")   // whose server says so
 
 	// What the adapter does, and what shims do.
@@ -93,7 +94,7 @@ func init() {
 	}
 	add(pointSaved)
 	rarePoints[pointSaved.before], rarePoints[pointSaved.after] = true, true
-	for _, p := range []point{pointBrought, pointAdded} {
+	for _, p := range []point{pointBrought, pointAdded, pointBooted} {
 		add(p)
 		rarePoints[p.before], rarePoints[p.after] = true, true
 	}

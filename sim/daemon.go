@@ -24,13 +24,14 @@ type Daemon struct {
 	held   []event
 	ticks  bool // a tick is among the held
 
-	work    map[string]*orders // the hypervisor's adapter, by uid
-	builds  map[string]vmm.Action
-	keeping vmm.Action               // the newest orders for volumes
-	uploads []*upload                // of its clients
-	saving  map[string]*saving       // the Snapshots under way, by the VM's uid
-	keeps   *vmm.KeepList            // the newest list of snapshots to keep
-	image   *blixardv1.SnapshotImage // for the answer to a Snapshot
+	work     map[string]*orders // the hypervisor's adapter, by uid
+	builds   map[string]vmm.Action
+	keeping  vmm.Action               // the newest orders for volumes
+	uploads  []*upload                // of its clients
+	saving   map[string]*saving       // the Snapshots under way, by the VM's uid
+	freezing map[string]*freezing     // the boots that are being saved, by the VM's uid
+	keeps    *vmm.KeepList            // the newest list of snapshots to keep
+	image    *blixardv1.SnapshotImage // for the answer to a Snapshot
 	// preparing is the newest list of runners to hold ready.
 	preparing vmm.Action
 	waiting   map[uint64]*request  // by Request.ID
@@ -56,7 +57,7 @@ func (m *Machine) startDaemon() {
 	}
 	d := &Daemon{
 		m: m, life: m.life(), work: map[string]*orders{}, builds: map[string]vmm.Action{}, waiting: map[uint64]*request{},
-		conns: map[uint64]*shimWait{}, saving: map[string]*saving{},
+		conns: map[uint64]*shimWait{}, saving: map[string]*saving{}, freezing: map[string]*freezing{},
 	}
 	cfg := core.Config{
 		Tick: int64(w.cfg.Tick), Seed: mutateSeed(m.entropy.Uint64()), KeepEntries: w.cfg.KeepEntries, BootID: m.bootID,

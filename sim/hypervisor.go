@@ -80,13 +80,16 @@ func (d *Daemon) do(a vmm.Action) {
 	if a.Verb == vmm.Kill || a.Verb == vmm.Remove {
 		d.endBuild(a.Instance.UID, "cancelled")
 	}
-	o := d.work[a.Instance.UID]
-	if o == nil {
-		o = &orders{uid: a.Instance.UID}
-		d.work[a.Instance.UID] = o
-	}
+	o := d.ordersOf(a.Instance.UID)
 	o.queue = append(o.queue, a)
 	d.next(o)
+}
+
+func (d *Daemon) ordersOf(uid string) *orders {
+	if d.work[uid] == nil {
+		d.work[uid] = &orders{uid: uid}
+	}
+	return d.work[uid]
 }
 
 // next begins the oldest order for a VM, after a while.
@@ -158,6 +161,8 @@ func (d *Daemon) probed(p probe) {
 	done := vmm.Done{Action: p.order.ID, UID: p.order.Instance.UID}
 	dir, ok := m.dirs.Get(p.order.Instance.UID)
 	switch {
+	case ok && dir.guest != nil && (d.freezing[dir.uid] != nil || dir.guest.stood > p.at):
+		done.Err, done.Unknown = "no answer in time", true
 	case late > 0:
 		done.Err, done.Unknown = "no answer in time", late <= int64(time.Second)*5/4 // on the fastest clock
 	case !ok || dir.guest == nil || dir.guest.sick || dir.guest.paused:

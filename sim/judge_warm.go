@@ -7,10 +7,21 @@ import (
 )
 
 // A guest goes on only from a boot of its own VM, of what its newest start asked for:
-// the same machine, kernel and addresses.
+// the same machine, kernel and addresses; and a host keeps so many saved boots, that of
+// the newest start among them.
 type judgeWarm struct{}
 
-const ownBoot = "a guest goes on from its own boot"
+const (
+	ownBoot  = "a guest goes on from its own boot"
+	fewBoots = "a host keeps few saved boots"
+)
+
+// saved looks at a machine on which a boot was just saved.
+func (judgeWarm) saved(w *World, m *Machine, uid string) {
+	if n := len(m.booted); n > w.mostBoots() || m.booted[uid] == nil {
+		w.fail(fewBoots, "%s keeps %d saved boots, that of %s among them: %t", m.Name, n, uid, m.booted[uid] != nil)
+	}
+}
 
 func (judgeWarm) wentOn(w *World, g *guest, b *savedBoot) {
 	w.judges.judged["warm"]++

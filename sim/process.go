@@ -119,6 +119,7 @@ type guest struct {
 	forked   int64
 	sick     bool // it answers no probe any more
 	pausedAt int64
+	stood    int64  // until when its adapter had it stand still, without a word
 	frozen   bool   // it has a snapshot's memory, and has not gone on
 	revived  uint64 // which
 

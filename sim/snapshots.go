@@ -92,10 +92,13 @@ func (d *Daemon) takeSnapshot(o *orders, a vmm.Action, dir *vmDir) {
 	w.push(event{at: w.now + between(m.rand, 50*time.Millisecond, 5*time.Second), kind: evSaved, m: m, life: d.life, ref: s})
 }
 
-// overtaken ends a snapshot that an order after it makes useless.
+// overtaken ends a snapshot, or the saving of a boot, that an order after it makes useless.
 func (d *Daemon) overtaken(uid string) {
 	if s := d.saving[uid]; s != nil {
 		d.saved(s, errOvertaken)
+	}
+	if f := d.freezing[uid]; f != nil {
+		d.froze(f, errOvertaken)
 	}
 }
 

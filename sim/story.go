@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"github.com/blixard/blixard/core/cluster"
@@ -196,6 +197,37 @@ func WarmVM() *blixardv1.VMSpec {
 func (m *Machine) Booted(name string) bool {
 	v := m.w.View()
 	return v != nil && m.booted[v.VM(name).GetUid()] != nil
+}
+
+// Bringing is the machine whose daemon brings an archive to a host.
+func (w *World) Bringing() *Machine {
+	for _, m := range w.machines {
+		if m.daemon != nil && len(m.daemon.uploads) > 0 {
+			return m
+		}
+	}
+	return nil
+}
+
+// Snapshot is that of a VM; nil for none, or while nobody leads.
+func (w *World) Snapshot(name string) *blixardv1.VMSnapshot {
+	if v := w.View(); v != nil {
+		return v.Snapshot(snapshotName(name))
+	}
+	return nil
+}
+
+// Dropped has the snapshot of a VM deleted, and waits until it is gone.
+func (s *Story) Dropped(name string) {
+	s.Order(DropSnapshot, name, nil)
+	s.Until("its snapshot is gone", time.Minute, func() bool { return s.View() != nil && s.Snapshot(name) == nil })
+}
+
+// Untold says that a VM runs which has gone on from its saved boot, and does not know yet
+// who it is.
+func (w *World) Untold(name string) bool {
+	v := w.View()
+	return v != nil && slices.ContainsFunc(w.running[v.VM(name).GetUid()], func(g *guest) bool { return g.untold })
 }
 
 // VolumeVM is an ImageVM with a volume, beside its own disk.

@@ -183,8 +183,10 @@ type Mix struct {
 	// Shares: an image sees a folder of its host, in a world where not every host can serve
 	// one; ShareFails: what serves it does not come up, or dies alone.
 	Shares, ShareFails float64
-	// Warm: some images start from their saved boots; WarmFails: that goes wrong.
+	// Warm: some images start from their saved boots; WarmFails: that goes wrong. Boots: so
+	// many of these a host keeps; 0: as many as in production.
 	Warm, WarmFails float64
+	Boots           int
 	// Snapshots: a client's next wish is about one, where there are VMs of which some
 	// can be taken.
 	Snapshots float64
@@ -233,7 +235,9 @@ type Mix struct {
 
 // calm is a world for stories: the network takes time, and people come only
 // when called.
-func calm() Mix { return Mix{Latency: 500 * time.Microsecond, Names: 8, Think: time.Second} }
+func calm() Mix {
+	return Mix{Latency: 500 * time.Microsecond, Names: 8, Think: time.Second}
+}
 
 // rate is 0 in half of the seeds, and up to most in the others.
 func rate(r *rand.Rand, most float64) float64 {
@@ -284,6 +288,7 @@ func drawMix(r *rand.Rand) Mix {
 	m.Greedy = rate(weights.stream("greedy"), 0.3)
 	m.Shares, m.ShareFails = rate(weights.stream("virtiofs"), 1), 0.1+0.4*weights.stream("shares fail").Float64()
 	m.Warm, m.WarmFails = rate(weights.stream("warm"), 2), 0.2+0.4*weights.stream("warm fails").Float64()
+	m.Boots = pick(weights.stream("boots"), 0, 1)
 	return m
 }
 

@@ -20,7 +20,7 @@ var themes = []theme{
 	{1, Crashes}, {1, SlowDisksAndCrashes}, {1, ShortLog}, {1, Busy}, {1, BusyAndCrashes}, {1, LossyNetwork}, {1, SlowNetwork}, {1, DeafNetwork},
 	{1, ShortLives}, {1, SoonAtRest}, {1, QuorumOnly}, {1, Hangs}, {1, Deaf}, {1, Crowded}, {1, Fickle}, {1, Renewals}, {1, Lagging},
 	// These have many steps at which something may go wrong, each of which a soak must see.
-	{2, Upgrades}, {2, Orphans}, {2, Shims}, {3, Ballooning}, {12, Moving}, {10, Saving}, {8, BackingUp},
+	{2, Upgrades}, {2, Orphans}, {2, Shims}, {3, Ballooning}, {11, Moving}, {10, Saving}, {7, BackingUp}, {3, Warming},
 }
 
 // drawTheme gives two of three seeds a theme.
@@ -232,8 +232,9 @@ func Sharing(c *Config) {
 // Warming has a few images started again and again, and most from their saved boots.
 func Warming(c *Config) {
 	c.images()
-	c.Mix.Names, c.Mix.Clients, c.Mix.Think = 4, 4, time.Second
+	c.Mix.Names, c.Mix.Clients, c.Mix.Think, c.Mix.Boots = 8, 4, time.Second, 1
 	c.Mix.Warm, c.Mix.WarmFails, c.Mix.LateExit, c.Mix.Snapshots, c.Mix.Moves = 1, 0.3, 0.5, 0, 0
+	c.opens(chance{c.Seed}.stream("warming"), 2, true, pointBooted.names()...)
 }
 
 // opens opens one of so many crash points: always, or for one crash.

@@ -1,7 +1,10 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/blixard/blixard/core/mutant"
@@ -12,7 +15,12 @@ import (
 // Warm starts: once the guest of a VM that asks for it is up, its boot is saved, under a
 // key of all that its memory relies on. A later start whose key is the same goes on from
 // that, and the guest is told who it is. A saved boot is a file that does not outlive
-// the machine's boot, and goes with the VM's directory.
+// the machine's boot, and goes with the VM's directory. A host keeps so many
+// (vmm.SparedBoot), in some worlds fewer than in production: there are few such VMs here.
+//
+// The guest stands still while its boot is saved, and what is ordered for it waits, but
+// for its end, which gives that up. When the daemon dies meanwhile the guest stands still
+// until the next one sees that.
 //
 // A guest that waits for its saved boot has not run. The start may find the saved boot
 // damaged (BootDamaged) or refused by the hypervisor (BootRefused): then the VM boots as
@@ -24,6 +32,14 @@ type savedBoot struct {
 	spec   *blixardv1.VMSpec // that it was booted with
 	nets   []*blixardv1.InterfaceConfig
 	memory uint64
+	used   int64
+}
+
+// freezing is a boot that is being saved.
+type freezing struct {
+	guest  *guest
+	orders *orders
+	boot   *savedBoot
 }
 
 // warmStart is what of a VM's directory is about that.
@@ -80,7 +96,7 @@ func (d *Daemon) warms(dir *vmDir, a vmm.Action) {
 	b, key := m.booted[dir.uid], bootKey(a.Assignment)
 	if b != nil && b.key == key {
 		if _, damaged := w.mishap("BootDamaged", m.place(), w.mix.WarmFails, 0, 0); !damaged {
-			dir.warm.waits = b
+			dir.warm.waits, b.used = b, w.now
 			return
 		}
 	}
@@ -95,20 +111,77 @@ func (g *guest) savesBoot() {
 	if b == nil {
 		return
 	}
-	w.later(between(m.rand, 100*time.Millisecond, 2*time.Second), func() {
+	var begin func()
+	begin = func() {
 		d := m.daemon
 		if d == nil || d.life != dir.warm.starter || d.paused || m.asleep > w.now || dir.guest != g || dir.warm.fresh != b {
+			return
+		}
+		o := d.ordersOf(dir.uid)
+		if o.busy {
+			w.later(int64(100*time.Millisecond), begin)
 			return
 		}
 		if dir.warm.fresh = nil; g.dying || g.paused || g.halted || g.sending != nil || dir.handedOver != 0 {
 			return
 		}
-		b.memory = g.memory
-		m.booted[dir.uid] = b
-		w.say(m, fmt.Sprintf("the boot of VM %s is saved", g.instance))
-		w.fired("BootSaved")
-	})
+		g.pause()
+		o.busy = true
+		f := &freezing{g, o, b}
+		d.freezing[dir.uid] = f
+		w.later(between(m.rand, 20*time.Millisecond, time.Second), func() { d.froze(f, "") })
+	}
+	w.later(between(m.rand, 100*time.Millisecond, 2*time.Second), begin)
 }
+
+// froze: a boot is saved, or given up, and its guest goes on.
+func (d *Daemon) froze(f *freezing, err string) {
+	m, w, g := d.m, d.m.w, f.guest
+	uid := g.dir.uid
+	if m.daemon != d || d.freezing[uid] != f {
+		return
+	}
+	if err == "" && (d.paused || m.asleep > w.now) {
+		w.later(int64(time.Second), func() { d.froze(f, err) })
+		return
+	}
+	if err == "" && m.crashes(pointBooted.before) {
+		return
+	}
+	defer m.crashes(pointBooted.after)
+	delete(d.freezing, uid)
+	f.orders.busy = false
+	if g.stood = w.now; g.dir.guest == g && !g.dying {
+		g.goOn()
+		m.notice(g.dir)
+		if err == "" {
+			m.keepsBoot(g, f.boot)
+		}
+	}
+	d.next(f.orders)
+}
+
+// keepsBoot gives a saved boot its name, and lets another one go if there are too many.
+func (m *Machine) keepsBoot(g *guest, b *savedBoot) {
+	w := m.w
+	b.memory, b.used = g.memory, w.now
+	m.booted[g.dir.uid] = b
+	w.say(m, fmt.Sprintf("the boot of VM %s is saved", g.instance))
+	w.fired("BootSaved")
+	var list []vmm.Boot
+	for _, uid := range slices.Sorted(maps.Keys(m.booted)) {
+		list = append(list, vmm.Boot{UID: uid, Used: m.booted[uid].used})
+	}
+	if oldest := vmm.SparedBoot(list, g.dir.uid, w.mostBoots()); oldest != "" {
+		delete(m.booted, oldest)
+		w.say(m, "the saved boot of VM "+oldest+" goes")
+		w.fired("BootSpared")
+	}
+	w.judges.warm.saved(w, m, g.dir.uid)
+}
+
+// mostBoots is how many saved boots a host keeps.
+func (w *World) mostBoots() int { return cmp.Or(w.mix.Boots, vmm.MostBoots) }
 
 // waitsForBoot: a guest that was just forked is to go on from a saved boot.
 func (g *guest) waitsForBoot() {
@@ -213,7 +286,7 @@ func (d *Daemon) adoptWarm(dir *vmDir) {
 		dir.reason = interrupted
 		delete(d.m.booted, dir.uid)
 		dir.sweep()
-	case g.untold:
+	case g.untold && !mutant.On("WarmUntold"):
 		d.informs(g)
 	}
 }

@@ -869,6 +869,43 @@ func diesWarming(s *sim.Story) {
 	}
 }
 
+// While a server stands still that brings a snapshot, somebody deletes that, and takes
+// another one of its name: the server gives up its own.
+func broughtInVain(s *sim.Story) {
+	s.Uploaded()
+	s.Order(sim.Create, "a", sim.ImageVM())
+	s.Runs("a")
+	s.Order(sim.TakeSnapshot, "a", nil)
+	s.Until("it is taken", time.Minute, func() bool {
+		return s.Snapshot("a").GetState() == blixardv1.SnapshotState_SNAPSHOT_STATE_READY
+	})
+	s.Order(sim.BackUp, "a", nil)
+	s.Dropped("a")
+	op := s.Ask(sim.BringBack, "a", nil)
+	s.Until("a server brings it", time.Minute, func() bool { return s.Bringing() != nil })
+	s.Strike(sim.Pause{Node: s.Bringing().N(), For: 6 * time.Second})
+	s.Dropped("a")
+	s.Order(sim.TakeSnapshot, "a", nil)
+	s.Until("it is given up", time.Minute, op.Ended)
+	s.Heal()
+	s.Rest()
+}
+
+// A daemon dies when a VM has just gone on from its saved boot: the next one tells the
+// guest who it is.
+func diesUntold(s *sim.Story) {
+	s.Uploaded()
+	s.Order(sim.Create, "a", sim.WarmVM())
+	_, host := s.Runs("a")
+	s.Until("its boot is saved", time.Minute, func() bool { return host.Booted("a") })
+	s.Order(sim.Restart, "a", nil)
+	s.Until("it has gone on from that", time.Minute, func() bool { return s.Untold("a") })
+	s.Strike(sim.Crash{Node: host.N(), After: time.Second})
+	s.Pass(10 * time.Second)
+	s.Heal()
+	s.Rest()
+}
+
 // A VM crashes that has gone on from its snapshot, while nobody hears its host: what was
 // ordered stands, and was done.
 func crashesRestored(s *sim.Story) {

@@ -52,6 +52,7 @@ const (
 	oneMoment   = "a snapshot is of one moment"
 	hasShares   = "a VM has its shares where it runs"
 	ownBoot     = "a guest goes on from its own boot"
+	fewBoots    = "a host keeps few saved boots"
 	isThere     = "what is ready is there"
 	isGone      = "what is forgotten is gone"
 	backedUp    = "what is brought back is what was backed up"
@@ -275,6 +276,14 @@ var All = []Mutant{
 	{
 		Name: "InterruptedIsFault", What: "a VM whose warm start its daemon's end has interrupted counts as failed",
 		Caught: []string{resumed}, Story: diesWarming,
+	},
+	{
+		Name: "WarmUntold", What: "a guest is not told who it is when the daemon dies that had it go on from its saved boot",
+		Caught: []string{atRest}, Story: diesUntold,
+	},
+	{
+		Name: "BootsUnbounded", What: "a host keeps every boot that it has saved",
+		Caught: []string{fewBoots}, Harder: sim.Warming,
 	},
 	// Health.
 	{
@@ -627,7 +636,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "GivenUpByName", What: "with an archive that does not come another snapshot is given up that has its name by then",
-		Caught: []string{lost}, Harder: sim.BackingUp,
+		Caught: []string{lost}, Story: broughtInVain,
 	},
 	// Balloons.
 	{

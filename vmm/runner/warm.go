@@ -37,9 +37,6 @@ import (
 // To the cluster a warm start is a start like any other: it has the order, the lease
 // and the shim of one.
 
-// mostBoots is how many saved boots a host keeps.
-const mostBoots = 8
-
 // bootPatience is how long an agent is waited for that is to say that its guest is up.
 var bootPatience = 2 * time.Minute
 
@@ -91,17 +88,14 @@ func (b *boots) name(tmp, uid string) error {
 	if err != nil {
 		return err
 	}
-	oldest, when, count := "", time.Time{}, 0
+	var list []vmm.Boot
 	for _, e := range entries {
 		st, err := os.Lstat(filepath.Join(b.dir, e.Name(), manifestFile))
-		if err != nil || filepath.Ext(e.Name()) == newSuffix {
-			continue
-		}
-		if count++; e.Name() != uid && (oldest == "" || st.ModTime().Before(when)) {
-			oldest, when = e.Name(), st.ModTime()
+		if err == nil && filepath.Ext(e.Name()) != newSuffix {
+			list = append(list, vmm.Boot{UID: e.Name(), Used: st.ModTime().UnixNano()})
 		}
 	}
-	if count > mostBoots {
+	if oldest := vmm.SparedBoot(list, uid, vmm.MostBoots); oldest != "" {
 		return os.RemoveAll(b.of(oldest))
 	}
 	return nil

@@ -245,7 +245,7 @@ func TestSavedBootsAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for n := range mostBoots {
+	for n := range vmm.MostBoots {
 		keep(fmt.Sprintf("1-%d", n), time.Hour-time.Duration(n)*time.Minute)
 	}
 	if dir, err := b.use(t.Context(), "1-0", "1-0"); dir == "" || err != nil {

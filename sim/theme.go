@@ -229,12 +229,14 @@ func Sharing(c *Config) {
 	c.Mix.Shares, c.Mix.ShareFails, c.Mix.Snapshots, c.Mix.Moves = 0.8, 0.3, 0, 0
 }
 
-// Warming has a few images started again and again, and most from their saved boots.
+// Warming has a few images started again and again, and most from their saved boots, by
+// daemons that die while they save one, or now and then as they extend leases.
 func Warming(c *Config) {
 	c.images()
 	c.Mix.Names, c.Mix.Clients, c.Mix.Think, c.Mix.Boots = 8, 4, time.Second, 1
 	c.Mix.Warm, c.Mix.WarmFails, c.Mix.LateExit, c.Mix.Snapshots, c.Mix.Moves = 1, 0.3, 0.5, 0, 0
-	c.opens(chance{c.Seed}.stream("warming"), 2, true, pointBooted.names()...)
+	c.opens(chance{c.Seed}.stream("warming"), 2, true, slices.Concat(pointBooted.names(), pointExtend.names())...)
+	c.Mix.CrashGap = 15 * time.Second
 }
 
 // opens opens one of so many crash points: always, or for one crash.

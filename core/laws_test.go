@@ -30,7 +30,8 @@ var may = map[string][]string{
 	"core":            {"core/mutant", "core/cluster", "core/schedule", "vmm", "vmm/shim", "proto/blixard/v1"},
 	// The simulated world, and the disk's contract.
 	"core/disktest": {"core"},
-	"sim":           {"core", "core/cluster", "core/disktest", "core/hypervisor", "core/mutant", "vmm", "vmm/shim", "proto/blixard/v1"},
+	"core/hosttest": {"core", "vmm", "vmm/shim"},
+	"sim":           {"core", "core/cluster", "core/disktest", "core/hosttest", "core/hypervisor", "core/mutant", "vmm", "vmm/shim", "proto/blixard/v1"},
 	"sim/mutants":   {"core", "core/cluster", "core/mutant", "sim", "vmm", "vmm/shim", "proto/blixard/v1"},
 	// The real world.
 	"core/bolt":           {"core"},
@@ -40,7 +41,7 @@ var may = map[string][]string{
 	"vmm/guest/tsc":       {},
 	"vmm/runner/*":        {"core", "vmm", "vmm/shim", "vmm/guest/*", "vmm/runner/*", "proto/blixard/v1"},
 	"vmm/runner/nix":      {"nixflake", "proto/blixard/v1"},
-	"vmm/runner":          {"core", "core/cluster", "core/hypervisor", "core/schedule", "vmm", "vmm/shim", "vmm/guest", "vmm/guest/*", "vmm/runner/*", "nixflake", "proto/blixard/v1"},
+	"vmm/runner":          {"core", "core/cluster", "core/hosttest", "core/hypervisor", "core/schedule", "vmm", "vmm/shim", "vmm/guest", "vmm/guest/*", "vmm/runner/*", "nixflake", "proto/blixard/v1"},
 	"nixflake":            {"proto/blixard/v1"},
 	"rpc":                 {"core", "core/cluster", "proto/blixard/v1", "proto/blixard/v1/blixardv1connect"},
 	"cmd/blixard":         {"core", "core/bolt", "core/cluster", "core/hypervisor", "rpc", "vmm", "vmm/shim", "vmm/guest/*", "vmm/runner", "vmm/runner/*", "nixflake", "proto/blixard/v1", "proto/blixard/v1/blixardv1connect"},

@@ -75,6 +75,7 @@ func (m *Machine) startDaemon() {
 		return
 	}
 	d.node, m.daemon = node, d
+	w.judges.contract.begins(m)
 	w.judges.levels.runs(m.id, m.level)
 	w.say(m, "daemon starts")
 	w.push(event{at: w.now + m.rand.Int64N(int64(w.cfg.Tick)), kind: evTick, m: m, life: d.life})
@@ -174,6 +175,7 @@ func (d *Daemon) step(in core.Input) {
 		if m.crashes(pointOrder.before) {
 			return
 		}
+		w.judges.contract.ordered(m, a)
 		d.do(a)
 		if m.crashes(pointOrder.after) {
 			return

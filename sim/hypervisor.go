@@ -311,7 +311,7 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 	dir.exit, dir.state, dir.reason, dir.gen = nil, nil, "", a.Assignment.GetRunGeneration()
 	dir.policy = a.Assignment.GetSpec().GetRestart()
 	dir.nets, dir.devices = a.Assignment.GetInterfaces(), a.Assignment.GetDevices()
-	dir.incoming, dir.handedOver = a.Verb == vmm.Receive, 0
+	dir.incoming, dir.came, dir.handedOver = a.Verb == vmm.Receive, 0, 0
 	dir.mounts = a.Assignment.GetVolumes()
 	dir.boots(a)
 	dir.spec, dir.forks = a.Assignment.GetSpecGeneration(), a.Assignment.GetSpec().GetProcess() != nil
@@ -651,7 +651,7 @@ func (m *Machine) report(dir *vmDir) vmm.Report {
 		r.HandedOver = dir.handedOver
 		switch {
 		case dir.incoming && g == nil:
-			r.Incoming = vmm.Opening
+			r.Incoming = max(dir.came, vmm.Opening)
 		case g != nil:
 			r.Incoming = g.incoming
 			if s := g.sending; s != nil {

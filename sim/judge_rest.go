@@ -205,9 +205,7 @@ func (w *World) unrestOf(v *cluster.State, vm *blixardv1.VM) string {
 		if !w.explained(v, vm, false) {
 			return at("waits, and a host has room")
 		}
-	case n == 0 && w.generation > 1 && slices.ContainsFunc(vm.Spec.Volumes, func(m *blixardv1.VolumeMount) bool {
-		return v.Volume(m.Volume).GetStatus().GetPhase() == blixardv1.VolumePhase_VOLUME_PHASE_LOST
-	}): // it went after the backup
+	case n == 0 && slices.ContainsFunc(vm.Spec.Volumes, func(m *blixardv1.VolumeMount) bool { return w.overtaken(v.Volume(m.Volume)) }):
 	case n == 0 && vm.Restore.GetClone() && st.GetPhase() == blixardv1.Phase_PHASE_FAILED &&
 		v.Snapshot(vm.Restore.Name).GetState() != blixardv1.SnapshotState_SNAPSHOT_STATE_READY: // its snapshot went
 	case vm.Spec.Restart != blixardv1.RestartPolicy_RESTART_POLICY_ALWAYS && n == 0:

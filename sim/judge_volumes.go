@@ -189,6 +189,17 @@ func keepsSomething(s *blixardv1.VMSpec) bool {
 	return len(s.GetVolumes()) > 0 || len(s.GetImage().GetDisks()) > 0 || len(s.GetNixos().GetVolumes()) > 0
 }
 
+// overtaken says that a volume has gone since the backup from which the cluster was
+// restored: nothing is there of it, or the beginning of a copy that never came whole.
+func (w *World) overtaken(v *blixardv1.ClusterVolume) bool {
+	if w.generation == 1 {
+		return false
+	}
+	m := w.byID(v.GetNodeId())
+	return v.GetStatus().GetPhase() == blixardv1.VolumePhase_VOLUME_PHASE_LOST ||
+		v.GetStatus().GetPhase() == blixardv1.VolumePhase_VOLUME_PHASE_FAILED && m != nil && m.volumes[v.Uid] != nil && m.volumes[v.Uid].arriving
+}
+
 // volumesUnrest says what is not as it should be about volumes, once all rests: each
 // that has a host is there, as large as it should be unless a VM has it open, and is
 // said to be; nothing else is there but what a lost generation has left.
@@ -196,7 +207,7 @@ func (w *World) volumesUnrest(v *cluster.State) (why []string) {
 	v.Volumes(func(vol *blixardv1.ClusterVolume) bool {
 		m := w.byID(vol.NodeId)
 		st := vol.GetStatus()
-		if m == nil || slices.Contains(w.rest, m) || m.keeper.busy && len(w.rest) > 0 || st.Phase == blixardv1.VolumePhase_VOLUME_PHASE_LOST && w.generation > 1 {
+		if m == nil || slices.Contains(w.rest, m) || m.keeper.busy && len(w.rest) > 0 || w.overtaken(vol) {
 			return true
 		}
 		is := m.volumes[vol.Uid]

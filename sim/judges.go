@@ -14,6 +14,7 @@ type judges struct {
 	artifacts   judgeArtifacts
 	states      judgeStates
 	capacity    judgeCapacity
+	contract    judgeContract
 	copies      judgeCopies
 	drains      judgeDrains
 	leaders     judgeLeaders
@@ -39,7 +40,7 @@ type judges struct {
 
 // JudgeNames are all judges there are.
 var JudgeNames = []string{
-	"acknowledged", "addresses", "artifacts", "capacity", "copies", "devices", "drains", "histories", "leaders", "leases", "levels", "logs", "memory", "migrations", "placed", "policy", "quorum", "rest", "roots", "shares", "snapshots", "specs", "states", "undisturbed", "volumes", "warm", "watch", "witness",
+	"acknowledged", "addresses", "artifacts", "capacity", "contract", "copies", "devices", "drains", "histories", "leaders", "leases", "levels", "logs", "memory", "migrations", "placed", "policy", "quorum", "rest", "roots", "shares", "snapshots", "specs", "states", "undisturbed", "volumes", "warm", "watch", "witness",
 }
 
 func (j *judges) reset() {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/blixard/blixard/core"
 	"github.com/blixard/blixard/core/cluster"
+	"github.com/blixard/blixard/core/hosttest"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm/shim"
 )
@@ -29,16 +30,18 @@ type Machine struct {
 	boots  uint64
 	asleep int64 // until then nothing of it runs
 	bootID string
-	clock  clock
-	disk   *Disk
-	member bool // its disk holds an identity
-	id     uint64
-	level  uint32 // that its binary can apply
-	of     uint64 // the generation whose member it is
-	called string // its name in the cluster: a new one each time that it joins
-	named  int    // how many it has used
-	keeper *keeper
-	clones *Machine // it is a copy of that one
+	// contract hears what is ordered of this host, and what it says.
+	contract hosttest.Contract
+	clock    clock
+	disk     *Disk
+	member   bool // its disk holds an identity
+	id       uint64
+	level    uint32 // that its binary can apply
+	of       uint64 // the generation whose member it is
+	called   string // its name in the cluster: a new one each time that it joins
+	named    int    // how many it has used
+	keeper   *keeper
+	clones   *Machine // it is a copy of that one
 
 	daemon *Daemon // nil: not running
 	lives  uint64  // of daemons, shims and guests: none is used twice

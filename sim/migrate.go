@@ -92,7 +92,7 @@ func (g *guest) receive() {
 	}
 	w.later(between(m.rand, 50*time.Millisecond, time.Second), func() {
 		if g.dir.guest == g && !g.dying && g.incoming == vmm.Opening {
-			g.incoming = vmm.Listening
+			g.incoming, g.dir.came = vmm.Listening, vmm.Listening
 			m.notice(g.dir)
 		}
 	})
@@ -248,6 +248,7 @@ func (g *guest) broken(s *stream, to *guest, why string) {
 func (g *guest) arrives(s *stream, to *guest) {
 	m, w := g.m, g.m.w
 	to.incoming, to.memory, to.sick, to.deaf = vmm.Loaded, g.memory, g.sick, g.deaf
+	to.dir.came = vmm.Loaded
 	to.has, to.greedy = g.has, g.greedy
 	if s.disks == 0 && !mutant.On("MirrorUnsettled") { // the mirrors come to their end
 		to.takes(g.holds())

@@ -47,6 +47,7 @@ type vmDir struct {
 	// Of instance.json: it was started by Receive, and a migration to which it was
 	// handed over.
 	incoming   bool
+	came       vmm.Incoming // how far its guest has come, as it is told
 	handedOver uint64
 	// mounts are what it has open while something of it lives.
 	mounts []*blixardv1.VolumeConfig

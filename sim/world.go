@@ -297,6 +297,7 @@ func (w *World) happen(e event) {
 	case evObserved:
 		in := e.ref.(core.Observed)
 		w.keep(m, in)
+		w.judges.contract.observed(w, m, in)
 		m.daemon.step(in)
 	case evAction:
 		m.daemon.act(e.ref.(*orders))

@@ -203,7 +203,8 @@ type Report struct {
 	// HandedOver, when not 0, is the migration to which this instance's guest was
 	// handed over: it is stopped, its hypervisor would not let it go on by itself,
 	// and it is written down, durably, in the VM's directory that this attempt will
-	// never run again. All three are so before it is first reported. It stays so,
+	// never run again. All three are so before it is first reported. Then it is
+	// neither Ready nor Paused. It stays so,
 	// also of an instance that is Down and for every later daemon, until the
 	// instance is removed or another attempt is started. Resume, Pause, Send and
 	// Unsend are refused or change nothing; Stop kills.
@@ -261,7 +262,8 @@ type Done struct {
 	Action uint64
 	UID    string
 	Err    string
-	// Runner is what a Build of a NixOS VM or a flake gave; its nodes are empty.
+	// Runner is what a Build of a NixOS VM or a flake gave, if it succeeded; its nodes are
+	// empty.
 	Runner *blixardv1.Runner
 	// Image is what a Snapshot made.
 	Image *blixardv1.SnapshotImage

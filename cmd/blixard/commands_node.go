@@ -91,7 +91,7 @@ func hostNotes(f *blixardv1.HostFacts) (notes []string) {
 		notes = append(notes, fmt.Sprintf("device %s: %s", d.GetKind(), d.GetAddress()))
 	}
 	if !f.GetBridges() {
-		notes = append(notes, "VMs cannot be plugged into networks here: the daemon may not make bridges and taps (CAP_NET_ADMIN, /dev/net/tun)")
+		notes = append(notes, "VMs cannot be plugged into networks here: the daemon may not make bridges and taps (CAP_NET_ADMIN, /dev/net/tun), or the users of VMs may not open /dev/net/tun: its log says which")
 	}
 	if why := f.GetSharesWhy(); why != "" {
 		notes = append(notes, "folders cannot be shared with VMs of images here: "+why)

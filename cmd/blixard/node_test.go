@@ -28,7 +28,7 @@ func TestANodeSaysWhatItRunsVMsWith(t *testing.T) {
 		"cloud-hypervisor: not here",
 		"Firecracker 1.16.1, of no use without KVM",
 		"process no isolation",
-		"VMs cannot be plugged into networks here: the daemon may not make bridges and taps (CAP_NET_ADMIN, /dev/net/tun)",
+		"VMs cannot be plugged into networks here: the daemon may not make bridges and taps (CAP_NET_ADMIN, /dev/net/tun), or the users of VMs may not open /dev/net/tun: its log says which",
 		"Nix is here: NixOS systems and flakes can be built",
 	}
 	if !slices.Equal(notes, want) {

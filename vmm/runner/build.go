@@ -120,6 +120,9 @@ func (v *vm) finish(l *lane, a vmm.Action, begin time.Time, runner *blixardv1.Ru
 	if byNix(a.Assignment.GetSpec()) {
 		v.hold()
 	}
+	if err != nil { // it may have been built, and be refused for what it is
+		runner = nil
+	}
 	v.answer(a, begin, vmm.Done{Runner: runner}, err)
 }
 

@@ -732,8 +732,8 @@ func aNetwork() (n int, bridge string) {
 // Two VMs on a bridge reach each other, and the host reaches them. What they were
 // plugged into goes with them, whoever ends them, and whether a daemon sees it.
 func tellNetwork(t *testing.T, r rig) {
-	if err := r.h.links.Able(); err != nil {
-		t.Skipf("no taps and bridges can be made here (root can): %v", err)
+	if err := r.h.plugs(); err != nil {
+		t.Skipf("VMs cannot be plugged into networks here: %v", err)
 	}
 	n, bridge := aNetwork()
 	addresses := []string{fmt.Sprintf("10.213.%d.2", n), fmt.Sprintf("10.213.%d.3", n)}

@@ -41,7 +41,7 @@ func (h *Host) discover() (*blixardv1.HostFacts, error) {
 	if facts.Isolation, err = h.isolate(); err != nil {
 		return nil, err
 	}
-	if err := h.links.Able(); err != nil {
+	if err := h.plugs(); err != nil {
 		h.cfg.Log.Info("VMs cannot be plugged into networks here", "why", err)
 	} else {
 		facts.Bridges = true

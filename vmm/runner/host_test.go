@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/blixard/blixard/core"
+	"github.com/blixard/blixard/core/hosttest"
 	blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 	"github.com/blixard/blixard/vmm"
 	"github.com/blixard/blixard/vmm/runner/artifact"
@@ -68,9 +69,10 @@ type bench struct {
 	h     *Host
 	last  uint64
 
-	mu   sync.Mutex
-	seen []core.Observed
-	more chan struct{}
+	mu       sync.Mutex
+	seen     []core.Observed
+	more     chan struct{}
+	contract hosttest.Contract // which every host keeps in every test
 }
 
 func newBench(t testing.TB, change ...func(*Config)) *bench {
@@ -127,10 +129,14 @@ func (b *bench) open() {
 	b.t.Helper()
 	b.mu.Lock()
 	b.seen, b.more = nil, make(chan struct{}, 1)
+	b.contract.Begins()
 	b.mu.Unlock()
 	b.cfg.Observe = func(o core.Observed) {
 		b.mu.Lock()
 		b.seen = append(b.seen, o)
+		for _, why := range b.contract.Observed(o) {
+			b.t.Errorf("the host does not keep its contract: %s", why)
+		}
 		b.mu.Unlock()
 		select {
 		case b.more <- struct{}{}:
@@ -142,6 +148,14 @@ func (b *bench) open() {
 		b.t.Fatal(err)
 	}
 	b.h = h
+}
+
+// give gives the host an order.
+func (b *bench) give(a vmm.Action) {
+	b.mu.Lock()
+	b.contract.Ordered(a)
+	b.mu.Unlock()
+	b.h.Do(a)
 }
 
 func (b *bench) reopen() {
@@ -183,7 +197,7 @@ func (b *bench) order(a vmm.Action) (done vmm.Done, err error) {
 	b.t.Helper()
 	b.last++
 	a.ID, a.Host = b.last, b.host()
-	b.h.Do(a)
+	b.give(a)
 	b.await(fmt.Sprintf("answer to %v", a.Verb), func(o core.Observed) bool {
 		for _, d := range o.Done {
 			if d.Action == a.ID {
@@ -250,7 +264,7 @@ func (b *bench) host() shim.Host {
 }
 
 func (b *bench) extend(ms uint32, ahead time.Duration) {
-	b.h.Do(vmm.Action{Verb: vmm.Extend, Host: b.host(), Leases: []vmm.Lease{{Length: ms, Deadline: int64(lease.Now()) + int64(ahead)}}})
+	b.give(vmm.Action{Verb: vmm.Extend, Host: b.host(), Leases: []vmm.Lease{{Length: ms, Deadline: int64(lease.Now()) + int64(ahead)}}})
 }
 
 func (b *bench) console(uid string) string {
@@ -592,7 +606,7 @@ func TestOneVMHoldsUpNoOther(t *testing.T) {
 		t.Skip("no QEMU: run scripts/setup")
 	}
 	i := instance("1-1", 1)
-	b.h.Do(vmm.Action{ID: 1000, Verb: vmm.Build, Instance: i, Assignment: slow, Host: b.host()})
+	b.give(vmm.Action{ID: 1000, Verb: vmm.Build, Instance: i, Assignment: slow, Host: b.host()})
 	b.must(vmm.Start, instance("1-2", 1), program("1-2", "echo hi"))
 	b.exit(instance("1-2", 1), Exited)
 	time.Sleep(50 * time.Millisecond)

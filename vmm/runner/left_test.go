@@ -23,7 +23,7 @@ func TestFilesOfAnOlderGenerationAreKept(t *testing.T) {
 		if assigned {
 			order.Assignment = a
 		}
-		b.h.Do(order)
+		b.give(order)
 		b.await("its removal", func(o core.Observed) bool {
 			return len(o.Done) > 0 && o.Done[0].Action == order.ID && o.Done[0].Err == ""
 		})

@@ -180,7 +180,7 @@ func movesWithItsVolume(t *testing.T, format blixardv1.VolumeFormat) {
 	// The daemon ends when the mark has gone, and the guest has not been told.
 	reached, on := make(chan struct{}), make(chan struct{})
 	r.at("unmarked", func() { r.to.h.cancel(); close(reached); <-on })
-	r.to.h.Do(vmm.Action{ID: 1 << 41, Verb: vmm.TakeOver, Instance: target, Host: r.to.host()})
+	r.to.give(vmm.Action{ID: 1 << 41, Verb: vmm.TakeOver, Instance: target, Host: r.to.host()})
 	<-reached
 	close(on)
 	r.to.reopen()
@@ -243,7 +243,7 @@ func (b guestBench) plain(o *blixardv1.VolumeOrder) string {
 
 // orders has a host keep volumes.
 func (b guestBench) orders(revision uint64, list ...*blixardv1.VolumeOrder) {
-	b.h.Do(vmm.Action{ID: 1<<40 + revision, Verb: vmm.Keep, Volumes: list, Revision: revision})
+	b.give(vmm.Action{ID: 1<<40 + revision, Verb: vmm.Keep, Volumes: list, Revision: revision})
 }
 
 // volume waits until a host's copy of a volume is as it should be; nil: there is none.

@@ -354,7 +354,7 @@ func TestABuildsLane(t *testing.T) {
 	s.mu.Unlock()
 	order := func(generation uint32) uint64 {
 		b.last++
-		b.h.Do(vmm.Action{ID: b.last, Verb: vmm.Build, Instance: i, Assignment: flake("1-1", generation), Host: b.host()})
+		b.give(vmm.Action{ID: b.last, Verb: vmm.Build, Instance: i, Assignment: flake("1-1", generation), Host: b.host()})
 		return b.last
 	}
 	answer := func(id uint64) (found vmm.Done) {
@@ -458,7 +458,7 @@ func TestAKillEndsABuildAndAStart(t *testing.T) {
 	s.mu.Unlock()
 	order := func(verb vmm.Verb, generation uint32) uint64 {
 		b.last++
-		b.h.Do(vmm.Action{ID: b.last, Verb: verb, Instance: i, Assignment: flake("1-1", generation), Host: b.host()})
+		b.give(vmm.Action{ID: b.last, Verb: verb, Instance: i, Assignment: flake("1-1", generation), Host: b.host()})
 		return b.last
 	}
 	fails := func(id uint64) {
@@ -480,6 +480,7 @@ func TestAKillEndsABuildAndAStart(t *testing.T) {
 	fails(build)
 	fails(start)
 
+	i.Attempt++
 	build = order(vmm.Build, 4)
 	<-began
 	b.must(vmm.Start, i, flake("1-1", 9)) // it was never here, and is had at once
@@ -692,7 +693,7 @@ func TestPrepare(t *testing.T) {
 		})
 	}
 	prepare := func(list ...*blixardv1.Preparation) {
-		b.h.Do(vmm.Action{Verb: vmm.Prepare, Preparations: list})
+		b.give(vmm.Action{Verb: vmm.Prepare, Preparations: list})
 	}
 	prepare(preparation("1-1", "r1"), preparation("1-2", "r2"))
 	says("1-1 r1")
@@ -729,7 +730,7 @@ func TestNoNix(t *testing.T) {
 	if err := b.do(vmm.Build, instance("1-1", 1), flake("1-1", 1)); err == nil || !strings.Contains(err.Error(), "install Nix") {
 		t.Error(err)
 	}
-	b.h.Do(vmm.Action{Verb: vmm.Prepare})
+	b.give(vmm.Action{Verb: vmm.Prepare})
 	b.must(vmm.Remove, instance("1-1", 1), nil)
 }
 

@@ -133,12 +133,12 @@ func tellSnapshot(t *testing.T, r rig) {
 	}
 	r.must(vmm.Remove, c, nil)
 
-	r.h.Do(vmm.Action{ID: 999, Verb: vmm.KeepSnapshots, Host: r.host(), Keep: &vmm.KeepList{Generation: 1, Revision: 49, UIDs: []string{"1-50"}}})
+	r.give(vmm.Action{ID: 999, Verb: vmm.KeepSnapshots, Host: r.host(), Keep: &vmm.KeepList{Generation: 1, Revision: 49, UIDs: []string{"1-50"}}})
 	r.await("a list from before it", func(o core.Observed) bool { return o.Kept == 49 && o.Missing == nil })
 	if _, _, err := readManifest(r.h.at.snapshotOf("1-50")); err != nil {
 		t.Error("a list from before it was taken has removed it:", err)
 	}
-	r.h.Do(vmm.Action{ID: 1000, Verb: vmm.KeepSnapshots, Host: r.host(), Keep: &vmm.KeepList{Generation: 1, Revision: 70, UIDs: []string{"1-60"}}})
+	r.give(vmm.Action{ID: 1000, Verb: vmm.KeepSnapshots, Host: r.host(), Keep: &vmm.KeepList{Generation: 1, Revision: 70, UIDs: []string{"1-60"}}})
 	r.await("its end, and what is missing", func(o core.Observed) bool { return o.Kept == 70 && slices.Equal(o.Missing, []string{"1-60"}) })
 	if left, _ := os.ReadDir(r.h.at.snapshots()); len(left) != 0 {
 		t.Errorf("left %v", left)
@@ -594,8 +594,8 @@ func TestASnapshotThatIsOvertaken(t *testing.T) {
 	r.awaitConsole(i.UID, "tick 2 ")
 	r.last += 2
 	snap, stop := r.last-1, r.last
-	r.h.Do(vmm.Action{ID: snap, Verb: vmm.Snapshot, Instance: i, Assignment: a, Snapshot: "1-50", Host: r.host()})
-	r.h.Do(vmm.Action{ID: stop, Verb: vmm.Stop, Instance: i, Assignment: a, Host: r.host()})
+	r.give(vmm.Action{ID: snap, Verb: vmm.Snapshot, Instance: i, Assignment: a, Snapshot: "1-50", Host: r.host()})
+	r.give(vmm.Action{ID: stop, Verb: vmm.Stop, Instance: i, Assignment: a, Host: r.host()})
 	var err string
 	r.await("the snapshot's end", func(o core.Observed) bool {
 		for _, d := range o.Done {

@@ -526,7 +526,9 @@ func (v *vm) report() vmm.Report {
 		if n := v.rec.Next; n != nil && n.Lease < b.Lease {
 			b = *n // it may have either: the looser
 		}
-		r.Liveness, r.Ready, r.Paused, r.Exit = vmm.Alive, v.ready, v.ready && v.paused, nil
+		r.Liveness, r.Exit = vmm.Alive, nil
+		r.Ready = v.ready && v.rec.HandedOver == 0
+		r.Paused = r.Ready && v.paused
 		r.Outgoing = v.outgoing
 		r.Warm = v.rec.Warm
 		r.BootMiB, r.MemoryMiB = v.rec.BootMiB, v.rec.MemoryMiB

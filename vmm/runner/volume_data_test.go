@@ -37,7 +37,7 @@ func TestAVolumeIsCopied(t *testing.T) {
 			b := newBench(t)
 			source, target := order("1-1", 4, format), order("1-2", 4, format)
 			target.Written = true
-			b.h.Do(vmm.Action{ID: 1 << 40, Verb: vmm.Keep, Volumes: orders(source, target), Revision: 3})
+			b.give(vmm.Action{ID: 1 << 40, Verb: vmm.Keep, Volumes: orders(source, target), Revision: 3})
 			b.await("the volume", func(o core.Observed) bool { return len(o.Volumes.GetVolumes()) == 1 })
 			f, err := os.OpenFile(b.h.volumes.disk("1-1"), os.O_RDWR, 0)
 			if err != nil {
@@ -112,7 +112,7 @@ func TestADiskThatIsWrittenIsNotCopied(t *testing.T) {
 	i, a := instance("1-1", 1), program("1-1", "sleep 1000")
 	o := order("1-9", 1, rawFormat)
 	a.Volumes = mount(o, false)
-	b.h.Do(vmm.Action{ID: 1 << 40, Verb: vmm.Keep, Volumes: orders(o), Revision: 3})
+	b.give(vmm.Action{ID: 1 << 40, Verb: vmm.Keep, Volumes: orders(o), Revision: 3})
 	b.await("the volume", func(o core.Observed) bool { return len(o.Volumes.GetVolumes()) == 1 })
 	b.must(vmm.Start, i, a)
 	b.h.volumes.adopt("1-1", opensOf(a)) // as a VM of an image has it

@@ -270,7 +270,7 @@ func TestAVMsVolumesAreHeldOverARestartOfTheDaemon(t *testing.T) {
 	}
 	b.must(vmm.Kill, i, nil)
 	b.exit(i, Killed)
-	b.h.Do(vmm.Action{ID: 1 << 40, Verb: vmm.Keep, Volumes: orders(o), Revision: 3})
+	b.give(vmm.Action{ID: 1 << 40, Verb: vmm.Keep, Volumes: orders(o), Revision: 3})
 	b.await("the volume", func(o core.Observed) bool { return len(o.Volumes.GetVolumes()) == 1 })
 	if _, err := b.h.volumes.take("other", mount(o, false)); err != nil {
 		t.Fatal(err)

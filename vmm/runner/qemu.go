@@ -58,7 +58,7 @@ func (q *qemu) follow(p place, tell func(guestState)) session { return q.watch(p
 
 func (q *qemu) watch(p place, inside bool, tell func(guestState)) *qemuSession {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &qemuSession{q: q, place: p, inside: inside, tell: tell, cancel: cancel, done: make(chan struct{}), moved: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
+	s := &qemuSession{q: q, place: p, inside: inside, tell: tell, cancel: cancel, done: make(chan struct{}), moved: make(chan struct{}, 1), turn: make(chan struct{}, 1), pressed: make(chan struct{}, 1)}
 	go s.watch(ctx)
 	return s
 }

@@ -19,14 +19,15 @@ import (
 
 // qemuSession keeps a QMP connection to one QEMU for as long as it lives.
 type qemuSession struct {
-	q      *qemu
-	place  place
-	inside bool // it works in the folder that its sockets are in, and may reach no other
-	tell   func(guestState)
-	cancel context.CancelFunc
-	done   chan struct{} // closed when nothing watches any more
-	moved  chan struct{} // the guest was stopped, or goes on
-	turn   chan struct{} // a move of the guest is further than it was
+	q       *qemu
+	place   place
+	inside  bool // it works in the folder that its sockets are in, and may reach no other
+	tell    func(guestState)
+	cancel  context.CancelFunc
+	done    chan struct{} // closed when nothing watches any more
+	moved   chan struct{} // the guest was stopped, or goes on
+	turn    chan struct{} // a move of the guest is further than it was
+	pressed chan struct{} // the power button was, while the guest may still boot
 
 	door    sync.Mutex // held while a guest is let go on
 	offered bool       // it may have left for another host
@@ -92,6 +93,7 @@ func (s *qemuSession) serve(ctx context.Context, c *qmp.Client) {
 	defer look.Stop()
 	tick := time.NewTicker(again)
 	defer tick.Stop()
+	var press <-chan time.Time
 	boot := bootWatch{s: s}
 	for ask, known := true, false; ; {
 		if ask {
@@ -120,6 +122,14 @@ func (s *qemuSession) serve(ctx context.Context, c *qmp.Client) {
 			return
 		case <-look.C:
 		case <-s.moved:
+		case <-s.pressed:
+			press = time.After(pressAgain)
+			ask = false
+		case <-press:
+			pressing, cancel := context.WithTimeout(ctx, qmpPatience)
+			_ = s.press(pressing, c) // refused or not: the next one comes
+			cancel()
+			ask = false
 		case <-tick.C:
 			s.goOn(ctx, c)
 			boot.look(ctx, c)
@@ -210,7 +220,7 @@ func (s *qemuSession) stop(ctx context.Context, _ *shims.Shim) error {
 				return err
 			}
 		}
-		return c.Powerdown(ctx)
+		return s.press(ctx, c)
 	})
 }
 

@@ -2,8 +2,6 @@ package runner
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -33,10 +31,7 @@ func (b *bootWatch) begins(first guestState) {
 	if b.s.q.machine.kvm || first != running {
 		return
 	}
-	st, err := os.Stat(filepath.Join(b.s.place.run, qmpSocket)) // as old as its QEMU
-	if err == nil && !st.ModTime().After(time.Now()) {
-		b.until = st.ModTime().Add(bootWatched)
-	}
+	b.until = b.s.booted()
 }
 
 // look resets the guest, if there is nothing else to be done for it.

@@ -78,8 +78,8 @@ func (m *Machine) runs(level uint32) {
 func (m *Machine) behind() {
 	m.w.fired("Behind")
 	m.w.say(m, "binary is older than the cluster: no daemon")
-	if m.w.phase == healed { // it was put back before, and the level raised since
-		m.level = m.w.judges.levels.level
+	if m.w.phase == healed { // it was put back before, and the level is raised, if only by an entry that nobody has applied yet
+		m.level = nextLevel
 	}
 	m.restartDaemon(between(m.rand, 5*time.Second, 10*time.Second))
 }

@@ -14,15 +14,14 @@ import (
 // Contract watches one host, from its first life on. Its calls come from one goroutine
 // at a time, in the order in which the orders were given and the observations came.
 type Contract struct {
-	life    int
-	listed  bool                  // the inventory of this life has come
-	orders  map[uint64]vmm.Action // of this life, not answered
-	lanes   map[string][]uint64   // those of them that are answered in their order, by VM
-	epochs  map[uint64]bool       // of which a page was to be extended
-	keep    []*vmm.KeepList       // ordered in this life
-	vms     map[string]*history
-	broken  []string
-	Checked int // how many answers and reports it has seen
+	life   int
+	listed bool                  // the inventory of this life has come
+	orders map[uint64]vmm.Action // of this life, not answered
+	lanes  map[string][]uint64   // those of them that are answered in their order, by VM
+	epochs map[uint64]bool       // of which a page was to be extended
+	keep   []*vmm.KeepList       // ordered in this life
+	vms    map[string]*history
+	broken []string
 }
 
 // history is what was said and ordered of one VM.
@@ -107,11 +106,9 @@ func (c *Contract) Observed(o core.Observed) (broken []string) {
 		}
 	}
 	for _, d := range o.Done {
-		c.Checked++
 		c.done(d)
 	}
 	for _, r := range o.Reports {
-		c.Checked++
 		c.report(r)
 	}
 	if o.Lapsed != 0 && !c.epochs[o.Lapsed] {

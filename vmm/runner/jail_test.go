@@ -79,7 +79,7 @@ func TestFirecrackerInItsJail(t *testing.T) {
 	a, i := b.faked(firecrackerKind, "1-5", "blixard.tick=50ms"), instance("1-5", 1)
 	a.Spec.GetImage().Disks = []*blixardv1.Disk{{Name: "data", SizeMib: 1}}
 	a.Volumes = []*blixardv1.VolumeConfig{{Volume: order("9-1", 16, rawFormat), Disk: "vol"}}
-	mounts := mountsHere(t)
+	mounts := b.mounts()
 	b.must(vmm.Start, i, a)
 	b.awaitConsole("1-5", "tick 2 ")
 	b.ready(i)
@@ -124,7 +124,7 @@ func TestFirecrackerInItsJail(t *testing.T) {
 	if inside, err := os.ReadDir(filepath.Join(run, jailFolder)); err != nil || len(inside) != 0 {
 		t.Errorf("on the host its jail has %v (%v)", inside, err)
 	}
-	if now := mountsHere(t); now != mounts {
+	if now := b.mounts(); now != mounts {
 		t.Errorf("the host has other mounts:\n%s\nbefore:\n%s", now, mounts)
 	}
 	// A start without a jail, by a daemon that may not, and again with one.
@@ -153,20 +153,21 @@ func TestFirecrackerInItsJail(t *testing.T) {
 	if isThere(run) || isThere(state) {
 		t.Error("something of it is left")
 	}
-	if now := mountsHere(t); now != mounts {
+	if now := b.mounts(); now != mounts {
 		t.Errorf("the host has other mounts:\n%s\nbefore:\n%s", now, mounts)
 	}
 }
 
-// mountsHere are those of this host that concern us.
-func mountsHere(t *testing.T) string {
-	t.Helper()
-	b, err := os.ReadFile("/proc/self/mountinfo")
+// mounts are those of this machine that are in the bench's directories, or of something
+// there. Others' come and go: tests of other packages run beside this one.
+func (b *bench) mounts() string {
+	b.t.Helper()
+	all, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
-	return string(bytes.Join(slices.DeleteFunc(bytes.SplitAfter(b, []byte("\n")), func(line []byte) bool {
-		return !bytes.Contains(line, []byte("/bx")) && !bytes.Contains(line, []byte("blixard")) && !bytes.Contains(line, []byte(os.TempDir()))
+	return string(bytes.Join(slices.DeleteFunc(bytes.SplitAfter(all, []byte("\n")), func(line []byte) bool {
+		return !bytes.Contains(line, []byte(b.cfg.RunRoot)) && !bytes.Contains(line, []byte(b.cfg.StateDir))
 	}), nil))
 }
 

@@ -295,8 +295,8 @@ func (d *Daemon) startVM(a vmm.Action, dir *vmDir) {
 		d.finish(a.Instance.UID, a.ID, err)
 		return
 	}
-	if dir.shares = len(a.Assignment.GetSpec().GetShares()) > 0; dir.shares && !m.serves() {
-		d.finish(a.Instance.UID, a.ID, "nothing here can share a folder")
+	if dir.shares = a.Assignment.GetSpec().GetShares(); len(dir.shares) > 0 && !m.serves(dir.shares) {
+		d.finish(a.Instance.UID, a.ID, "nothing here can share such a folder")
 		return
 	}
 	if nixBuilt(a.Assignment) {

@@ -13,10 +13,13 @@ import (
 // its own for as long as anything of it lives; and nothing is in use but what VMs
 // have.
 //
+// The ports of nodes of one machine are one set of ports.
+//
 // The judge keeps its own account, from the VMs' records alone.
 type judgeAddresses struct {
-	of map[string]string // "lan 10.0.0.2", "02:...", "node 3 port 8080/1" -> uid
-	in uint32            // addresses of theNetwork that VMs have in the newest state
+	of  map[string]string   // "lan 10.0.0.2", "02:...", "node 3 port 8080/1" -> uid
+	has map[string][]string // the same, by uid
+	in  uint32              // addresses of theNetwork that VMs have in the newest state
 }
 
 const (
@@ -27,22 +30,26 @@ const (
 )
 
 // heldBy is what a VM's record says that it has.
-func heldBy(vm *blixardv1.VM) (list []string) {
+func (w *World) heldBy(vm *blixardv1.VM) (list []string) {
 	for _, a := range vm.GetAttachments() {
 		list = append(list, a.Mac)
 		if a.Network != "" {
 			list = append(list, a.Network+" "+a.Address)
 		}
 	}
-	return append(list, portsOf(vm)...)
+	return append(list, w.portsOf(vm)...)
 }
 
 // portsOf are the ports of hosts that a VM has: where it may run, and where its live
 // move has something of it.
-func portsOf(vm *blixardv1.VM) (list []string) {
+func (w *World) portsOf(vm *blixardv1.VM) (list []string) {
 	for _, at := range []*blixardv1.Placement{vm.GetPlacement(), vm.GetMigration().GetOther()} {
 		for _, p := range at.GetPorts() {
-			list = append(list, fmt.Sprintf("node %d port %d/%d", at.NodeId, p.Port, p.Protocol))
+			where := fmt.Sprintf("node %d", at.NodeId)
+			if m := w.byID(at.NodeId); m != nil && m.portSpace() != "" {
+				where = m.portSpace()
+			}
+			list = append(list, fmt.Sprintf("%s port %d/%d", where, p.Port, p.Protocol))
 		}
 	}
 	for _, d := range vm.GetPlacement().GetDevices() {
@@ -59,9 +66,10 @@ func deviceOf(vm *blixardv1.VM, d *blixardv1.Device) string {
 func (j *judgeAddresses) entry(w *World, n *newest) {
 	for _, c := range n.changed {
 		j.in += addressesOf(c.is) - addressesOf(c.was)
-		for _, what := range heldBy(c.was) {
+		for _, what := range j.has[c.was.GetUid()] {
 			delete(j.of, what)
 		}
+		delete(j.has, c.was.GetUid())
 	}
 	last := map[string]int{} // what an entry changes twice is what it leaves
 	for i, c := range n.changed {
@@ -84,7 +92,7 @@ func (j *judgeAddresses) entry(w *World, n *newest) {
 
 // anew takes over a state of which not every entry was seen.
 func (j *judgeAddresses) anew(w *World, n *newest) {
-	j.of, j.in = map[string]string{}, 0
+	j.of, j.has, j.in = map[string]string{}, map[string][]string{}, 0
 	for _, vm := range sorted(n.vms) {
 		j.in += addressesOf(vm)
 		j.take(w, n, vm)
@@ -93,11 +101,11 @@ func (j *judgeAddresses) anew(w *World, n *newest) {
 }
 
 func (j *judgeAddresses) take(w *World, n *newest, vm *blixardv1.VM) {
-	for _, what := range heldBy(vm) {
+	for _, what := range w.heldBy(vm) {
 		w.judges.judged["addresses"]++
 		if by := j.of[what]; by != "" {
 			rule := oneAddress
-			if slices.Contains(portsOf(vm), what) {
+			if slices.Contains(w.portsOf(vm), what) {
 				rule = onePort
 			}
 			if slices.ContainsFunc(vm.GetPlacement().GetDevices(), func(d *blixardv1.Device) bool { return what == deviceOf(vm, d) }) {
@@ -105,7 +113,7 @@ func (j *judgeAddresses) take(w *World, n *newest, vm *blixardv1.VM) {
 			}
 			w.fail(rule, "index %d: %s is %s's, and was %s's", n.index, what, vm.Uid, by)
 		}
-		j.of[what] = vm.Uid
+		j.of[what], j.has[vm.Uid] = vm.Uid, append(j.has[vm.Uid], what)
 	}
 }
 

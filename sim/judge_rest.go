@@ -287,7 +287,7 @@ func (w *World) explained(v *cluster.State, vm *blixardv1.VM, now bool) bool {
 		fits := uint64(a.GetVcpus()+vcpus)*1000 <= uint64(c.GetVcpus())*uint64(v.Settings().GetVcpuOvercommitMilli()) &&
 			a.GetMemoryMib()+memory <= c.GetMemoryMib() && a.GetDiskMib()+disk <= c.GetDiskMib() &&
 			!slices.ContainsFunc(only, func(id uint64) bool { return id != n.Id }) && spares(v, n, vm) &&
-			(len(vm.Spec.Shares) == 0 || w.byID(n.Id).serves())
+			(len(vm.Spec.Shares) == 0 || w.byID(n.Id).serves(vm.Spec.Shares))
 		ok = ok && !fits
 		return true
 	})
@@ -308,22 +308,38 @@ func spares(v *cluster.State, n *blixardv1.Node, vm *blixardv1.VM) bool {
 		}
 	}
 	ok := true
-	v.Placed(n.Id, func(o *blixardv1.VM) bool {
-		for _, p := range []*blixardv1.Placement{o.GetPlacement(), o.GetMigration().GetOther()} {
-			if p.GetNodeId() != n.Id {
-				continue
+	for _, beside := range besideOf(v, n) {
+		v.Placed(beside.Id, func(o *blixardv1.VM) bool {
+			for _, p := range []*blixardv1.Placement{o.GetPlacement(), o.GetMigration().GetOther()} {
+				if p.GetNodeId() != beside.Id {
+					continue
+				}
+				for _, d := range p.Devices {
+					if beside == n {
+						free[d.Kind]--
+					}
+				}
+				ok = ok && !slices.ContainsFunc(p.Ports, func(h *blixardv1.HostPort) bool { return slices.Contains(ports, h.Port) })
 			}
-			for _, d := range p.Devices {
-				free[d.Kind]--
-			}
-			ok = ok && !slices.ContainsFunc(p.Ports, func(h *blixardv1.HostPort) bool { return slices.Contains(ports, h.Port) })
-		}
-		return true
-	})
+			return true
+		})
+	}
 	for _, d := range vm.Spec.Devices {
 		ok = ok && free[d.Kind] >= int(d.Count)
 	}
 	return ok
+}
+
+// besideOf are the nodes of a machine: that one, and those that have its ports too.
+func besideOf(v *cluster.State, n *blixardv1.Node) []*blixardv1.Node {
+	list, space := []*blixardv1.Node{n}, n.GetHost().GetFacts().GetPortSpace()
+	v.Nodes(func(o *blixardv1.Node) bool {
+		if space != "" && o.Id != n.Id && o.GetHost().GetFacts().GetPortSpace() == space {
+			list = append(list, o)
+		}
+		return true
+	})
+	return list
 }
 
 // unwell says that what is reported of a VM's health is not so, or was left so.

@@ -2,8 +2,8 @@ package sim
 
 import blixardv1 "github.com/blixard/blixard/proto/blixard/v1"
 
-// A VM with shares is placed, and started, only on a machine that has what serves them
-// and a hypervisor that shows them to a guest; and what serves them lives as long as it.
+// A VM with shares is placed, and started, only on a machine that allows them, has what
+// serves them and a hypervisor that shows them to a guest; and what serves them lives as long as it.
 type judgeShares struct{}
 
 const hasShares = "a VM has its shares where it runs"
@@ -21,9 +21,9 @@ func (j *judgeShares) entry(w *World, n *newest) {
 				continue
 			}
 			w.judges.judged["shares"]++
-			if !m.serves() {
-				w.fail(hasShares, "index %d: %s (spec %d) is placed on %s, which cannot share a folder with it (virtiofsd %t, its QEMU %t)",
-					n.index, c.name, c.is.SpecGeneration, m.Name, m.hasVirtiofsd(), m.qemuShares())
+			if !m.serves(c.is.Spec.Shares) {
+				w.fail(hasShares, "index %d: %s (spec %d) is placed on %s, which cannot share %s with it (virtiofsd %t, its QEMU %t, folders %v)",
+					n.index, c.name, c.is.SpecGeneration, m.Name, c.is.Spec.Shares[0].Source, m.hasVirtiofsd(), m.qemuShares(), m.allows())
 			}
 		}
 	}
@@ -31,11 +31,11 @@ func (j *judgeShares) entry(w *World, n *newest) {
 
 // forked looks at a guest that begins.
 func (j *judgeShares) forked(w *World, g *guest) {
-	if !g.shares {
+	if len(g.shares) == 0 {
 		return
 	}
 	w.judges.judged["shares"]++
-	if !g.m.serves() {
-		w.fail(hasShares, "%s: %s begins with shares, and nothing here can serve them", g.m.Name, g.instance)
+	if !g.m.serves(g.shares) {
+		w.fail(hasShares, "%s: %s begins with shares, and nothing here can serve them, or none of it may", g.m.Name, g.instance)
 	}
 }

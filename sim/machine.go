@@ -162,8 +162,16 @@ func (m *Machine) facts() *blixardv1.HostFacts {
 			{Hypervisor: blixardv1.Hypervisor_HYPERVISOR_PROCESS, Version: "sim"},
 		},
 		Labels: m.labels, Version: "sim", Machine: "machine-" + m.Name, HoldsForks: m.holdsForks(),
-		Nix: true, Bridges: true, Shares: m.hasVirtiofsd(), AllowPaths: []string{"/srv"}, Kvm: &blixardv1.KVM{Usable: true, Why: "sim"},
+		Nix: true, Bridges: true, Shares: m.hasVirtiofsd(), AllowPaths: m.allows(), PortSpace: m.portSpace(), Kvm: &blixardv1.KVM{Usable: true, Why: "sim"},
 	}
+}
+
+// portSpace is whose ports the guests here have.
+func (m *Machine) portSpace() string {
+	if !m.w.mix.OneMachine {
+		return ""
+	}
+	return fmt.Sprintf("ports-%d", (m.made()+1)/2)
 }
 
 // holdsForks: a program that forks can be held by a namespace here.

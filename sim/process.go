@@ -65,8 +65,8 @@ type vmDir struct {
 	policy blixardv1.RestartPolicy // of the spec that it was ordered to start with
 	sick   bool                    // its newest guest was
 	warm   warmStart
-	shares bool   // it is started with folders of its host
-	reason string // why its newest guest ended, where its host can tell
+	shares []*blixardv1.Share // folders of its host that it is started with
+	reason string             // why its newest guest ended, where its host can tell
 }
 
 func newDir(i shim.Instance) *vmDir {
@@ -129,7 +129,8 @@ type guest struct {
 
 	waits, warm, untold bool // for its saved boot; it has gone on from that, and does not know who it is
 
-	shares, adrift bool // it has folders of its host; and nothing serves them any more
+	adrift bool               // nothing serves its shares any more
+	shares []*blixardv1.Share // folders of its host that it has
 
 	// Of a live migration: see migrate.go.
 	memory   uint64 // which boot it is of
@@ -348,7 +349,7 @@ func (s *shimProc) fork() {
 	if s.dir.balloon {
 		_, g.greedy = w.mishap("Greedy", here, w.mix.Greedy, 0, 0)
 	}
-	if _, hangs := w.mishap("BootHangs", here, w.mix.BootHangs, 0, 0); g.shares && !g.isServed() {
+	if _, hangs := w.mishap("BootHangs", here, w.mix.BootHangs, 0, 0); len(g.shares) > 0 && !g.isServed() {
 		// It waits for what never comes up.
 	} else if s.dir.from != nil {
 		g.loads()

@@ -2,6 +2,8 @@ package sim
 
 import (
 	"fmt"
+	"path"
+	"slices"
 	"time"
 
 	"github.com/blixard/blixard/core/hypervisor"
@@ -20,10 +22,22 @@ import (
 // start a guest whose folders it cannot serve.
 //
 // In worlds with shares not every machine can: n2, n5, ... have no virtiofsd, and on n4,
-// n8, ... the hypervisor cannot show a guest any folder.
+// n8, ... the hypervisor cannot show a guest any folder; n3, n6, ... allow but two of them.
 
-// serves says that VMs with shares can be had here.
-func (m *Machine) serves() bool { return m != nil && m.hasVirtiofsd() && m.qemuShares() }
+// serves says that a VM with those shares can be had here.
+func (m *Machine) serves(shares []*blixardv1.Share) bool {
+	return m != nil && m.hasVirtiofsd() && m.qemuShares() && !slices.ContainsFunc(shares, func(s *blixardv1.Share) bool {
+		return !slices.Contains(m.allows(), path.Dir(s.Source)) && !slices.Contains(m.allows(), s.Source)
+	})
+}
+
+// allows are the folders here that VMs may have, with all that is in them.
+func (m *Machine) allows() []string {
+	if m.w.mix.Shares > 0 && m.made()%3 == 0 {
+		return []string{"/srv/0", "/srv/1"}
+	}
+	return []string{"/srv"}
+}
 
 func (m *Machine) hasVirtiofsd() bool { return m.w.mix.Shares == 0 || m.made()%3 != 2 }
 

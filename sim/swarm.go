@@ -183,6 +183,9 @@ type Mix struct {
 	// Shares: an image sees a folder of its host, in a world where not every host can serve
 	// one; ShareFails: what serves it does not come up, or dies alone.
 	Shares, ShareFails float64
+	// OneMachine: each two nodes are of one machine, as those of 'blixard up' are, and have
+	// its ports in common.
+	OneMachine bool
 	// Warm: some images start from their saved boots; WarmFails: that goes wrong. Boots: so
 	// many of these a host keeps; 0: as many as in production.
 	Warm, WarmFails float64
@@ -289,6 +292,7 @@ func drawMix(r *rand.Rand) Mix {
 	m.Shares, m.ShareFails = rate(weights.stream("virtiofs"), 1), 0.1+0.4*weights.stream("shares fail").Float64()
 	m.Warm, m.WarmFails = rate(weights.stream("warm"), 2), 0.2+0.4*weights.stream("warm fails").Float64()
 	m.Boots = pick(weights.stream("boots"), 0, 1)
+	m.OneMachine = weights.stream("ports in common").IntN(3) == 0
 	return m
 }
 

@@ -178,6 +178,13 @@ func TestAPortOfThisMachineIsOneVMs(t *testing.T) {
 	port := fmt.Sprint(freePort(t))
 	c.Must(create("web", "-p", port+":7", "--no-wait")...)
 	c.Fails(exitConflict, []string{"no host can run it", "leads its port " + port + "/tcp to the VM web", "has its ports in common with"}, create("again", "-p", port+":7")...)
+	// A live move would have it on both nodes at once; one with a stop takes its port along.
+	c.Await("web", 90*time.Second, "runs", isRunning)
+	_, was := c.VM("web")
+	c.Fails(exitConflict, []string{"has its ports in common with " + was, "leads port " + port + "/tcp to it until it has left", "--offline"}, "vm", "migrate", "web")
+	c.Must("vm", "migrate", "--offline", "web")
+	c.Await("web", 90*time.Second, "runs elsewhere", func(v *blixardv1.VM, node string) bool { return node != was && isRunning(v, node) })
+	c.Eventually(30*time.Second, "its port leads to it", func() error { return echoes("127.0.0.1:" + port) })
 	c.Must("vm", "delete", "-y", "web")
 	c.Await("again", 20*time.Second, "is placed", func(v *blixardv1.VM, _ string) bool { return v.GetPlacement() != nil })
 }

@@ -431,7 +431,7 @@ func (s *State) drainMoves(r *room, n *blixardv1.Node, stopLocal bool, beside []
 				continue
 			}
 			if waitsForHost(vm) {
-				m.Step, noRoom = blixardv1.DrainStep_DRAIN_STEP_STAYS, "could go live, but: "+r.whyNot(beside, s.liveNeed(vm))
+				m.Step, noRoom = blixardv1.DrainStep_DRAIN_STEP_STAYS, "could go live, but: "+r.whyNot(beside, s.liveNeed(vm), func(to *blixardv1.Node) string { return s.unfit(vm, n, to) })
 				if stopLocal || n.GetDrain().GetStopLocal() {
 					m.Step = blixardv1.DrainStep_DRAIN_STEP_STOPPING
 				}
@@ -459,7 +459,7 @@ func (s *State) drainMoves(r *room, n *blixardv1.Node, stopLocal bool, beside []
 				m.Node, m.Message = s.Node(h.ID).Name, "it would go to "+s.Node(h.ID).Name+lost
 				break
 			}
-			m.Step, m.Message = blixardv1.DrainStep_DRAIN_STEP_WAITS, r.whyNot(beside, need)+lost
+			m.Step, m.Message = blixardv1.DrainStep_DRAIN_STEP_WAITS, r.whyNot(beside, need, nil)+lost
 		case blixardv1.DrainStep_DRAIN_STEP_STAYS:
 			m.Message = "it waits for its host (on_host_loss), and runs on; --stop-local stops it where it is" + s.notLive(vm, noRoom)
 		case blixardv1.DrainStep_DRAIN_STEP_STOPPING:
@@ -489,8 +489,9 @@ func (s *State) notLive(vm *blixardv1.VM, why string) string {
 	return "; it " + why
 }
 
-// whyNot says why no host beside some has room, naming a few.
-func (r *room) whyNot(beside []uint64, need schedule.Need) string {
+// whyNot says why no host beside some can take a VM, naming a few: what it lacks, and
+// what else unfits it (nil: nothing does).
+func (r *room) whyNot(beside []uint64, need schedule.Need, unfit func(*blixardv1.Node) string) string {
 	left := map[uint64]*schedule.Host{}
 	for _, h := range r.hosts {
 		left[h.ID] = h
@@ -508,11 +509,7 @@ func (r *room) whyNot(beside []uint64, need schedule.Need) string {
 		if h == nil {
 			h = scheduleHost(n, r.s.overcommit())
 		}
-		var words []string
-		for _, o := range schedule.Obstacles(nil, h, need) {
-			words = append(words, o.String())
-		}
-		why = append(why, n.Name+" "+strings.Join(words, " and "))
+		why = append(why, n.Name+" "+strings.Join(hinders(h, need, n, unfit), " and "))
 		return true
 	})
 	if others == 0 {

@@ -127,7 +127,7 @@ func (s *State) migrate(e *entry, op *blixardv1.MigrateVMOp) *blixardv1.Response
 	r := s.room(vm.Placement.NodeId)
 	h, ok := s.liveTarget(r, vm, to)
 	if !ok {
-		return s.nowhere(vm, to, r, s.liveNeed(vm))
+		return s.nowhere(vm, to, r, s.liveNeed(vm), true)
 	}
 	vm = s.begin(e, vm, s.Node(h.ID), cmp.Or(op.TimeoutMs, defaultMigrationMs), !op.ValidateOnly)
 	return vmResponse(vm)
@@ -174,9 +174,14 @@ func keepsData(spec *blixardv1.VMSpec) bool {
 	return slices.ContainsFunc(spec.GetImage().GetDisks(), func(d *blixardv1.Disk) bool { return !d.ReadOnly }) || writesShares(spec.GetShares()) || nixosKeeps(spec.GetNixos()) || len(spec.GetVolumes()) > 0
 }
 
+// offline is the advice to whom a live move is refused.
+func offline(vm *blixardv1.VM) string {
+	return "'blixard vm migrate --offline " + vm.Name + "' stops it here and starts it there"
+}
+
 // immovable says why a VM cannot go live, beside where to.
 func (s *State) immovable(vm *blixardv1.VM) (why, advice string) {
-	offline := "'blixard vm migrate --offline " + vm.Name + "' stops it here and starts it there"
+	offline := offline(vm)
 	p, st := vm.Placement, vm.GetStatus()
 	kind := hypervisor.Get(runsBy(vm))
 	why, advice = nixStays(vm)
@@ -256,7 +261,17 @@ func unlike(vm *blixardv1.VM, from, to *blixardv1.Node) string {
 // unfit says why a VM would not go on on another host, but for the room: "" when
 // nothing is known of that.
 func (s *State) unfit(vm *blixardv1.VM, from, to *blixardv1.Node) string {
-	return cmp.Or(unlike(vm, from, to), s.hasSome(vm, to))
+	return cmp.Or(unlike(vm, from, to), s.hasSome(vm, to), samePorts(vm, from, to))
+}
+
+// samePorts says that a VM's ports lead to it on its host for as long as it runs there,
+// and so cannot lead to it on another node of that machine, which it would need before.
+func samePorts(vm *blixardv1.VM, from, to *blixardv1.Node) string {
+	space, ports := from.GetHost().GetFacts().GetPortSpace(), vm.Placement.Ports
+	if len(ports) == 0 || space == "" || space != to.GetHost().GetFacts().GetPortSpace() || mutant.On("MoveWithinOneMachine") {
+		return ""
+	}
+	return "has its ports in common with " + from.Name + ", which leads port " + schedulePort(ports[0]).String() + " to it until it has left"
 }
 
 // liveTarget chooses where a VM can go live, and claims the room there; to is the
@@ -274,34 +289,39 @@ func (s *State) liveTarget(r *room, vm *blixardv1.VM, to *blixardv1.Node) (*sche
 	return r.claimOf(vm, need, fits)
 }
 
-// nowhere refuses a move for want of a host.
-func (s *State) nowhere(vm *blixardv1.VM, to *blixardv1.Node, r *room, need schedule.Need) *blixardv1.Response {
+// nowhere refuses a move, live or with a stop, for want of a host.
+func (s *State) nowhere(vm *blixardv1.VM, to *blixardv1.Node, r *room, need schedule.Need, live bool) *blixardv1.Response {
 	const code = blixardv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION
 	from := s.Node(vm.Placement.NodeId)
 	advice := "make room there, or name another host; 'blixard vm explain " + vm.Name + "' says what each host lacks"
+	var unfit func(*blixardv1.Node) string
+	if live {
+		advice += "; " + offline(vm)
+		unfit = func(n *blixardv1.Node) string { return s.unfit(vm, from, n) }
+	}
 	if to == nil {
-		text := r.whyNot([]uint64{from.Id}, need)
-		s.Nodes(func(n *blixardv1.Node) bool {
-			if why := s.unfit(vm, from, n); n.Host != nil && n.Id != from.Id && why != "" {
-				text += "; " + n.Name + " " + why
-			}
-			return true
-		})
-		return refuse(code, "no host can take the VM "+vm.Name+" as things stand: "+text, advice)
+		return refuse(code, "no host can take the VM "+vm.Name+" as things stand: "+r.whyNot([]uint64{from.Id}, need, unfit), advice)
 	}
 	h := scheduleHost(to, s.overcommit())
 	s.lookAt(h, need, vm.Uid)
-	var why []string
-	for _, o := range schedule.Obstacles(nil, h, need) {
-		why = append(why, o.String())
-	}
-	if text := s.unfit(vm, from, to); text != "" {
-		why = append(why, text)
-	}
+	why := hinders(h, need, to, unfit)
 	if len(why) == 0 { // what is on its way there needs the room
 		why = append(why, "has no room left beside the VMs that are on their way there")
 	}
 	return refuse(code, to.Name+" cannot take the VM "+vm.Name+": it "+strings.Join(why, ", and "), advice)
+}
+
+// hinders is what a host lacks, and what else unfits it; nil: nothing does.
+func hinders(h *schedule.Host, need schedule.Need, n *blixardv1.Node, unfit func(*blixardv1.Node) string) (why []string) {
+	for _, o := range schedule.Obstacles(nil, h, need) {
+		why = append(why, o.String())
+	}
+	if unfit != nil {
+		if text := unfit(n); text != "" {
+			why = append(why, text)
+		}
+	}
+	return why
 }
 
 // begin gives a VM a second placement, on the target of its live move, and returns
@@ -339,7 +359,7 @@ func (s *State) migrateOffline(e *entry, vm *blixardv1.VM, to *blixardv1.Node, v
 	need := s.needOf(vm)
 	h, ok := r.claimOf(vm, need, func(h *schedule.Host) bool { return to == nil || h.ID == to.Id })
 	if !ok {
-		return s.nowhere(vm, to, r, need)
+		return s.nowhere(vm, to, r, need, false)
 	}
 	vm = copyVM(vm)
 	vm.Placement.Leaving = true

@@ -364,6 +364,42 @@ func TestPortsOfOneMachineArePlacedOnce(t *testing.T) {
 	}
 }
 
+// A live move has a VM on both hosts at once: not where both have the same ports.
+func TestNoLiveMoveWithinTheSamePorts(t *testing.T) {
+	d := plugged("10.1.0.0/24")
+	d.request(&blixardv1.Command{Op: &blixardv1.Command_AddNode{AddNode: &blixardv1.AddNodeOp{Name: "n2", Address: "n2:1", Host: true, Level: Level}}})
+	d.boot(d.NodeByName("n2").Id)
+	space := func(name, space string) {
+		n := d.NodeByName(name)
+		f := clone(d.Node(1).Host.Facts)
+		f.PortSpace = space
+		d.apply(&blixardv1.Command{Op: &blixardv1.Command_HostReport{HostReport: &blixardv1.HostReportOp{NodeId: n.Id, BootId: n.Host.BootId, Epoch: n.Host.Epoch, Facts: f}}})
+	}
+	space("n1", "here")
+	space("n2", "here")
+	d.vm("a", user(8080))
+	d.vm("b", user())
+	d.runs("a")
+	d.runs("b")
+	from, to := d.VM("a").Placement.Node, "n2"
+	if from == to {
+		to = "n1"
+	}
+	want := " has its ports in common with " + from + ", which leads port 8080/tcp to it until it has left"
+	for _, name := range []string{"", to} {
+		if r := d.migrate("a", name); !strings.Contains(r.GetError().GetMessage(), want) {
+			t.Errorf("to %q: %v", name, r)
+		}
+	}
+	if r := d.migrate("b", ""); r.Error != nil {
+		t.Error("one without a port stays:", r.Error)
+	}
+	space(to, "there")
+	if r := d.migrate("a", ""); r.Error != nil {
+		t.Error("to other ports:", r.Error)
+	}
+}
+
 func TestNetworksNeedAHostThatCan(t *testing.T) {
 	d := plugged("10.1.0.0/24")
 	f := facts()

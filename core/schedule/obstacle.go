@@ -145,7 +145,7 @@ func Obstacles(to []Obstacle, h *Host, need Need) []Obstacle {
 		to = append(to, Obstacle{Kind: Shares, Have: h.SharesWhy})
 	}
 	for _, f := range need.Folders {
-		if !Within(f, h.Folders) && !mutant.On("SharesIgnored") {
+		if !Within(f, h.Folders) && !mutant.On("FolderIgnored") {
 			to = append(to, Obstacle{Kind: Folder, Want: f, Have: strings.Join(h.Folders, ", ")})
 		}
 	}

@@ -266,6 +266,10 @@ var All = []Mutant{
 		Caught: []string{hasShares}, Harder: sim.Sharing,
 	},
 	{
+		Name: "FolderIgnored", What: "placement does not look at which folders a host allows",
+		Caught: []string{hasShares}, Harder: sim.Sharing,
+	},
+	{
 		Name: "ShareLossUnseen", What: "a guest lives on whose folders nothing serves any more",
 		Caught: []string{served}, Story: losesShares,
 	},
@@ -332,6 +336,14 @@ var All = []Mutant{
 	{
 		Name: "PortsIgnored", What: "placement does not look whose a port is",
 		Caught: []string{ports}, Harder: sim.Crowded,
+	},
+	{
+		Name: "PortSpaceIgnored", What: "placement does not look whose a port is on the other node of a machine",
+		Caught: []string{ports}, Harder: sim.Crowded,
+	},
+	{
+		Name: "MoveWithinOneMachine", What: "a VM is moved live to a node whose ports it needs where it is",
+		Caught: []string{ports}, Harder: sim.Moving,
 	},
 	{
 		Name: "DeviceTwice", What: "placement does not look whose a device is",

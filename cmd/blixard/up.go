@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -191,15 +190,6 @@ func runBase() string {
 		return "/dev/shm"
 	}
 	return "/tmp"
-}
-
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("no free port on loopback: %w", err)
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 func (u *upCluster) start(ctx context.Context) error {

@@ -677,18 +677,30 @@ func tellVolumes(t *testing.T, r rig) {
 // userNetwork plugs a VM into the hypervisor's own network, and gives the port of the
 // host that leads to its 7.
 func userNetwork(t *testing.T, a *blixardv1.Assignment) (port int) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	port = l.Addr().(*net.TCPAddr).Port
+	port = portOfOurs(t)
 	a.Spec.Networks = []*blixardv1.Interface{{
 		Kind:  &blixardv1.Interface_User{User: &blixardv1.UserInterface{Restrict: true}},
 		Ports: []*blixardv1.PortForward{{Address: "127.0.0.1", HostPort: uint32(port), GuestPort: 7}},
 	}}
 	a.Interfaces = []*blixardv1.InterfaceConfig{{Mac: "02:00:00:00:00:07"}}
 	return port
+}
+
+var portsOfOurs atomic.Uint32
+
+// portOfOurs is a port where nobody listens, another one each time, and none that the
+// kernel gives to connections, or to whoever listens on port 0: a guest is a while in coming.
+func portOfOurs(t *testing.T) int {
+	t.Helper()
+	for range 1000 {
+		port := 30_000 + int(uint32(os.Getpid())*16+portsOfOurs.Add(1))%2_700
+		if l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port from 30000 to 32699 on loopback")
+	return 0
 }
 
 // A port of the host leads to the guest's, and to nobody when the guest has ended.

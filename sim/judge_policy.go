@@ -10,6 +10,49 @@ import (
 type judgePolicy struct {
 	over map[string]over   // by uid: the newest end
 	runs map[string]uint32 // by uid: the newest run that its user had asked for when it was last started
+	said map[string][]said // by uid: every policy that its user has wanted, oldest first
+}
+
+// said is the policy of a spec, and of those after it until the next.
+type said struct {
+	generation uint32
+	policy     blixardv1.RestartPolicy
+}
+
+// entry takes down what users want.
+func (j *judgePolicy) entry(n *newest) {
+	for _, c := range n.changed {
+		j.wants(c.is)
+	}
+}
+
+// anew takes over a state of which not every entry was seen.
+func (j *judgePolicy) anew(n *newest) {
+	for _, vm := range sorted(n.vms) {
+		j.wants(vm)
+	}
+}
+
+func (j *judgePolicy) wants(vm *blixardv1.VM) {
+	if vm == nil {
+		return
+	}
+	list := j.said[vm.Uid]
+	if s := (said{vm.SpecGeneration, vm.GetSpec().GetRestart()}); len(list) == 0 || list[len(list)-1].policy != s.policy {
+		j.said[vm.Uid] = append(list, s)
+	}
+}
+
+// allows says that a policy that was wanted since a spec would have had what ended
+// started again.
+func (j *judgePolicy) allows(uid string, since uint32, good bool) bool {
+	list := j.said[uid]
+	for i, s := range list {
+		if until := i + 1; (until == len(list) || list[until].generation > since) && !forbids(s.policy, good) {
+			return true
+		}
+	}
+	return false
 }
 
 type over struct {
@@ -59,6 +102,11 @@ func (j *judgePolicy) forked(w *World, g *guest) {
 	}
 	if vm.GetSpecGeneration() > o.generation+1 {
 		return // nobody knows which of the specs between them decided
+	}
+	// A spec that stands in for one that is not built is started as that one says: which
+	// of those since the host has been told of nobody knows.
+	if vm.GetSpecGeneration() > g.dir.spec && j.allows(g.instance.UID, g.dir.spec+1, o.good) {
+		return
 	}
 	w.judges.judged["policy"]++
 	// And its host may not have been told of the newest yet.

@@ -57,7 +57,7 @@ func (j *judges) reset() {
 	j.addresses.of = map[string]string{}
 	j.volumes = judgeVolumes{map[string]uint64{}, map[string]uint64{}}
 	j.migrations = judgeMigrations{map[shim.Instance]bool{}, map[uint64]string{}, map[uint64]uint64{}, map[uint64]uint64{}}
-	j.policy.over, j.policy.runs = map[string]over{}, map[string]uint32{}
+	j.policy.over, j.policy.runs, j.policy.said = map[string]over{}, map[string]uint32{}, map[string][]said{}
 }
 
 func (j *judges) counts() map[string]int { return maps.Clone(j.judged) }

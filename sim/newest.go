@@ -211,6 +211,7 @@ func (j *judges) follow(w *World, v *cluster.State, changes []cluster.Change) {
 			j.drains.entry(w, n)
 			j.snapshots.entry(w, n)
 			j.specs.entry(w, n)
+			j.policy.entry(n)
 			j.addresses.entry(w, n)
 			j.memory.entry(w, n)
 		}
@@ -230,6 +231,7 @@ func (j *judges) follow(w *World, v *cluster.State, changes []cluster.Change) {
 	}
 	if !known {
 		j.specs.anew(w, n)
+		j.policy.anew(n)
 	}
 	j.levels.entry(w, n)
 	j.capacity.anew(w, n, v)

@@ -188,6 +188,13 @@ func TestFlakeVM(t *testing.T) {
 	c.Must("--timeout", "180s", "vm", "create", "web", "--memory", "192", "--flake", c.flake("one", boot...))
 	c.Await("web", time.Second, "runs", ranWith(1))
 	c.awaitUps("web", "web-one", 1)
+	// One that came up without a timer is reset, and hears no button meanwhile.
+	c.Eventually(90*time.Second, "its clock goes", func() error {
+		if said := c.Must("vm", "logs", "web"); !strings.Contains(said, "tick 1 name=web-one") {
+			return errors.New("no tick is on its console")
+		}
+		return nil
+	})
 	console := c.Must("vm", "logs", "web")
 	for _, line := range []string{"tap-up as " + fmt.Sprint(os.Getuid()) + ", without a notify socket\n", "runner version one, stdin pipe\n"} {
 		if !strings.Contains(console, line) {

@@ -3,10 +3,12 @@ package rpc
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"strings"
+	"sync"
 
 	"connectrpc.com/connect"
 
@@ -54,17 +56,14 @@ func (s *Server) forward(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		// An answer that begins while the transport still looks for the end of the
-		// request would otherwise close that under it, and the transport would take
-		// the server's connection for broken. (HTTP/2 is always so, and says no error.)
-		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
-			s.cfg.Log.Debug("an answer may overtake its request", "why", err)
-		}
 		proxy.ServeHTTP(w, r)
 	})
 }
 
-// fallback is a transport that chooses the server.
+// fallback is a transport that chooses the server. To HTTP/1 it gives an answer
+// once the request has ended, as net/http means it: a server ends what is left of
+// a request when it begins to answer, and would end it under the transport, which
+// then takes the server's connection for broken. HTTP/2 goes both ways at once.
 type fallback struct {
 	s      *Server
 	h1, h2 *http.Transport
@@ -85,5 +84,29 @@ func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.ProtoMajor == 2 || strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 		t = f.h2
 	}
-	return f.cursor.send(t, r, addresses)
+	if r.ProtoMajor != 1 || r.Body == nil {
+		return f.cursor.send(t, r, addresses)
+	}
+	ended := make(chan struct{})
+	whole := r.WithContext(r.Context())
+	whole.Body = &onClose{r.Body, sync.OnceFunc(func() { close(ended) })}
+	resp, err := f.cursor.send(t, whole, addresses)
+	if err == nil {
+		select {
+		case <-ended: // which a transport owes to every request (http.RoundTripper)
+		case <-r.Context().Done():
+		}
+	}
+	return resp, err
+}
+
+// onClose tells when it is closed.
+type onClose struct {
+	io.ReadCloser
+	told func()
+}
+
+func (c *onClose) Close() error {
+	defer c.told()
+	return c.ReadCloser.Close()
 }

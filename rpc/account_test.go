@@ -146,7 +146,7 @@ func TestPanicsAreSaid(t *testing.T) {
 	log := &book{}
 	n := &node{log: slog.New(slog.NewTextHandler(log, nil)), checkVM: func(context.Context, *blixardv1.VMSpec) error { panic("oops") }}
 	serve(t, noTLS, n)
-	one, cancel := context.WithTimeout(t.Context(), time.Second)
+	one, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	_, err := dial(t, nil, n).VM.Create(one, connect.NewRequest(&blixardv1.CreateRequest{Name: "web", Spec: processSpec()}))
 	n.server.http.ErrorLog.Print("http: TLS handshake error from 127.0.0.1:1: EOF")

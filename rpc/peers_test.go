@@ -61,7 +61,7 @@ func (e *end) next(t *testing.T) core.Input {
 	select {
 	case in := <-e.got:
 		return in
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nothing came")
 		return nil
 	}
@@ -100,7 +100,7 @@ func TestPeersReconnect(t *testing.T) {
 			return
 		case <-time.After(20 * time.Millisecond):
 		}
-		if i > 200 {
+		if i > 3000 {
 			t.Fatal("it never came back")
 		}
 	}
@@ -272,7 +272,7 @@ func TestHostileFrames(t *testing.T) {
 			if name == "cut short" {
 				conn.(*net.TCPConn).CloseWrite()
 			}
-			conn.SetReadDeadline(time.Now().Add(3 * time.Second))
+			conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 			if n, err := io.ReadAll(conn); len(n) != 0 || err != nil && strings.Contains(err.Error(), "timeout") {
 				t.Errorf("%s (bulk %v): the connection lives on: %q, %v", name, bulk, n, err)
 			}

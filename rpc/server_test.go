@@ -289,15 +289,13 @@ func TestHostForwards(t *testing.T) {
 		if _, ok := b.blobs.Has(digestOf(data)); ok {
 			break
 		}
-		if time.Since(begun) > 10*time.Second {
+		if time.Since(begun) > time.Minute {
 			t.Fatal("the upload through the host did not reach a server")
 		}
 	}
 	stop()
 	b.server.Shutdown(down)
-	short, cancel2 := context.WithTimeout(ctx, 300*time.Millisecond)
-	defer cancel2()
-	_, err = c.VM.Get(short, connect.NewRequest(&blixardv1.GetRequest{Name: "a"}))
+	_, err = c.VM.Get(ctx, connect.NewRequest(&blixardv1.GetRequest{Name: "a"}))
 	if d, _ := Refused(err); connect.CodeOf(err) != connect.CodeUnavailable || d.GetAdvice() == "" {
 		t.Errorf("no server left: %v", err)
 	}
@@ -318,7 +316,7 @@ func TestClientRetriesUnderOneID(t *testing.T) {
 	if _, err := c.VM.Create(t.Context(), connect.NewRequest(&blixardv1.CreateRequest{Name: "a", Spec: processSpec()})); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	a.server.Shutdown(ctx)
 	for range 3 {
@@ -331,7 +329,7 @@ func TestClientRetriesUnderOneID(t *testing.T) {
 	if _, err := c.VM.Get(t.Context(), connect.NewRequest(&blixardv1.GetRequest{Name: "a"})); connect.CodeOf(err) != connect.CodeUnavailable {
 		t.Errorf("nobody there: %v", err)
 	}
-	if took := time.Since(begun); took > 5*time.Second {
+	if took := time.Since(begun); took > defaultPatience*2/3 {
 		t.Errorf("it took %s to say that nobody is there", took)
 	}
 }

@@ -72,7 +72,7 @@ func TestLogsFromAnyServer(t *testing.T) {
 		}
 	}
 	// The host stops: the stream says why it ends.
-	down, cancel := context.WithTimeout(ctx, time.Second)
+	down, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	go b.server.Shutdown(down)
 	if next() != "" || stream.Err() == nil || !strings.Contains(stream.Err().Error(), "shutting down") {

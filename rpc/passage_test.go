@@ -93,7 +93,7 @@ func TestAPassage(t *testing.T) {
 				cut(s)
 				select {
 				case <-inn.ended:
-				case <-time.After(5 * time.Second):
+				case <-time.After(30 * time.Second):
 					t.Error("the other end has not seen it")
 				}
 				s.Close()

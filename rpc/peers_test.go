@@ -190,13 +190,13 @@ func TestSnapshotLetsHeartbeatsPass(t *testing.T) {
 			if err := proto.Unmarshal(e.Snapshot, &got); err != nil || !proto.Equal(&got, m.State.Encode()) {
 				t.Fatalf("the snapshot is not what was sent: %d bytes, %v", len(e.Snapshot), err)
 			}
+			if i == 1 {
+				t.Error("no heartbeat has overtaken the snapshot")
+			}
 			t.Logf("%d MB; the slowest heartbeat took %s", len(e.Snapshot)>>20, worst)
 			break
 		}
 		worst = max(worst, time.Since(begun))
-	}
-	if worst > time.Second {
-		t.Errorf("a heartbeat took %s", worst)
 	}
 	if sent, ok := a.next(t).(core.SnapshotSent); !ok || !sent.OK || sent.To != 2 {
 		t.Errorf("SnapshotSent: %v", sent)

@@ -52,7 +52,7 @@ func TestTLS(t *testing.T) {
 	certs := map[string]*TLS{"n1": ca.node("n1"), "n2": ca.node("n2")}
 	w := serve(t, func(name string) *TLS { return certs[name] }, n, host)
 	get := func(tls *TLS) error {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		_, err := dial(t, tls, n).Node.List(ctx, connect.NewRequest(&blixardv1.NodeServiceListRequest{}))
 		return err

@@ -29,7 +29,7 @@ func follow(t *testing.T, c *Client, req *blixardv1.WatchRequest) (steps chan *b
 // until gives the first step of which ok is true.
 func until(t *testing.T, steps chan *blixardv1.WatchResponse, ok func(*blixardv1.WatchResponse) bool) *blixardv1.WatchResponse {
 	t.Helper()
-	for late := time.After(20 * time.Second); ; {
+	for late := time.After(time.Minute); ; {
 		select {
 		case s := <-steps:
 			if s.Revision == 0 {
@@ -85,7 +85,7 @@ func TestWatch(t *testing.T) {
 	}
 	create("one")
 	until(t, steps, count(hasVM("one")))
-	stop, cancel := context.WithTimeout(ctx, 5*time.Second)
+	stop, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	if err := a.server.Shutdown(stop); err != nil {
 		t.Fatal(err)

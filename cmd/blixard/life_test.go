@@ -68,7 +68,7 @@ func TestLifeOfAVM(t *testing.T) {
 		t.Error("stop returned while the VM runs")
 	}
 	time.Sleep(time.Second)
-	c.Await("web", time.Second, "stays stopped", phaseIs(blixardv1.Phase_PHASE_STOPPED))
+	c.Await("web", 10*time.Second, "stays stopped", phaseIs(blixardv1.Phase_PHASE_STOPPED))
 
 	c.Must("vm", "start", "web")
 	vm, _ = c.VM("web")

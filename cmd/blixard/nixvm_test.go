@@ -186,7 +186,7 @@ func TestFlakeVM(t *testing.T) {
 	c := upNix(t, 1)
 	n := c.Node(1)
 	c.Must("--timeout", "180s", "vm", "create", "web", "--memory", "192", "--flake", c.flake("one", boot...))
-	c.Await("web", time.Second, "runs", ranWith(1))
+	c.Await("web", 10*time.Second, "runs", ranWith(1))
 	c.awaitUps("web", "web-one", 1)
 	// One that came up without a timer is reset, and hears no button meanwhile.
 	c.Eventually(90*time.Second, "its clock goes", func() error {
@@ -230,7 +230,7 @@ func TestFlakeVM(t *testing.T) {
 	// An update is built beside what runs, and counts from the next start.
 	before := n.PID(vm)
 	c.Must("--timeout", "180s", "vm", "update", "web", "--flake", c.flake("two", boot...))
-	c.Await("web", time.Second, "still runs the first", ranWith(1))
+	c.Await("web", 10*time.Second, "still runs the first", ranWith(1))
 	if n.PID(vm) != before {
 		t.Error("the update disturbed what runs")
 	}
@@ -241,7 +241,7 @@ func TestFlakeVM(t *testing.T) {
 	}
 	c.calls(n)
 	c.Must("--timeout", "180s", "vm", "restart", "web")
-	c.Await("web", time.Second, "runs the second", ranWith(2))
+	c.Await("web", 10*time.Second, "runs the second", ranWith(2))
 	c.awaitUps("web", "web-two", 1)
 
 	// Back, and nothing is built for that.

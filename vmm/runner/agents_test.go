@@ -90,6 +90,7 @@ func (g *guestAgent) serve(c net.Conn) {
 
 // One connection serves all who ask: a program that runs keeps no probe waiting.
 func TestOneConnectionToAnAgent(t *testing.T) {
+	t.Parallel()
 	g := newGuestAgent(t)
 	a := new(agents)
 	defer a.close()

@@ -29,7 +29,7 @@ func TestVersions(t *testing.T) {
 // that never answers, is none.
 func TestAHostSaysWhatItHas(t *testing.T) {
 	defer func(d time.Duration) { versionPatience = d }(versionPatience)
-	versionPatience = time.Second
+	versionPatience = 5 * time.Second
 	dir := t.TempDir()
 	program := func(name, script string) string {
 		path := filepath.Join(dir, name)

@@ -25,7 +25,7 @@ func TestTheProbeAlwaysEnds(t *testing.T) {
 	if again := Usable(dir, "this boot"); again != a {
 		t.Errorf("then %+v", again)
 	}
-	if took := time.Since(begin); took > 100*time.Millisecond {
+	if took := time.Since(begin); took > 2*time.Second {
 		t.Errorf("the kept answer took %v", took)
 	}
 }
